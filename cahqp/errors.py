@@ -1,0 +1,23 @@
+"""The errors that a person can mend: shown as one message, without a traceback."""
+
+from __future__ import annotations
+
+
+class CahqpError(Exception):
+    """What was given, what is allowed and what to do, in the words the user typed."""
+
+
+class ConfigError(CahqpError):
+    """A setting, or several, that cannot be right. All of them are told together."""
+
+
+class DataError(CahqpError):
+    """A file of frames or annotations that cannot be used as it is."""
+
+
+class WeightsError(CahqpError):
+    """A model file that is missing, damaged or made for something else."""
+
+
+class RunError(CahqpError):
+    """A run directory that cannot be started, continued or read."""
