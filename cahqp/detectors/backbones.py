@@ -1,0 +1,142 @@
+"""What turns an image into feature maps: any timm feature extractor, and the RT-DETR paper's ResNet-vd."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import timm
+import timm.layers
+from torch import Tensor, nn
+
+from cahqp.detectors.layers.basic import ConvNorm
+
+
+class TimmBackbone(nn.Module):
+    """Feature maps of a timm model at the wanted strides.
+
+    Args:
+        name: A timm model that supports `features_only`.
+        strides: Wanted strides, ascending.
+        pretrained: Load weights: from `weights` where given, else timm's own by download.
+        weights: A local file in timm's names.
+        freeze_norm: Replace BatchNorm by a frozen one that keeps its statistics and scale.
+        frozen_stages: How many of the first feature stages (the stem counted) are not trained.
+        options: Further arguments of the timm model, such as `channels`.
+
+    Attributes:
+        channels: Channels of each map.
+
+    Raises:
+        ValueError: The model has no map at one of the strides.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        strides: Sequence[int],
+        *,
+        pretrained: bool = False,
+        weights: Path | None = None,
+        freeze_norm: bool = False,
+        frozen_stages: int = 0,
+        options: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        arguments: dict[str, Any] = {"features_only": True, **(options or {})}
+        if weights is not None:
+            arguments["pretrained_cfg_overlay"] = {"file": str(weights)}
+        probe: Any = timm.create_model(name, pretrained=False, **{**arguments, "pretrained_cfg_overlay": None})
+        reductions = probe.feature_info.reduction()
+        missing = [s for s in strides if s not in reductions]
+        if missing:
+            message = f"Backbone {name} has strides {reductions}, not {missing}. Choose other strides or another model."
+            raise ValueError(message)
+        last = {stride: index for index, stride in enumerate(reductions)}
+        arguments["out_indices"] = [last[s] for s in strides]
+        body: Any = timm.create_model(name, pretrained=pretrained or weights is not None, **arguments)
+        self.channels: list[int] = body.feature_info.channels()
+        ends = [info["module"].replace(".", "_") for info in body.feature_info.info]
+        if freeze_norm:
+            freeze: Any = timm.layers.freeze_batch_norm_2d  # type: ignore[attr-defined]
+            body = freeze(body)
+        self.body: nn.Module = body
+        if frozen_stages:
+            self._freeze_up_to(ends[frozen_stages - 1])
+
+    def _freeze_up_to(self, last: str) -> None:
+        """Stop training the children up to the one of this name."""
+        for name, child in self.body.named_children():
+            child.requires_grad_(False)
+            if name == last:
+                return
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """Return one (B, C, h, w) map per stride."""
+        maps: list[Tensor] = self.body(images)
+        return maps
+
+
+class _VdBlock(nn.Module):
+    """Residual block of ResNet-vd: a strided shortcut averages before its 1x1 convolution (arXiv 1812.01187)."""
+
+    def __init__(self, in_channels: int, width: int, stride: int, project: bool, bottleneck: bool) -> None:
+        super().__init__()
+        out_channels = width * 4 if bottleneck else width
+        relu = nn.ReLU()
+        if bottleneck:
+            self.branch = nn.Sequential(
+                ConvNorm(in_channels, width, 1, 1, relu),
+                ConvNorm(width, width, 3, stride, relu),
+                ConvNorm(width, out_channels, 1),
+            )
+        else:
+            self.branch = nn.Sequential(ConvNorm(in_channels, width, 3, stride, relu), ConvNorm(width, width, 3))
+        self.pool = nn.AvgPool2d(2, 2, ceil_mode=True) if project and stride == 2 else nn.Identity()
+        self.shortcut = ConvNorm(in_channels, out_channels, 1) if project else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        summed: Tensor = self.branch(x) + self.shortcut(self.pool(x))
+        return summed.relu()
+
+
+class ResNetVd(nn.Module):
+    """ResNet-vd as RT-DETR uses it: maps at strides 8, 16 and 32.
+
+    Args:
+        depths: Blocks per stage, such as (2, 2, 2, 2) for 18 layers.
+        width: Channels of the stem's output and of the first stage; 64 in the paper.
+        bottleneck: Blocks of three convolutions with four times the width, as in 50 and 101 layers.
+
+    Attributes:
+        channels: Channels of each map.
+    """
+
+    def __init__(self, depths: Sequence[int] = (2, 2, 2, 2), width: int = 64, bottleneck: bool = False) -> None:
+        super().__init__()
+        half, relu = width // 2, nn.ReLU()
+        self.stem = nn.Sequential(
+            ConvNorm(3, half, 3, 2, relu), ConvNorm(half, half, 3, 1, relu), ConvNorm(half, width, 3, 1, relu)
+        )
+        self.pool = nn.MaxPool2d(3, 2, 1)
+        self.stages = nn.ModuleList()
+        channels, self.channels = width, []
+        for index, depth in enumerate(depths):
+            blocks = []
+            for block in range(depth):
+                stride = 2 if block == 0 and index > 0 else 1
+                blocks.append(_VdBlock(channels, width * 2**index, stride, block == 0, bottleneck))
+                channels = width * 2**index * (4 if bottleneck else 1)
+            self.stages.append(nn.Sequential(*blocks))
+            if index > 0:
+                self.channels.append(channels)
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """Return (B, C, h, w) maps at strides 8, 16 and 32."""
+        x = self.pool(self.stem(images))
+        maps = []
+        for stage in self.stages:
+            x = stage(x)
+            maps.append(x)
+        return maps[1:]

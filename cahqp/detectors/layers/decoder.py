@@ -1,0 +1,78 @@
+"""The decoder layer and the proposals that both detectors start from."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from cahqp.detectors.layers.basic import FeedForwardBlock, SelfAttentionBlock
+from cahqp.detectors.layers.deformable import DeformableAttention, Shapes
+
+
+class DecoderLayer(nn.Module):
+    """Self-attention among queries, deformable attention to the tokens, feed-forward; LayerNorm after each.
+
+    Args:
+        dim: Width of queries and tokens.
+        heads: Number of heads.
+        levels: Number of feature levels.
+        points: Points per head and level.
+        ffn_dim: Width of the feed-forward's hidden layer.
+        dropout: On every residual.
+    """
+
+    def __init__(self, dim: int, heads: int, levels: int, points: int, ffn_dim: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.self_attn = SelfAttentionBlock(dim, heads, dropout)
+        self.cross_attn = DeformableAttention(dim, heads, levels, points)
+        self.dropout = nn.Dropout(dropout)
+        self.norm = nn.LayerNorm(dim)
+        self.ffn = FeedForwardBlock(dim, ffn_dim, "relu", dropout)
+
+    def forward(
+        self,
+        queries: Tensor,
+        position: Tensor,
+        reference: Tensor,
+        tokens: Tensor,
+        shapes: Shapes,
+        padding: Tensor | None = None,
+        mask: Tensor | None = None,
+    ) -> Tensor:
+        """Return (B, Q, D). Arguments as in `DeformableAttention`; `mask` (Q, Q) is true where sight is barred."""
+        queries = self.self_attn(queries, position, mask)
+        read = self.cross_attn(queries + position, reference, tokens, shapes, padding)
+        queries = self.norm(queries + self.dropout(read))
+        out: Tensor = self.ffn(queries)
+        return out
+
+
+def proposals(shapes: Shapes, valid: Tensor, padding: Tensor, eps: float = 0.01) -> tuple[Tensor, Tensor]:
+    """Return one anchor box per token: its cell's centre, and a side of 0.05 times two to the level.
+
+    Args:
+        shapes: Height and width of each level.
+        valid: (B, L, 2) width and height of each level's valid part, in cells.
+        padding: (B, S) true where padded.
+        eps: A token whose anchor has a coordinate outside (eps, 1 - eps) proposes nothing.
+
+    Returns:
+        Anchors (B, S, 4) cxcywh before the sigmoid, infinite where nothing is proposed, and (B, S) true where
+        something is.
+    """
+    anchors = []
+    for level, (height, width) in enumerate(shapes):
+        y = torch.arange(height, dtype=torch.float32, device=valid.device) + 0.5
+        x = torch.arange(width, dtype=torch.float32, device=valid.device) + 0.5
+        grid = torch.stack([x[None].expand(height, -1), y[:, None].expand(-1, width)], -1).reshape(1, -1, 2)
+        centre = grid / valid[:, None, level]
+        anchors.append(torch.cat([centre, torch.full_like(centre, 0.05 * 2.0**level)], -1))
+    boxes = torch.cat(anchors, 1)
+    proposed = ((boxes > eps) & (boxes < 1 - eps)).all(-1) & ~padding
+    logits = torch.log(boxes / (1 - boxes))
+    return logits.masked_fill(~proposed[..., None], torch.inf), proposed
+
+
+def gather_rows(x: Tensor, index: Tensor) -> Tensor:
+    """Return (B, K, D): for each image the rows of (B, S, D) that (B, K) names."""
+    return x.gather(1, index[..., None].expand(-1, -1, x.shape[-1]))

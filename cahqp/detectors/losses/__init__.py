@@ -1,0 +1,1 @@
+"""Boxes, matching and the set criterion that both detectors train with."""

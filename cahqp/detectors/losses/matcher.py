@@ -1,0 +1,93 @@
+"""One-to-one matching of predictions to boxes (DETR, arXiv 2005.12872, section 3.1), all layers at once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+
+from cahqp.detectors.losses.boxes import cxcywh_to_xyxy, iou_and_giou
+
+
+@dataclass(frozen=True)
+class PaddedTargets:
+    """The boxes of a batch side by side.
+
+    Attributes:
+        labels: (B, M) class indices, zero where there is no box.
+        boxes: (B, M, 4) cxcywh in 0..1.
+        weights: (B, M), zero where there is no box.
+        counts: Number of boxes per image.
+    """
+
+    labels: Tensor
+    boxes: Tensor
+    weights: Tensor
+    counts: list[int]
+
+
+@dataclass(frozen=True)
+class Matches:
+    """Which query of which layer and image belongs to which box. All (K,) int64."""
+
+    layer: Tensor
+    image: Tensor
+    query: Tensor
+    target: Tensor
+
+
+@dataclass(frozen=True)
+class HungarianMatcher:
+    """Finds the cheapest one-to-one assignment.
+
+    Attributes:
+        class_cost: Weight of the focal class cost.
+        bbox_cost: Weight of the L1 distance of cxcywh boxes.
+        giou_cost: Weight of the negative generalised IoU.
+        alpha: Of the focal cost.
+        gamma: Of the focal cost.
+    """
+
+    class_cost: float = 2.0
+    bbox_cost: float = 5.0
+    giou_cost: float = 2.0
+    alpha: float = 0.25
+    gamma: float = 2.0
+
+    @torch.no_grad()
+    def __call__(self, logits: Tensor, boxes: Tensor, targets: PaddedTargets) -> Matches:
+        """Match.
+
+        Args:
+            logits: (L, B, Q, C).
+            boxes: (L, B, Q, 4) cxcywh in 0..1.
+            targets: Of the same B images.
+
+        Raises:
+            FloatingPointError: A prediction is not finite.
+        """
+        cost = self.cost(logits, boxes, targets).cpu().numpy()
+        if not np.isfinite(cost).all():
+            message = "The predictions are not finite. Lower the learning rate, or train in bf16 instead of fp16."
+            raise FloatingPointError(message)
+        found = []
+        for layer, image in np.ndindex(cost.shape[:2]):
+            query, target = linear_sum_assignment(cost[layer, image, :, : targets.counts[image]])
+            found.append(np.stack([np.full_like(query, layer), np.full_like(query, image), query, target]))
+        columns = torch.from_numpy(np.concatenate(found, 1).astype(np.int64)).to(logits.device)
+        return Matches(*columns)
+
+    def cost(self, logits: Tensor, boxes: Tensor, targets: PaddedTargets) -> Tensor:
+        """Return (L, B, Q, M) costs; columns beyond an image's count mean nothing."""
+        layers, _, queries, _ = logits.shape
+        index = targets.labels[None, :, None].expand(layers, -1, queries, -1)
+        prob = logits.gather(-1, index).sigmoid()
+        positive = self.alpha * (1 - prob) ** self.gamma * -(prob + 1e-8).log()
+        negative = (1 - self.alpha) * prob**self.gamma * -(1 - prob + 1e-8).log()
+        distance = (boxes[:, :, :, None] - targets.boxes[None, :, None]).abs().sum(-1)
+        corners = cxcywh_to_xyxy(targets.boxes)[None, :, None]
+        giou = iou_and_giou(cxcywh_to_xyxy(boxes)[:, :, :, None], corners)[1]
+        return self.class_cost * (positive - negative) + self.bbox_cost * distance - self.giou_cost * giou

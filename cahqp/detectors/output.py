@@ -1,0 +1,148 @@
+"""What a detector returns, and what it is built from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from cahqp.detectors.losses.boxes import cxcywh_to_xyxy
+from cahqp.structures import Detections, Preprocessing, Targets
+
+
+@dataclass
+class Features:
+    """What alignment reads. Nothing here is read back by the detector.
+
+    Attributes:
+        backbone: Per level (B, D, h, w), the projected features that enter the encoder.
+        encoder: Per encoder layer (B, S, D) tokens of all levels, row by row; the last is what the decoder reads.
+        decoder: Per decoder layer (B, Q, D) queries, denoising queries left out.
+        spatial_shapes: Height and width of each level.
+        padding: (B, S) true where padded.
+    """
+
+    backbone: list[Tensor]
+    encoder: list[Tensor]
+    decoder: list[Tensor]
+    spatial_shapes: list[tuple[int, int]]
+    padding: Tensor
+
+
+@dataclass
+class DenoisingOutput:
+    """Predictions for the denoising queries, in groups of `slots` positives followed by `slots` negatives.
+
+    Attributes:
+        logits: (L, B, groups * 2 * slots, C) of every decoder layer.
+        boxes: (L, B, groups * 2 * slots, 4) cxcywh in 0..1.
+        groups: Number of groups.
+        slots: The largest number of boxes in any image of the step, over all ranks.
+    """
+
+    logits: Tensor
+    boxes: Tensor
+    groups: int
+    slots: int
+
+
+@dataclass
+class Output:
+    """Predictions of one forward pass. Boxes are cxcywh in 0..1 of each image's valid part.
+
+    Attributes:
+        pred_logits: (B, Q, C) of the last decoder layer, before the sigmoid.
+        pred_boxes: (B, Q, 4) of the last decoder layer.
+        aux_logits: (L - 1, B, Q, C) of the decoder layers before it.
+        aux_boxes: (L - 1, B, Q, 4).
+        encoder_logits: (B, Q, C) of the proposals the decoder started from.
+        encoder_boxes: (B, Q, 4).
+        sizes: (B, 2) height and width of the valid parts in pixels of the batch.
+        features: What alignment reads.
+        denoising: In training with boxes somewhere in the step.
+    """
+
+    pred_logits: Tensor
+    pred_boxes: Tensor
+    aux_logits: Tensor
+    aux_boxes: Tensor
+    encoder_logits: Tensor
+    encoder_boxes: Tensor
+    sizes: Tensor
+    features: Features
+    denoising: DenoisingOutput | None = None
+
+
+class Detector(nn.Module):
+    """Base of every detector: its classes, its preprocessing and how its output becomes detections.
+
+    Attributes:
+        classes: Names in the order of the class indices.
+        preprocessing: The size rule and normalisation it was trained with.
+        settings: The constructor's arguments; with them and the weights it can be built again.
+        max_detections: Kept per image by `decode`.
+        class_loss: `focal` (DINO) or `varifocal` (RT-DETR); what the criterion uses unless told otherwise.
+        prompt: Changes the projected features before the encoder; `None` until one is attached.
+        thresholds: Per class name the score above which a detection is believed; empty until they are measured.
+        provenance: Where the weights come from.
+    """
+
+    classes: tuple[str, ...]
+    preprocessing: Preprocessing
+    settings: dict[str, Any]
+    max_detections: int
+    class_loss: str
+    prompt: nn.Module | None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.prompt = None
+        self.thresholds: dict[str, float] = {}
+        self.provenance: dict[str, Any] = {}
+
+    def forward(
+        self, images: Tensor, padding_mask: Tensor | None = None, targets: list[Targets] | None = None
+    ) -> Output:
+        """Detect.
+
+        Args:
+            images: (B, 3, H, W) normalised as `preprocessing` says.
+            padding_mask: (B, H, W) true where padded; none where not given.
+            targets: For denoising in training; boxes are xyxy pixels of the batch.
+        """
+        raise NotImplementedError
+
+    def backbone_parameters(self) -> list[nn.Parameter]:
+        """Return the parameters that usually train with a smaller learning rate."""
+        return [p for name, p in self.named_parameters() if name.startswith("backbone.")]
+
+    def decode(self, output: Output, sizes: Tensor) -> list[Detections]:
+        """Return the best-scored query-class pairs of each image, best first, without suppression.
+
+        Args:
+            output: Of `forward`.
+            sizes: (B, 2) height and width in pixels that the boxes are scaled to.
+        """
+        scores = output.pred_logits.float().sigmoid().flatten(1)
+        count = min(self.max_detections, scores.shape[1])
+        scores, index = scores.topk(count, 1)
+        classes = output.pred_logits.shape[-1]
+        query = torch.div(index, classes, rounding_mode="floor")
+        boxes = cxcywh_to_xyxy(output.pred_boxes.float()).gather(1, query[..., None].expand(-1, -1, 4))
+        boxes = boxes * sizes.to(boxes)[:, None, [1, 0, 1, 0]]
+        labels = index % classes
+        return [Detections(*one) for one in zip(boxes, scores, labels, strict=True)]
+
+
+def check_classes(classes: list[str] | tuple[str, ...]) -> tuple[str, ...]:
+    """Return the names as a tuple.
+
+    Raises:
+        ValueError: There are none, or one is there twice.
+    """
+    if not classes or len(set(classes)) != len(classes):
+        message = f"classes must be one or more different names, got {list(classes)}."
+        raise ValueError(message)
+    return tuple(classes)
