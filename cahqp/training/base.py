@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-import os
-import zlib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -100,19 +98,13 @@ class DetectionModule(LightningModule):
         output: Output = self.detector(images, batch.padding_mask, targets)
         return output
 
-    def seeded(self, batch: Batch) -> list[Targets]:
-        """Return the targets with the seed of their denoising noise: a function of run, step and image."""
-        run = os.environ.get("PL_GLOBAL_SEED", "0")
-        return [
-            replace(target, seed=zlib.crc32(f"{run}/{self.global_step}/{frame.recording}/{frame.name}".encode()))
-            for target, frame in zip(batch.targets, batch.frames, strict=True)
-        ]
-
     def supervised_loss(self, batch: Batch, prefix: str = "train") -> tuple[Tensor, Output]:
-        """Return the criterion's total on a batch, logged by part, and the output."""
-        targets = self.seeded(batch)
-        output = self.detect(batch, targets)
-        losses = self.criterion(output, targets)
+        """Return the criterion's total on a batch, logged by part, and the output.
+
+        Denoising noise follows the seed on each target, so it does not depend on the rest of the batch.
+        """
+        output = self.detect(batch, batch.targets)
+        losses = self.criterion(output, batch.targets)
         for name, value in losses.items():
             self.log(f"{prefix}/{name}", value.sum(), batch_size=len(batch))
         return torch.stack([value.sum() for value in losses.values()]).sum(), output

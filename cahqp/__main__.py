@@ -1,0 +1,72 @@
+"""The door: `cahqp COMMAND`. Light commands answer without importing torch."""
+
+from __future__ import annotations
+
+import sys
+from argparse import ArgumentError
+from collections.abc import Callable, Sequence
+from importlib import import_module
+
+from cahqp import __version__
+from cahqp.errors import CahqpError
+
+# name -> (what it does, module, function that takes the remaining arguments)
+COMMANDS: dict[str, tuple[str, str, str]] = {
+    "fit": ("train a teacher or a student, or adapt a teacher", "cahqp.cli", "lightning"),
+    "validate": ("measure on the validation frames of a config", "cahqp.cli", "lightning"),
+    "test": ("measure on the test frames of a config", "cahqp.cli", "lightning"),
+    "predict": ("run a config's model over its test frames", "cahqp.cli", "lightning"),
+    "relabel": ("write pseudo-labels for a folder, a video or a COCO file", "cahqp.cli", "relabel"),
+    "evaluate": ("average precision of model files on labelled frames", "cahqp.cli", "evaluate"),
+    "cycle": ("run or inspect a whole cycle: adapt, relabel, retrain, compare", "cahqp.commands", "cycle"),
+    "scenes": ("make recordings of synthetic traffic", "cahqp.commands", "scenes"),
+    "publish": ("publish a candidate model file, or keep the running one", "cahqp.commands", "publish"),
+    "report": ("write the report of a cycle again", "cahqp.commands", "report"),
+    "info": ("say what a model file holds", "cahqp.cli", "info"),
+}
+
+
+def usage() -> str:
+    """Return the help of the door itself."""
+    lines = [f"  {name:<10} {text}" for name, (text, _, _) in COMMANDS.items()]
+    head = "usage: cahqp COMMAND [options]\n\nVerified continual adaptation of object detectors."
+    return "\n".join([head, "\ncommands:", *lines, "\n`cahqp COMMAND --help` tells a command's options."])
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        argv: Command and options; those of the process where not given.
+
+    Returns:
+        The exit code: 0 when all went well, 1 for something the user can mend, 2 for an option that cannot be read.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(usage())
+        return 0
+    if arguments[0] == "--version":
+        print(f"cahqp {__version__}")
+        return 0
+    if arguments[0] not in COMMANDS:
+        print(f"cahqp: there is no command {arguments[0]!r}. Known: {', '.join(COMMANDS)}.", file=sys.stderr)
+        return 2
+    _, module, function = COMMANDS[arguments[0]]
+    command: Callable[[list[str]], None] = getattr(import_module(module), function)
+    try:
+        command(arguments)
+    except ArgumentError as error:
+        print(f"cahqp {arguments[0]}: {error}\n`cahqp {arguments[0]} --help` tells the options.", file=sys.stderr)
+        return 2
+    except CahqpError as error:
+        print(f"cahqp {arguments[0]}: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"cahqp {arguments[0]}: stopped. The same command again goes on from here.", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,214 @@
+"""TIAFA: aligns the encoder's output where the instances are, each instance counting alike, steadied over time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from cahqp.adaptation.adversary import AlignmentFeatures, Discriminator, domain_loss, gradient_reversal
+from cahqp.adaptation.tracks import TrackBank
+from cahqp.errors import ConfigError
+from cahqp.structures import Frame, Targets
+
+Unit = Literal["token", "instance"]
+_TINY = 1e-6
+
+
+def box_masks(
+    boxes: Tensor, image_size: tuple[int, int], spatial_shapes: Sequence[tuple[int, int]], padding: Tensor
+) -> Tensor:
+    """Return (N, S) soft masks of one image's boxes over the tokens of all levels.
+
+    A token's share is the area of its cell that a box covers, so the border is soft; the shares of a box add up to 1 on
+    every level, so large boxes do not count more. A box that covers no unpadded cell falls to the nearest one.
+
+    Args:
+        boxes: (N, 4) xyxy in pixels of the image as it is in the batch.
+        image_size: Height and width in pixels of the batch, padding included: what the levels' grids span.
+        spatial_shapes: Height and width per level.
+        padding: (S,) bool, true where a token is padding.
+    """
+    boxes = boxes.detach().float()
+    cells = [height * width for height, width in spatial_shapes]
+    levels = zip(spatial_shapes, torch.split(padding, cells), strict=True)
+    return torch.cat([_level_masks(boxes, image_size, shape, padded) for shape, padded in levels], 1)
+
+
+def _level_masks(boxes: Tensor, image_size: tuple[int, int], shape: tuple[int, int], padded: Tensor) -> Tensor:
+    down, y = _axis(boxes[:, 1], boxes[:, 3], image_size[0], shape[0])
+    right, x = _axis(boxes[:, 0], boxes[:, 2], image_size[1], shape[1])
+    covered = (down[:, :, None] * right[:, None, :]).flatten(1) * ~padded
+    distance = (y[:, :, None] + x[:, None, :]).flatten(1).masked_fill(padded, torch.inf)
+    nearest = nn.functional.one_hot(distance.argmin(1), len(padded)) * ~padded
+    total = covered.sum(1, keepdim=True)
+    return torch.where(total > _TINY, covered / total.clamp(min=_TINY), nearest.to(covered.dtype))
+
+
+def _axis(low: Tensor, high: Tensor, extent: int, cells: int) -> tuple[Tensor, Tensor]:
+    """Return (N, cells) covered lengths in pixels, and squared distances of the cells' centres from the box's."""
+    edges = torch.linspace(0, extent, cells + 1, device=low.device)
+    covered = torch.minimum(high[:, None], edges[1:]) - torch.maximum(low[:, None], edges[:-1])
+    distance = (low[:, None] + high[:, None] - edges[1:] - edges[:-1]) / 2
+    return covered.clamp(min=0), distance.square()
+
+
+def instance_masks(
+    boxes: Sequence[Tensor],
+    weights: Sequence[Tensor],
+    image_size: tuple[int, int],
+    spatial_shapes: Sequence[tuple[int, int]],
+    padding: Tensor,
+) -> Tensor:
+    """Return (B, S) sums of the soft masks of each image's boxes, each with the mass of its weight on every level.
+
+    Args:
+        boxes: (N, 4) xyxy pixels per image.
+        weights: (N,) per image; scores, or ones for labels.
+        image_size: Height and width of the batch in pixels, padding included.
+        spatial_shapes: Height and width per level.
+        padding: (B, S) bool, true where a token is padding.
+    """
+    masks = [box_masks(box, image_size, spatial_shapes, row) for box, row in zip(boxes, padding, strict=True)]
+    return _weighted(masks, weights)
+
+
+def _weighted(masks: Sequence[Tensor], weights: Sequence[Tensor]) -> Tensor:
+    return torch.stack([(weight[:, None] * mask).sum(0) for weight, mask in zip(weights, masks, strict=True)])
+
+
+class InstanceAlignment(nn.Module):
+    """Aligns instances between the domains on the encoder's output, with a discriminator per level.
+
+    *Temporal* is read as: what a track has been steadies what it is now. With `unit="instance"` a track's pooled
+    feature and weight are blended with their past, with `unit="token"` its weight in the mask. Source and target are
+    treated alike, or the smoothness itself would tell the domain.
+
+    Args:
+        dim: Length of a token.
+        levels: Number of feature levels.
+        unit: What the discriminators judge: every token under a mask, or each instance's mean token.
+        hidden: Width of the discriminators.
+        temporal: Whether tracks are remembered, where frames come with a time.
+        momentum: Share of the past in a blended value.
+        max_gap: Longest time between neighbouring frames in seconds.
+
+    Raises:
+        ConfigError: `unit` is unknown.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        levels: int,
+        unit: Unit = "token",
+        hidden: int = 256,
+        temporal: bool = True,
+        momentum: float = 0.5,
+        max_gap: float = 2.0,
+    ) -> None:
+        super().__init__()
+        if unit not in get_args(Unit):
+            message = f"unit must be one of {', '.join(get_args(Unit))}, got {unit!r}."
+            raise ConfigError(message)
+        self.unit = unit
+        self.discriminators = nn.ModuleList(Discriminator(dim, hidden) for _ in range(levels))
+        self.bank = TrackBank(momentum, max_gap=max_gap) if temporal else None
+
+    def forward(
+        self,
+        features: AlignmentFeatures,
+        targets: Sequence[Targets],
+        image_size: tuple[int, int],
+        domain: int,
+        scale: float | Tensor = 1.0,
+        frames: Sequence[Frame] | None = None,
+        track_boxes: Sequence[Tensor] | None = None,
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the mean loss over the levels, and the accuracy as `instance`, NaN where there was no box at all.
+
+        Args:
+            features: Of one domain.
+            targets: Labels or pseudo-labels per image; the weights say how much each box counts.
+            image_size: Height and width of the batch in pixels, padding included.
+            domain: 0 for source, 1 for target.
+            scale: Of the reversed gradient.
+            frames: Where the images come from; without them, or without their time, nothing is remembered.
+            track_boxes: (N, 4) the targets' boxes in coordinates that all frames of a recording share. Needed where
+                augmentation moves the boxes of neighbouring frames apart; the targets' own where not given.
+        """
+        padding = features.padding
+        memory = features.encoder[-1].masked_fill(padding[:, :, None], 0.0)
+        tokens = gradient_reversal(memory, scale)
+        masks = [
+            box_masks(target.boxes, image_size, features.spatial_shapes, row)
+            for target, row in zip(targets, padding, strict=True)
+        ]
+        cells = [height * width for height, width in features.spatial_shapes]
+        if self.unit == "token":
+            rows = self._token_rows(tokens, masks, cells, targets, frames, track_boxes)
+        else:
+            rows = self._instance_rows(tokens, masks, cells, targets, frames, track_boxes)
+        judged = [
+            domain_loss(discriminator(row), domain, weight)
+            for discriminator, (row, weight) in zip(self.discriminators, rows, strict=True)
+        ]
+        loss = torch.stack([loss for loss, _ in judged]).mean()
+        return loss, {"instance": torch.stack([accuracy for _, accuracy in judged]).mean()}
+
+    def _token_rows(
+        self, tokens: Tensor, masks: list[Tensor], cells: list[int], targets: Sequence[Targets], *where: Any
+    ) -> list[tuple[Tensor, Tensor]]:
+        """Return per level the tokens under a mask, and their shares of it."""
+        weights = self._steady([target.weights[:, None] for target in targets], targets, *where)
+        mask = _weighted(masks, [weight[:, 0] for weight in weights])
+        # Most tokens lie in no box; to judge them all would cost as much as a layer of a small encoder.
+        levels = zip(torch.split(tokens, cells, 1), torch.split(mask, cells, 1), strict=True)
+        return [(token[share > 0], share[share > 0]) for token, share in levels]
+
+    def _instance_rows(
+        self, tokens: Tensor, masks: list[Tensor], cells: list[int], targets: Sequence[Targets], *where: Any
+    ) -> list[tuple[Tensor, Tensor]]:
+        """Return per level each instance's mean token, and its weight."""
+        pooled = [_pool(mask, row, cells) for mask, row in zip(masks, tokens, strict=True)]
+        values = [torch.cat([pool, target.weights[:, None]], 1) for pool, target in zip(pooled, targets, strict=True)]
+        steady = torch.cat(self._steady(values, targets, *where))
+        rows, weights = steady[:, :-1], steady[:, -1]
+        return [(row, weights) for row in rows.chunk(len(cells), 1)]
+
+    def _steady(
+        self,
+        values: list[Tensor],
+        targets: Sequence[Targets],
+        frames: Sequence[Frame] | None,
+        track_boxes: Sequence[Tensor] | None,
+    ) -> list[Tensor]:
+        """Return (N, K) values per image, blended with the past of their tracks."""
+        if self.bank is None:
+            return values
+        origins = [None] * len(values) if frames is None else frames
+        boxes = [target.boxes for target in targets] if track_boxes is None else track_boxes
+        blended = [
+            self.bank.blend(frame, box, target.labels, value)
+            for frame, box, target, value in zip(origins, boxes, targets, values, strict=True)
+        ]
+        self.bank.commit()
+        return blended
+
+    def get_extra_state(self) -> dict[str, Any] | None:
+        """Return the bank for the checkpoint: a resumed run must remember what the uninterrupted one does."""
+        return None if self.bank is None else self.bank.state_dict()
+
+    def set_extra_state(self, state: dict[str, Any] | None) -> None:
+        """Restore the bank."""
+        if self.bank is not None and state is not None:
+            self.bank.load_state_dict(state)
+
+
+def _pool(mask: Tensor, tokens: Tensor, cells: list[int]) -> Tensor:
+    """Return (N, levels * D) float32 mean tokens of each instance, level by level."""
+    levels = zip(torch.split(mask, cells, 1), torch.split(tokens, cells), strict=True)
+    with torch.autocast(tokens.device.type, enabled=False):
+        return torch.cat([share @ token.float() for share, token in levels], 1)

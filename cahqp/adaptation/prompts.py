@@ -1,0 +1,131 @@
+"""CBAM and the VisualPromptGenerator: one prompt vector for an image, out of a small bank of learned components."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal, get_args
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cahqp.errors import ConfigError
+
+Attention = Literal["softmax", "cosine"]
+
+
+class CBAM(nn.Module):
+    """Convolutional block attention: a gate per channel, then one per position (Woo et al. 2018).
+
+    Deviates from the original in one point: the map of the spatial gate is normalised over the unpadded positions of
+    its own image instead of by BatchNorm. Batches are small and mix source with target here; statistics of the batch
+    would leak one domain into the other and make training and evaluation differ.
+
+    Args:
+        dim: Number of channels.
+        reduction: Channels per hidden unit of the channel gate, which has at least four.
+        kernel: Side of the spatial gate's convolution.
+    """
+
+    def __init__(self, dim: int, reduction: int = 16, kernel: int = 7) -> None:
+        super().__init__()
+        hidden = max(4, dim // reduction)
+        self.channel = nn.Sequential(nn.Linear(dim, hidden), nn.ReLU(), nn.Linear(hidden, dim))
+        self.spatial = nn.Conv2d(2, 1, kernel, padding=kernel // 2, bias=False)
+        self.weight = nn.Parameter(torch.ones(1))
+        self.bias = nn.Parameter(torch.zeros(1))
+
+    def forward(self, features: Tensor, padding_mask: Tensor) -> Tensor:
+        """Return the gated features, zero where padded.
+
+        Args:
+            features: (B, D, h, w).
+            padding_mask: (B, h, w) bool, true where padded.
+        """
+        padded = padding_mask[:, None]
+        features = features.masked_fill(padded, 0.0)
+        gate = self.channel(masked_mean(features, padding_mask)) + self.channel(_masked_max(features, padded))
+        features = features * gate.sigmoid()[:, :, None, None].to(features.dtype)
+        maps = torch.cat([features.amax(1, keepdim=True), features.mean(1, keepdim=True)], 1)
+        return features * self._normalise(self.spatial(maps), padded).sigmoid().to(features.dtype)
+
+    def _normalise(self, maps: Tensor, padded: Tensor) -> Tensor:
+        maps, valid = maps.float(), (~padded).float()
+        count = valid.sum((2, 3), keepdim=True).clamp(min=1)
+        mean = (maps * valid).sum((2, 3), keepdim=True) / count
+        variance = ((maps - mean).square() * valid).sum((2, 3), keepdim=True) / count
+        return (maps - mean) * (variance + 1e-5).rsqrt() * self.weight + self.bias
+
+
+def masked_mean(features: Tensor, padding_mask: Tensor) -> Tensor:
+    """Return (B, D) means over the unpadded positions.
+
+    Args:
+        features: (B, D, h, w); what stands in padded positions does not matter.
+        padding_mask: (B, h, w) bool, true where padded.
+    """
+    features = features.masked_fill(padding_mask[:, None], 0.0)
+    # Summed in float32: ten thousand positions in float16 pass 65504.
+    total = features.sum((2, 3), dtype=torch.float32)
+    return (total / (~padding_mask).sum((1, 2)).clamp(min=1)[:, None]).to(features.dtype)
+
+
+def _masked_max(features: Tensor, padded: Tensor) -> Tensor:
+    lowest = features.masked_fill(padded, torch.finfo(features.dtype).min).amax((2, 3))
+    return lowest.masked_fill(padded.flatten(1).all(1, keepdim=True), 0.0)
+
+
+class VisualPromptGenerator(nn.Module):
+    """Makes a prompt for an image by weighing a bank of learned components with a query from the image.
+
+    `q = Linear(GAP(CBAM(X)))`, `p = a V`. The weights `a` are `softmax(q K^T / sqrt(Dp))`, or those of CODA-Prompt,
+    `cos(q * A_m, K_m)`, which lie in -1..1 and do not add up to one.
+
+    Args:
+        dim: Channels of the feature map.
+        prompt_dim: Length Dp of query, components and prompt.
+        components: Number M of components.
+        attention: How the components are weighed.
+    """
+
+    def __init__(self, dim: int, prompt_dim: int = 128, components: int = 4, attention: Attention = "softmax") -> None:
+        super().__init__()
+        if attention not in get_args(Attention):
+            message = f"attention must be one of {', '.join(get_args(Attention))}, got {attention!r}."
+            raise ConfigError(message)
+        self.attention = attention
+        self.cbam = CBAM(dim)
+        self.query = nn.Linear(dim, prompt_dim)
+        self.keys = nn.Parameter(torch.randn(components, prompt_dim))
+        # Not zero: the way into the detector starts closed, and would learn nothing from prompts that are zero too.
+        self.values = nn.Parameter(torch.randn(components, prompt_dim))
+        # Under softmax the scale of A is the scale of K, so only the cosine has it.
+        self.selectors = nn.Parameter(torch.randn(components, prompt_dim)) if attention == "cosine" else None
+
+    def forward(self, features: Tensor, padding_mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the (B, Dp) prompts and the (B, M) weights of the components.
+
+        Args:
+            features: (B, D, h, w).
+            padding_mask: (B, h, w) bool, true where padded; nothing there has any influence.
+        """
+        query = self.query(masked_mean(self.cbam(features, padding_mask), padding_mask))
+        weights = self._weigh(query)
+        return weights @ self.values, weights
+
+    def _weigh(self, query: Tensor) -> Tensor:
+        if self.selectors is None:
+            return (query @ self.keys.T / math.sqrt(query.shape[-1])).softmax(-1)
+        return F.cosine_similarity(query[:, None] * self.selectors, self.keys[None], dim=-1)
+
+
+def attention_entropy(weights: Tensor) -> Tensor:
+    """Return the mean entropy of component weights as a share of the greatest possible: 0 one component, 1 all alike.
+
+    Args:
+        weights: (..., M). Cosine weights have signs and no fixed sum; their sizes are brought to a sum of one.
+    """
+    share = weights.detach().float().abs()
+    share = share / share.sum(-1, keepdim=True).clamp(min=1e-12)
+    entropy = -(share * share.clamp(min=1e-12).log()).sum(-1).mean()
+    return entropy / math.log(max(weights.shape[-1], 2))

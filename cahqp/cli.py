@@ -1,0 +1,198 @@
+"""The commands that need torch: LightningCLI for fit, validate, test and predict; relabel, evaluate and info."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import docstring_parser
+from jsonargparse import ArgumentParser, auto_cli
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
+from lightning.pytorch.utilities import rank_zero_only
+
+import cahqp.data.modules  # noqa: F401  so that a config may name its classes without their module
+from cahqp import training
+from cahqp.cycle.manifest import RunDirectory
+from cahqp.errors import ConfigError
+from cahqp.files import write_json
+from cahqp.training.base import DetectionModule
+from cahqp.training.callbacks import AtomicCheckpointIO, checkpoints
+from cahqp.training.ema import EMA
+from cahqp.training.finish import finish_fit
+from cahqp.training.identity import split_inputs
+
+# What may change between two attempts at the same run: where it goes and how it is watched.
+_NOT_IDENTITY = ("output", "config", "seed", "seed_everything", "ckpt_path", "wandb", "default_root_dir", "logger",
+                 "enable_progress_bar", "enable_model_summary", "verbose", "weights_only")  # fmt: skip
+
+
+class Cli(LightningCLI):
+    """LightningCLI whose every fit has a run directory of its own."""
+
+    run: RunDirectory | None = None
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add `--output`, `--seed`, `--wandb` and the average."""
+        parser.add_argument("--output", type=Path, default=None, help="Directory of the run; never overwritten.")
+        parser.add_argument("--seed", type=int, default=0, help="Seeds weights, order, augmentation and noise.")
+        parser.add_argument(
+            "--wandb", type=Literal["off", "online", "offline"], default="off", help="Track with Weights & Biases too."
+        )
+        parser.add_lightning_class_args(EMA, "ema")
+        parser.link_arguments("seed", "seed_everything")
+        parser.link_arguments("seed", "data.init_args.seed")
+
+    def _parse_ckpt_path(self) -> None:
+        """Do nothing: a checkpoint's hyperparameters would silently beat flags and config."""
+
+    @property
+    def settings(self) -> Any:
+        """The parsed configuration of the command that runs."""
+        return self.config[self.subcommand]
+
+    @property
+    def work(self) -> Path | None:
+        """Where this command may write; `None` without `--output`."""
+        output: Path | None = self.settings.output
+        return None if output is None else output.with_name(f"{output.name}.partial")
+
+    def before_instantiate_classes(self) -> None:
+        """Claim the run directory, before anything heavy is built."""
+        settings, output = self.settings, self.settings.output
+        if settings.get("ckpt_path"):
+            message = "--ckpt_path is not needed: the same --output resumes; new weights enter by --model.weights."
+            raise ConfigError(message)
+        if output is None:
+            if self.subcommand == "fit":
+                message = "fit needs --output DIR, a new directory for this run, such as runs/teacher."
+                raise ConfigError(message)
+            return
+        if not _is_rank_zero():
+            return
+        parser = self._parser(self.subcommand)
+        plain, inputs = split_inputs(parser.dump(settings, skip_none=False, format="json"), _NOT_IDENTITY)
+        self.run = RunDirectory(output, str(self.subcommand), plain, inputs, settings.seed)
+        if not self.run.begin():
+            print(f"{output} is finished already: nothing to do.")
+            raise SystemExit(0)
+        self.run.work.mkdir(parents=True, exist_ok=True)
+        (self.run.work / "config.yaml").write_text(parser.dump(settings, skip_none=False), encoding="utf-8")
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Build the trainer, with the run directory's checkpoints and logs."""
+        if self.work is not None:
+            kwargs |= {"default_root_dir": self.work, "logger": self._loggers(self.work)}
+        elif self.settings.trainer.get("logger") is None:
+            kwargs["logger"] = False
+        trainer = super().instantiate_trainer(**kwargs, plugins=[AtomicCheckpointIO()])
+        if self.subcommand == "fit" and self.work is not None and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            trainer.callbacks += checkpoints(self.work / "checkpoints")  # type: ignore[attr-defined]
+        return trainer
+
+    def _loggers(self, work: Path) -> list[Logger]:
+        attempts = len(list((work / "attempts").glob("*"))) if _is_rank_zero() else 0
+        loggers: list[Logger] = [
+            CSVLogger(work, name="attempts", version=f"{attempts:03d}", flush_logs_every_n_steps=10)
+        ]
+        if self.settings.wandb != "off" and self.subcommand == "fit":
+            name = self.settings.output.name
+            loggers.append(
+                WandbLogger(
+                    name, work.parent, project="cahqp", offline=self.settings.wandb == "offline", log_model=False
+                )
+            )
+        return loggers
+
+    def fit(self, model: DetectionModule, datamodule: LightningDataModule, **_: Any) -> None:
+        """Train, from the last checkpoint if the run was interrupted, and leave a model file."""
+        assert self.work is not None
+        last = self.work / "checkpoints" / "last.ckpt"
+        for logger in self.trainer.loggers[1:]:
+            logger.log_hyperparams({"config": self._parser("fit").dump(self.settings, skip_none=False)})
+        self.trainer.fit(model, datamodule=datamodule, ckpt_path=str(last) if last.is_file() else None)
+        if self.run is not None:
+            metrics = finish_fit(self.trainer, model, datamodule, self.run)
+            print(f"{self.run.output}: {', '.join(f'{k} {v:.3f}' for k, v in metrics.items() if isinstance(v, float))}")
+
+    def validate(self, model: LightningModule, datamodule: LightningDataModule, **_: Any) -> None:
+        """Measure on the validation frames."""
+        self._measure(self.trainer.validate(model, datamodule=datamodule))
+
+    def test(self, model: LightningModule, datamodule: LightningDataModule, **_: Any) -> None:
+        """Measure on the test frames."""
+        self._measure(self.trainer.test(model, datamodule=datamodule))
+
+    def _measure(self, results: Any) -> None:
+        if self.run is not None:
+            metrics = dict(results[0]) if results else {}
+            write_json(self.run.work / "metrics.json", metrics)
+            self.run.finish(metrics)
+
+
+def _is_rank_zero() -> bool:
+    return (getattr(rank_zero_only, "rank", None) or 0) == 0
+
+
+def lightning(arguments: list[str]) -> None:
+    """Run `cahqp fit|validate|test|predict`."""
+    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+    sys.argv = ["cahqp", *arguments]
+    Cli(
+        DetectionModule,
+        LightningDataModule,
+        subclass_mode_model=True,
+        subclass_mode_data=True,
+        auto_configure_optimizers=False,
+        save_config_callback=None,
+        seed_everything_default=0,
+        trainer_defaults={
+            # Our samplers shard by themselves, so that two processes see what one would.
+            "use_distributed_sampler": False,
+            "num_sanity_val_steps": 0,
+            "gradient_clip_val": 0.1,
+            "log_every_n_steps": 10,
+        },
+        parser_kwargs={"prog": "cahqp", "exit_on_error": False},
+        args=arguments,
+    )
+
+
+def relabel(arguments: list[str]) -> None:
+    """Run `cahqp relabel`."""
+    _run_with_lists(training.relabel, arguments, {"frames": Path})
+
+
+def evaluate(arguments: list[str]) -> None:
+    """Run `cahqp evaluate`."""
+    _run_with_lists(training.evaluate, arguments, {"weights": str, "frames": str})
+
+
+def info(arguments: list[str]) -> None:
+    """Run `cahqp info FILE`."""
+    auto_cli(training.info, args=arguments[1:], prog="cahqp info")
+
+
+def _run_with_lists(function: Callable[..., None], arguments: list[str], lists: dict[str, type]) -> None:
+    """Run a command whose `lists` take several values after one flag, as shells expand them."""
+    parser = ArgumentParser(
+        prog=f"cahqp {arguments[0]}", exit_on_error=False, description=(function.__doc__ or "").partition("\n")[0]
+    )
+    parser.add_argument("--config", action="config", help="YAML file with any of these options.")
+    parser.add_function_arguments(function, skip=set(lists), as_group=False)
+    for name, kind in lists.items():
+        text = docstring(function, name)
+        parser.add_argument(f"--{name}", nargs="+", type=kind, required=True, help=text)
+    given = parser.instantiate_classes(parser.parse_args(arguments[1:])).as_dict()
+    given.pop("config", None)
+    function(**given)
+
+
+def docstring(function: Callable[..., None], argument: str) -> str:
+    """Return what a function's docstring says of an argument."""
+    found = {p.arg_name: p.description for p in docstring_parser.parse(function.__doc__ or "").params}
+    return found.get(argument) or ""

@@ -1,0 +1,1 @@
+"""The cycle: stages as processes over run directories, and what they leave behind. Imports no torch."""

@@ -1,0 +1,111 @@
+"""One command as a process of its own, with its log."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from cahqp.errors import RunError
+
+_POLL_SECONDS = 0.5
+_STOP_SECONDS = 10.0
+_TAIL_BYTES = 16_384
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+_LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
+_TERMINAL_CODES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+
+
+def execute(command: Sequence[str], log: Path, watch: Callable[[float, str], None]) -> int:
+    """Run a command to its end.
+
+    Args:
+        command: Program and arguments.
+        log: File that its output and errors are added to.
+        watch: Called twice a second with the elapsed seconds and the last line of the log.
+
+    Returns:
+        The exit code; negative if a signal ended it.
+
+    Raises:
+        RunError: The log cannot be written.
+    """
+    began = time.monotonic()
+    try:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("ab") as file:
+            file.write(f"$ {shlex.join(command)}\n".encode())
+            file.flush()
+            child = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, "PYTHONUNBUFFERED": "1"},
+                preexec_fn=_die_with_parent if _LIBC else None,
+            )
+    except OSError as error:
+        message = f"{log} cannot be written ({error.strerror}). Free some space or mend its permissions, and try again."
+        raise RunError(message) from error
+    try:
+        while True:
+            try:
+                return child.wait(_POLL_SECONDS)
+            except subprocess.TimeoutExpired:
+                watch(time.monotonic() - began, "".join(last_lines(log, 1)))
+    finally:
+        _stop(child)
+
+
+def last_lines(log: Path, count: int, start: int = 0) -> list[str]:
+    """Return the last lines of a log that are not empty, as a terminal would show them.
+
+    Args:
+        log: The file; without it there are no lines.
+        count: How many at most.
+        start: Byte before which nothing counts.
+    """
+    if not log.is_file():
+        return []
+    with log.open("rb") as file:
+        file.seek(max(start, log.stat().st_size - _TAIL_BYTES))
+        text = file.read().decode("utf-8", errors="replace")
+    # A progress bar writes over itself: its last state counts.
+    lines = [line.rstrip("\r").rpartition("\r")[2] for line in text.split("\n")]
+    shown = [_TERMINAL_CODES.sub("", line).rstrip() for line in lines]
+    return [line for line in shown if line][-count:]
+
+
+def in_words(code: int) -> str:
+    """Say how a process ended."""
+    if code >= 0:
+        return f"exit code {code}"
+    try:
+        name = signal.Signals(-code).name
+    except ValueError:
+        name = f"signal {-code}"
+    return f"{name}, as when the machine has run out of memory" if name == "SIGKILL" else name
+
+
+def _die_with_parent() -> None:
+    # A killed cycle must leave no stage behind that goes on writing. It is made to be killed: the next run goes on.
+    if _LIBC is not None:
+        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _stop(child: subprocess.Popen[bytes]) -> None:
+    if child.poll() is not None:
+        return
+    child.terminate()
+    try:
+        child.wait(_STOP_SECONDS)
+    except subprocess.TimeoutExpired:
+        child.kill()
+        child.wait()

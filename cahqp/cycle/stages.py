@@ -1,0 +1,175 @@
+"""From a plan to the commands that carry it out, in order."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cahqp.cycle.plan import SCENES, Plan
+
+MODEL = "model.safetensors"
+TEST = "target-test"
+VALIDATION = "source-val"
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One command, and what it reads and writes.
+
+    Attributes:
+        name: Also the name of its directory and its log.
+        arguments: The command line after `cahqp`.
+        inputs: Files and directories whose contents decide the result, in the order of use.
+        output: The directory that it completes.
+    """
+
+    name: str
+    arguments: tuple[str, ...]
+    inputs: tuple[Path, ...]
+    output: Path
+
+
+class Stages:
+    """The stages of a plan, over one directory.
+
+    Args:
+        plan: A plan that was checked.
+        root: The cycle's directory; each stage has one of its own in it.
+    """
+
+    def __init__(self, plan: Plan, root: Path) -> None:
+        self.plan = plan
+        self.root = root
+        self.source_train = [self._data(entry) for entry in plan.source.train]
+        self.source_val = [self._data(entry) for entry in plan.source.val]
+        self.target_train = [self._data(entry) for entry in plan.target.train]
+        self.target_test = [self._data(entry) for entry in plan.target.test]
+        self.old_teacher = self._start(plan.teacher.weights, "teacher-source")
+        self.old_student = self._start(plan.student.weights, "student-source")
+
+    def all(self) -> list[Stage]:
+        """Return every stage in an order that meets each one's needs."""
+        shown = [
+            *self._source_training(),
+            *self._adaptation(),
+            *self._relabelling(),
+            self._retraining(),
+            self._evaluation(),
+            self._publication(),
+        ]
+        return [*self._scenes(), *shown, self._report(shown)]
+
+    @property
+    def models(self) -> dict[str, Path]:
+        """The models that are compared, by the name they have in the table."""
+        adapted = {f"teacher-{arm}": self._model(f"teacher-{arm}") for arm in self.plan.arms}
+        return {
+            "teacher-source": self.old_teacher,
+            "teacher-adapted": self._model("teacher-adapt"),
+            **adapted,
+            "student-old": self.old_student,
+            "student-new": self._model("student-retrain"),
+        }
+
+    def _scenes(self) -> list[Stage]:
+        return [
+            self._stage(f"scenes-{name}", "scenes", [], [f"--{key}={_value(value)}" for key, value in given.items()])
+            for name, given in self.plan.scenes.items()
+        ]
+
+    def _source_training(self) -> list[Stage]:
+        stages = []
+        if self.plan.teacher.weights is None:
+            stages.append(self._fit("teacher-source", self.plan.teacher.fit, None, train=self.source_train))
+        if self.plan.student.weights is None:
+            stages.append(self._fit("student-source", self.plan.student.fit, None, train=self.source_train))
+        return stages
+
+    def _adaptation(self) -> list[Stage]:
+        teacher = self.plan.teacher
+        unlabelled = {"source": self.source_train, "target": self.target_train}
+        stages = [self._fit("teacher-adapt", teacher.adapt, self.old_teacher, **unlabelled)]
+        if "mean-teacher" in self.plan.arms:
+            configs = [*teacher.adapt, *teacher.mean_teacher]
+            stages.append(self._fit("teacher-mean-teacher", configs, self.old_teacher, **unlabelled))
+        if "oracle" in self.plan.arms:
+            configs = [*teacher.fit, *teacher.oracle]
+            stages.append(self._fit("teacher-oracle", configs, self.old_teacher, train=self.target_train))
+        return stages
+
+    def _relabelling(self) -> list[Stage]:
+        # Labels of the teacher before adaptation are for the pictures in the report and for nothing else.
+        return [
+            self._relabel("relabel-before", self.old_teacher),
+            self._relabel("relabel", self._model("teacher-adapt")),
+        ]
+
+    def _relabel(self, name: str, weights: Path) -> Stage:
+        threshold = self.plan.relabel.threshold
+        given = [f"--weights={weights}", "--frames", *map(str, self.target_train)]
+        given += [] if threshold is None else [f"--threshold={threshold}"]
+        given += [f"--every={every}" for every in self._every()]
+        return self._stage(name, "relabel", [weights, *self.target_train], given)
+
+    def _retraining(self) -> Stage:
+        labels = [self.root / "relabel" / "labels.json"]
+        configs = self.plan.student.retrain
+        return self._fit("student-retrain", configs, self.old_student, source=self.source_train, pseudo=labels)
+
+    def _evaluation(self) -> Stage:
+        models = self.models
+        given = ["--weights", *(f"{name}={path}" for name, path in models.items()), "--frames"]
+        given += [f"{TEST}={path}" for path in self.target_test] + [f"{VALIDATION}={path}" for path in self.source_val]
+        inputs = [*models.values(), *self.target_test, *self.source_val]
+        return self._stage("evaluate", "evaluate", inputs, given)
+
+    def _publication(self) -> Stage:
+        metrics = self.root / "evaluate" / "metrics.json"
+        new = self._model("student-retrain")
+        given = [
+            f"--candidate={new}",
+            f"--running={self.old_student}",
+            f"--metrics={metrics}",
+            f"--frames={TEST if self.target_test else VALIDATION}",
+        ]
+        return self._stage("published", "publish", [new, self.old_student, metrics], given, seeded=False)
+
+    def _report(self, shown: Sequence[Stage]) -> Stage:
+        return self._stage("report", "report", [stage.output for stage in shown], [f"--run={self.root}"], seeded=False)
+
+    def _fit(self, name: str, configs: Sequence[str], weights: Path | None, **data: list[Path]) -> Stage:
+        data["val"] = self.source_val
+        given = [f"--config={config}" for config in configs]
+        given += [] if weights is None else [f"--model.weights={weights}"]
+        given += [f"--data.every={every}" for every in self._every()] if "target" in data else []
+        given += [f"--data.{role}={json.dumps([str(path) for path in paths])}" for role, paths in data.items()]
+        inputs = [Path(config) for config in configs] + ([] if weights is None else [weights])
+        return self._stage(name, "fit", [*inputs, *(path for paths in data.values() for path in paths)], given)
+
+    def _stage(
+        self, name: str, command: str, inputs: Sequence[Path], given: Sequence[str], seeded: bool = True
+    ) -> Stage:
+        output = self.root / name
+        seed = [f"--seed={self.plan.seed}"] if seeded else []
+        return Stage(name, (command, *given, f"--output={output}", *seed), tuple(inputs), output)
+
+    def _data(self, entry: str) -> Path:
+        if entry.startswith(SCENES):
+            return self.root / f"scenes-{entry.removeprefix(SCENES)}" / "annotations.json"
+        return Path(entry)
+
+    def _every(self) -> list[float]:
+        return [] if self.plan.target.every is None else [self.plan.target.every]
+
+    def _start(self, weights: str | None, stage: str) -> Path:
+        return self._model(stage) if weights is None else Path(weights)
+
+    def _model(self, stage: str) -> Path:
+        return self.root / stage / MODEL
+
+
+def _value(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)

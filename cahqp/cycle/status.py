@@ -1,0 +1,74 @@
+"""How far a cycle is."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+from cahqp import files
+from cahqp.cycle import locks, process, table
+from cahqp.cycle.run import CYCLE, Cycle, choose
+from cahqp.cycle.stages import Stage
+from cahqp.cycle.state import State, partial
+
+
+def status(plan: Path, output: Path | None = None) -> None:
+    """Say of each stage whether it is done, under way, partial or to do, how long it took, and what to run next.
+
+    Args:
+        plan: The YAML file.
+        output: Directory of the cycle. Default `runs/<name>`.
+    """
+    print("\n".join(lines(plan, output)))
+
+
+def lines(plan: Path, output: Path | None = None) -> list[str]:
+    """Return what `status` prints. Nothing is changed."""
+    begun = output / CYCLE if output else None
+    cycle = choose(plan, output, files.read_json(begun)["seed"] if begun and begun.is_file() else None)
+    state = State(cycle.root)
+    unsettled: list[Stage] = []
+    told = []
+    for stage in cycle.stages:
+        says = _says(stage, state, unsettled)
+        if says != "done":
+            unsettled.append(stage)
+        record = state.records.get(stage.name)
+        seconds = table.duration(record.seconds) if record and record.seconds else ""
+        told.append((stage.name, says, seconds))
+    width = max(len(name) for name, _, _ in told)
+    rows = [f"{name:<{width}}  {seconds:>12}  {says}" for name, says, seconds in told]
+    return [str(cycle.root), *rows, "", *_next(cycle, unsettled)]
+
+
+def _says(stage: Stage, state: State, unsettled: list[Stage]) -> str:
+    if locks.is_held(stage.output):
+        return f"under way{_how_far(stage, state)}"
+    waits = [other.name for other in unsettled if any(other.output in (p, *p.parents) for p in stage.inputs)]
+    if waits:
+        return f"waits for {', '.join(waits)}"
+    key = state.key(stage)
+    if state.is_done(stage, key):
+        return "done"
+    if state.is_stale(stage, key):
+        return "to do again: its inputs have changed"
+    return f"partial{_how_far(stage, state)}" if partial(stage).exists() else "to do"
+
+
+def _how_far(stage: Stage, state: State) -> str:
+    metrics = partial(stage) / "metrics.csv"
+    if metrics.is_file():
+        with metrics.open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+        if rows and {"epoch", "step"} <= rows[-1].keys():
+            return f": epoch {rows[-1]['epoch']}, step {rows[-1]['step']}"
+    said = process.last_lines(state.root / "logs" / f"{stage.name}.log", 1)
+    return f": {said[0]}" if said else ""
+
+
+def _next(cycle: Cycle, unsettled: list[Stage]) -> list[str]:
+    if locks.is_held(cycle.root):
+        return ["A process is at work on it."]
+    if not unsettled:
+        return table.lines(cycle.root)
+    return [f"Next: {unsettled[0].name}", f"  {cycle.command}"]

@@ -1,0 +1,228 @@
+"""What all LightningDataModules of ours have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import count
+from pathlib import Path
+from typing import Any, Literal
+
+from lightning.pytorch import LightningDataModule
+
+from cahqp.data.coco import read_coco
+from cahqp.data.datasets import LabelledFrames, UnlabelledFrames
+from cahqp.data.images import write_quarantine
+from cahqp.data.loaders import Loader, exact_loader, training_loader
+from cahqp.data.samplers import Order, contiguous_batches
+from cahqp.data.splits import check_leakage
+from cahqp.data.transforms import Augmentation, plain, strong, weak
+from cahqp.errors import ConfigError, DataError
+from cahqp.structures import Preprocessing
+
+Strength = Literal["none", "weak", "strong"]
+_AUGMENTATIONS = {"none": plain, "weak": weak, "strong": strong}
+TrainingSet = LabelledFrames | UnlabelledFrames
+
+
+class DetectionData(LightningDataModule):
+    """What all data have in common: frames to measure on, the questions to the model, broken images, resuming.
+
+    Args:
+        val: COCO files to select the best model on.
+        test: COCO files to measure the final model on.
+        batch_size: Frames in a batch of one device.
+        workers: Processes that load images; 0 loads in the training process.
+        seed: Decides the order of the frames and their augmentation.
+        max_broken: Share of broken images, 0..1, that is put up with; more stop the run.
+        ignore_categories: Names of categories whose boxes are left out.
+        later_block: Recordings may be both trained on and held out if the held-out frames come after all others.
+        classes: Class names; the model's where not given.
+        preprocessing: Size rule; the model's where not given.
+    """
+
+    def __init__(
+        self,
+        *,
+        val: Sequence[Path],
+        test: Sequence[Path],
+        batch_size: int,
+        workers: int,
+        seed: int,
+        max_broken: float,
+        ignore_categories: Sequence[str],
+        later_block: bool,
+        classes: Sequence[str] | None,
+        preprocessing: Preprocessing | None,
+    ) -> None:
+        super().__init__()
+        self.val = val
+        self.test = test
+        self.batch_size = batch_size
+        self.workers = workers
+        self.seed = seed
+        self.max_broken = max_broken
+        self.ignore_categories = ignore_categories
+        self.later_block = later_block
+        self.classes = classes
+        self.preprocessing = preprocessing
+        self._training: list[TrainingSet] = []
+        self._held_out: dict[str, LabelledFrames] = {}
+        self._epochs = count()
+
+    def setup(self, stage: str) -> None:
+        """Read the files that a stage needs and check them.
+
+        Args:
+            stage: `fit`, `validate` or `test`.
+
+        Raises:
+            DataError: A file cannot be used, or held-out frames are trained on.
+            ConfigError: Nothing says the classes or the size rule.
+        """
+        if stage == "fit":
+            self._training = self.training_sets()
+        for name, paths, stages in (("val", self.val, ("fit", "validate")), ("test", self.test, ("test",))):
+            if stage in stages and paths:
+                self._held_out[name] = self.labelled(paths, "none")
+        if stage == "fit" and self.val:
+            for part in self._training:
+                check_leakage(part.located(), self._held_out["val"].located(), self.later_block)
+
+    def training_sets(self) -> list[TrainingSet]:
+        """Return the sets of frames to train on."""
+        raise NotImplementedError
+
+    def labelled(self, paths: Sequence[Path], augmentation: Strength) -> LabelledFrames:
+        """Return the frames of COCO files with boxes of the detector's classes.
+
+        Args:
+            paths: The files.
+            augmentation: How the frames are changed.
+        """
+        return LabelledFrames(
+            [read_coco(path) for path in paths],
+            self.classes if self.classes is not None else self._ask_model("classes"),
+            self.augmentation_of(augmentation),
+            seed=self.seed,
+            max_broken=self.max_broken,
+            ignore_categories=self.ignore_categories,
+        )
+
+    def to_train_on(self, paths: Sequence[Path], augmentation: Strength) -> LabelledFrames:
+        """Return the same, and refuse frames without any box.
+
+        Args:
+            paths: The files.
+            augmentation: How the frames are changed.
+        """
+        frames = self.labelled(paths, augmentation)
+        if frames.boxes == 0:
+            names = ", ".join(str(path) for path in paths) or "An empty list of files"
+            message = f"{names}: there is not one box to learn from. Check the files and `ignore_categories`."
+            raise DataError(message)
+        return frames
+
+    def augmentation_of(self, strength: Strength) -> Augmentation:
+        """Return an augmentation that ends with the detector's size."""
+        rule = self.preprocessing if self.preprocessing is not None else self._ask_model("preprocessing")
+        return _AUGMENTATIONS[strength](rule)
+
+    def _ask_model(self, what: str) -> Any:
+        model = self.trainer.lightning_module if self.trainer is not None else None
+        detector = getattr(model, "detector", None)
+        if detector is None:
+            message = f"The model has no `detector` to ask for its {what}. Give `data.{what}`."
+            raise ConfigError(message)
+        return getattr(detector, what)
+
+    def training_loader(self, orders: Sequence[Order], collate: Callable[[list[list[Any]]], Any]) -> Loader:
+        """Load the training sets together, one order each.
+
+        Args:
+            orders: The orders, equally long.
+            collate: Makes a batch of the samples of each set.
+        """
+        sets = self._training
+        identity = {
+            "number of frames": sum(len(frames) for frames in sets),
+            "frames per step": sum(order.step for order in orders),
+            "batches per epoch": len(orders[0]),
+            "seed": self.seed,
+        }
+        quarantines = [frames.quarantine for frames in sets]
+        parts = list(zip(sets, orders, strict=True))
+        return training_loader(
+            parts, collate, position=self._position, quarantines=quarantines, workers=self.workers, identity=identity
+        )
+
+    def order(self, frames: int, batch_size: int, batches: int | None, **curriculum: Any) -> Order:
+        """Return the order of a training set for this device.
+
+        Args:
+            frames: Number of frames in the set.
+            batch_size: Frames in a batch of one device.
+            batches: Batches in an epoch; as many as the set fills where `None`.
+            curriculum: `easiness` and `curriculum` of `Order`.
+        """
+        rank, world_size = self._place()
+        return Order(
+            frames, batch_size, seed=self.seed, batches=batches, rank=rank, world_size=world_size, **curriculum
+        )
+
+    def _place(self) -> tuple[int, int]:
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else (0, 1)
+
+    def _position(self) -> tuple[int, int]:
+        """Return which epoch is next or going on, and how many of its batches have been trained on."""
+        if self.trainer is None:
+            return next(self._epochs), 0
+        return _progress(self.trainer)
+
+    def val_dataloader(self) -> Loader | list[Loader]:
+        """Return the frames to select on, each once; every device has a contiguous part."""
+        return self._exact("val")
+
+    def test_dataloader(self) -> Loader | list[Loader]:
+        """Return the frames to measure on, each once; every device has a contiguous part."""
+        return self._exact("test")
+
+    def _exact(self, name: str) -> Loader | list[Loader]:
+        if name not in self._held_out:
+            return []
+        frames = self._held_out[name]
+        return exact_loader(frames, contiguous_batches(len(frames), self.batch_size, *self._place()), self.workers)
+
+    def teardown(self, stage: str) -> None:
+        """Write `quarantine.json` into the run's directory if images were broken."""
+        self._write_quarantine()
+
+    def on_exception(self, exception: BaseException) -> None:
+        """Write `quarantine.json` into the run's directory if images were broken."""
+        self._write_quarantine()
+
+    def _write_quarantine(self) -> None:
+        if self.trainer is None:
+            return
+        rank = self.trainer.global_rank
+        name = f"quarantine.rank{rank}.json" if rank else "quarantine.json"
+        sets = [*self._training, *self._held_out.values()]
+        write_quarantine(Path(self.trainer.default_root_dir) / name, [frames.quarantine for frames in sets])
+
+
+def _progress(trainer: Any) -> tuple[int, int]:
+    """Return which epoch is next or going on, and how many of its batches have been trained on.
+
+    Lightning restores its counters, asks for a loader and fetches from it before it tells anyone the epoch, so they
+    are read here. They are right for a checkpoint written at any moment: in `on_train_batch_end`, after a validation in
+    the middle of an epoch, or at its end.
+
+    Args:
+        trainer: A Lightning trainer.
+    """
+    epochs, batches = trainer.fit_loop.epoch_progress.current, trainer.fit_loop.epoch_loop.batch_progress
+    if epochs.started == epochs.processed:
+        return epochs.processed, 0
+    # A checkpoint written after the last batch is of an epoch that is over, though it is not counted yet.
+    if batches.is_last_batch and batches.current.processed == batches.current.ready:
+        return epochs.started, 0
+    return epochs.processed, batches.current.processed

@@ -1,0 +1,190 @@
+"""Frames to look at, wherever they come from: folders of images, video files, COCO files. Never a label."""
+
+from __future__ import annotations
+
+import os
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cahqp.data.coco import read_coco_frames
+from cahqp.data.images import SUFFIXES, read_brightness, read_image
+from cahqp.errors import DataError
+from cahqp.structures import Frame
+
+VIDEO_SUFFIXES = frozenset({".mp4", ".avi", ".mkv", ".mov", ".webm", ".m4v", ".mpg", ".mpeg", ".ts", ".wmv"})
+
+
+class FrameSource(ABC):
+    """Frames by position, in a fixed order."""
+
+    @property
+    @abstractmethod
+    def frames(self) -> Sequence[Frame]:
+        """Where each frame comes from; `size` is (0, 0) where only the image itself tells."""
+
+    @abstractmethod
+    def read(self, position: int) -> NDArray[np.uint8]:
+        """Return the image at a position as (H, W, 3) uint8 RGB.
+
+        Raises:
+            BrokenImageError: It cannot be decoded.
+        """
+
+    def path(self, position: int) -> Path | None:
+        """Return the image file at a position, `None` where there is none of its own."""
+        return None
+
+    def brightness(self, position: int) -> float:
+        """Return the mean luminance of the image at a position, 0..255."""
+        return float(self.read(position)[::4, ::4].mean())
+
+    def __len__(self) -> int:
+        """Return the number of frames."""
+        return len(self.frames)
+
+
+class ImageFrames(FrameSource):
+    """Image files.
+
+    Args:
+        root: What the names are relative to.
+        frames: One per file; `name` is the file below `root`.
+        categories: Category names by id, where a COCO file states them.
+    """
+
+    def __init__(self, root: Path, frames: Sequence[Frame], categories: dict[int, str] | None = None) -> None:
+        self.root = root
+        self.categories = categories or {}
+        self._frames = frames
+
+    @property
+    def frames(self) -> Sequence[Frame]:
+        """Where each frame comes from."""
+        return self._frames
+
+    def read(self, position: int) -> NDArray[np.uint8]:
+        """Return the image at a position as (H, W, 3) uint8 RGB."""
+        size = self._frames[position].size
+        return read_image(self.path(position), size if size != (0, 0) else None)
+
+    def path(self, position: int) -> Path:
+        """Return the image file at a position."""
+        return self.root / self._frames[position].name
+
+    def brightness(self, position: int) -> float:
+        """Return the mean luminance of the image at a position, 0..255, decoded small where possible."""
+        return read_brightness(self.path(position))
+
+
+class JoinedFrames(FrameSource):
+    """Several sources one after the other, with ids that are unique across them.
+
+    Args:
+        sources: The sources.
+    """
+
+    def __init__(self, sources: Sequence[FrameSource]) -> None:
+        self.sources = sources
+        self._frames = unique_ids([frame for source in sources for frame in source.frames])
+        self._starts = np.cumsum([0, *(len(source) for source in sources)])
+
+    @property
+    def frames(self) -> Sequence[Frame]:
+        """Where each frame comes from."""
+        return self._frames
+
+    def read(self, position: int) -> NDArray[np.uint8]:
+        """Return the image at a position as (H, W, 3) uint8 RGB."""
+        source, within = self._find(position)
+        return source.read(within)
+
+    def path(self, position: int) -> Path | None:
+        """Return the image file at a position, `None` for a frame of a video."""
+        source, within = self._find(position)
+        return source.path(within)
+
+    def brightness(self, position: int) -> float:
+        """Return the mean luminance of the image at a position, 0..255."""
+        source, within = self._find(position)
+        return source.brightness(within)
+
+    def _find(self, position: int) -> tuple[FrameSource, int]:
+        number = int(np.searchsorted(self._starts, position, side="right")) - 1
+        return self.sources[number], position - int(self._starts[number])
+
+
+def open_frames(paths: Sequence[Path], every: float | None = None) -> FrameSource:
+    """Open folders, videos and COCO files as one source of frames.
+
+    Args:
+        paths: Each a folder of images (searched with its sub-folders, in natural order), an image, a video or a COCO
+            file, of which nothing but the images is read.
+        every: Seconds between the frames taken from a video; all of them where `None`.
+
+    Raises:
+        DataError: Something does not exist, is of another kind, holds no frames, or cannot be read.
+    """
+    sources = [_open(Path(path), every) for path in paths]
+    return sources[0] if len(sources) == 1 else JoinedFrames(sources)
+
+
+def _open(path: Path, every: float | None) -> FrameSource:
+    suffix = path.suffix.lower()
+    if not path.exists():
+        message = f"{path} does not exist. Check the path; a relative one starts where the command is run."
+        raise DataError(message)
+    if path.is_dir():
+        return _open_folder(path)
+    if suffix == ".json":
+        file = read_coco_frames(path)
+        return ImageFrames(file.root, file.frames, file.categories)
+    if suffix in VIDEO_SUFFIXES:
+        from cahqp.data.videos import VideoFrames
+
+        return VideoFrames(path, every)
+    if suffix in SUFFIXES:
+        return ImageFrames(path.parent, [Frame(1, path.name, (0, 0), recording=path.parent.name)])
+    message = (
+        f"{path} is of no known kind. Allowed are a folder of images, {_kinds(SUFFIXES | VIDEO_SUFFIXES)} and .json."
+    )
+    raise DataError(message)
+
+
+def _open_folder(root: Path) -> ImageFrames:
+    names = []
+    for folder, _, files in os.walk(root):
+        below = Path(folder).relative_to(root)
+        names += [(below / f).as_posix() for f in files if Path(f).suffix.lower() in SUFFIXES and not f.startswith(".")]
+    if not names:
+        message = f"{root} holds no images ({_kinds(SUFFIXES)}). Videos in it must be named one by one."
+        raise DataError(message)
+    names.sort(key=_natural)
+    frames = []
+    counts: dict[str, int] = {}
+    for number, name in enumerate(names, 1):
+        recording = name.rpartition("/")[0] or root.resolve().name
+        index = counts[recording] = counts.get(recording, -1) + 1
+        frames.append(Frame(number, name, (0, 0), recording=recording, index=index))
+    return ImageFrames(root, frames)
+
+
+def unique_ids(frames: Sequence[Frame]) -> list[Frame]:
+    """Return the frames as they are where no id comes twice, else numbered from 1."""
+    if len({frame.id for frame in frames}) == len(frames):
+        return list(frames)
+    return [replace(frame, id=number) for number, frame in enumerate(frames, 1)]
+
+
+def _natural(name: str) -> list[tuple[int, int, str]]:
+    """Return a key that sorts `frame2` before `frame10`."""
+    return [(0, int(part), part) if part.isdigit() else (1, 0, part) for part in re.split("([0-9]+)", name)]
+
+
+def _kinds(suffixes: frozenset[str]) -> str:
+    return ", ".join(sorted(suffixes))

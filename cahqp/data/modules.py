@@ -1,0 +1,258 @@
+"""What feeds training: LightningDataModules. They ask the model for its classes and its size rule."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from cahqp.data.base import DetectionData, Strength, TrainingSet
+from cahqp.data.datasets import Sample, UnlabelledFrames
+from cahqp.data.frames import open_frames
+from cahqp.data.loaders import Loader
+from cahqp.errors import ConfigError
+from cahqp.structures import Batch, Preprocessing, collate
+
+
+class LabelledData(DetectionData):
+    """Labelled frames to train a detector on.
+
+    Args:
+        train: COCO files to train on.
+        val: COCO files to select the best model on.
+        test: COCO files to measure the final model on.
+        batch_size: Frames in a batch of one device.
+        augmentation: How training frames are changed.
+        batches_per_epoch: Batches in an epoch; as many as the frames fill where not given.
+        workers: Processes that load images; 0 loads in the training process.
+        seed: Decides the order of the frames and their augmentation.
+        max_broken: Share of broken images, 0..1, that is put up with; more stop the run.
+        ignore_categories: Names of categories whose boxes are left out.
+        later_block: Recordings may be both trained on and held out if the held-out frames come after all others.
+        classes: Class names; the model's where not given.
+        preprocessing: Size rule; the model's where not given.
+    """
+
+    def __init__(
+        self,
+        train: Sequence[Path],
+        val: Sequence[Path],
+        test: Sequence[Path] = (),
+        batch_size: int = 8,
+        augmentation: Strength = "strong",
+        batches_per_epoch: int | None = None,
+        workers: int = 0,
+        seed: int = 0,
+        max_broken: float = 0.05,
+        ignore_categories: Sequence[str] = (),
+        later_block: bool = False,
+        classes: Sequence[str] | None = None,
+        preprocessing: Preprocessing | None = None,
+    ) -> None:
+        super().__init__(
+            val=val,
+            test=test,
+            batch_size=batch_size,
+            workers=workers,
+            seed=seed,
+            max_broken=max_broken,
+            ignore_categories=ignore_categories,
+            later_block=later_block,
+            classes=classes,
+            preprocessing=preprocessing,
+        )
+        self.train = train
+        self.augmentation: Strength = augmentation
+        self.batches_per_epoch = batches_per_epoch
+
+    def training_sets(self) -> list[TrainingSet]:
+        """Return the labelled frames."""
+        return [self.to_train_on(self.train, self.augmentation)]
+
+    def train_dataloader(self) -> Loader:
+        """Return batches of labelled frames, each a `Batch`."""
+        order = self.order(len(self._training[0]), self.batch_size, self.batches_per_epoch)
+        return self.training_loader([order], _one_batch)
+
+
+class AdaptationData(DetectionData):
+    """Labelled source frames and unlabelled target frames, side by side.
+
+    A batch is a dictionary of `source`, strongly augmented and labelled, and of `target_weak` and `target_strong`: the
+    same target frames in the same geometry, one to label and one to learn from. Labels of target frames are never read.
+
+    Args:
+        source: COCO files of the source domain.
+        target: Folders of images, videos or COCO files of the target domain.
+        val: COCO files to select the best model on.
+        test: COCO files to measure the final model on.
+        batch_size: Source frames in a batch of one device.
+        target_batch_size: Target frames in a batch of one device; as many as source frames where not given.
+        augmentation: How source frames are changed.
+        every: Seconds between the frames taken from a target video; all of them where not given.
+        curriculum: Share of the target frames, brightest first, used in epoch 0, 1, ...; the last holds from then on.
+        batches_per_epoch: Batches in an epoch; as many as the source frames fill where not given.
+        workers: Processes that load images; 0 loads in the training process.
+        seed: Decides the order of the frames and their augmentation.
+        max_broken: Share of broken images, 0..1, that is put up with; more stop the run.
+        ignore_categories: Names of categories whose boxes are left out.
+        later_block: Recordings may be both trained on and held out if the held-out frames come after all others.
+        classes: Class names; the model's where not given.
+        preprocessing: Size rule; the model's where not given.
+    """
+
+    def __init__(
+        self,
+        source: Sequence[Path],
+        target: Sequence[Path],
+        val: Sequence[Path],
+        test: Sequence[Path] = (),
+        batch_size: int = 8,
+        target_batch_size: int | None = None,
+        augmentation: Strength = "strong",
+        every: float | None = None,
+        curriculum: Sequence[float] | None = None,
+        batches_per_epoch: int | None = None,
+        workers: int = 0,
+        seed: int = 0,
+        max_broken: float = 0.05,
+        ignore_categories: Sequence[str] = (),
+        later_block: bool = False,
+        classes: Sequence[str] | None = None,
+        preprocessing: Preprocessing | None = None,
+    ) -> None:
+        super().__init__(
+            val=val,
+            test=test,
+            batch_size=batch_size,
+            workers=workers,
+            seed=seed,
+            max_broken=max_broken,
+            ignore_categories=ignore_categories,
+            later_block=later_block,
+            classes=classes,
+            preprocessing=preprocessing,
+        )
+        self.source = source
+        self.target = target
+        self.target_batch_size = target_batch_size
+        self.augmentation: Strength = augmentation
+        self.every = every
+        self.curriculum = curriculum
+        self.batches_per_epoch = batches_per_epoch
+        self._brightness: list[float] | None = None
+
+    def training_sets(self) -> list[TrainingSet]:
+        """Return the labelled source frames and the target frames."""
+        target = UnlabelledFrames(
+            open_frames(self.target, self.every),
+            self.augmentation_of("strong"),
+            seed=self.seed,
+            max_broken=self.max_broken,
+        )
+        self._brightness = target.brightness() if self.curriculum else None
+        return [self.to_train_on(self.source, self.augmentation), target]
+
+    def train_dataloader(self) -> Loader:
+        """Return batches of source and target frames, each a dictionary of `Batch`."""
+        source, target = self._training
+        first = self.order(len(source), self.batch_size, self.batches_per_epoch)
+        second = self.order(
+            len(target),
+            self.target_batch_size or self.batch_size,
+            len(first),
+            easiness=self._brightness,
+            curriculum=self.curriculum,
+        )
+        return self.training_loader([first, second], _source_and_target)
+
+
+class StudentData(DetectionData):
+    """Pseudo-labelled frames mixed with labelled source frames, so that a student learns the new and keeps the old.
+
+    Args:
+        source: COCO files with labels that were checked.
+        pseudo: COCO files that `cahqp relabel` wrote; a `weight` of a box says how far it counts.
+        val: COCO files to select the best model on.
+        test: COCO files to measure the final model on.
+        batch_size: Frames in a batch of one device, of both kinds together.
+        pseudo_share: Share of a batch, between 0 and 1, that is pseudo-labelled.
+        augmentation: How training frames are changed.
+        batches_per_epoch: Batches in an epoch; enough for the kind that takes longer where not given.
+        workers: Processes that load images; 0 loads in the training process.
+        seed: Decides the order of the frames and their augmentation.
+        max_broken: Share of broken images, 0..1, that is put up with; more stop the run.
+        ignore_categories: Names of categories whose boxes are left out.
+        later_block: Recordings may be both trained on and held out if the held-out frames come after all others.
+        classes: Class names; the model's where not given.
+        preprocessing: Size rule; the model's where not given.
+    """
+
+    def __init__(
+        self,
+        source: Sequence[Path],
+        pseudo: Sequence[Path],
+        val: Sequence[Path],
+        test: Sequence[Path] = (),
+        batch_size: int = 8,
+        pseudo_share: float = 0.5,
+        augmentation: Strength = "strong",
+        batches_per_epoch: int | None = None,
+        workers: int = 0,
+        seed: int = 0,
+        max_broken: float = 0.05,
+        ignore_categories: Sequence[str] = (),
+        later_block: bool = False,
+        classes: Sequence[str] | None = None,
+        preprocessing: Preprocessing | None = None,
+    ) -> None:
+        super().__init__(
+            val=val,
+            test=test,
+            batch_size=batch_size,
+            workers=workers,
+            seed=seed,
+            max_broken=max_broken,
+            ignore_categories=ignore_categories,
+            later_block=later_block,
+            classes=classes,
+            preprocessing=preprocessing,
+        )
+        self.source = source
+        self.pseudo = pseudo
+        self.pseudo_share = pseudo_share
+        self.augmentation: Strength = augmentation
+        self.batches_per_epoch = batches_per_epoch
+
+    def training_sets(self) -> list[TrainingSet]:
+        """Return the labelled source frames and the pseudo-labelled ones."""
+        return [self.to_train_on(paths, self.augmentation) for paths in (self.source, self.pseudo)]
+
+    def train_dataloader(self) -> Loader:
+        """Return batches with frames of both kinds, source first, each a `Batch`."""
+        pseudo = round(self.pseudo_share * self.batch_size)
+        if not 0 < pseudo < self.batch_size:
+            message = (
+                f"pseudo_share {self.pseudo_share} of a batch of {self.batch_size} leaves no frame of one kind. "
+                "Choose another share or a larger batch_size; for one kind alone use LabelledData."
+            )
+            raise ConfigError(message)
+        sizes = (self.batch_size - pseudo, pseudo)
+        _, world_size = self._place()
+        full = [len(frames) // (size * world_size) for frames, size in zip(self._training, sizes, strict=True)]
+        batches = self.batches_per_epoch or max(full) or None
+        orders = [self.order(len(frames), size, batches) for frames, size in zip(self._training, sizes, strict=True)]
+        return self.training_loader(orders, _one_batch)
+
+
+def _one_batch(parts: list[list[Sample]]) -> Batch:
+    return collate([sample for part in parts for sample in part])
+
+
+def _source_and_target(parts: list[list[Any]]) -> dict[str, Batch]:
+    source, target = parts
+    return {
+        "source": collate(source),
+        "target_weak": collate([weak for weak, _ in target]),
+        "target_strong": collate([strong for _, strong in target]),
+    }

@@ -1,0 +1,155 @@
+"""Held-out frames: split by recording or camera, never at random, and checked for frames that were trained on.
+
+Neighbouring frames of a fixed camera are nearly the same image. A random split measures memory.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from cahqp.errors import DataError
+from cahqp.files import sha256
+from cahqp.structures import Frame
+
+Located = tuple[Frame, Path | None]
+"""A frame and its image file, where it has one."""
+
+_log = logging.getLogger(__name__)
+
+
+def recording_of(frame: Frame) -> str:
+    """Return what a frame must not share with frames on the other side: its recording, or else its camera."""
+    return frame.recording or frame.camera
+
+
+def split_by_recording(
+    frames: Sequence[Frame], share: float, seed: int = 0, by_camera: bool = False
+) -> tuple[list[int], list[int]]:
+    """Split frames so that no recording is on both sides.
+
+    Args:
+        frames: All frames.
+        share: Share of the recordings, 0..1, that is held out; at least one is, and one is kept.
+        seed: Decides which.
+        by_camera: Hold out whole cameras.
+
+    Returns:
+        Positions to train on and positions held out.
+
+    Raises:
+        DataError: There are not two recordings.
+    """
+    groups = [frame.camera if by_camera else recording_of(frame) for frame in frames]
+    names = sorted(set(groups))
+    if len(names) < 2:
+        message = (
+            f"Frames of {len(names)} {'camera' if by_camera else 'recording'} cannot be split by it. "
+            "Add another one, or hold out a later block of it."
+        )
+        raise DataError(message)
+    count = min(max(1, round(share * len(names))), len(names) - 1)
+    held = {names[i] for i in np.random.default_rng(seed).permutation(len(names))[:count]}
+    sides: tuple[list[int], list[int]] = ([], [])
+    for position, group in enumerate(groups):
+        sides[group in held].append(position)
+    return sides
+
+
+def split_later_block(frames: Sequence[Frame], share: float) -> tuple[list[int], list[int]]:
+    """Split each recording in time: the last part of it is held out.
+
+    Args:
+        frames: All frames.
+        share: Share of each recording, 0..1, that is held out.
+
+    Returns:
+        Positions to train on and positions held out.
+    """
+    recordings: dict[str, list[int]] = defaultdict(list)
+    for position, frame in enumerate(frames):
+        recordings[recording_of(frame)].append(position)
+    train, held_out = [], []
+    for positions in recordings.values():
+        positions.sort(key=lambda p: frames[p].index)
+        cut = len(positions) - round(share * len(positions))
+        train += positions[:cut]
+        held_out += positions[cut:]
+    return sorted(train), sorted(held_out)
+
+
+def check_leakage(train: Sequence[Located], held_out: Sequence[Located], later_block: bool = False) -> None:
+    """Refuse held-out frames that are, or are next to, frames that are trained on.
+
+    Args:
+        train: What is trained on.
+        held_out: What is measured on.
+        later_block: A recording may be on both sides if all its held-out frames come after all that are trained on.
+
+    Raises:
+        DataError: A recording is on both sides in any other way, or an image is.
+    """
+    _check_recordings([f for f, _ in train], [f for f, _ in held_out], later_block)
+    same = _same_images(train, held_out)
+    if same:
+        lines = [f"  {ours} is {theirs}" for ours, theirs in same[:10]]
+        head = f"{len(same)} held-out images are trained on, too:"
+        raise DataError("\n".join([head, *lines, "Take them out of one of the two sides."]))
+
+
+def _check_recordings(train: list[Frame], held_out: list[Frame], later_block: bool) -> None:
+    last = {name: max(indices) for name, indices in _indices(train).items()}
+    first = {name: min(indices) for name, indices in _indices(held_out).items()}
+    if "" in last or "" in first:
+        _log.warning(
+            "Some frames name no recording and no camera: whether held-out ones are their neighbours is unknown."
+        )
+    shared = sorted((last.keys() & first.keys()) - {""})
+    if later_block:
+        shared = [name for name in shared if first[name] <= last[name]]
+    if not shared:
+        return
+    lines = [
+        f"  {name}: trained on up to frame {last[name]}, held out from frame {first[name]}" for name in shared[:10]
+    ]
+    head = f"{len(shared)} recordings are both trained on and held out:"
+    remedy = (
+        "Held-out frames must come after all others (`frame` numbers in the files say the order)."
+        if later_block
+        else "Hold out whole recordings, or, where the held-out frames are a later block, say `later_block: true`."
+    )
+    raise DataError("\n".join([head, *lines, remedy]))
+
+
+def _indices(frames: list[Frame]) -> dict[str, list[int]]:
+    found: dict[str, list[int]] = defaultdict(list)
+    for frame in frames:
+        found[recording_of(frame)].append(frame.index)
+    return found
+
+
+def _same_images(train: Sequence[Located], held_out: Sequence[Located]) -> list[tuple[Path, Path]]:
+    """Return pairs of files with the same bytes. Only files of equal length are read."""
+    sizes: dict[int, list[Path]] = defaultdict(list)
+    for _, path in train:
+        if path is not None:
+            sizes[path.stat().st_size].append(path)
+    found = []
+    hashes: dict[Path, str] = {}
+    for _, path in held_out:
+        candidates = sizes.get(path.stat().st_size, []) if path is not None else []
+        for other in candidates:
+            if path is not None and _hash(path, hashes) == _hash(other, hashes):
+                found.append((path, other))
+                break
+    return found
+
+
+def _hash(path: Path, known: dict[Path, str]) -> str:
+    if path not in known:
+        known[path] = sha256(path)
+    return known[path]

@@ -1,0 +1,194 @@
+"""Augmentation, and the resizing that every image ends with. The only module that uses albumentations.
+
+Geometry is ours, because weights and ignored regions have to move with the boxes and because the teacher's and the
+learner's view of a frame share it; what happens to colours is albumentations'. Everything random is a function of the
+seed that is handed in, so it does not matter which worker does it, or when.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+from dataclasses import dataclass, replace
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from cahqp.structures import Preprocessing, Targets
+
+os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # it would ask PyPI for a newer version on import
+
+import albumentations as A
+
+Image = NDArray[np.uint8]
+_LEAST_VISIBLE = 0.3  # a box of which less is left after a crop is no fair example of its class
+_LEAST_SIDE = 2.0  # pixels in the batch
+
+
+@dataclass(frozen=True)
+class _Window:
+    """The part of an image that is kept, and whether it is mirrored."""
+
+    left: int
+    top: int
+    right: int
+    bottom: int
+    mirrored: bool = False
+
+
+class Augmentation:
+    """Turn an image and its targets into what a batch holds.
+
+    Args:
+        preprocessing: Says the size at the end.
+        smallest: Smallest share of the height and width that a random crop may keep; no crop and no mirroring where
+            `None`.
+        photometric: Change colours, light, sharpness and noise, too.
+    """
+
+    def __init__(self, preprocessing: Preprocessing, smallest: float | None, photometric: bool) -> None:
+        self._preprocessing = preprocessing
+        self._smallest = smallest
+        self._photometric = _Photometric() if photometric else None
+
+    def __call__(self, image: Image, targets: Targets, seed: int) -> tuple[Image, Targets]:
+        """Return the image, resized, and the targets in its pixels.
+
+        Args:
+            image: (H, W, 3) uint8 RGB.
+            targets: In pixels of that image.
+            seed: Decides everything random.
+        """
+        _, image, targets = self.views(image, targets, seed)
+        return image, targets
+
+    def views(self, image: Image, targets: Targets, seed: int) -> tuple[Image, Image, Targets]:
+        """Return the image without and with the photometric part, both of the same geometry, and the targets.
+
+        Args:
+            image: (H, W, 3) uint8 RGB.
+            targets: In pixels of that image.
+            seed: Decides everything random.
+        """
+        rng = np.random.default_rng(seed)
+        window = self._window(rng, *image.shape[:2])
+        size = self._preprocessing.target_size(window.bottom - window.top, window.right - window.left)
+        targets = _move_targets(targets, window, size, drop=self._smallest is not None)
+        view = _resize(image, window, size)
+        return view, self._photometric(view, rng) if self._photometric else view, targets
+
+    def _window(self, rng: np.random.Generator, height: int, width: int) -> _Window:
+        if self._smallest is None:
+            return _Window(0, 0, width, height)
+        # Half of the images keep their borders: objects are seen there at inference, too.
+        share = rng.uniform(self._smallest, 1) if rng.random() < 0.5 else 1.0
+        crop_height, crop_width = max(1, round(height * share)), max(1, round(width * share))
+        top = int(rng.integers(0, height - crop_height + 1))
+        left = int(rng.integers(0, width - crop_width + 1))
+        return _Window(left, top, left + crop_width, top + crop_height, mirrored=bool(rng.random() < 0.5))
+
+
+def plain(preprocessing: Preprocessing) -> Augmentation:
+    """Resize only; every box is kept."""
+    return Augmentation(preprocessing, smallest=None, photometric=False)
+
+
+def weak(preprocessing: Preprocessing) -> Augmentation:
+    """Mirror and crop a little."""
+    return Augmentation(preprocessing, smallest=0.8, photometric=False)
+
+
+def strong(preprocessing: Preprocessing) -> Augmentation:
+    """Mirror, crop, and change the light so far that a model trained on days still sees something at night."""
+    return Augmentation(preprocessing, smallest=0.6, photometric=True)
+
+
+def _resize(image: Image, window: _Window, size: tuple[int, int]) -> Image:
+    part: Any = image[window.top : window.bottom, window.left : window.right]
+    if part.shape[:2] != size:
+        smaller = size[0] <= part.shape[0] and size[1] <= part.shape[1]
+        # Averaging keeps far vehicles that point sampling would step over.
+        part = cv2.resize(part, size[::-1], interpolation=cv2.INTER_AREA if smaller else cv2.INTER_LINEAR)
+    return np.ascontiguousarray(part[:, ::-1] if window.mirrored else part)
+
+
+def _move_targets(targets: Targets, window: _Window, size: tuple[int, int], drop: bool) -> Targets:
+    boxes, visible = _move(targets.boxes, window, size)
+    ignore, ignore_visible = _move(targets.ignore, window, size)
+    moved = replace(targets, boxes=boxes, ignore=ignore[ignore_visible > 0])
+    if not drop:
+        return moved
+    sides = (boxes[:, 2:] - boxes[:, :2]).amin(1)
+    return moved[(visible >= _LEAST_VISIBLE) & (sides >= _LEAST_SIDE)]
+
+
+def _move(boxes: torch.Tensor, window: _Window, size: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return boxes in pixels of the resized window, clipped to it, and the share of each that is left."""
+    width, height = window.right - window.left, window.bottom - window.top
+    moved = boxes - boxes.new_tensor([window.left, window.top] * 2)
+    if window.mirrored:
+        moved = torch.stack([width - moved[:, 2], moved[:, 1], width - moved[:, 0], moved[:, 3]], 1)
+    limit = moved.new_tensor([width, height] * 2)
+    clipped = moved.clamp(min=torch.zeros_like(limit), max=limit)
+    visible = _area(clipped) / _area(moved).clamp(min=1e-9)
+    return clipped * boxes.new_tensor([size[1] / width, size[0] / height] * 2), visible
+
+
+def _area(boxes: torch.Tensor) -> torch.Tensor:
+    return (boxes[:, 2:] - boxes[:, :2]).clamp(min=0).prod(1)
+
+
+class _Photometric:
+    """Colours, light, sharpness and noise, drawn wide: half of the images are darkened, down to a seventh."""
+
+    def __init__(self) -> None:
+        self._light = A.Compose(
+            [
+                A.ColorJitter(
+                    brightness=(0.7, 1.4), contrast=(0.5, 1.4), saturation=(0.3, 1.5), hue=(-0.05, 0.05), p=0.7
+                ),
+                A.ToGray(p=0.1),
+                A.RandomGamma(gamma_limit=(60, 220), p=0.4),
+                A.MultiplicativeNoise(multiplier=(0.15, 1.2), elementwise=False, p=0.5),
+                A.PlanckianJitter(p=0.3),
+            ]
+        )
+        self._camera = A.Compose(
+            [
+                A.OneOf([A.GaussianBlur(blur_limit=(3, 5)), A.MotionBlur(blur_limit=(3, 7))], p=0.3),
+                A.GaussNoise(std_range=(0.01, 0.08), p=0.4),
+                A.ImageCompression(quality_range=(30, 90), p=0.2),
+                A.CoarseDropout(
+                    num_holes_range=(1, 4), hole_height_range=(0.05, 0.2), hole_width_range=(0.03, 0.12), p=0.3
+                ),
+            ]
+        )
+
+    def __call__(self, image: Image, rng: np.random.Generator) -> Image:
+        """Return the image as it might look on another day, in another night or through another camera."""
+        python_rng = random.Random(int(rng.integers(2**63)))
+        self._light.set_random_state(rng, python_rng)
+        self._camera.set_random_state(rng, python_rng)
+        image = self._light(image=image)["image"]
+        if rng.random() < 0.3:
+            image = _add_lamps(image, rng)
+        return np.ascontiguousarray(self._camera(image=image)["image"])
+
+
+def _add_lamps(image: Image, rng: np.random.Generator) -> Image:
+    """Add up to six round glows, as head lights and street lamps make in the dark."""
+    height, width = image.shape[:2]
+    lit = image.astype(np.float32)
+    for _ in range(rng.integers(1, 7)):
+        radius = rng.uniform(0.01, 0.06) * height
+        x, y = rng.uniform(0, width), rng.uniform(0, height)
+        left, right = max(0, int(x - 3 * radius)), min(width, int(x + 3 * radius) + 1)
+        top, bottom = max(0, int(y - 3 * radius)), min(height, int(y + 3 * radius) + 1)
+        across = np.exp(-((np.arange(left, right) - x) ** 2) / (2 * radius**2))
+        down = np.exp(-((np.arange(top, bottom) - y) ** 2) / (2 * radius**2))
+        colour = rng.uniform([200, 150, 80], [300, 290, 280])
+        lit[top:bottom, left:right] += down[:, None, None] * across[None, :, None] * colour
+    return np.clip(lit, 0, 255).astype(np.uint8)

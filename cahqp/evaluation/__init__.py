@@ -1,0 +1,1 @@
+"""What was reached, how sure that is, and a page that shows it."""

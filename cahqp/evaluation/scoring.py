@@ -1,0 +1,92 @@
+"""All models on all sets of frames: the content of `metrics.json`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from cahqp.errors import ConfigError
+from cahqp.evaluation.bootstrap import group_frames, paired_bootstrap
+from cahqp.evaluation.metrics import Metrics, average_precision, best_f1
+from cahqp.evaluation.truth import Predictions, Truth
+
+_DIGITS = 6
+
+
+def score(
+    predictions: Mapping[str, Mapping[str, Predictions]],
+    truth: Mapping[str, Truth],
+    *,
+    comparisons: Sequence[tuple[str, str]] = (),
+    seed: int = 0,
+    resamples: int = 1000,
+) -> dict[str, Any]:
+    """Measure every model on every set of frames.
+
+    Args:
+        predictions: By model name, then by name of the set of frames.
+        truth: By name of the set of frames, read with the models' classes.
+        comparisons: Pairs (model, baseline) whose difference gets a bootstrap interval on each set of frames.
+        seed: Seeds the bootstrap.
+        resamples: Draws of the bootstrap.
+
+    Returns:
+        `{"models": {model: {frames: {"ap50", "map", "images", "per_class", ...}}}, "differences": [...]}`; AP in 0..1,
+        `None` where nothing was there to be found.
+
+    Raises:
+        ConfigError: A comparison names a model that was not measured.
+        DataError: An image has no predictions, or the classes differ.
+    """
+    unknown = sorted({name for pair in comparisons for name in pair} - predictions.keys())
+    if unknown:
+        message = f"Cannot compare {', '.join(unknown)}: the models measured are {', '.join(predictions)}."
+        raise ConfigError(message)
+    measured = {
+        model: {frames: average_precision(truth[frames], answers) for frames, answers in sets.items()}
+        for model, sets in predictions.items()
+    }
+    return {
+        "models": {
+            model: {frames: _entry(metrics, truth[frames]) for frames, metrics in sets.items()}
+            for model, sets in measured.items()
+        },
+        "differences": [
+            {"model": model, "baseline": baseline, "frames": frames}
+            | _rounded(
+                asdict(
+                    paired_bootstrap(
+                        measured[model][frames].matches,
+                        measured[baseline][frames].matches,
+                        group_frames(truth[frames]),
+                        seed=seed,
+                        resamples=resamples,
+                    )
+                )
+            )
+            for model, baseline in comparisons
+            for frames in measured[model]
+            if frames in measured[baseline] and measured[model][frames].ap50 is not None
+        ],
+    }
+
+
+def _entry(metrics: Metrics, truth: Truth) -> dict[str, Any]:
+    entry = {
+        "ap50": metrics.ap50,
+        "map": metrics.map,
+        "images": metrics.images,
+        "per_class": {name: found.ap50 for name, found in metrics.per_class.items()},
+        "per_class_map": {name: found.ap for name, found in metrics.per_class.items()},
+        "objects": {name: found.objects for name, found in metrics.per_class.items()},
+        "best_f1": {name: asdict(point) for name, point in best_f1(metrics.matches).items()},
+    }
+    rounded: dict[str, Any] = _rounded(entry | ({"left_out": dict(truth.left_out)} if truth.left_out else {}))
+    return rounded
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _rounded(child) for key, child in value.items()}
+    return round(value, _DIGITS) if isinstance(value, float) else value

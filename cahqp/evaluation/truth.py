@@ -1,0 +1,151 @@
+"""Truth and predictions side by side, as plain arrays: what every measure here is computed from."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cahqp.errors import DataError
+from cahqp.files import read_json
+
+
+class ImagePredictions(NamedTuple):
+    """What a model says of one image.
+
+    Attributes:
+        boxes: (N, 4) xyxy in pixels of the original image.
+        scores: (N,) in 0..1.
+        labels: (N,) contiguous class indices.
+    """
+
+    boxes: NDArray[Any]
+    scores: NDArray[Any]
+    labels: NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What a model says of a set of frames.
+
+    Attributes:
+        classes: Class names by label.
+        images: By image id of the annotation file; an image without detections has an entry with none.
+    """
+
+    classes: tuple[str, ...]
+    images: Mapping[int, ImagePredictions]
+
+
+@dataclass(frozen=True)
+class TruthImage:
+    """What is there on one image.
+
+    Attributes:
+        id: Image id of the annotation file.
+        name: File name.
+        recording: Recording; the camera where nothing else is said.
+        index: Position in the recording; order only.
+        boxes: (N, 4) xyxy in pixels.
+        labels: (N,) contiguous class indices.
+        ignore: (N,) bool; such a box is a region where detections count neither for nor against.
+    """
+
+    id: int
+    name: str
+    recording: str
+    index: int
+    boxes: NDArray[np.float64]
+    labels: NDArray[np.int64]
+    ignore: NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Truth:
+    """The annotations of a set of frames, seen through a list of classes.
+
+    Attributes:
+        classes: Class names by label.
+        images: In the order of the file.
+        left_out: Number of objects of categories that are not among the classes, by name.
+    """
+
+    classes: tuple[str, ...]
+    images: tuple[TruthImage, ...]
+    left_out: Mapping[str, int] = field(default_factory=dict)
+
+
+def read_truth(path: Path, classes: Sequence[str] | None = None) -> Truth:
+    """Read a COCO annotation file. Boxes flagged `iscrowd` or `ignore` become ignored regions.
+
+    Args:
+        path: The file.
+        classes: Class names to look at; `None` takes the file's categories. Objects of other categories are left out
+            and counted in `left_out`.
+
+    Raises:
+        DataError: A row refers to an image or a category that is not there, or its box is no box.
+    """
+    data = _check_keys(path, read_json(path))
+    names = {category["id"]: str(category["name"]) for category in data["categories"]}
+    wanted = tuple(classes) if classes is not None else tuple(names.values())
+    rows: dict[int, list[tuple[list[float], int, bool]]] = {image["id"]: [] for image in data["images"]}
+    left_out: Counter[str] = Counter()
+    for number, annotation in enumerate(data["annotations"]):
+        box, name, ignore = _annotation(path, number, annotation, rows, names)
+        if name in wanted:
+            rows[annotation["image_id"]].append((box, wanted.index(name), ignore))
+        elif not ignore:
+            left_out[name] += 1
+    return Truth(wanted, tuple(_image(entry, rows[entry["id"]]) for entry in data["images"]), dict(left_out))
+
+
+def _check_keys(path: Path, data: Any) -> dict[str, list[dict[str, Any]]]:
+    keys = ("images", "annotations", "categories")
+    missing = [key for key in keys if not (isinstance(data, dict) and isinstance(data.get(key), list))]
+    if missing:
+        message = f"{path} is no COCO annotation file: it has no list of {', '.join(missing)}."
+        raise DataError(message)
+    return {key: data[key] for key in keys}
+
+
+def _annotation(
+    path: Path, number: int, annotation: Mapping[str, Any], images: Mapping[int, Any], names: Mapping[int, str]
+) -> tuple[list[float], str, bool]:
+    """Return corners, category name and whether the box is an ignored region."""
+    if annotation.get("image_id") not in images:
+        message = f"{path}: annotations[{number}] is on image {annotation.get('image_id')!r}, which is not in the file."
+        raise DataError(message)
+    if annotation.get("category_id") not in names:
+        known = ", ".join(map(str, names))
+        message = f"{path}: annotations[{number}] has category {annotation.get('category_id')!r}; known are {known}."
+        raise DataError(message)
+    x, y, width, height = _numbers(annotation.get("bbox"))
+    if not (np.isfinite([x, y, width, height]).all() and width > 0 and height > 0):
+        message = f"{path}: annotations[{number}] has bbox {annotation.get('bbox')!r}; give x, y and a size above zero."
+        raise DataError(message)
+    ignore = bool(annotation.get("iscrowd") or annotation.get("ignore"))
+    return [x, y, x + width, y + height], names[annotation["category_id"]], ignore
+
+
+def _numbers(value: Any) -> list[float]:
+    if isinstance(value, list) and len(value) == 4 and all(isinstance(v, int | float) for v in value):
+        return [float(v) for v in value]
+    return [float("nan")] * 4
+
+
+def _image(entry: Mapping[str, Any], rows: Sequence[tuple[list[float], int, bool]]) -> TruthImage:
+    return TruthImage(
+        id=entry["id"],
+        name=str(entry.get("file_name", entry["id"])),
+        recording=str(entry.get("recording") or entry.get("camera") or ""),
+        index=int(entry.get("frame") or 0),
+        boxes=np.array([box for box, _, _ in rows], np.float64).reshape(-1, 4),
+        labels=np.array([label for _, label, _ in rows], np.int64),
+        ignore=np.array([ignore for _, _, ignore in rows], np.bool_),
+    )

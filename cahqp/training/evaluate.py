@@ -1,0 +1,118 @@
+"""`cahqp evaluate` and `cahqp info`: what model files reach, and what they hold."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from cahqp.cycle.manifest import RunDirectory
+from cahqp.data.frames import open_frames
+from cahqp.detectors import weights as model_files
+from cahqp.detectors.output import Detector
+from cahqp.errors import ConfigError
+from cahqp.evaluation.scoring import score
+from cahqp.evaluation.truth import Predictions, read_truth
+from cahqp.files import write_json
+from cahqp.structures import Detections
+from cahqp.training.predict import FrameSet, as_arrays, detect, fixed_batches, frame_loader
+
+
+def evaluate(
+    weights: list[str],
+    frames: list[str],
+    output: Path,
+    batch_size: int = 8,
+    resamples: int = 1000,
+    device: str = "cpu",
+    seed: int = 0,
+) -> None:
+    """Measure model files on labelled frames: average precision, per class, and paired differences with intervals.
+
+    Args:
+        weights: NAME=FILE of each model. A model is compared with the first one whose name begins alike, up to the
+            first dash.
+        frames: NAME=FILE of each COCO file with truth.
+        output: Directory for `metrics.json`; never overwritten.
+        batch_size: Frames in a batch.
+        resamples: Draws of the bootstrap.
+        device: Where the models run.
+        seed: Of the bootstrap.
+    """
+    models, truths = _named(weights, "--weights"), _named(frames, "--frames")
+    settings = {"batch_size": batch_size, "resamples": resamples, "models": list(models), "frames": list(truths)}
+    inputs = {f"weights.{k}": v for k, v in models.items()} | {f"frames.{k}": v for k, v in truths.items()}
+    run = RunDirectory(output, "evaluate", settings, inputs, seed)
+    if not run.begin():
+        print(f"{output} is finished already: nothing to do.")
+        return
+    detectors = {name: model_files.load(path).to(device) for name, path in models.items()}
+    predictions = {
+        name: {frames_name: predict(detector, path, batch_size) for frames_name, path in truths.items()}
+        for name, detector in detectors.items()
+    }
+    classes = next(iter(detectors.values())).classes
+    result = score(
+        predictions,
+        {name: read_truth(path, classes) for name, path in truths.items()},
+        comparisons=_comparisons(list(models)),
+        seed=seed,
+        resamples=resamples,
+    )
+    write_json(run.work / "metrics.json", result)
+    run.finish({})
+
+
+def predict(detector: Detector, path: Path, batch_size: int) -> Predictions:
+    """Return a detector's answers for the frames of a COCO file; a broken image has none.
+
+    Args:
+        detector: In eval mode, on its device.
+        path: The COCO file; its labels are not read here.
+        batch_size: Frames in a batch.
+    """
+    source = open_frames([path])
+    device = next(detector.parameters()).device
+    empty = as_arrays(Detections.empty())
+    answers = {frame.id: empty for frame in source.frames}
+    dataset = FrameSet(source, detector.preprocessing)
+    for item in frame_loader(dataset, fixed_batches(len(dataset), batch_size)):
+        if item.batch is not None:
+            found = detect(detector, item.to(device).batch)
+            answers |= {f.id: as_arrays(d) for f, d in zip(item.batch.frames, found, strict=True)}
+        dataset.quarantine.check()
+    return Predictions(detector.classes, answers)
+
+
+def info(file: Path) -> None:
+    """Say what a model file holds: architecture, classes, preprocessing, thresholds, provenance, hash.
+
+    Args:
+        file: The model file.
+    """
+    print(json.dumps(model_files.describe(file), indent=2, sort_keys=True))
+
+
+def _named(given: list[str], flag: str) -> dict[str, Path]:
+    """Return paths by name; a name that stands twice is numbered from its second path on."""
+    named: dict[str, Path] = {}
+    for text in given:
+        name, sign, path = text.partition("=")
+        if not (name and sign and path):
+            message = f"{flag} {text!r} must be NAME=FILE, such as teacher=runs/teacher/model.safetensors."
+            raise ConfigError(message)
+        key, number = name, 2
+        while key in named:
+            key, number = f"{name}-{number}", number + 1
+        named[key] = Path(path)
+    return named
+
+
+def _comparisons(names: list[str]) -> list[tuple[str, str]]:
+    first: dict[str, str] = {}
+    pairs = []
+    for name in names:
+        kind = name.split("-")[0]
+        if kind in first:
+            pairs.append((name, first[kind]))
+        first.setdefault(kind, name)
+    return pairs

@@ -1,0 +1,38 @@
+"""What makes two fits the same: their settings, and the content of the files these name."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+
+def split_inputs(config: str, left_out: Collection[str]) -> tuple[dict[str, Any], dict[str, Path]]:
+    """Split a configuration into settings and the files it names.
+
+    Args:
+        config: The configuration as JSON.
+        left_out: Keys, at any depth, that do not decide the result.
+
+    Returns:
+        The settings, with `input` in the place of every existing path, and the paths by their key.
+    """
+    inputs: dict[str, Path] = {}
+
+    def walk(value: Any, role: str) -> Any:
+        if isinstance(value, dict):
+            return {k: walk(v, f"{role}.{k}" if role else k) for k, v in value.items() if k not in left_out}
+        if isinstance(value, list):
+            return [walk(v, f"{role}.{i}") for i, v in enumerate(value)]
+        if isinstance(value, str) and _names_a_path(value):
+            inputs[role] = Path(value)
+            return "input"
+        return value
+
+    settings: dict[str, Any] = walk(json.loads(config), "")
+    return settings, inputs
+
+
+def _names_a_path(value: str) -> bool:
+    return ("/" in value or bool(Path(value).suffix)) and len(value) < 4096 and Path(value).exists()

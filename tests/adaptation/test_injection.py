@@ -1,0 +1,107 @@
+import copy
+
+import pytest
+import torch
+
+from cahqp.adaptation import VisualPrompt
+from cahqp.errors import ConfigError
+
+INJECTIONS = ["add", "concat", "cross_attention"]
+each_injection = pytest.mark.parametrize("injection", INJECTIONS)
+
+
+def levels() -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    torch.manual_seed(0)
+    features = [torch.randn(2, 16, 4, 6), torch.randn(2, 16, 2, 3)]
+    features[0][0, 0, 0, :2] = torch.tensor([-0.0, 0.0])
+    masks = [torch.zeros(2, 4, 6, dtype=torch.bool), torch.zeros(2, 2, 3, dtype=torch.bool)]
+    masks[0][1, :, 4:], masks[1][1, :, 2:] = True, True
+    return features, masks
+
+
+def prompt(injection: str, opened: bool = False, **settings) -> VisualPrompt:
+    made = VisualPrompt(16, 2, prompt_dim=8, components=3, injection=injection, heads=4, **settings)
+    if opened:
+        for parameter in made.injection.parameters():
+            torch.nn.init.normal_(parameter)
+    return made
+
+
+@each_injection
+@pytest.mark.parametrize("attention", ["softmax", "cosine"])
+@pytest.mark.parametrize("training", [True, False])
+def test_fresh_prompt_changes_no_bit(injection, attention, training):
+    features, masks = levels()
+    outputs = prompt(injection, attention=attention).train(training)(features, masks)
+    for before, after in zip(features, outputs, strict=True):
+        assert torch.equal(before.view(torch.int32), after.view(torch.int32))
+
+
+@each_injection
+def test_the_way_in_opens_after_a_step(injection):
+    (features, masks), module = levels(), prompt(injection)
+    optimizer = torch.optim.SGD(module.parameters(), lr=0.1)
+    for _ in range(2):
+        optimizer.zero_grad()
+        sum(output.sin().sum() for output in module(features, masks)).backward()
+        optimizer.step()
+    assert not torch.equal(module(features, masks)[0], features[0])
+    assert all(parameter.grad.any() for parameter in module.generator.parameters())
+
+
+@each_injection
+def test_padding_passes_unchanged_and_has_no_influence_even_on_gradients(injection):
+    (features, masks), module = levels(), prompt(injection, opened=True)
+    wild = [f.masked_fill(m[:, None], torch.nan) for f, m in zip(features, masks, strict=True)]
+    outputs = module(wild, masks)
+    for before, after, mask in zip(module(features, masks), outputs, masks, strict=True):
+        valid = ~mask[:, None].expand_as(before)
+        assert torch.equal(before[valid], after[valid])
+        assert after[~valid].isnan().all()
+    for feature, after, mask in zip(features, module(features, masks), masks, strict=True):
+        assert torch.equal(after.movedim(1, -1)[mask], feature.movedim(1, -1)[mask])
+    sum(o.nan_to_num().sum() for o in outputs).backward()
+    assert all(p.grad.isfinite().all() for p in module.parameters())
+
+
+@each_injection
+def test_opened_prompt_carries_the_image(injection):
+    (features, masks), module = levels(), prompt(injection, opened=True)
+    before = module(features, masks)[0][0] - features[0][0]
+    module.generator.values.data *= 2
+    after = module(features, masks)[0][0] - features[0][0]
+    assert not torch.allclose(before, after)
+
+
+@each_injection
+def test_describe_builds_the_same_module(injection):
+    module = prompt(injection, attention="cosine", opened=True)
+    rebuilt = VisualPrompt(**module.describe())
+    rebuilt.load_state_dict(module.state_dict())
+    features, masks = levels()
+    assert torch.equal(rebuilt(features, masks)[1], module(features, masks)[1])
+
+
+@each_injection
+def test_runs_under_autocast_and_keeps_the_features_type(injection):
+    (features, masks), module = levels(), prompt(injection)
+    with torch.autocast("cpu", torch.bfloat16):
+        outputs = module(features, masks)
+        halves = module([f.bfloat16() for f in features], masks)
+    assert torch.equal(outputs[0], features[0])
+    assert halves[0].dtype is torch.bfloat16
+
+
+def test_attention_is_kept_for_watching_and_the_module_can_be_copied():
+    (features, masks), module = levels(), prompt("add")
+    assert module.last_attention is None
+    module(features, masks)
+    assert module.last_attention.shape == (2, 2, 3)
+    assert not copy.deepcopy(module).last_attention.requires_grad
+
+
+def test_wrong_settings_name_what_is_allowed():
+    with pytest.raises(ConfigError, match="add, concat, cross_attention"):
+        VisualPrompt(16, 2, injection="multiply")
+    with pytest.raises(ConfigError, match="heads=3 must divide dim=16"):
+        VisualPrompt(16, 2, injection="cross_attention", heads=3)

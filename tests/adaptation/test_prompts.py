@@ -1,0 +1,82 @@
+import math
+
+import pytest
+import torch
+
+from cahqp.adaptation import CBAM, VisualPromptGenerator, attention_entropy
+from cahqp.errors import ConfigError
+
+
+@pytest.fixture(autouse=True)
+def _seed():
+    torch.manual_seed(0)
+
+
+def padded(width: int = 6, valid: int = 4) -> tuple[torch.Tensor, torch.Tensor]:
+    mask = torch.zeros(2, 5, width, dtype=torch.bool)
+    mask[1, :, valid:] = True
+    return torch.randn(2, 16, 5, width), mask
+
+
+@pytest.mark.parametrize("attention", ["softmax", "cosine"])
+def test_padded_values_have_no_influence(attention):
+    generator, (features, mask) = VisualPromptGenerator(16, 8, 3, attention), padded()
+    prompt, weights = generator(features, mask)
+    other, _ = generator(features.masked_fill(mask[:, None], torch.nan), mask)
+    assert torch.equal(prompt, other)
+    assert prompt.shape == (2, 8) and weights.shape == (2, 3)
+
+
+def test_the_amount_of_padding_has_no_influence():
+    generator, (features, mask) = VisualPromptGenerator(16, 8, 3), padded()
+    features = -features.abs()  # So that a maximum over zeroed padding would show.
+    alone, _ = generator(features[1:, :, :, :4], mask[1:, :, :4])
+    among, _ = generator(features, mask)
+    torch.testing.assert_close(among[1:], alone)
+
+
+def test_an_image_does_not_depend_on_its_batch():
+    cbam, (features, mask) = CBAM(16).train(), padded()
+    torch.testing.assert_close(cbam(features, mask)[:1], cbam(features[:1], mask[:1]))
+
+
+def test_cbam_gates_lie_between_zero_and_one_and_differ():
+    cbam, (features, mask) = CBAM(16), padded()
+    gate = (cbam(features, mask) / features)[0]
+    assert gate.min() > 0 and gate.max() < 1
+    assert gate.std((1, 2)).min() > 1e-4 and gate.std(0).min() > 1e-4
+
+
+def test_softmax_weights_are_a_distribution_and_the_prompt_their_mean():
+    generator, (features, mask) = VisualPromptGenerator(16, 8, 3), padded()
+    prompt, weights = generator(features, mask)
+    torch.testing.assert_close(weights.sum(1), torch.ones(2))
+    torch.testing.assert_close(prompt, weights @ generator.values)
+
+
+def test_cosine_weights_are_codas():
+    generator, (features, mask) = VisualPromptGenerator(16, 8, 3, "cosine"), padded()
+    _, weights = generator(features, mask)
+    generator.keys.data *= -7
+    _, turned = generator(features, mask)
+    torch.testing.assert_close(turned, -weights)
+    assert weights.abs().max() <= 1
+
+
+def test_the_prompt_depends_on_the_image_and_every_parameter_learns():
+    generator, (features, mask) = VisualPromptGenerator(16, 8, 3, "cosine"), padded()
+    prompt, _ = generator(features, mask)
+    prompt.square().sum().backward()
+    assert not torch.allclose(prompt[0], prompt[1])
+    assert all(p.grad.any() for p in generator.parameters())
+
+
+def test_entropy_runs_from_one_component_to_all_alike():
+    assert attention_entropy(torch.tensor([[1.0, 0.0, 0.0]])).item() == pytest.approx(0, abs=1e-6)
+    assert attention_entropy(torch.full((2, 4), -0.3)).item() == pytest.approx(1)
+    assert attention_entropy(torch.tensor([[0.5, 0.5, 0, 0]])).item() == pytest.approx(math.log(2) / math.log(4))
+
+
+def test_unknown_attention_is_refused():
+    with pytest.raises(ConfigError, match="softmax, cosine"):
+        VisualPromptGenerator(16, attention="sigmoid")

@@ -1,0 +1,100 @@
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import yaml
+
+from cahqp.cycle.plan import read_plan
+from cahqp.cycle.stages import Stages
+
+
+@pytest.fixture
+def plan(workplace):
+    return read_plan(Path("plan.yaml"), ["mean-teacher"])
+
+
+@pytest.fixture
+def stages(plan):
+    return {stage.name: stage for stage in Stages(plan, Path("out")).all()}
+
+
+def test_given_weights_skip_the_training_on_the_source(stages):
+    assert list(stages) == [
+        "scenes-night",
+        "teacher-adapt",
+        "teacher-mean-teacher",
+        "relabel-before",
+        "relabel",
+        "student-retrain",
+        "evaluate",
+        "published",
+        "report",
+    ]
+
+
+def test_without_weights_both_are_trained_on_the_source(plan):
+    plan = replace(plan, teacher=replace(plan.teacher, weights=None), student=replace(plan.student, weights=None))
+    built = {stage.name: stage for stage in Stages(plan, Path("out")).all()}
+    assert '--data.train=["train.json"]' in built["teacher-source"].arguments
+    assert "--model.weights=out/teacher-source/model.safetensors" in built["teacher-adapt"].arguments
+    assert "--model.weights=out/student-source/model.safetensors" in built["student-retrain"].arguments
+
+
+def test_adaptation_command(stages):
+    assert stages["teacher-adapt"].arguments == (
+        "fit",
+        "--config=adapt.yaml",
+        "--model.weights=teacher.safetensors",
+        '--data.source=["train.json"]',
+        '--data.target=["night.json"]',
+        '--data.val=["val.json"]',
+        "--output=out/teacher-adapt",
+        "--seed=0",
+    )
+
+
+def test_mean_teacher_lies_over_the_same_adaptation(stages):
+    adapt, arm = stages["teacher-adapt"].arguments, stages["teacher-mean-teacher"].arguments
+    assert set(arm) - set(adapt) == {"--config=mean.yaml", "--output=out/teacher-mean-teacher"}
+    assert arm.index("--config=adapt.yaml") < arm.index("--config=mean.yaml")
+
+
+def test_oracle_alone_trains_on_target_frames_as_labelled(plan):
+    plan = replace(plan, arms=["oracle"], teacher=replace(plan.teacher, fit=["adapt.yaml"]))
+    arguments = {stage.name: " ".join(stage.arguments) for stage in Stages(plan, Path("out")).all()}
+    assert [name for name, text in arguments.items() if '--data.train=["night.json"]' in text] == ["teacher-oracle"]
+
+
+def test_target_test_is_opened_by_the_evaluation_alone(stages):
+    test = Path("out/scenes-night/annotations.json")
+    assert [stage.name for stage in stages.values() if test in stage.inputs] == ["evaluate"]
+
+
+def test_scene_arguments_are_handed_on(stages):
+    assert stages["scenes-night"].arguments[1:3] == ("--hour=[21, 22]", "--recordings=1")
+
+
+def test_threshold_is_handed_to_both_relabellings(plan):
+    plan = replace(plan, relabel=replace(plan.relabel, threshold=0.4))
+    with_threshold = [s.name for s in Stages(plan, Path("out")).all() if "--threshold=0.4" in s.arguments]
+    assert with_threshold == ["relabel-before", "relabel"]
+
+
+def test_interval_of_video_frames_is_handed_on(plan):
+    plan = replace(plan, arms=[], target=replace(plan.target, every=0.5))
+    flags = [a for stage in Stages(plan, Path("out")).all() for a in stage.arguments if "every" in a]
+    assert flags == ["--data.every=0.5", "--every=0.5", "--every=0.5"]
+
+
+def test_every_input_is_there_before_it_is_needed(stages, workplace):
+    made = {Path(p.name) for p in workplace.iterdir()}
+    for stage in stages.values():
+        assert all(path in made or path.parent in made for path in stage.inputs), stage.name
+        made.add(stage.output)
+
+
+def test_lists_are_json(stages):
+    flag = next(a for a in stages["student-retrain"].arguments if a.startswith("--data.pseudo="))
+    assert json.loads(flag.partition("=")[2]) == ["out/relabel/labels.json"]
+    assert yaml.safe_load(flag.partition("=")[2]) == ["out/relabel/labels.json"]
