@@ -44,7 +44,7 @@ class CBAM(nn.Module):
         """
         padded = padding_mask[:, None]
         features = features.masked_fill(padded, 0.0)
-        gate = self.channel(masked_mean(features, padding_mask)) + self.channel(_masked_max(features, padded))
+        gate = self.channel(_mean(features, padding_mask)) + self.channel(_masked_max(features, padded))
         features = features * gate.sigmoid()[:, :, None, None].to(features.dtype)
         maps = torch.cat([features.amax(1, keepdim=True), features.mean(1, keepdim=True)], 1)
         return features * self._normalise(self.spatial(maps), padded).sigmoid().to(features.dtype)
@@ -57,14 +57,8 @@ class CBAM(nn.Module):
         return (maps - mean) * (variance + 1e-5).rsqrt() * self.weight + self.bias
 
 
-def masked_mean(features: Tensor, padding_mask: Tensor) -> Tensor:
-    """Return (B, D) means over the unpadded positions.
-
-    Args:
-        features: (B, D, h, w); what stands in padded positions does not matter.
-        padding_mask: (B, h, w) bool, true where padded.
-    """
-    features = features.masked_fill(padding_mask[:, None], 0.0)
+def _mean(features: Tensor, padding_mask: Tensor) -> Tensor:
+    """Return (B, D) means over the unpadded positions of (B, D, h, w) features that are zero where padded."""
     # Summed in float32: ten thousand positions in float16 pass 65504.
     total = features.sum((2, 3), dtype=torch.float32)
     return (total / (~padding_mask).sum((1, 2)).clamp(min=1)[:, None]).to(features.dtype)
@@ -109,7 +103,7 @@ class VisualPromptGenerator(nn.Module):
             features: (B, D, h, w).
             padding_mask: (B, h, w) bool, true where padded; nothing there has any influence.
         """
-        query = self.query(masked_mean(self.cbam(features, padding_mask), padding_mask))
+        query = self.query(_mean(self.cbam(features, padding_mask), padding_mask))
         weights = self._weigh(query)
         return weights @ self.values, weights
 
