@@ -62,6 +62,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except CahqpError as error:
         print(f"cahqp {arguments[0]}: {error}", file=sys.stderr)
         return 1
+    except SystemExit as ended:  # after `--help`, or where the run is finished already
+        return ended.code if isinstance(ended.code, int) else 0
     except KeyboardInterrupt:
         print(f"cahqp {arguments[0]}: stopped. The same command again goes on from here.", file=sys.stderr)
         return 130

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
 import docstring_parser
 from jsonargparse import ArgumentParser, auto_cli
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
@@ -18,6 +20,8 @@ from lightning.pytorch.utilities import rank_zero_only
 import cahqp.data.modules  # noqa: F401  so that a config may name its classes without their module
 from cahqp import training
 from cahqp.cycle.manifest import RunDirectory
+from cahqp.data.base import DetectionData
+from cahqp.data.frames import open_frames
 from cahqp.errors import ConfigError
 from cahqp.files import write_json
 from cahqp.training.base import DetectionModule
@@ -25,6 +29,8 @@ from cahqp.training.callbacks import AtomicCheckpointIO, checkpoints
 from cahqp.training.ema import EMA
 from cahqp.training.finish import finish_fit
 from cahqp.training.identity import split_inputs
+from cahqp.training.predict import FrameSet
+from cahqp.training.relabel import complete, label_frames
 
 # What may change between two attempts at the same run: where it goes and how it is watched.
 _NOT_IDENTITY = ("output", "config", "seed", "seed_everything", "ckpt_path", "wandb", "default_root_dir", "logger",
@@ -68,8 +74,8 @@ class Cli(LightningCLI):
             message = "--ckpt_path is not needed: the same --output resumes; new weights enter by --model.weights."
             raise ConfigError(message)
         if output is None:
-            if self.subcommand == "fit":
-                message = "fit needs --output DIR, a new directory for this run, such as runs/teacher."
+            if self.subcommand in ("fit", "predict"):
+                message = f"{self.subcommand} needs --output DIR, a new directory for this run, such as runs/teacher."
                 raise ConfigError(message)
             return
         if not _is_rank_zero():
@@ -89,10 +95,11 @@ class Cli(LightningCLI):
             kwargs |= {"default_root_dir": self.work, "logger": self._loggers(self.work)}
         elif self.settings.trainer.get("logger") is None:
             kwargs["logger"] = False
-        trainer = super().instantiate_trainer(**kwargs, plugins=[AtomicCheckpointIO()])
-        if self.subcommand == "fit" and self.work is not None and not trainer.fast_dev_run:  # type: ignore[attr-defined]
-            trainer.callbacks += checkpoints(self.work / "checkpoints")  # type: ignore[attr-defined]
-        return trainer
+        if self.subcommand == "fit" and self.work is not None and not self.settings.trainer.fast_dev_run:
+            # Given at once: a trainer without checkpoints of its own would add Lightning's default one to ours.
+            asked = self.config_init[self.subcommand].trainer.callbacks or []
+            kwargs["callbacks"] = [*asked, *checkpoints(self.work / "checkpoints")]
+        return super().instantiate_trainer(**kwargs, plugins=[AtomicCheckpointIO()])
 
     def _loggers(self, work: Path) -> list[Logger]:
         attempts = len(list((work / "attempts").glob("*"))) if _is_rank_zero() else 0
@@ -108,7 +115,7 @@ class Cli(LightningCLI):
             )
         return loggers
 
-    def fit(self, model: DetectionModule, datamodule: LightningDataModule, **_: Any) -> None:
+    def fit(self, model: DetectionModule, datamodule: DetectionData, **_: Any) -> None:
         """Train, from the last checkpoint if the run was interrupted, and leave a model file."""
         assert self.work is not None
         last = self.work / "checkpoints" / "last.ckpt"
@@ -127,6 +134,20 @@ class Cli(LightningCLI):
         """Measure on the test frames."""
         self._measure(self.trainer.test(model, datamodule=datamodule))
 
+    def predict(self, model: DetectionModule, datamodule: DetectionData, **_: Any) -> None:
+        """Write every detection on the test frames as `labels.json`, through the writer of `cahqp relabel`."""
+        if not datamodule.test:
+            message = "There is nothing to predict on: give --data.test='[FILE]', COCO files whose labels are not read."
+            raise ConfigError(message)
+        assert self.work is not None
+        detector = model.detector
+        frames = FrameSet(open_frames(datamodule.test), detector.preprocessing, datamodule.max_broken)
+        everything: dict[str, Any] = {"thresholds": 0.0, "nms_iou": 1.0, "max_boxes": detector.max_detections}
+        sizes = (datamodule.batch_size, datamodule.workers)
+        names = label_frames(self.trainer, detector, frames, self.work, *sizes, **everything)
+        if self.run is not None:
+            complete(self.run, frames.source, detector, names)
+
     def _measure(self, results: Any) -> None:
         if self.run is not None:
             metrics = dict(results[0]) if results else {}
@@ -141,10 +162,28 @@ def _is_rank_zero() -> bool:
 def lightning(arguments: list[str]) -> None:
     """Run `cahqp fit|validate|test|predict`."""
     os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
-    sys.argv = ["cahqp", *arguments]
+    # Lightning starts further ranks with this process's own command line, so that must be what is run here.
+    given, sys.argv = sys.argv, [sys.argv[0], *arguments]
+    try:
+        with _lightning_errors():
+            _run_lightning()
+    finally:
+        sys.argv = given
+
+
+@contextmanager
+def _lightning_errors() -> Iterator[None]:
+    """Tell what Lightning refuses, such as devices that are not there, as one message."""
+    try:
+        yield
+    except MisconfigurationException as error:
+        raise ConfigError(str(error)) from error
+
+
+def _run_lightning() -> None:
     Cli(
         DetectionModule,
-        LightningDataModule,
+        DetectionData,
         subclass_mode_model=True,
         subclass_mode_data=True,
         auto_configure_optimizers=False,
@@ -158,13 +197,13 @@ def lightning(arguments: list[str]) -> None:
             "log_every_n_steps": 10,
         },
         parser_kwargs={"prog": "cahqp", "exit_on_error": False},
-        args=arguments,
     )
 
 
 def relabel(arguments: list[str]) -> None:
     """Run `cahqp relabel`."""
-    _run_with_lists(training.relabel, arguments, {"frames": Path})
+    with _lightning_errors():
+        _run_with_lists(training.relabel, arguments, {"frames": Path})
 
 
 def evaluate(arguments: list[str]) -> None:

@@ -10,6 +10,31 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
+class View:
+    """The part of an original image that a training view shows, in its pixels, and whether it is mirrored."""
+
+    left: int
+    top: int
+    right: int
+    bottom: int
+    mirrored: bool = False
+
+    def to_original(self, boxes: Tensor, size: Tensor) -> Tensor:
+        """Return (N, 4) xyxy boxes in pixels of the original image, where neighbouring frames can be compared.
+
+        Args:
+            boxes: (N, 4) xyxy in pixels of the view as it is in the batch.
+            size: Height and width of the view there.
+        """
+        height, width = self.bottom - self.top, self.right - self.left
+        scale = boxes.new_tensor([width, height] * 2) / size[[1, 0, 1, 0]]
+        x1, y1, x2, y2 = (boxes * scale).unbind(1)
+        if self.mirrored:
+            x1, x2 = width - x2, width - x1
+        return torch.stack([x1, y1, x2, y2], 1) + boxes.new_tensor([self.left, self.top] * 2)
+
+
+@dataclass(frozen=True)
 class Frame:
     """Where an image comes from.
 
@@ -21,6 +46,7 @@ class Frame:
         recording: Name of the recording; the camera where nothing else is said.
         index: Position in the recording; order only.
         timestamp: Seconds from the start of the recording, `None` where unknown.
+        view: What a training view shows of it; `None` where the image is seen as it is.
     """
 
     id: int
@@ -30,6 +56,7 @@ class Frame:
     recording: str = ""
     index: int = 0
     timestamp: float | None = None
+    view: View | None = None
 
 
 def _check_boxes(boxes: Tensor, what: str) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from itertools import count
 from pathlib import Path
 from typing import Any, Literal
 
@@ -67,7 +66,7 @@ class DetectionData(LightningDataModule):
         self.preprocessing = preprocessing
         self._training: list[TrainingSet] = []
         self._held_out: dict[str, LabelledFrames] = {}
-        self._epochs = count()
+        self._loaders: list[Loader] = []
 
     def setup(self, stage: str) -> None:
         """Read the files that a stage needs and check them.
@@ -151,9 +150,12 @@ class DetectionData(LightningDataModule):
         }
         quarantines = [frames.quarantine for frames in sets]
         parts = list(zip(sets, orders, strict=True))
-        return training_loader(
-            parts, collate, position=self._position, quarantines=quarantines, workers=self.workers, identity=identity
+        position = self._position if self.trainer is not None else None
+        loader = training_loader(
+            parts, collate, position=position, quarantines=quarantines, workers=self.workers, identity=identity
         )
+        self._loaders.append(loader)
+        return loader
 
     def order(self, frames: int, batch_size: int, batches: int | None, **curriculum: Any) -> Order:
         """Return the order of a training set for this device.
@@ -172,11 +174,11 @@ class DetectionData(LightningDataModule):
     def _place(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else (0, 1)
 
-    def _position(self) -> tuple[int, int]:
-        """Return which epoch is next or going on, and how many of its batches have been trained on."""
-        if self.trainer is None:
-            return next(self._epochs), 0
-        return _progress(self.trainer)
+    def _position(self) -> int:
+        # Lightning restores its counters, asks for a loader and fetches from it before it tells anyone the epoch, and
+        # miscounts epochs when `max_steps` is set. Batches it counts well, whenever the checkpoint was written.
+        trainer: Any = self.trainer
+        return int(trainer.fit_loop.epoch_loop.batch_progress.total.processed)
 
     def val_dataloader(self) -> Loader | list[Loader]:
         """Return the frames to select on, each once; every device has a contiguous part."""
@@ -186,18 +188,36 @@ class DetectionData(LightningDataModule):
         """Return the frames to measure on, each once; every device has a contiguous part."""
         return self._exact("test")
 
+    def whole_val_dataloader(self) -> Loader | None:
+        """Return all frames to select on, for one process to measure alone; `None` where there are none."""
+        if "val" not in self._held_out:
+            return None
+        return self._exact_loader("val", 0, 1)
+
     def _exact(self, name: str) -> Loader | list[Loader]:
         if name not in self._held_out:
             return []
+        return self._exact_loader(name, *self._place())
+
+    def _exact_loader(self, name: str, rank: int, world_size: int) -> Loader:
         frames = self._held_out[name]
-        return exact_loader(frames, contiguous_batches(len(frames), self.batch_size, *self._place()), self.workers)
+        batches = contiguous_batches(len(frames), self.batch_size, rank, world_size)
+        loader = exact_loader(frames, batches, self.workers)
+        self._loaders.append(loader)
+        return loader
 
     def teardown(self, stage: str) -> None:
-        """Write `quarantine.json` into the run's directory if images were broken."""
-        self._write_quarantine()
+        """End the workers; write `quarantine.json` into the run's directory if images were broken."""
+        self._finish()
 
     def on_exception(self, exception: BaseException) -> None:
-        """Write `quarantine.json` into the run's directory if images were broken."""
+        """End the workers; write `quarantine.json` into the run's directory if images were broken."""
+        self._finish()
+
+    def _finish(self) -> None:
+        for loader in self._loaders:
+            loader.close()
+        self._loaders.clear()
         self._write_quarantine()
 
     def _write_quarantine(self) -> None:
@@ -207,22 +227,3 @@ class DetectionData(LightningDataModule):
         name = f"quarantine.rank{rank}.json" if rank else "quarantine.json"
         sets = [*self._training, *self._held_out.values()]
         write_quarantine(Path(self.trainer.default_root_dir) / name, [frames.quarantine for frames in sets])
-
-
-def _progress(trainer: Any) -> tuple[int, int]:
-    """Return which epoch is next or going on, and how many of its batches have been trained on.
-
-    Lightning restores its counters, asks for a loader and fetches from it before it tells anyone the epoch, so they
-    are read here. They are right for a checkpoint written at any moment: in `on_train_batch_end`, after a validation in
-    the middle of an epoch, or at its end.
-
-    Args:
-        trainer: A Lightning trainer.
-    """
-    epochs, batches = trainer.fit_loop.epoch_progress.current, trainer.fit_loop.epoch_loop.batch_progress
-    if epochs.started == epochs.processed:
-        return epochs.processed, 0
-    # A checkpoint written after the last batch is of an epoch that is over, though it is not counted yet.
-    if batches.is_last_batch and batches.current.processed == batches.current.ready:
-        return epochs.started, 0
-    return epochs.processed, batches.current.processed

@@ -105,6 +105,7 @@ class LabelledFrames(Dataset[Sample]):
         frame = self.frames[position]
         seed = seed_of(self._seed, passes, frame.name)
         view, targets = self._augmentation(image, self.targets(position), seed)
+        frame = replace(frame, view=self._augmentation.view(image.shape[0], image.shape[1], seed))
         return as_tensor(view), replace(targets, seed=seed), frame
 
     def _read(self, position: int) -> Image:
@@ -142,6 +143,7 @@ class UnlabelledFrames(Dataset[tuple[Sample, Sample]]):
         position, image = self.quarantine.healthy(key[1], self.source.read)
         frame = replace(self.frames[position], size=image.shape[:2])
         seed = seed_of(self._seed, key[0], frame.name)
+        frame = replace(frame, view=self._augmentation.view(*frame.size, seed))
         weak, strong, targets = self._augmentation.views(image, Targets.empty(), seed)
         targets = replace(targets, seed=seed)
         return (as_tensor(weak), targets, frame), (as_tensor(strong), targets, frame)

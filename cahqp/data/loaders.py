@@ -8,6 +8,7 @@ from typing import Any
 import cv2
 import torch
 from torch.utils.data import DataLoader, Dataset
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from cahqp.data.datasets import LabelledFrames, Sample
 from cahqp.data.images import Quarantine
@@ -15,8 +16,8 @@ from cahqp.data.samplers import Key, Order
 from cahqp.errors import ConfigError, DataError
 from cahqp.structures import Batch, collate
 
-Position = Callable[[], tuple[int, int]]
-"""Says which epoch is next, and how many of its batches have been trained on."""
+Position = Callable[[], int]
+"""Says how many batches have been trained on since the run began."""
 
 
 class Loader:
@@ -63,10 +64,14 @@ class Loader:
         return len(self._loader)
 
     def __iter__(self) -> Iterator[Any]:
-        """Go through the batches of the next epoch; workers start at once."""
+        """Go through the batches of the next epoch.
+
+        Nothing happens before the first batch is asked for: Lightning takes an iterator to count the steps of a run
+        before it has restored where that run stands, and goes through that one later.
+        """
         if self._begin is not None:
             self._begin()
-        return self._checked(iter(self._loader))
+        yield from self._checked(iter(self._loader))
 
     def _checked(self, batches: Iterator[Any]) -> Iterator[Any]:
         try:
@@ -82,6 +87,13 @@ class Loader:
     def _check(self) -> None:
         for quarantine in self._quarantines:
             quarantine.check()
+
+    def close(self) -> None:
+        """End the worker processes. Left to the garbage collector they outlive the run that failed."""
+        running = self._loader._iterator
+        self._loader._iterator = None
+        if isinstance(running, _MultiProcessingDataLoaderIter):
+            running._shutdown_workers()  # what Lightning calls for loaders that are a `DataLoader`
 
     def state_dict(self) -> dict[str, int]:
         """Return what the order of the batches depends on. How far they were gone through, Lightning knows."""
@@ -111,7 +123,7 @@ def training_loader(
     parts: Sequence[tuple[Dataset[Any], Order]],
     collate: Callable[[list[list[Any]]], Any],
     *,
-    position: Position,
+    position: Position | None,
     quarantines: Sequence[Quarantine],
     workers: int,
     identity: dict[str, int],
@@ -121,7 +133,7 @@ def training_loader(
     Args:
         parts: The sets and their orders, which have equally many batches.
         collate: Makes a batch of the samples of each set.
-        position: Where training stands; asked whenever an epoch begins.
+        position: Where training stands, asked whenever an epoch begins; epoch follows epoch where `None`.
         quarantines: Checked after each batch.
         workers: Number of worker processes.
         identity: What the order depends on.
@@ -185,18 +197,18 @@ def _collate_healthy(samples: list[Sample | None]) -> Batch | None:
 class _Batches:
     """The batches of the epoch that is next, from where training stands."""
 
-    def __init__(self, orders: Sequence[Order], position: Position) -> None:
+    def __init__(self, orders: Sequence[Order], position: Position | None) -> None:
         self._orders = orders
         self._position = position
-        self._epoch, self._done = 0, 0
+        self._start = -len(self)
 
     def begin(self) -> None:
         """Ask where training stands. Not in `__iter__`, which a `DataLoader` with workers calls twice."""
-        self._epoch, self._done = self._position()
+        self._start = self._position() if self._position is not None else self._start + len(self)
 
     def __len__(self) -> int:
         return len(self._orders[0])
 
     def __iter__(self) -> Iterator[list[tuple[int, Key]]]:
-        for step in zip(*(order.epoch(self._epoch, skip=self._done) for order in self._orders), strict=True):
+        for step in zip(*(order.batches(self._start) for order in self._orders), strict=True):
             yield [(part, key) for part, keys in enumerate(step) for key in keys]

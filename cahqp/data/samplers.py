@@ -71,18 +71,19 @@ class Order:
         """Return the number of batches in an epoch."""
         return self._length
 
-    def epoch(self, epoch: int, skip: int = 0) -> Iterator[list[Key]]:
-        """Go through the batches of an epoch.
+    def batches(self, start: int = 0) -> Iterator[list[Key]]:
+        """Go through as many batches as an epoch has.
 
         Args:
-            epoch: Number of the epoch from 0.
-            skip: Batches to leave out at its start.
+            start: Number of batches gone through before, in earlier epochs or in this one.
         """
-        phase = self._phases[bisect_right([p.first_epoch for p in self._phases], epoch) - 1]
-        start = (epoch - phase.first_epoch) * self._length
-        for step in range(start + skip, start + self._length):
-            draw = step * self.step + self._first
+        for number in range(start, start + self._length):
+            phase = self._phase(number // self._length)
+            draw = (number - phase.first_epoch * self._length) * self.step + self._first
             yield [phase.key(self._seed, draw + place) for place in range(self._batch_size)]
+
+    def _phase(self, epoch: int) -> _Phase:
+        return self._phases[bisect_right([phase.first_epoch for phase in self._phases], epoch) - 1]
 
 
 class _Phase:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import random
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import cv2
@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from cahqp.structures import Preprocessing, Targets
+from cahqp.structures import Preprocessing, Targets, View
 
 os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # it would ask PyPI for a newer version on import
 
@@ -26,17 +26,6 @@ import albumentations as A
 Image = NDArray[np.uint8]
 _LEAST_VISIBLE = 0.3  # a box of which less is left after a crop is no fair example of its class
 _LEAST_SIDE = 2.0  # pixels in the batch
-
-
-@dataclass(frozen=True)
-class _Window:
-    """The part of an image that is kept, and whether it is mirrored."""
-
-    left: int
-    top: int
-    right: int
-    bottom: int
-    mirrored: bool = False
 
 
 class Augmentation:
@@ -80,15 +69,19 @@ class Augmentation:
         view = _resize(image, window, size)
         return view, self._photometric(view, rng) if self._photometric else view, targets
 
-    def _window(self, rng: np.random.Generator, height: int, width: int) -> _Window:
+    def view(self, height: int, width: int, seed: int) -> View:
+        """Return which part of an image of this height and width the same seed shows."""
+        return self._window(np.random.default_rng(seed), height, width)
+
+    def _window(self, rng: np.random.Generator, height: int, width: int) -> View:
         if self._smallest is None:
-            return _Window(0, 0, width, height)
+            return View(0, 0, width, height)
         # Half of the images keep their borders: objects are seen there at inference, too.
         share = rng.uniform(self._smallest, 1) if rng.random() < 0.5 else 1.0
         crop_height, crop_width = max(1, round(height * share)), max(1, round(width * share))
         top = int(rng.integers(0, height - crop_height + 1))
         left = int(rng.integers(0, width - crop_width + 1))
-        return _Window(left, top, left + crop_width, top + crop_height, mirrored=bool(rng.random() < 0.5))
+        return View(left, top, left + crop_width, top + crop_height, mirrored=bool(rng.random() < 0.5))
 
 
 def plain(preprocessing: Preprocessing) -> Augmentation:
@@ -106,7 +99,7 @@ def strong(preprocessing: Preprocessing) -> Augmentation:
     return Augmentation(preprocessing, smallest=0.6, photometric=True)
 
 
-def _resize(image: Image, window: _Window, size: tuple[int, int]) -> Image:
+def _resize(image: Image, window: View, size: tuple[int, int]) -> Image:
     part: Any = image[window.top : window.bottom, window.left : window.right]
     if part.shape[:2] != size:
         smaller = size[0] <= part.shape[0] and size[1] <= part.shape[1]
@@ -115,7 +108,7 @@ def _resize(image: Image, window: _Window, size: tuple[int, int]) -> Image:
     return np.ascontiguousarray(part[:, ::-1] if window.mirrored else part)
 
 
-def _move_targets(targets: Targets, window: _Window, size: tuple[int, int], drop: bool) -> Targets:
+def _move_targets(targets: Targets, window: View, size: tuple[int, int], drop: bool) -> Targets:
     boxes, visible = _move(targets.boxes, window, size)
     ignore, ignore_visible = _move(targets.ignore, window, size)
     moved = replace(targets, boxes=boxes, ignore=ignore[ignore_visible > 0])
@@ -125,7 +118,7 @@ def _move_targets(targets: Targets, window: _Window, size: tuple[int, int], drop
     return moved[(visible >= _LEAST_VISIBLE) & (sides >= _LEAST_SIDE)]
 
 
-def _move(boxes: torch.Tensor, window: _Window, size: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor]:
+def _move(boxes: torch.Tensor, window: View, size: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor]:
     """Return boxes in pixels of the resized window, clipped to it, and the share of each that is left."""
     width, height = window.right - window.left, window.bottom - window.top
     moved = boxes - boxes.new_tensor([window.left, window.top] * 2)

@@ -73,8 +73,16 @@ def save(path: Path, detector: Detector, provenance: Mapping[str, Any] | None = 
     digest = content_hash(tensors, metadata)
     header = {"cahqp": json.dumps(metadata, sort_keys=True), "hash": digest}
     with atomic_write(Path(path), "wb") as file:
-        file.write(to_bytes(tensors, header))
+        file.write(_with_sorted_header(to_bytes(tensors, header)))
     return digest
+
+
+def _with_sorted_header(data: bytes) -> bytes:
+    """Return a safetensors file whose bytes depend on its content alone: the library writes metadata in any order."""
+    start = 8 + int.from_bytes(data[:8], "little")
+    header = json.dumps(json.loads(data[8:start]), sort_keys=True, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)  # the tensors that follow stay aligned
+    return len(header).to_bytes(8, "little") + header + data[start:]
 
 
 def describe(path: Path) -> dict[str, Any]:

@@ -68,17 +68,18 @@ class PseudoLabelSettings:
 
     Attributes:
         weight: Weight of the target's loss; 0 switches self-training off.
-        threshold: Lowest score that trains.
-        ignore_threshold: From here to `threshold` a box is neither object nor background; `null` makes all below
-            `threshold` background.
+        threshold: Lowest score that trains; `null` takes the teacher's own operating thresholds per class, which
+            follow how sure that teacher is. A fixed 0.4 left a small teacher one box in ten.
+        ignore_share: From this share of the threshold up to it a box is neither object nor background; 1 makes all
+            below the threshold background.
         nms_iou: Overlap above which the lower-scored of two boxes is dropped, whatever the classes.
         max_boxes: Most boxes of a frame.
         weight_by_score: A box counts by its score instead of fully.
     """
 
     weight: float = 1.0
-    threshold: float = 0.4
-    ignore_threshold: float | None = 0.2
+    threshold: float | None = None
+    ignore_share: float = 0.6
     nms_iou: float = 0.6
     max_boxes: int = 100
     weight_by_score: bool = False
@@ -132,6 +133,15 @@ class TeacherAdaptation(DetectionModule):
                 dim, levels, unit=self.alignment.unit, hidden=dim, temporal=self.alignment.temporal
             )
         self._choose_trainable(trainable)
+        self._thresholds = self._resolve_thresholds()
+
+    def _resolve_thresholds(self) -> Tensor:
+        """Return (C,) lowest scores that train."""
+        own, threshold = self.detector.thresholds, self.pseudo_labels.threshold
+        if threshold is None and not own:
+            message = "The teacher's file holds no operating thresholds: give pseudo_labels.threshold, such as 0.3."
+            raise ConfigError(message)
+        return torch.tensor([own[name] if threshold is None else threshold for name in self.detector.classes])
 
     def _choose_trainable(self, trainable: str) -> None:
         if trainable == "all":
@@ -176,15 +186,16 @@ class TeacherAdaptation(DetectionModule):
     def label(self, batch: Batch) -> list[Targets]:
         """Return the averaged teacher's labels for weak views, in pixels of the batch."""
         teacher, settings = self._average(), self.pseudo_labels
+        thresholds = self._thresholds.to(batch.images.device)
         images = teacher.preprocessing.normalise(batch.images, batch.padding_mask)
         output: Output = teacher(images, batch.padding_mask)
         return [
             select(
                 detections,
-                settings.threshold,
+                thresholds,
                 settings.nms_iou,
                 max_boxes=settings.max_boxes,
-                ignore_threshold=settings.ignore_threshold,
+                ignore_threshold=thresholds * settings.ignore_share,
                 weight_by_score=settings.weight_by_score,
             )
             for detections in teacher.decode(output, output.sizes)
@@ -227,7 +238,10 @@ class TeacherAdaptation(DetectionModule):
                 self._log_accuracy(accuracy, domain, batch)
             if self.tiafa is not None:
                 size = (batch.images.shape[2], batch.images.shape[3])
-                loss, accuracy = self.tiafa(output.features, batch.targets, size, domain, scale, batch.frames)
+                tracked = _track_boxes(batch, output)
+                loss, accuracy = self.tiafa(
+                    output.features, batch.targets, size, domain, scale, batch.frames if tracked else None, tracked
+                )
                 losses.setdefault("tiafa", []).append(loss)
                 self._log_accuracy(accuracy, domain, batch)
         return {name: torch.stack(parts).mean() for name, parts in losses.items()}
@@ -236,6 +250,16 @@ class TeacherAdaptation(DetectionModule):
         for name, value in accuracy.items():
             if value.isfinite():
                 self.log(f"discriminator/{name}_{('source', 'target')[domain]}", value, batch_size=len(batch))
+
+
+def _track_boxes(batch: Batch, output: Output) -> list[Tensor] | None:
+    """Return each image's boxes in original pixels, where flips and crops do not part neighbouring frames."""
+    boxes = [
+        frame.view.to_original(target.boxes, size)
+        for frame, target, size in zip(batch.frames, batch.targets, output.sizes, strict=True)
+        if frame.view is not None
+    ]
+    return boxes if len(boxes) == len(batch) else None
 
 
 def _heads(detector: DINO) -> int:

@@ -14,7 +14,7 @@ from cahqp.evaluation.scoring import score
 from cahqp.evaluation.truth import Predictions, read_truth
 from cahqp.files import write_json
 from cahqp.structures import Detections
-from cahqp.training.predict import FrameSet, as_arrays, detect, fixed_batches, frame_loader
+from cahqp.training.predict import FrameLoader, FrameSet, as_arrays, detect, fixed_batches
 
 
 def evaluate(
@@ -75,7 +75,7 @@ def predict(detector: Detector, path: Path, batch_size: int) -> Predictions:
     empty = as_arrays(Detections.empty())
     answers = {frame.id: empty for frame in source.frames}
     dataset = FrameSet(source, detector.preprocessing)
-    for item in frame_loader(dataset, fixed_batches(len(dataset), batch_size)):
+    for item in FrameLoader(dataset, fixed_batches(len(dataset), batch_size)):
         if item.batch is not None:
             found = detect(detector, item.to(device).batch)
             answers |= {f.id: as_arrays(d) for f, d in zip(item.batch.frames, found, strict=True)}

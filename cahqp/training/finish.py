@@ -7,18 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningDataModule, Trainer
+from lightning.pytorch import Trainer
 
 from cahqp.cycle.manifest import RunDirectory
+from cahqp.data.base import DetectionData
 from cahqp.detectors import weights
 from cahqp.files import atomic_write
 from cahqp.training.base import DetectionModule
 from cahqp.training.predict import measure
 
 
-def finish_fit(
-    trainer: Trainer, module: DetectionModule, data: LightningDataModule, run: RunDirectory
-) -> dict[str, Any]:
+def finish_fit(trainer: Trainer, module: DetectionModule, data: DetectionData, run: RunDirectory) -> dict[str, Any]:
     """Write `model.safetensors` and `metrics.csv`, complete the run directory, and return the manifest's metrics.
 
     Args:
@@ -32,9 +31,9 @@ def finish_fit(
         state = torch.load(best, map_location="cpu", weights_only=True)["state_dict"]
         prefix = "detector."
         module.detector.load_state_dict({k[len(prefix) :]: v for k, v in state.items() if k.startswith(prefix)})
-    detector = module.detector.eval()
+    detector = module.detector.eval().to(trainer.strategy.root_device)  # which the trainer has given back
     metrics: dict[str, Any] = {"selection": module.selection, "steps": trainer.global_step}
-    loader = data.val_dataloader()
+    loader = data.whole_val_dataloader()
     if loader is not None:
         result = measure(detector, loader)
         detector.thresholds = result.thresholds

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -73,8 +73,8 @@ class FrameSet(Dataset[tuple[int, torch.Tensor, Frame] | None]):
         return "was unreadable when it was labelled"
 
 
-def frame_loader(frames: FrameSet, batches: Sequence[Sequence[int]], workers: int = 0) -> DataLoader[FrameBatch]:
-    """Load batches of positions.
+class FrameLoader:
+    """Batches of positions. No `DataLoader` itself: Lightning would put a sampler that keeps every batch around ours.
 
     Args:
         frames: The frames.
@@ -82,7 +82,22 @@ def frame_loader(frames: FrameSet, batches: Sequence[Sequence[int]], workers: in
             cut the input into the same batches however much of it is left to do.
         workers: Processes that load images; 0 loads in this one.
     """
-    return DataLoader(frames, batch_sampler=batches, collate_fn=_collate, num_workers=workers)  # type: ignore[arg-type]
+
+    def __init__(self, frames: FrameSet, batches: Sequence[Sequence[int]], workers: int = 0) -> None:
+        self._loader: DataLoader[FrameBatch] = DataLoader(
+            frames,  # type: ignore[arg-type]
+            batch_sampler=batches,  # type: ignore[arg-type]
+            collate_fn=_collate,
+            num_workers=workers,
+        )
+
+    def __len__(self) -> int:
+        """Return the number of batches."""
+        return len(self._loader)
+
+    def __iter__(self) -> Iterator[FrameBatch]:
+        """Go through the batches."""
+        return iter(self._loader)
 
 
 def _collate(samples: list[tuple[int, torch.Tensor, Frame] | None]) -> FrameBatch:

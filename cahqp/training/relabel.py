@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,6 @@ import cv2
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import BasePredictionWriter, TQDMProgressBar
 from lightning.pytorch.utilities import rank_zero_only
-from torch.utils.data import DataLoader
 
 from cahqp.cycle.manifest import RunDirectory
 from cahqp.data.frames import FrameSource, JoinedFrames, open_frames
@@ -26,7 +26,7 @@ from cahqp.labels.select import resolve_thresholds, select
 from cahqp.labels.shards import LabelShards
 from cahqp.labels.writers import merge
 from cahqp.structures import Detections, Frame
-from cahqp.training.predict import FrameBatch, FrameSet, detect, fixed_batches, frame_loader
+from cahqp.training.predict import FrameBatch, FrameLoader, FrameSet, detect, fixed_batches
 
 SHARDS = "checkpoints/shards"  # where a manifest does not look
 DEFAULT_THRESHOLD = 0.3
@@ -62,7 +62,7 @@ class FramesToLabel(LightningDataModule):
         super().__init__()
         self.frames, self.work, self.batch_size, self.workers = frames, work, batch_size, workers
 
-    def predict_dataloader(self) -> DataLoader[FrameBatch]:
+    def predict_dataloader(self) -> FrameLoader:
         """Return this rank's part. All ranks look at what is done before any of them writes."""
         with LabelShards(self.work / SHARDS, self._place[0]) as shards:
             done = shards.done()
@@ -70,7 +70,7 @@ class FramesToLabel(LightningDataModule):
             self.trainer.strategy.barrier("what is done")
         left = [b for b in fixed_batches(len(self.frames), self.batch_size) if not all(_has(done, p) for p in b)]
         rank, ranks = self._place
-        return frame_loader(self.frames, left[rank::ranks], self.workers)
+        return FrameLoader(self.frames, left[rank::ranks], self.workers)
 
     @property
     def _place(self) -> tuple[int, int]:
@@ -241,26 +241,47 @@ def relabel(
     frame_set = FrameSet(source, detector.preprocessing, max_broken)
     thresholds = threshold if threshold is not None else (detector.thresholds or DEFAULT_THRESHOLD)
     resolve_thresholds(thresholds, detector.classes)
-    writer = LabelWriter(run.work, frame_set, thresholds, nms_iou, max_boxes)
     trainer = Trainer(
         accelerator=accelerator,
         devices=devices,
         precision=precision,  # type: ignore[arg-type]
         logger=False,
-        callbacks=[writer, TQDMProgressBar(refresh_rate=10)],
+        callbacks=[TQDMProgressBar(refresh_rate=10)],
         enable_checkpointing=False,
         enable_model_summary=False,
         use_distributed_sampler=False,
         default_root_dir=run.work,
     )
-    data = FramesToLabel(frame_set, run.work, batch_size, workers)
-    trainer.predict(PseudoLabelExport(detector), datamodule=data, return_predictions=False)
+    rules: dict[str, Any] = {"thresholds": thresholds, "nms_iou": nms_iou, "max_boxes": max_boxes}
+    names = label_frames(trainer, detector, frame_set, run.work, batch_size, workers, **rules)
     if first:
-        metrics = _complete(run, source, detector, writer.names)
+        metrics = complete(run, source, detector, names)
         print(f"{run.output}: {metrics['boxes']} labels on {metrics['frames']} frames.")
 
 
-def _complete(run: RunDirectory, source: FrameSource, detector: Detector, names: Names) -> dict[str, Any]:
+def label_frames(
+    trainer: Trainer, detector: Detector, frames: FrameSet, work: Path, batch_size: int, workers: int, **rules: Any
+) -> Names:
+    """Label what is not labelled yet into the shards of a run directory, and return what the frames are called.
+
+    Args:
+        trainer: Without a writer.
+        detector: The teacher.
+        frames: The input.
+        work: The run directory.
+        batch_size: Frames in a batch.
+        workers: Processes that load images.
+        **rules: `thresholds`, `nms_iou` and `max_boxes` of `LabelWriter`.
+    """
+    writer = LabelWriter(work, frames, **rules)
+    trainer.callbacks.append(writer)  # type: ignore[attr-defined]
+    data = FramesToLabel(frames, work, batch_size, workers)
+    warnings.filterwarnings("ignore", "Couldn't infer the batch indices")  # each batch says its own positions
+    trainer.predict(PseudoLabelExport(detector), datamodule=data, return_predictions=False)
+    return writer.names
+
+
+def complete(run: RunDirectory, source: FrameSource, detector: Detector, names: Names) -> dict[str, Any]:
     """Merge the shards, check that no frame is missing, and complete the run directory."""
     categories = getattr(source, "categories", None) or {}
     listed = [{"id": key, "name": name} for key, name in categories.items()]

@@ -10,7 +10,7 @@ import pytest
 def write_coco(tmp_path):
     """Write a COCO file of small images, one car in each, and return its path.
 
-    Each recording is a grey of its own, each frame a little brighter than the one before. `change(document)` may break it.
+    Each recording is a grey of its own, each frame a little brighter than the last; `change(document)` may break it.
     """
 
     def write(name="a", frames=4, recording="north", first=0, size=(24, 32), change=None, grey=50, suffix=".png"):

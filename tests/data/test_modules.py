@@ -262,7 +262,7 @@ def test_broken_images_are_replaced_and_listed(write_coco, image_of, tmp_path):
 def test_too_many_broken_images_stop_the_run(write_coco, image_of, tmp_path, workers):
     train = write_coco("a", 9)
     image_of(train, 4).write_bytes(b"")
-    with pytest.raises(DataError, match="^1 of 9 images are broken, more than the share of 0.05") as caught:
+    with pytest.raises(DataError, match=r"^1 of 9 images are broken, more than the share of 0\.05") as caught:
         fit(LabelledData([train], [], batch_size=3, workers=workers), tmp_path)
     assert "Traceback" not in str(caught.value)
     assert (tmp_path / "quarantine.json").is_file()

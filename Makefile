@@ -1,0 +1,64 @@
+# `make` alone tells what there is. Everything happens in .venv, which is made once, and again when pyproject.toml changes.
+
+PYTHON ?= python3
+# Handed to `pip install`, such as the index of a CPU-only build of PyTorch.
+PIP_FLAGS ?=
+# Processes that run the tests; each holds torch and a small model.
+PYTEST_WORKERS ?= 2
+
+BIN := .venv/bin
+DEMO := runs/demo-weights
+# The source scenes of configs/cycle/demo.yaml; a test compares them.
+SOURCE_TRAIN := --recordings=8 --frames=40 --hour='[12, 15]'
+SOURCE_VAL := --recordings=3 --frames=20 --hour='[12, 15]' --first_recording=100
+SOURCE := --data.train='["$(DEMO)/train/annotations.json"]' --data.val='["$(DEMO)/val/annotations.json"]'
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test format lint types unit demo-weights clean
+
+help: ## Show this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
+
+demo: .venv/installed ## One whole cycle on synthetic traffic that grows dark; ends with a table and a report
+	$(BIN)/cahqp cycle run --plan configs/cycle/demo.yaml
+
+test: ## Formatter, linter, strict types and all tests
+	@$(MAKE) --no-print-directory lint types unit
+
+format: .venv/installed-dev ## Format the code and mend what the linter can mend
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+lint: .venv/installed-dev ## Check format and lint rules, change nothing
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+types: .venv/installed-dev ## Check types strictly
+	$(BIN)/mypy
+
+# One thread each: the tests' tensors are too small to share, and the processes would fight over the cores.
+unit: .venv/installed-dev ## Run the tests
+	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/pytest -n $(PYTEST_WORKERS) --dist worksteal --durations=10
+
+demo-weights: .venv/installed ## Train the demo's source models again and write weights/
+	$(BIN)/cahqp scenes --output=$(DEMO)/train --seed=0 $(SOURCE_TRAIN)
+	$(BIN)/cahqp scenes --output=$(DEMO)/val --seed=0 $(SOURCE_VAL)
+	$(BIN)/cahqp fit --config=configs/teacher/demo.yaml $(SOURCE) --output=$(DEMO)/teacher --seed=0
+	$(BIN)/cahqp fit --config=configs/student/demo.yaml $(SOURCE) --output=$(DEMO)/student --seed=0
+	mkdir -p weights
+	$(BIN)/python -m cahqp.detectors.shrink $(DEMO)/teacher/model.safetensors weights/demo-teacher.safetensors
+	$(BIN)/python -m cahqp.detectors.shrink $(DEMO)/student/model.safetensors weights/demo-student.safetensors
+
+clean: ## Remove the environment and all caches; runs/ and weights/ stay
+	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache
+	find . -name __pycache__ -type d -not -path './runs/*' -prune -exec rm -rf {} +
+
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install $(PIP_FLAGS) --constraint constraints.txt --editable .
+	touch $@
+
+.venv/installed-dev: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install $(PIP_FLAGS) --constraint constraints.txt --editable '.[dev]'
+	touch .venv/installed $@

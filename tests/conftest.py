@@ -1,0 +1,198 @@
+"""What tests of whole commands share: tiny recordings, tiny configs, and the commands themselves."""
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("WANDB_MODE", "disabled")  # whatever a test forgets, nobody's account is asked
+
+import json
+import shutil
+import subprocess
+import sys
+import traceback
+from pathlib import Path
+
+import pytest
+import yaml
+
+from cahqp.__main__ import main
+
+CLASSES = ["car", "bus", "truck", "motorcycle", "person"]
+DINO = {
+    "class_path": "cahqp.detectors.DINO",
+    "init_args": {
+        "classes": CLASSES,
+        "backbone": "resnet10t",
+        "backbone_options": {"channels": [8, 16, 16, 32], "stem_width": 8},
+        "size": [64, 96],
+        "dim": 32,
+        "heads": 4,
+        "points": 2,
+        "levels": 3,
+        "encoder_layers": 1,
+        "decoder_layers": 2,
+        "ffn_dim": 32,
+        "queries": 20,
+        "max_detections": 20,
+        "denoising": 10,
+    },
+}
+RTDETR = {
+    "class_path": "cahqp.detectors.RTDETR",
+    "init_args": {
+        "classes": CLASSES,
+        "backbone_width": 8,
+        "size": [64, 96],
+        "dim": 32,
+        "heads": 4,
+        "points": 2,
+        "fusion_blocks": 1,
+        "decoder_layers": 1,
+        "ffn_dim": 32,
+        "queries": 20,
+        "max_detections": 20,
+        "denoising": 10,
+    },
+}
+OPTIMIZER = {"learning_rate": 1e-3, "warmup": 2}
+
+
+def _scenes(folder, first, recordings, frames, hour="[12,15]"):
+    given = [f"--recordings={recordings}", f"--frames={frames}", f"--first_recording={first}", f"--hour={hour}"]
+    assert main(["scenes", f"--output={folder}", "--width=96", "--height=64", "--image_format=png", *given]) == 0
+    return folder / "annotations.json"
+
+
+@pytest.fixture(scope="session")
+def recordings(tmp_path_factory):
+    """COCO files of synthetic traffic, by name; never written to."""
+    root = tmp_path_factory.mktemp("recordings")
+    return {
+        "day": _scenes(root / "day", 0, 2, 3),
+        "val": _scenes(root / "val", 10, 1, 4),
+        "night": _scenes(root / "night", 20, 2, 3, "[21,22]"),
+    }
+
+
+@pytest.fixture
+def night(recordings, tmp_path):
+    """A copy of the night's COCO file that a test may break."""
+    shutil.copytree(recordings["night"].parent, tmp_path / "night")
+    (tmp_path / "night" / "manifest.json").unlink()
+    return tmp_path / "night" / "annotations.json"
+
+
+@pytest.fixture(scope="session")
+def configs(tmp_path_factory):
+    """Configs of every kind of training, without data: `fit`, `student`, `adapt` and `retrain`."""
+    root = tmp_path_factory.mktemp("configs")
+    trainer = {"accelerator": "cpu", "max_epochs": 3, "log_every_n_steps": 1, "enable_progress_bar": False}
+    data = {"batch_size": 2, "batches_per_epoch": 3, "val": [], "source": []}
+    labelled = {"batch_size": 2, "batches_per_epoch": 3, "train": [], "val": []}
+    pseudo = {"threshold": 0.02, "ignore_threshold": 0.01}
+    kinds = {
+        "fit": ("SupervisedTraining", {"detector": DINO}, "LabelledData", labelled),
+        "student": ("SupervisedTraining", {"detector": RTDETR}, "LabelledData", labelled),
+        "adapt": ("TeacherAdaptation", {"weights": None, "pseudo_labels": pseudo}, "AdaptationData", {**data, "target": []}),
+        "retrain": ("StudentTraining", {"weights": None}, "StudentData", {**data, "pseudo": []}),
+    }  # fmt: skip
+    for name, (module, init, kind, feed) in kinds.items():
+        config = {
+            "model": {"class_path": module, "init_args": {**init, "optimizer": OPTIMIZER}},
+            "data": {"class_path": kind, "init_args": feed},
+            "trainer": {**trainer, "enable_model_summary": False},
+            "ema": {"decay": 0.9},
+        }
+        (root / f"{name}.yaml").write_text(yaml.safe_dump(config))
+    return {name: root / f"{name}.yaml" for name in kinds}
+
+
+def data_flags(recordings, **roles):
+    """Return `--data.ROLE=[FILES]` for names of recordings or paths."""
+    found = {role: [str(recordings.get(name, name)) for name in names] for role, names in roles.items()}
+    return [f"--data.{role}={json.dumps(files)}" for role, files in found.items()]
+
+
+@pytest.fixture(scope="session")
+def arguments(recordings, configs):
+    """Return the command line of a training without its output: `arguments("fit")`."""
+    roles = {
+        "fit": {"train": ["day"], "val": ["val"]},
+        "student": {"train": ["day"], "val": ["val"]},
+        "adapt": {"source": ["day"], "target": ["night"], "val": ["val"]},
+        "retrain": {"source": ["day"], "pseudo": ["night"], "val": ["val"]},
+    }
+
+    def build(kind, command="fit", **changed):
+        config = [f"--config={configs[kind]}"]
+        return [command, *config, *data_flags(recordings, **{**roles[kind], **changed})]
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def trained(arguments, tmp_path_factory):
+    """Run directories of a teacher and a student, trained for a moment; never written to."""
+    root = tmp_path_factory.mktemp("trained")
+    for kind, name in (("fit", "teacher"), ("student", "student")):
+        assert main([*arguments(kind), f"--output={root / name}", "--trainer.max_epochs=2"]) == 0
+    return {name: root / name for name in ("teacher", "student")}
+
+
+@pytest.fixture(scope="session")
+def teacher(trained):
+    """The teacher's model file."""
+    return trained["teacher"] / "model.safetensors"
+
+
+@pytest.fixture(scope="session")
+def student(trained):
+    """The student's model file."""
+    return trained["student"] / "model.safetensors"
+
+
+@pytest.fixture(scope="session")
+def cahqp():
+    """Run `python -m cahqp ...` as a process of its own."""
+
+    def run(*arguments, cwd=None, env=None, timeout=120):
+        command = [sys.executable, "-m", "cahqp", *map(str, arguments)]
+        environment = {**os.environ, **(env or {})}
+        return subprocess.run(
+            command, cwd=cwd, env=environment, timeout=timeout, capture_output=True, text=True, check=False
+        )
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def killed():
+    """Run a command in a forked process that is killed with SIGKILL the moment `prepare` decides; say how it ended."""
+
+    def run(arguments, prepare):
+        sys.stdout.flush()
+        sys.stderr.flush()
+        child = os.fork()
+        if child == 0:
+            code = 70
+            try:
+                prepare()
+                code = main([str(a) for a in arguments])
+            except BaseException:  # the process ends here, whatever happened
+                traceback.print_exc()
+            finally:
+                os._exit(code)
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+    return run
+
+
+def contents(folder: Path):
+    """Return every file of a directory with its bytes."""
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+@pytest.fixture(scope="session", name="contents")
+def contents_fixture():
+    """The function `contents`."""
+    return contents
