@@ -63,11 +63,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"cahqp {arguments[0]}: {error}", file=sys.stderr)
         return 1
     except SystemExit as ended:  # after `--help`, or where the run is finished already
-        return ended.code if isinstance(ended.code, int) else 0
+        if not isinstance(ended.__context__, KeyboardInterrupt):
+            return ended.code if isinstance(ended.code, int) else 143  # which is Lightning's answer to SIGTERM
+        return _stopped(arguments[0])
     except KeyboardInterrupt:
-        print(f"cahqp {arguments[0]}: stopped. The same command again goes on from here.", file=sys.stderr)
-        return 130
+        return _stopped(arguments[0])
     return 0
+
+
+def _stopped(command: str) -> int:
+    print(f"cahqp {command}: stopped. The same command again goes on from here.", file=sys.stderr)
+    return 130
 
 
 if __name__ == "__main__":

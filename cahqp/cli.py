@@ -142,7 +142,7 @@ class Cli(LightningCLI):
         assert self.work is not None
         detector = model.detector
         frames = FrameSet(open_frames(datamodule.test), detector.preprocessing, datamodule.max_broken)
-        everything: dict[str, Any] = {"thresholds": 0.0, "nms_iou": 1.0, "max_boxes": detector.max_detections}
+        everything: dict[str, Any] = {"thresholds": 0.0, "nms_iou": None, "max_boxes": detector.max_detections}
         sizes = (datamodule.batch_size, datamodule.workers)
         names = label_frames(self.trainer, detector, frames, self.work, *sizes, **everything)
         if self.run is not None:

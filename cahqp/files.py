@@ -47,22 +47,29 @@ def atomic_write(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
         temporary = None
         sync_directory(path.parent)
     except OSError as error:
-        raise _explained(error, path) from error
+        explained = _explained(error, path)
+        if explained is None:
+            raise
+        raise explained from error
     finally:
         if temporary is not None:
             Path(temporary).unlink(missing_ok=True)
 
 
-def _explained(error: OSError, path: Path) -> Exception:
+def _explained(error: OSError, path: Path) -> RunError | None:
+    """Return what to tell the user, or `None` where the error is not about writing `path`."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return RunError(
             f"The disk is full: {path} could not be written. Free some space and run the same command again."
         )
-    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+    # The block that writes may have failed on a file that it reads; that is not ours to explain.
+    named = Path(error.filename).absolute() if isinstance(error.filename, str) else path.absolute()
+    ours = named.parent == path.absolute().parent or named in path.absolute().parents
+    if ours and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return RunError(
             f"{path} cannot be written ({error.strerror}). Choose another --output or mend its permissions."
         )
-    return error
+    return None
 
 
 def sync_directory(directory: Path) -> None:
@@ -85,12 +92,15 @@ def read_json(path: Path) -> Any:
     """Read a JSON file.
 
     Raises:
-        RunError: The file is missing or is no JSON.
+        RunError: The file is missing, cannot be read or is no JSON.
     """
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         message = f"{path} does not exist."
+        raise RunError(message) from error
+    except OSError as error:
+        message = f"{path} cannot be read ({error.strerror}). Give the path of a JSON file that you may read."
         raise RunError(message) from error
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         message = f"{path} is not readable JSON ({error}). Make it again, or restore it from a copy."

@@ -1,9 +1,11 @@
 """The README's commands, run as they stand there on data of a few small frames."""
 
+import inspect
 import re
 import shlex
 import shutil
 import subprocess
+from dataclasses import asdict
 from pathlib import Path
 
 import cv2
@@ -15,6 +17,7 @@ from cahqp.__main__ import main
 from cahqp.data.images import read_image
 from cahqp.detectors import weights
 from cahqp.files import read_json, write_json
+from cahqp.training.adaptation import AlignmentSettings, PromptSettings, PseudoLabelSettings, TeacherAdaptation
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -120,6 +123,28 @@ def test_demo_weights_are_trained_on_the_demos_scenes():
     made = [dict(text.removeprefix("--").split("=") for text in shlex.split(line)) for line in lines]
     made = [{key: yaml.safe_load(value) for key, value in settings.items()} for settings in made]
     assert made == [plan["source_train"], plan["source_val"]]
+
+
+def told_settings():
+    text = (ROOT / "docs/adaptation.md").read_text(encoding="utf-8")
+    return {
+        key: yaml.safe_load(value) for key, value in re.findall(r"^\| `([\w.]+)` \| `([^`]+)` \|", text, re.MULTILINE)
+    }
+
+
+def test_the_documented_settings_of_adaptation_are_those_of_the_code():
+    groups = {"prompt": PromptSettings, "alignment": AlignmentSettings, "pseudo_labels": PseudoLabelSettings}
+    known = {f"{name}.{key}": value for name, group in groups.items() for key, value in asdict(group()).items()}
+    default = inspect.signature(TeacherAdaptation).parameters["trainable"].default
+    assert told_settings() == {**known, "trainable": default}
+
+
+@pytest.mark.parametrize(
+    "page", ["README.md", "CONTRIBUTING.md", *(f"docs/{p.name}" for p in (ROOT / "docs").glob("*.md"))]
+)
+def test_links_lead_somewhere(page):
+    links = re.findall(r"\]\((?!https?:)([^)#]+)", (ROOT / page).read_text(encoding="utf-8"))
+    assert [link for link in links if not (ROOT / page).parent.joinpath(link).is_file()] == []
 
 
 def test_help(capsys):

@@ -68,7 +68,7 @@ def read_coco(path: Path) -> CocoFile:
     """Read and check a COCO file.
 
     Boxes that reach over the border are clipped and counted; `iscrowd` regions become regions to ignore. `file_name`
-    is relative to `images/` beside the file where that folder exists, else to the file's own folder.
+    is relative to what `source.json` beside the file says, else to `images/` beside it, else to the file's own folder.
 
     Args:
         path: The JSON file.

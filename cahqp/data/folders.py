@@ -6,20 +6,26 @@ import os
 import re
 from pathlib import Path, PurePosixPath
 
+from cahqp.data.documents import read_document
+from cahqp.errors import DataError
+
 
 class ImageFolder:
     """The folder that the `file_name`s of a COCO file are relative to.
 
-    It is `images/` beside the file where that exists, else the file's own folder. Each folder is listed once, so that
-    a hundred thousand names cost no more than their folders.
+    It is what `source.json` beside the file says, which `cahqp relabel` writes; without that `images/` beside the file
+    where it exists, else the file's own folder. Each folder is listed once, so that a hundred thousand names cost no
+    more than their folders.
 
     Args:
         annotations: Path of the COCO file.
+
+    Raises:
+        DataError: `source.json` does not say a folder.
     """
 
     def __init__(self, annotations: Path) -> None:
-        beside = Path(annotations).parent / "images"
-        self.root = beside if beside.is_dir() else Path(annotations).parent
+        self.root = _root(Path(annotations).parent)
         self._real_root = os.path.realpath(self.root)
         self._listings: dict[str, dict[str, bool] | None] = {}
 
@@ -63,3 +69,17 @@ class ImageFolder:
     def _inside(self, path: Path) -> bool:
         real = os.path.realpath(path)
         return real == self._real_root or real.startswith(self._real_root.rstrip(os.sep) + os.sep)
+
+
+def _root(folder: Path) -> Path:
+    origin = folder / "source.json"
+    if not origin.is_file():
+        return folder / "images" if (folder / "images").is_dir() else folder
+    said = read_document(origin).get("root")
+    if not isinstance(said, str) or Path(said).is_absolute() or not (folder / said).is_dir():
+        message = (
+            f'{origin} must hold {{"root": PATH}}, the folder of the images relative to {folder}; it says {said!r}. '
+            "Bring the images back to where they were relabelled, or relabel them again."
+        )
+        raise DataError(message)
+    return folder / said

@@ -17,6 +17,7 @@ from cahqp.files import write_json
 # Everything a traffic camera writes. Pillow's other readers are never tried on a file that only claims to be an image.
 _FORMATS = ("JPEG", "PNG", "BMP", "WEBP")
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp"})
+_DEEP = ("I", "F")  # Pillow's modes of more than 8 bits, which it would clip to 255 rather than scale
 _MOST_PIXELS = 100_000_000  # 12,000 x 8,000: above any camera, and 300 MB once decoded
 # What Pillow's readers raise on damaged files; OSError covers a missing and a truncated one.
 _DAMAGE = (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error, Image.DecompressionBombError)
@@ -41,11 +42,8 @@ def read_image(path: Path, size: tuple[int, int] | None = None) -> NDArray[np.ui
     """
     try:
         with Image.open(path, formats=_FORMATS) as image:
-            width, height = image.size
-            if width * height > _MOST_PIXELS:
-                message = f"{width}x{height} pixels are more than the {_MOST_PIXELS:,} allowed"
-                raise BrokenImageError(message)
-            if size is not None and size != (height, width):
+            _check_pixels(image)
+            if size is not None and size != (image.height, image.width):
                 raise BrokenImageError(_other_size(image, size))
             return _pixels(image)
     except _DAMAGE as error:
@@ -64,11 +62,20 @@ def read_brightness(path: Path) -> float:
     """
     try:
         with Image.open(path, formats=_FORMATS) as image:
+            _check_pixels(image)
+            if image.mode.startswith(_DEEP):
+                return float(_pixels(image).mean())
             image.draft("L", (64, 64))
             return float(np.asarray(image.convert("L").reduce(max(1, min(image.size) // 64))).mean())
     except _DAMAGE as error:
         message = f"cannot be decoded ({error or type(error).__name__})"
         raise BrokenImageError(message) from error
+
+
+def _check_pixels(image: Image.Image) -> None:
+    if image.width * image.height > _MOST_PIXELS:
+        message = f"{image.width}x{image.height} pixels are more than the {_MOST_PIXELS:,} allowed"
+        raise BrokenImageError(message)
 
 
 def _other_size(image: Image.Image, size: tuple[int, int]) -> str:
@@ -78,7 +85,7 @@ def _other_size(image: Image.Image, size: tuple[int, int]) -> str:
 
 
 def _pixels(image: Image.Image) -> NDArray[np.uint8]:
-    if image.mode.startswith(("I", "F")):
+    if image.mode.startswith(_DEEP):
         grey = np.asarray(image).astype(np.int64) >> 8
         return np.repeat(np.clip(grey, 0, 255).astype(np.uint8)[:, :, None], 3, axis=2)
     return np.array(image if image.mode == "RGB" else image.convert("RGB"))

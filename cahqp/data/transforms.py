@@ -127,7 +127,8 @@ def _move(boxes: torch.Tensor, window: View, size: tuple[int, int]) -> tuple[tor
     limit = moved.new_tensor([width, height] * 2)
     clipped = moved.clamp(min=torch.zeros_like(limit), max=limit)
     visible = _area(clipped) / _area(moved).clamp(min=1e-9)
-    return clipped * boxes.new_tensor([size[1] / width, size[0] / height] * 2), visible
+    scaled = clipped * boxes.new_tensor([size[1] / width, size[0] / height] * 2)
+    return scaled.clamp(max=boxes.new_tensor([size[1], size[0]] * 2)), visible
 
 
 def _area(boxes: torch.Tensor) -> torch.Tensor:

@@ -69,9 +69,10 @@ class VideoFrames(FrameSource):
         return {**self.__dict__, "_capture": None, "_owner": 0}
 
     def _frame(self, index: int, milliseconds: float) -> Frame:
-        name = f"{self._file.name}@{milliseconds / 1000:.3f}s"
+        seconds = round(milliseconds / 1000, 6)
+        name = f"{self._file.name}@{seconds:.3f}s"
         recording = self._file.stem
-        return Frame(index + 1, name, (0, 0), recording=recording, index=index, timestamp=milliseconds / 1000)
+        return Frame(index + 1, name, (0, 0), recording=recording, index=index, timestamp=seconds)
 
     def _go_to(self, wanted: float, seek: bool) -> bool:
         """Grab the frame with a time stamp; say whether it was found.

@@ -8,9 +8,12 @@ from typing import Any
 
 import timm
 import timm.layers
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from cahqp.detectors.layers.basic import ConvNorm
+from cahqp.errors import WeightsError
 
 
 class TimmBackbone(nn.Module):
@@ -19,8 +22,8 @@ class TimmBackbone(nn.Module):
     Args:
         name: A timm model that supports `features_only`.
         strides: Wanted strides, ascending.
-        pretrained: Load weights: from `weights` where given, else timm's own by download.
-        weights: A local file in timm's names.
+        pretrained: Fetch timm's own weights, unless `weights` are given.
+        weights: A local safetensors file in timm's names; see `load_backbone`.
         freeze_norm: Replace BatchNorm by a frozen one that keeps its statistics and scale.
         frozen_stages: How many of the first feature stages (the stem counted) are not trained.
         options: Further arguments of the timm model, such as `channels`.
@@ -29,7 +32,7 @@ class TimmBackbone(nn.Module):
         channels: Channels of each map.
 
     Raises:
-        ValueError: The model has no map at one of the strides.
+        ValueError: The model has no map at one of the strides, or fewer stages than are to be frozen.
     """
 
     def __init__(
@@ -45,9 +48,7 @@ class TimmBackbone(nn.Module):
     ) -> None:
         super().__init__()
         arguments: dict[str, Any] = {"features_only": True, **(options or {})}
-        if weights is not None:
-            arguments["pretrained_cfg_overlay"] = {"file": str(weights)}
-        probe: Any = timm.create_model(name, pretrained=False, **{**arguments, "pretrained_cfg_overlay": None})
+        probe: Any = timm.create_model(name, pretrained=False, **arguments)
         reductions = probe.feature_info.reduction()
         missing = [s for s in strides if s not in reductions]
         if missing:
@@ -55,27 +56,66 @@ class TimmBackbone(nn.Module):
             raise ValueError(message)
         last = {stride: index for index, stride in enumerate(reductions)}
         arguments["out_indices"] = [last[s] for s in strides]
-        body: Any = timm.create_model(name, pretrained=pretrained or weights is not None, **arguments)
+        body: Any = timm.create_model(name, pretrained=pretrained and weights is None, **arguments)
+        if weights is not None:
+            load_backbone(body, weights)
         self.channels: list[int] = body.feature_info.channels()
-        ends = [info["module"].replace(".", "_") for info in body.feature_info.info]
+        ends = [info["module"] for info in body.feature_info.info]
         if freeze_norm:
             freeze: Any = timm.layers.freeze_batch_norm_2d  # type: ignore[attr-defined]
             body = freeze(body)
         self.body: nn.Module = body
         if frozen_stages:
+            if frozen_stages > len(ends):
+                message = f"Backbone {name} has {len(ends)} stages, frozen_stages={frozen_stages} is too many."
+                raise ValueError(message)
             self._freeze_up_to(ends[frozen_stages - 1])
 
-    def _freeze_up_to(self, last: str) -> None:
-        """Stop training the children up to the one of this name."""
-        for name, child in self.body.named_children():
-            child.requires_grad_(False)
-            if name == last:
-                return
+    def _freeze_up_to(self, stage: str) -> None:
+        """Stop training all that is registered before the end of a stage."""
+        modules = list(self.body.named_modules())
+        flat = stage.replace(".", "_")  # timm renames what it takes out of a nested module
+        last = max(i for i, (name, _) in enumerate(modules) if f"{name}.".startswith((f"{stage}.", f"{flat}.")))
+        for _, module in modules[: last + 1]:
+            for parameter in module.parameters(recurse=False):
+                parameter.requires_grad_(False)
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """Return one (B, C, h, w) map per stride."""
         maps: list[Tensor] = self.body(images)
         return maps
+
+
+def load_backbone(body: nn.Module, path: Path) -> list[str]:
+    """Load a backbone's weights from a safetensors file that may hold the whole classifier.
+
+    Args:
+        body: A timm feature extractor; it may flatten `a.b` to `a_b` in its names.
+        path: The file, in the names of the timm model. Float16 becomes float32.
+
+    Returns:
+        Names in the file that the feature extractor has no use for, such as the classifier's.
+
+    Raises:
+        WeightsError: The file cannot be read, or a weight that is used is missing or of another shape.
+    """
+    try:
+        found = load_file(path)
+    except (SafetensorError, OSError) as error:
+        message = f"Backbone weights {path} cannot be read ({error}). Give a safetensors file in timm's names."
+        raise WeightsError(message) from error
+    own = body.state_dict()
+    by_flat_name = {name.replace(".", "_"): name for name in own}
+    matched = {by_flat_name[k.replace(".", "_")]: v for k, v in found.items() if k.replace(".", "_") in by_flat_name}
+    problems = [n for n in own if n not in matched and not n.endswith("num_batches_tracked")]
+    problems += [n for n, v in matched.items() if v.shape != own[n].shape]
+    if problems:
+        message = (
+            f"{path} does not fit this backbone: {len(problems)} weights are missing or misshapen, {problems[:5]}."
+        )
+        raise WeightsError(message)
+    body.load_state_dict(matched, strict=False)
+    return [name for name in found if name.replace(".", "_") not in by_flat_name]
 
 
 class _VdBlock(nn.Module):

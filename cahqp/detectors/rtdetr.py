@@ -105,7 +105,10 @@ class HybridEncoder(nn.Module):
             inner.insert(0, self.top_down[step](torch.cat([upsampled, low], 1)))
         outer = [inner[0]]
         for step, high in enumerate(inner[1:]):
-            outer.append(self.bottom_up[step](torch.cat([self.downsample[step](outer[-1]), high], 1)))
+            height, width = high.shape[-2:]
+            # Halving rounds an odd side up here, but down in backbones without padding, such as ConvNeXt and DenseNet.
+            halved = self.downsample[step](outer[-1])[..., :height, :width]
+            outer.append(self.bottom_up[step](torch.cat([halved, high], 1)))
         return outer
 
 

@@ -19,6 +19,7 @@ from cahqp.detectors.output import Detector
 from cahqp.detectors.rtdetr import RTDETR
 from cahqp.errors import WeightsError
 from cahqp.files import atomic_write
+from cahqp.structures import Preprocessing
 
 FORMAT = 1
 ARCHITECTURES: dict[str, type[Detector]] = {"DINO": DINO, "RTDETR": RTDETR}
@@ -49,19 +50,22 @@ def save(path: Path, detector: Detector, provenance: Mapping[str, Any] | None = 
         The content hash.
 
     Raises:
-        WeightsError: A weight is not finite.
+        WeightsError: A weight is not finite, or the detector is of a kind that `load` does not know.
     """
+    if type(detector) not in ARCHITECTURES.values():
+        message = f"{path} was not written: {type(detector).__name__} is none of {', '.join(ARCHITECTURES)}."
+        raise WeightsError(message)
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in detector.state_dict().items()}
     if half:
         tensors = {k: v.half() if v.is_floating_point() else v for k, v in tensors.items()}
     bad = [name for name, tensor in tensors.items() if tensor.is_floating_point() and not tensor.isfinite().all()]
     if bad:
-        message = f"{path} was not written: {len(bad)} weights are not finite, {bad[0]} among them. Training diverged."
+        reason = "Training diverged" + (", or they are too large for half precision." if half else ".")
+        message = f"{path} was not written: {len(bad)} weights are not finite, {bad[0]} among them. {reason}"
         raise WeightsError(message)
-    architecture = next(name for name, kind in ARCHITECTURES.items() if type(detector) is kind)
     metadata: dict[str, Any] = {
         "format": FORMAT,
-        "architecture": architecture,
+        "architecture": type(detector).__name__,
         "settings": detector.settings,
         "classes": list(detector.classes),
         "preprocessing": vars(detector.preprocessing),
@@ -109,7 +113,11 @@ def _read(path: Path, *, with_tensors: bool) -> tuple[dict[str, Tensor], dict[st
     if "cahqp" not in header:
         message = f"{path} is a safetensors file, but no model file of cahqp: it does not say its architecture."
         raise WeightsError(message)
-    metadata = json.loads(header["cahqp"])
+    try:
+        metadata: dict[str, Any] = json.loads(header["cahqp"])
+    except json.JSONDecodeError as error:
+        message = f"{path} has a damaged description ({error}). Restore a copy."
+        raise WeightsError(message) from error
     if metadata.get("format") != FORMAT:
         message = (
             f"{path} has format {metadata.get('format')}; this version reads {FORMAT}. Use the cahqp that wrote it."
@@ -131,9 +139,7 @@ def load(path: Path) -> Detector:
     if metadata["architecture"] not in ARCHITECTURES:
         message = f"{path} holds a {metadata['architecture']}; known are {', '.join(ARCHITECTURES)}."
         raise WeightsError(message)
-    detector = ARCHITECTURES[metadata["architecture"]](**metadata["settings"])
-    if metadata["prompt"] is not None:
-        detector.prompt = build_prompt(metadata["prompt"])
+    detector = _build(path, metadata)
     own = detector.state_dict()
     problems = [f"missing {n}" for n in own if n not in tensors] + [f"unknown {n}" for n in tensors if n not in own]
     problems += [
@@ -148,6 +154,23 @@ def load(path: Path) -> Detector:
     detector.thresholds = metadata["thresholds"]
     detector.provenance = {**metadata["provenance"], "hash": metadata["hash"]}
     return detector.eval()
+
+
+def _build(path: Path, metadata: Mapping[str, Any]) -> Detector:
+    """Return the detector that `metadata` describe, untrained."""
+    try:
+        detector = ARCHITECTURES[metadata["architecture"]](**metadata["settings"])
+    except (TypeError, ValueError) as error:
+        message = f"{path} asks for settings that this version does not know ({error}). Use the cahqp that wrote it."
+        raise WeightsError(message) from error
+    # JSON has no tuples.
+    rule: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in metadata["preprocessing"].items()
+    }
+    detector.preprocessing = Preprocessing(**rule)
+    if metadata["prompt"] is not None:
+        detector.prompt = build_prompt(metadata["prompt"])
+    return detector
 
 
 def build_prompt(settings: Mapping[str, Any]) -> nn.Module:

@@ -55,15 +55,15 @@ def select(
         thresholds: Lowest score of a label, for all classes or by class name.
         nms_iou: Overlap above which the lower-scored of two labels is rejected; `None` keeps both.
         max_boxes: Most labels of a frame.
-        floor: Boxes below it are no candidates and are not recorded as rejected either: a detector answers with
-            hundreds of near-zero scores on every frame.
+        floor: Boxes below it, and below every threshold, are no candidates and are not recorded as rejected either: a
+            detector answers with hundreds of near-zero scores on every frame.
 
     Raises:
         ConfigError: A class has no threshold, or a threshold no class.
         RunError: A box or a score is not a finite number.
     """
     limits = resolve_thresholds(thresholds, classes)
-    candidates = _candidates(detections.to("cpu"), floor)
+    candidates = _candidates(detections.to("cpu"), min(floor, float(limits.min())))
     boxes = clip_boxes_to_image(candidates.boxes, size)
     candidates = Detections(boxes, candidates.scores, candidates.labels)
     reasons: list[str | None] = [None] * len(candidates)

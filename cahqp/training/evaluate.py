@@ -77,7 +77,7 @@ def predict(detector: Detector, path: Path, batch_size: int) -> Predictions:
     dataset = FrameSet(source, detector.preprocessing)
     for item in FrameLoader(dataset, fixed_batches(len(dataset), batch_size)):
         if item.batch is not None:
-            found = detect(detector, item.to(device).batch)
+            found = detect(detector, item.batch.to(device))
             answers |= {f.id: as_arrays(d) for f, d in zip(item.batch.frames, found, strict=True)}
         dataset.quarantine.check()
     return Predictions(detector.classes, answers)

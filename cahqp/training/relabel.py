@@ -64,12 +64,15 @@ class FramesToLabel(LightningDataModule):
 
     def predict_dataloader(self) -> FrameLoader:
         """Return this rank's part. All ranks look at what is done before any of them writes."""
-        with LabelShards(self.work / SHARDS, self._place[0]) as shards:
+        rank, ranks = self._place
+        with LabelShards(self.work / SHARDS, rank) as shards:
             done = shards.done()
+        if rank == 0:  # what was broken is tried again, and may have been mended
+            for path in (self.work / SHARDS).glob("quarantine-*.json"):
+                path.unlink()
         if self.trainer is not None:
             self.trainer.strategy.barrier("what is done")
         left = [b for b in fixed_batches(len(self.frames), self.batch_size) if not all(_has(done, p) for p in b)]
-        rank, ranks = self._place
         return FrameLoader(self.frames, left[rank::ranks], self.workers)
 
     @property
@@ -88,12 +91,12 @@ class LabelWriter(BasePredictionWriter):
         work: The run directory.
         frames: The input, whose images are saved where they have no file of their own.
         thresholds: Lowest score of a label, for all classes or by name.
-        nms_iou: Overlap above which the lower-scored of two labels is rejected.
+        nms_iou: Overlap above which the lower-scored of two labels is rejected; `None` keeps both.
         max_boxes: Most labels of a frame.
     """
 
     def __init__(
-        self, work: Path, frames: FrameSet, thresholds: float | dict[str, float], nms_iou: float, max_boxes: int
+        self, work: Path, frames: FrameSet, thresholds: float | dict[str, float], nms_iou: float | None, max_boxes: int
     ) -> None:
         super().__init__("batch")
         self.work, self.frames = work, frames
@@ -294,9 +297,9 @@ def complete(run: RunDirectory, source: FrameSource, detector: Detector, names: 
         write_json(run.work / "quarantine.json", {"images": broken})
     root = "images" if names.root is None else os.path.relpath(names.root, run.work.resolve())
     write_json(run.work / "source.json", {"root": Path(root).as_posix()})
-    shutil.rmtree(run.work / SHARDS)
     metrics = {"frames": merged.frames, "boxes": sum(merged.kept.values()), "kept": merged.kept, "broken": len(broken)}
     run.finish(metrics)
+    shutil.rmtree(run.output / Path(SHARDS).parts[0])  # only now: killed before, a run goes on from its shards
     return metrics
 
 

@@ -178,6 +178,13 @@ def test_adaptation_pairs_views_of_the_same_geometry(write_coco):
     assert not any(len(targets) for targets in batch["target_weak"].targets)
 
 
+def test_target_views_are_new_in_every_pass(write_coco):
+    data = ready(AdaptationData([write_coco("a", grey=20)], [write_coco("b", 4, "b", grey=90)], [], batch_size=2))
+    loader = data.train_dataloader()
+    seeds = [targets.seed for _ in range(3) for batch in loader for targets in batch["target_weak"].targets]
+    assert len(set(seeds)) == 12
+
+
 def test_adaptation_never_reads_the_targets_labels(write_coco):
     def spoil(document):
         document["annotations"] = "not to be opened"

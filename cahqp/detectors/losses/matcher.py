@@ -69,10 +69,10 @@ class HungarianMatcher:
         Raises:
             FloatingPointError: A prediction is not finite.
         """
-        cost = self.cost(logits, boxes, targets).cpu().numpy()
-        if not np.isfinite(cost).all():
+        if not (logits.isfinite().all() & boxes.isfinite().all()):
             message = "The predictions are not finite. Lower the learning rate, or train in bf16 instead of fp16."
             raise FloatingPointError(message)
+        cost = self.cost(logits, boxes, targets).cpu().numpy()
         found = []
         for layer, image in np.ndindex(cost.shape[:2]):
             query, target = linear_sum_assignment(cost[layer, image, :, : targets.counts[image]])

@@ -1,0 +1,205 @@
+import json
+import os
+import shutil
+import signal
+from importlib import import_module
+
+import cv2
+import numpy as np
+import pytest
+from pycocotools.coco import COCO
+
+from cahqp.__main__ import main
+from cahqp.labels.shards import LabelShards
+
+module = import_module("cahqp.training.relabel")  # whose package has a function of that name
+LABELS = ("labels.json", "rejected.json", "source.json", "manifest.json")
+LOW = "--threshold=0.06"  # the scores of a teacher that has seen nine batches
+
+
+@pytest.fixture(scope="module")
+def labelled(teacher, recordings, tmp_path_factory):
+    """The labels of the night, made in one go."""
+    return relabelled(teacher, [recordings["night"]], tmp_path_factory.mktemp("labelled") / "run")
+
+
+def relabelled(weights, frames, output, *more, threshold=LOW):
+    assert main(command(weights, frames, output, *more, threshold)) == 0
+    return output
+
+
+def command(weights, frames, output, *more):
+    given = ["relabel", f"--weights={weights}", "--frames", *map(str, frames), f"--output={output}"]
+    return [*given, "--accelerator=cpu", "--batch_size=2", *more]
+
+
+def read(run, name="labels.json"):
+    return json.loads((run / name).read_text())
+
+
+def same(run, expected):
+    for name in LABELS:
+        assert (run / name).read_bytes() == (expected / name).read_bytes(), name
+
+
+def test_coco_in_coco_out(labelled, recordings):
+    given, written = read(recordings["night"].parent, "annotations.json"), read(labelled)
+    assert [image["file_name"] for image in written["images"]] == [image["file_name"] for image in given["images"]]
+    assert written["categories"] == given["categories"]
+    assert written["annotations"]
+
+
+def test_pycocotools_loads_it(labelled, capsys):
+    coco = COCO(labelled / "labels.json")
+    assert len(coco.getImgIds()) == 6
+    assert all(0.06 <= annotation["score"] <= 1 for annotation in coco.anns.values())
+
+
+def test_nothing_is_left_behind(labelled):
+    assert {path.name for path in labelled.iterdir()} == set(LABELS)
+    assert [path.name for path in labelled.parent.iterdir()] == ["run"]
+
+
+def test_the_labels_of_the_input_have_no_influence(teacher, night, labelled, tmp_path):
+    document = json.loads(night.read_text())
+    document["annotations"] = [{"image_id": 1, "bbox": [0, 0, "?"]}]
+    night.write_text(json.dumps(document))
+    run = relabelled(teacher, [night], tmp_path / "run")
+    assert (run / "labels.json").read_bytes() == (labelled / "labels.json").read_bytes()
+
+
+def test_a_folder_is_labelled_like_its_coco_file(teacher, recordings, labelled, tmp_path):
+    run = relabelled(teacher, [recordings["night"].parent / "images"], tmp_path / "run")
+    assert [a["bbox"] for a in read(run)["annotations"]] == [a["bbox"] for a in read(labelled)["annotations"]]
+
+
+def test_a_video_brings_its_frames_along(teacher, tmp_path):
+    video = cv2.VideoWriter(str(tmp_path / "a.avi"), cv2.VideoWriter_fourcc(*"MJPG"), 5, (96, 64))
+    for grey in range(0, 200, 20):
+        video.write(np.full((64, 96, 3), grey, np.uint8))
+    video.release()
+    run = relabelled(teacher, [tmp_path / "a.avi"], tmp_path / "run", "--every=0.5")
+    images = read(run)["images"]
+    assert [image["timestamp"] for image in images] == [0, 0.6, 1.0, 1.6]
+    assert all((run / "images" / image["file_name"]).is_file() for image in images)
+
+
+def test_several_inputs_become_one_file(teacher, recordings, tmp_path):
+    run = relabelled(teacher, [recordings["night"], recordings["val"]], tmp_path / "run")
+    assert len({image["id"] for image in read(run)["images"]}) == 10
+
+
+def die(*_):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def after(frames):
+    """Kill with half of the next frame's labels on the disk."""
+    plain, seen = LabelShards._append, []
+
+    def append(self, line):
+        if len(seen) == frames:
+            os.write(self._file.fileno(), line[: len(line) // 2])
+            die()
+        seen.append(line)
+        plain(self, line)
+
+    LabelShards._append = append
+
+
+def in_merge():
+    module.merge = die
+
+
+def after_merge():
+    module.shutil.rmtree = die
+
+
+@pytest.mark.parametrize("frames", [0, 1, 2, 5])
+def test_killed_while_labelling_it_goes_on(frames, teacher, recordings, labelled, killed, tmp_path):
+    given = command(teacher, [recordings["night"]], tmp_path / "run", LOW)
+    assert killed(given, lambda: after(frames)) == -signal.SIGKILL
+    assert main(given) == 0
+    same(tmp_path / "run", labelled)
+
+
+@pytest.mark.parametrize("moment", [in_merge, after_merge])
+def test_killed_at_the_end_it_goes_on(moment, teacher, recordings, labelled, killed, tmp_path):
+    given = command(teacher, [recordings["night"]], tmp_path / "run", LOW)
+    assert killed(given, moment) == -signal.SIGKILL
+    assert main(given) == 0
+    same(tmp_path / "run", labelled)
+
+
+def test_what_was_labelled_is_not_labelled_again(teacher, recordings, killed, tmp_path, monkeypatch):
+    given = command(teacher, [recordings["night"]], tmp_path / "run", LOW)
+    killed(given, lambda: after(4))
+    seen, plain = [], module.detect
+    monkeypatch.setattr(module, "detect", lambda detector, batch: seen.extend(batch.frames) or plain(detector, batch))
+    assert main(given) == 0
+    assert [frame.id for frame in seen] == [5, 6]
+
+
+def test_finished_labels_are_not_made_again(labelled, teacher, recordings, contents, capsys):
+    before = contents(labelled)
+    relabelled(teacher, [recordings["night"]], labelled)
+    assert "finished already" in capsys.readouterr().out
+    assert contents(labelled) == before
+
+
+def test_other_labels_are_not_put_there(labelled, teacher, recordings, contents, capsys):
+    before = contents(labelled)
+    assert main(command(teacher, [recordings["night"]], labelled, "--threshold=0.5")) == 1
+    assert "settings.threshold was 0.06, is 0.5" in capsys.readouterr().err
+    assert contents(labelled) == before
+
+
+def test_a_student_trains_on_the_labels(labelled, arguments, student, tmp_path):
+    given = [f"--model.weights={student}", "--trainer.max_epochs=1", f"--output={tmp_path / 'run'}"]
+    assert main([*arguments("retrain", pseudo=[str(labelled / "labels.json")]), *given]) == 0
+
+
+def test_the_models_own_thresholds_hold_where_none_is_given(teacher, recordings, tmp_path):
+    run = relabelled(teacher, [recordings["night"]], tmp_path / "run", threshold="--max_boxes=50")
+    assert read(run)["annotations"] == []  # it has no hit on its validation frames, so it must be half sure
+
+
+def break_images(night, count):
+    names = sorted((night.parent / "images").rglob("*.png"))[:count]
+    for name in names:
+        name.write_bytes(b"\x89PNG\r\n\x1a\n" + b"no more than the first bytes of a picture")
+    return [name.relative_to(night.parent / "images").as_posix() for name in names]
+
+
+def test_a_broken_image_is_named_and_left_out(teacher, night, tmp_path):
+    broken = break_images(night, 1)
+    run = relabelled(teacher, [night], tmp_path / "run", "--max_broken=0.2")
+    assert [entry["file_name"] for entry in read(run, "quarantine.json")["images"]] == broken
+    assert len(read(run)["images"]) == 5
+
+
+def test_too_many_broken_images_stop_the_run(teacher, night, tmp_path, capsys):
+    broken = break_images(night, 2)
+    assert main(command(teacher, [night], tmp_path / "run", "--max_broken=0.2")) == 1
+    told = capsys.readouterr().err
+    assert "2 of 6 images are broken" in told
+    assert all(name in told for name in broken)
+    assert not (tmp_path / "run").exists()
+
+
+def test_images_mended_after_a_kill_are_labelled(teacher, night, recordings, labelled, killed, tmp_path):
+    break_images(night, 1)
+    given = command(teacher, [night], tmp_path / "run", "--max_broken=0.2", LOW)
+    assert killed(given, in_merge) == -signal.SIGKILL
+    shutil.copytree(recordings["night"].parent / "images", night.parent / "images", dirs_exist_ok=True)
+    assert main(given) == 0
+    assert (tmp_path / "run" / "labels.json").read_bytes() == (labelled / "labels.json").read_bytes()
+
+
+def test_mended_images_let_it_go_on(teacher, night, recordings, labelled, tmp_path):
+    break_images(night, 2)
+    given = command(teacher, [night], tmp_path / "run", LOW)
+    assert main(given) == 1
+    shutil.copytree(recordings["night"].parent / "images", night.parent / "images", dirs_exist_ok=True)
+    assert main(given) == 0
+    assert (tmp_path / "run" / "labels.json").read_bytes() == (labelled / "labels.json").read_bytes()
