@@ -9,8 +9,8 @@ PYTEST_WORKERS ?= 2
 BIN := .venv/bin
 DEMO := runs/demo-weights
 # The source scenes of configs/cycle/demo.yaml; a test compares them.
-SOURCE_TRAIN := --recordings=8 --frames=40 --hour='[12, 15]'
-SOURCE_VAL := --recordings=3 --frames=20 --hour='[12, 15]' --first_recording=100
+SOURCE_TRAIN := --recordings=24 --frames=30 --hour='[12, 15]'
+SOURCE_VAL := --recordings=6 --frames=12 --hour='[12, 15]' --first_recording=100
 SOURCE := --data.train='["$(DEMO)/train/annotations.json"]' --data.val='["$(DEMO)/val/annotations.json"]'
 
 .DEFAULT_GOAL := help

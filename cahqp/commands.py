@@ -6,12 +6,19 @@ from jsonargparse import auto_cli
 
 
 def cycle(arguments: list[str]) -> None:
-    """Run `cahqp cycle run|status`."""
+    """Run `cahqp cycle run|status|compare`."""
+    from cahqp.cycle.compare import compare
     from cahqp.cycle.run import run
     from cahqp.cycle.status import status
 
     given = ["--dry_run=true" if text == "--dry-run" else text for text in arguments[1:]]
-    auto_cli({"run": run, "status": status}, args=given, exit_on_error=False, prog="cahqp cycle", as_positional=False)
+    auto_cli(
+        {"run": run, "status": status, "compare": compare},
+        args=given,
+        exit_on_error=False,
+        prog="cahqp cycle",
+        as_positional=False,
+    )
 
 
 def scenes(arguments: list[str]) -> None:

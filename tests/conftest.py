@@ -5,6 +5,7 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("WANDB_MODE", "disabled")  # whatever a test forgets, nobody's account is asked
 
+import gc
 import json
 import shutil
 import subprocess
@@ -172,8 +173,10 @@ def killed():
     def run(arguments, prepare):
         sys.stdout.flush()
         sys.stderr.flush()
+        gc.collect()
         child = os.fork()
         if child == 0:
+            gc.disable()  # what other tests left behind may want to join threads that are not in this process
             code = 70
             try:
                 prepare()

@@ -147,6 +147,12 @@ def test_links_lead_somewhere(page):
     assert [link for link in links if not (ROOT / page).parent.joinpath(link).is_file()] == []
 
 
+@pytest.mark.parametrize("model", ["teacher", "student"])
+def test_the_demos_weights_can_be_made_again(model):
+    named = yaml.safe_load((ROOT / "configs/cycle/demo.yaml").read_text())[model]["weights"]
+    assert named is None or f" {named}\n" in (ROOT / "Makefile").read_text()
+
+
 def test_help(capsys):
     assert main(["--help"]) == 0
     assert "relabel" in capsys.readouterr().out

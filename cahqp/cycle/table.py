@@ -8,7 +8,7 @@ from typing import Any
 from cahqp import files
 from cahqp.cycle.stages import TEST
 
-_NAMES = {
+NAMES = {
     "teacher-source": "teacher, source only",
     "teacher-adapted": "teacher, adapted (CA-HQP)",
     "teacher-mean-teacher": "teacher, mean teacher alone",
@@ -43,10 +43,10 @@ def duration(seconds: float) -> str:
 def _table(models: dict[str, dict[str, Any]]) -> list[str]:
     frames = list(dict.fromkeys(name for figures in models.values() for name in figures))
     frames.sort(key=lambda name: not name.startswith(TEST))
-    width = max(len(_NAMES.get(name, name)) for name in models)
+    width = max(len(NAMES.get(name, name)) for name in models)
     header = "AP50 in %".ljust(width) + "".join(f"{name.replace('-', ' '):>16}" for name in frames)
     rows = [
-        _NAMES.get(model, model).ljust(width)
+        NAMES.get(model, model).ljust(width)
         + "".join(f"{_percent(figures.get(name, {}).get('ap50')):>16}" for name in frames)
         for model, figures in models.items()
     ]

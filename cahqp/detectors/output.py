@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any
 
@@ -75,7 +76,7 @@ class Output:
     denoising: DenoisingOutput | None = None
 
 
-class Detector(nn.Module):
+class Detector(nn.Module, ABC):
     """Base of every detector: its classes, its preprocessing and how its output becomes detections.
 
     Attributes:
@@ -102,6 +103,7 @@ class Detector(nn.Module):
         self.thresholds: dict[str, float] = {}
         self.provenance: dict[str, Any] = {}
 
+    @abstractmethod
     def forward(
         self, images: Tensor, padding_mask: Tensor | None = None, targets: list[Targets] | None = None
     ) -> Output:
@@ -112,7 +114,6 @@ class Detector(nn.Module):
             padding_mask: (B, H, W) true where padded; none where not given.
             targets: For denoising in training; boxes are xyxy pixels of the batch.
         """
-        raise NotImplementedError
 
     def backbone_parameters(self) -> list[nn.Parameter]:
         """Return the parameters that usually train with a smaller learning rate."""

@@ -30,6 +30,14 @@ def make(kind: str, **settings) -> Detector:
             torch.nn.init.normal_(parameter, std=0.05)
         if "sampling_offsets.weight" in name or "attention_weights.weight" in name:
             torch.nn.init.normal_(parameter, std=0.1)
+    norms = [m for m in detector.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    if norms:  # without statistics of some images hardly anything would reach the decoder
+        for norm in norms:
+            norm.momentum = 1.0
+        with torch.no_grad():
+            detector.train()(torch.randn(2, 3, 64, 96))
+        for norm in norms:
+            norm.momentum = 0.1
     return detector.eval()
 
 

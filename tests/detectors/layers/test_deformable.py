@@ -48,7 +48,8 @@ def test_sampling_equals_reading_point_by_point():
 
 
 def test_gradients_are_right():
-    arguments = [t.requires_grad_() for t in inputs(torch.float64)]
+    value, locations, weights = inputs(torch.float64)
+    arguments = [t.requires_grad_() for t in (value, locations[:, :2].clone(), weights[:, :2].clone())]
     assert torch.autograd.gradcheck(lambda v, x, w: deformable_attention(v, SHAPES, x, w), arguments)
 
 

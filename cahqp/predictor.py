@@ -1,0 +1,67 @@
+"""A detector from Python: `cahqp.load("model.safetensors").predict(images)`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from cahqp.data.datasets import as_tensor
+from cahqp.data.transforms import plain
+from cahqp.detectors.output import Detector
+from cahqp.detectors.weights import load as load_detector
+from cahqp.structures import Detections, Targets, collate
+
+
+class Predictor:
+    """A model file, ready to detect.
+
+    Args:
+        detector: In eval mode.
+    """
+
+    def __init__(self, detector: Detector) -> None:
+        self.detector = detector
+        self._resize = plain(detector.preprocessing)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names in the order of the labels."""
+        return self.detector.classes
+
+    @torch.no_grad()
+    def predict(self, images: Sequence[NDArray[np.uint8]], threshold: float = 0.0) -> list[Detections]:
+        """Return each image's detections in its own pixels, best first.
+
+        Args:
+            images: (H, W, 3) uint8 RGB, of any sizes.
+            threshold: Lowest score that is returned.
+
+        Raises:
+            ValueError: An image has another shape or type.
+        """
+        for number, image in enumerate(images):
+            if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+                message = f"images[{number}] must be (H, W, 3) uint8 RGB, got {image.shape} {image.dtype}."
+                raise ValueError(message)
+        if not images:
+            return []
+        device = next(self.detector.parameters()).device
+        views = [as_tensor(self._resize(image, Targets.empty(), 0)[0]) for image in images]
+        batch = collate([(view, Targets.empty(), None) for view in views]).to(device)  # type: ignore[misc]
+        pixels = self.detector.preprocessing.normalise(batch.images, batch.padding_mask)
+        sizes = torch.tensor([image.shape[:2] for image in images], device=device)
+        found = self.detector.decode(self.detector(pixels, batch.padding_mask), sizes)
+        return [detections[detections.scores >= threshold] for detections in found]
+
+
+def load(path: Path | str) -> Predictor:
+    """Return the detector of a model file, on the CPU.
+
+    Raises:
+        WeightsError: The file is missing, damaged or not one of ours.
+    """
+    return Predictor(load_detector(Path(path)))
