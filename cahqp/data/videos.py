@@ -18,6 +18,8 @@ from cahqp.structures import Frame
 
 _NEAR = 2000.0  # milliseconds that are decoded forward rather than sought: about one group of pictures
 _SAME = 0.5  # milliseconds within which two time stamps are the same
+# Captures of a parent process. To close one waits for threads that a fork leaves behind, and so for ever.
+_inherited: list[Any] = []
 
 
 class VideoFrames(FrameSource):
@@ -84,6 +86,8 @@ class VideoFrames(FrameSource):
         """
         if not seek or self._capture is None or self._owner != os.getpid():
             # A forked worker shares the file position of its parent's capture, so it opens its own.
+            if self._owner != os.getpid():
+                _inherited.append(self._capture)
             self._capture, self._owner, self._now = _open(self._file), os.getpid(), -math.inf
         if abs(self._now - wanted) < _SAME:
             return True
