@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -11,6 +12,7 @@ from typing import Any, Literal
 
 import docstring_parser
 from jsonargparse import ArgumentParser, auto_cli
+from jsonargparse.typing import NonNegativeInt
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
@@ -25,15 +27,18 @@ from cahqp.data.frames import open_frames
 from cahqp.errors import ConfigError
 from cahqp.files import write_json
 from cahqp.training.base import DetectionModule
-from cahqp.training.callbacks import AtomicCheckpointIO, checkpoints
+from cahqp.training.callbacks import AtomicCheckpointIO, ExampleImages, checkpoints
 from cahqp.training.ema import EMA
 from cahqp.training.finish import finish_fit
 from cahqp.training.identity import split_inputs
 from cahqp.training.predict import FrameSet
 from cahqp.training.relabel import complete, label_frames
 
+# Its tips and device listings advertise; what matters of them is told as an error.
+logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+
 # What may change between two attempts at the same run: where it goes and how it is watched.
-_NOT_IDENTITY = ("output", "config", "seed", "seed_everything", "ckpt_path", "wandb", "default_root_dir", "logger",
+_NOT_IDENTITY = ("output", "example_images", "config", "seed", "seed_everything", "ckpt_path", "wandb", "default_root_dir", "logger",
                  "enable_progress_bar", "enable_model_summary", "verbose", "weights_only")  # fmt: skip
 
 
@@ -48,6 +53,12 @@ class Cli(LightningCLI):
         parser.add_argument("--seed", type=int, default=0, help="Seeds weights, order, augmentation and noise.")
         parser.add_argument(
             "--wandb", type=Literal["off", "online", "offline"], default="off", help="Track with Weights & Biases too."
+        )
+        parser.add_argument(
+            "--example_images",
+            type=NonNegativeInt,
+            default=0,
+            help="Validation frames to draw detections on, in checkpoints/examples/ and W&B; they show faces and plates.",
         )
         parser.add_lightning_class_args(EMA, "ema")
         parser.link_arguments("seed", "seed_everything")
@@ -98,7 +109,8 @@ class Cli(LightningCLI):
         if self.subcommand == "fit" and self.work is not None and not self.settings.trainer.fast_dev_run:
             # Given at once: a trainer without checkpoints of its own would add Lightning's default one to ours.
             asked = self.config_init[self.subcommand].trainer.callbacks or []
-            kwargs["callbacks"] = [*asked, *checkpoints(self.work / "checkpoints")]
+            examples = ExampleImages(self.settings.example_images, self.work / "checkpoints" / "examples")
+            kwargs["callbacks"] = [*asked, examples, *checkpoints(self.work / "checkpoints")]
         return super().instantiate_trainer(**kwargs, plugins=[AtomicCheckpointIO()])
 
     def _loggers(self, work: Path) -> list[Logger]:

@@ -7,6 +7,7 @@ os.environ.setdefault("WANDB_MODE", "disabled")  # whatever a test forgets, nobo
 
 import gc
 import json
+import logging
 import shutil
 import subprocess
 import sys
@@ -62,6 +63,15 @@ def _scenes(folder, first, recordings, frames, hour="[12,15]"):
     given = [f"--recordings={recordings}", f"--frames={frames}", f"--first_recording={first}", f"--hour={hour}"]
     assert main(["scenes", f"--output={folder}", "--width=96", "--height=64", "--image_format=png", *given]) == 0
     return folder / "annotations.json"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def quiet_lightning():
+    """Take away Lightning's log handlers: they would write to what was stderr when it was first imported."""
+    import lightning.pytorch  # noqa: F401
+
+    for name in ("lightning", "lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).handlers.clear()
 
 
 @pytest.fixture(scope="session")

@@ -22,7 +22,7 @@ def refused(capsys, tmp_path):
     def run(*arguments, code=1, output="run"):
         assert main([*map(str, arguments), f"--output={tmp_path / output}"]) == code
         told = capsys.readouterr().err
-        said = told[told.index("cahqp ") :]
+        said = told[told.index(f"cahqp {arguments[0]}: ") :]
         assert "Traceback" not in told
         assert len(said.splitlines()) <= 15, said
         assert not (tmp_path / output).exists()
@@ -32,7 +32,7 @@ def refused(capsys, tmp_path):
 
 
 def relabel(weights, frames, *more):
-    return ["relabel", f"--weights={weights}", "--frames", frames, "--accelerator=cpu", *more]
+    return ["relabel", f"--weights={weights}", "--frames", str(frames), "--accelerator=cpu", *more]
 
 
 # The commands themselves
@@ -52,7 +52,8 @@ def timed(function):
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_of_every_command(command, capsys):
     assert main([command, "--help"]) == 0
-    assert f"cahqp {command}" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert told.startswith("usage: cahqp") and command in told
 
 
 def test_help_of_relabel_tells_every_option(capsys):

@@ -41,13 +41,20 @@ def lines(runs: list[Path]) -> list[str]:
     if any(figures.keys() != found[0].keys() for figures in found):
         message = "The runs measured different models or frames: compare cycles of one plan with the same arms."
         raise ConfigError(message)
-    rows = [(f"{NAMES.get(m, m)}, {frames}", [f[m, frames] for f in found]) for m, frames in found[0]]
+    rows = [
+        (f"{NAMES.get(m, m)}, {frames}", [f[m, frames] for f in found]) for m, frames in sorted(found[0], key=_place)
+    ]
     for model, start in PAIRS:
         for frames in [frames for name, frames in found[0] if name == model and (start, frames) in found[0]]:
             gains = [f[model, frames] - f[start, frames] for f in found]
             rows.append((f"gain of {NAMES.get(model, model)}, {frames}", gains))
     width = max(len(name) for name, _ in rows)
     return [f"{'AP50 in %'.ljust(width)}{'mean':>8}{'sd':>7}   each run"] + [_row(*row, width) for row in rows]
+
+
+def _place(key: tuple[str, str]) -> tuple[str, int]:
+    """Order by frames, then as a cycle goes."""
+    return key[1], list(NAMES).index(key[0]) if key[0] in NAMES else len(NAMES)
 
 
 def _figures(run: Path) -> dict[tuple[str, str], float]:

@@ -41,6 +41,8 @@ def duration(seconds: float) -> str:
 
 
 def _table(models: dict[str, dict[str, Any]]) -> list[str]:
+    # JSON files are sorted by name; a reader wants before above after.
+    models = dict(sorted(models.items(), key=lambda item: list(NAMES).index(item[0]) if item[0] in NAMES else 99))
     frames = list(dict.fromkeys(name for figures in models.values() for name in figures))
     frames.sort(key=lambda name: not name.startswith(TEST))
     width = max(len(NAMES.get(name, name)) for name in models)

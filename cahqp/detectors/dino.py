@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from cahqp.detectors.backbones import TimmBackbone
-from cahqp.detectors.layers.basic import MLP, FeedForwardBlock, inverse_sigmoid
+from cahqp.detectors.layers.basic import MLP, FeedForwardBlock, inverse_sigmoid, to_tokens
 from cahqp.detectors.layers.decoder import DecoderLayer, gather_rows, proposals
 from cahqp.detectors.layers.deformable import DeformableAttention, Shapes
 from cahqp.detectors.layers.denoising import DenoisingQueries, denoising_queries
@@ -231,7 +231,7 @@ class DINO(Detector):
             grid = torch.stack([x[None].expand(height, -1), y[:, None].expand(-1, width)], -1).reshape(1, -1, 2)
             centres.append(grid / ratios[:, None, level])
         reference = torch.cat(centres, 1)[:, :, None] * ratios[:, None]
-        x = torch.cat([m.flatten(2).transpose(1, 2) for m in maps], 1)
+        x = torch.cat([to_tokens(m) for m in maps], 1)
         outputs = []
         for layer in self.encoder:
             x = layer(x, position, reference, shapes, padding)

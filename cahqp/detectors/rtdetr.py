@@ -12,7 +12,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from cahqp.detectors.backbones import ResNetVd, TimmBackbone
-from cahqp.detectors.layers.basic import MLP, ConvNorm, FeedForwardBlock, SelfAttentionBlock, inverse_sigmoid
+from cahqp.detectors.layers.basic import (
+    MLP,
+    ConvNorm,
+    FeedForwardBlock,
+    SelfAttentionBlock,
+    inverse_sigmoid,
+    to_tokens,
+)
 from cahqp.detectors.layers.decoder import DecoderLayer, gather_rows, proposals
 from cahqp.detectors.layers.deformable import Shapes
 from cahqp.detectors.layers.denoising import DenoisingQueries, denoising_queries
@@ -93,7 +100,7 @@ class HybridEncoder(nn.Module):
         """Return the coarsest map (B, D, h, w) after self-attention."""
         height, width = x.shape[-2:]
         position = grid_positions(height, width, x.shape[1], x.device).to(x.dtype)
-        tokens: Tensor = self.ffn(self.attention(x.flatten(2).transpose(1, 2), position[None]))
+        tokens: Tensor = self.ffn(self.attention(to_tokens(x), position[None]))
         return tokens.transpose(1, 2).reshape(x.shape)
 
     def forward(self, maps: list[Tensor]) -> list[Tensor]:
@@ -230,7 +237,7 @@ class RTDETR(Detector):
             maps = self.prompt(maps, [torch.zeros_like(m[:, 0], dtype=torch.bool) for m in maps])
         fused = [project(f) for project, f in zip(self.decoder_proj, self.encoder(maps), strict=True)]
         shapes = [(m.shape[2], m.shape[3]) for m in fused]
-        tokens = torch.cat([m.flatten(2).transpose(1, 2) for m in fused], 1)
+        tokens = torch.cat([to_tokens(m) for m in fused], 1)
         padding = torch.zeros(tokens.shape[:2], dtype=torch.bool, device=tokens.device)
         logits, boxes, reference, content = self._propose(tokens, shapes, padding)
         noised = None

@@ -145,8 +145,8 @@ class DetectionModule(LightningModule):
         result: dict[str, Any] = self.metric.compute()
         self.metric.reset()
         # torchmetrics says -1 where there was nothing to measure; that is no precision.
-        self.log(f"{prefix}/ap50", result["map_50"].clamp(min=0).to(self.device), prog_bar=True, sync_dist=False)
-        self.log(f"{prefix}/map", result["map"].clamp(min=0).to(self.device), sync_dist=False)
+        self.log(f"{prefix}/ap50", result["map_50"].clamp(min=0).to(self.device), prog_bar=True, sync_dist=True)
+        self.log(f"{prefix}/map", result["map"].clamp(min=0).to(self.device), sync_dist=True)
 
     def trained_modules(self) -> dict[str, nn.Module]:
         """Return what trains, by name, beside the detector."""

@@ -7,6 +7,12 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+from cahqp.errors import DataError
+
+# Settings that name files. One that is not there must not pass for a plain setting, or the run directory would be
+# claimed under a name that changes once the file exists.
+PATHS = ("weights", "backbone_weights", "train", "val", "test", "source", "target", "pseudo")
+
 
 def split_inputs(config: str, left_out: Collection[str]) -> tuple[dict[str, Any], dict[str, Path]]:
     """Split a configuration into settings and the files it names.
@@ -17,8 +23,13 @@ def split_inputs(config: str, left_out: Collection[str]) -> tuple[dict[str, Any]
 
     Returns:
         The settings, with `input` in the place of every existing path, and the paths by their key.
+
+    Raises:
+        DataError: Files are missing; all are told together.
     """
     inputs: dict[str, Path] = {}
+
+    missing: list[str] = []
 
     def walk(value: Any, role: str) -> Any:
         if isinstance(value, dict):
@@ -28,9 +39,13 @@ def split_inputs(config: str, left_out: Collection[str]) -> tuple[dict[str, Any]
         if isinstance(value, str) and _names_a_path(value):
             inputs[role] = Path(value)
             return "input"
+        if isinstance(value, str) and any(part in PATHS for part in role.split(".")):
+            missing.append(f"  {role.replace('init_args.', '')}: {value} does not exist.")
         return value
 
     settings: dict[str, Any] = walk(json.loads(config), "")
+    if missing:
+        raise DataError("\n".join(["Files are missing:", *missing, "A relative path starts where the command is run."]))
     return settings, inputs
 
 

@@ -15,6 +15,15 @@ def inverse_sigmoid(x: Tensor, eps: float) -> Tensor:
     return torch.log(x.clamp(min=eps) / (1 - x).clamp(min=eps))
 
 
+def to_tokens(maps: Tensor) -> Tensor:
+    """Return (B, h * w, D) tokens, row by row, for (B, D, h, w) maps.
+
+    Not `flatten(2).transpose(1, 2)`: for one image that hands the BatchNorm before it a gradient whose strides the CPU
+    kernel misreads, and the gradients from there on are silently wrong (torch 2.15).
+    """
+    return maps.permute(0, 2, 3, 1).flatten(1, 2)
+
+
 class MLP(nn.Module):
     """Linear layers with ReLU between them (DETR's box head).
 
