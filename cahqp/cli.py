@@ -38,8 +38,21 @@ from cahqp.training.relabel import complete, label_frames
 logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
 
 # What may change between two attempts at the same run: where it goes and how it is watched.
-_NOT_IDENTITY = ("output", "example_images", "config", "seed", "seed_everything", "ckpt_path", "wandb", "default_root_dir", "logger",
-                 "enable_progress_bar", "enable_model_summary", "verbose", "weights_only")  # fmt: skip
+_NOT_IDENTITY = (
+    "output",
+    "config",
+    "seed",
+    "seed_everything",
+    "ckpt_path",
+    "wandb",
+    "example_images",
+    "default_root_dir",
+    "logger",
+    "enable_progress_bar",
+    "enable_model_summary",
+    "verbose",
+    "weights_only",
+)
 
 
 class Cli(LightningCLI):
@@ -58,7 +71,7 @@ class Cli(LightningCLI):
             "--example_images",
             type=NonNegativeInt,
             default=0,
-            help="Validation frames to draw detections on, in checkpoints/examples/ and W&B; they show faces and plates.",
+            help="Validation frames to draw detections on (checkpoints/examples, W&B); they show faces and plates.",
         )
         parser.add_lightning_class_args(EMA, "ema")
         parser.link_arguments("seed", "seed_everything")
