@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from importlib import import_module
 
 from cahqp import __version__
-from cahqp.errors import CahqpError
+from cahqp.errors import CahqpError, shortened
 
 # name -> (what it does, module, function that takes the remaining arguments)
 COMMANDS: dict[str, tuple[str, str, str]] = {
@@ -57,7 +57,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         command(arguments)
     except ArgumentError as error:
-        print(f"cahqp {arguments[0]}: {error}\n`cahqp {arguments[0]} --help` tells the options.", file=sys.stderr)
+        told = shortened(str(error))
+        print(f"cahqp {arguments[0]}: {told}\n`cahqp {arguments[0]} --help` tells the options.", file=sys.stderr)
         return 2
     except CahqpError as error:
         print(f"cahqp {arguments[0]}: {error}", file=sys.stderr)

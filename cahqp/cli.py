@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import docstring_parser
+import yaml
 from jsonargparse import ArgumentParser, auto_cli
 from jsonargparse.typing import NonNegativeInt
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -24,7 +26,7 @@ from cahqp import training
 from cahqp.cycle.manifest import RunDirectory
 from cahqp.data.base import DetectionData
 from cahqp.data.frames import open_frames
-from cahqp.errors import ConfigError
+from cahqp.errors import CahqpError, ConfigError, shortened
 from cahqp.files import write_json
 from cahqp.training.base import DetectionModule
 from cahqp.training.callbacks import AtomicCheckpointIO, ExampleImages, checkpoints
@@ -113,6 +115,13 @@ class Cli(LightningCLI):
         self.run.work.mkdir(parents=True, exist_ok=True)
         (self.run.work / "config.yaml").write_text(parser.dump(settings, skip_none=False), encoding="utf-8")
 
+    def instantiate_classes(self) -> None:
+        """Build model, data and trainer; what they refuse is told as one message."""
+        try:
+            super().instantiate_classes()
+        except (ValueError, RuntimeError) as error:
+            raise _own(error) or ConfigError(shortened(str(error))) from error
+
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Build the trainer, with the run directory's checkpoints and logs."""
         if self.work is not None:
@@ -180,6 +189,29 @@ class Cli(LightningCLI):
             self.run.finish(metrics)
 
 
+def _own(error: BaseException | None) -> CahqpError | None:
+    """Return the error of ours that jsonargparse wrapped into its own."""
+    while error is not None and not isinstance(error, CahqpError):
+        error = error.__cause__ or error.__context__
+    return error
+
+
+def _check_configs(arguments: list[str]) -> None:
+    """Refuse config files that are no YAML; jsonargparse would not say which of them it is.
+
+    Raises:
+        ConfigError: One cannot be read.
+    """
+    split = [part for text in arguments for part in (text.split("=", 1) if text.startswith("--config=") else [text])]
+    for flag, value in itertools.pairwise(split):
+        if flag in ("--config", "-c") and Path(value).is_file():
+            try:
+                yaml.safe_load(Path(value).read_text(encoding="utf-8"))
+            except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+                message = f"{value} is not readable YAML: {error}"
+                raise ConfigError(message) from error
+
+
 def _is_rank_zero() -> bool:
     return (getattr(rank_zero_only, "rank", None) or 0) == 0
 
@@ -187,6 +219,7 @@ def _is_rank_zero() -> bool:
 def lightning(arguments: list[str]) -> None:
     """Run `cahqp fit|validate|test|predict`."""
     os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+    _check_configs(arguments)
     # Lightning starts further ranks with this process's own command line, so that must be what is run here.
     given, sys.argv = sys.argv, [sys.argv[0], *arguments]
     try:
@@ -243,6 +276,7 @@ def info(arguments: list[str]) -> None:
 
 def _run_with_lists(function: Callable[..., None], arguments: list[str], lists: dict[str, type]) -> None:
     """Run a command whose `lists` take several values after one flag, as shells expand them."""
+    _check_configs(arguments)
     parser = ArgumentParser(
         prog=f"cahqp {arguments[0]}", exit_on_error=False, description=(function.__doc__ or "").partition("\n")[0]
     )

@@ -21,3 +21,12 @@ class WeightsError(CahqpError):
 
 class RunError(CahqpError):
     """A run directory that cannot be started, continued or read."""
+
+
+_NOISE = ("Does not validate against", "Subtypes:", "Errors:", "- Expected a <class 'NoneType'>", "Given value")
+
+
+def shortened(told: str) -> str:
+    """Return jsonargparse's message without what helps nobody: which types it tried, and the whole value again."""
+    lines = [line for line in told.splitlines() if not line.strip().startswith(_NOISE)]
+    return "\n".join(lines).strip().removeprefix("- ")

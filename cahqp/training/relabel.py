@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import cv2
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer, seed_everything
@@ -196,8 +196,8 @@ def relabel(
     workers: int = 0,
     max_broken: float = 0.05,
     devices: int = 1,
-    accelerator: str = "auto",
-    precision: str = "32-true",
+    accelerator: Literal["auto", "cpu", "gpu"] = "auto",
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true",
     seed: int = 0,
 ) -> None:
     """Write a teacher's labels for frames as COCO: `labels.json`, and what was dropped as `rejected.json`.
@@ -216,13 +216,14 @@ def relabel(
         workers: Processes that load images; 0 loads in the main one.
         max_broken: Share of broken images, 0..1, that is put up with.
         devices: Number of devices to share the frames between.
-        accelerator: `auto`, `cpu` or `gpu`.
-        precision: `32-true`, `bf16-mixed` or `16-mixed`.
+        accelerator: What to compute on.
+        precision: Of the computation.
         seed: Kept in the manifest.
     """
-    if threshold is not None and not 0 <= threshold <= 1:
-        message = f"--threshold must lie in 0..1, got {threshold}."
-        raise RunError(message)
+    check_numbers(
+        shares={"--threshold": threshold, "--nms_iou": nms_iou, "--max_broken": max_broken},
+        counts={"--max_boxes": max_boxes, "--batch_size": batch_size, "--devices": devices},
+    )
     seed_everything(seed, verbose=False)
     settings = {
         "threshold": threshold,
@@ -247,7 +248,7 @@ def relabel(
     trainer = Trainer(
         accelerator=accelerator,
         devices=devices,
-        precision=precision,  # type: ignore[arg-type]
+        precision=precision,
         logger=False,
         callbacks=[TQDMProgressBar(refresh_rate=10)],
         enable_checkpointing=False,
