@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 
 class CahqpError(Exception):
     """What was given, what is allowed and what to do, in the words the user typed."""
@@ -21,6 +23,22 @@ class WeightsError(CahqpError):
 
 class RunError(CahqpError):
     """A run directory that cannot be started, continued or read."""
+
+
+def check_numbers(shares: Mapping[str, float | None], counts: Mapping[str, int | None]) -> None:
+    """Refuse settings that are out of range, all together.
+
+    Args:
+        shares: By name; each must lie in 0..1, or is not given.
+        counts: By name; each must be at least 1, or is not given.
+
+    Raises:
+        ConfigError: Some are not.
+    """
+    wrong = [f"{name} must lie in 0..1, got {v}." for name, v in shares.items() if v is not None and not 0 <= v <= 1]
+    wrong += [f"{name} must be at least 1, got {v}." for name, v in counts.items() if v is not None and v < 1]
+    if wrong:
+        raise ConfigError("\n".join(wrong))
 
 
 _NOISE = ("Does not validate against", "Subtypes:", "Errors:", "- Expected a <class 'NoneType'>", "Given value")

@@ -98,19 +98,18 @@ def configs(tmp_path_factory):
     """Configs of every kind of training, without data: `fit`, `student`, `adapt` and `retrain`."""
     root = tmp_path_factory.mktemp("configs")
     trainer = {"accelerator": "cpu", "max_epochs": 3, "log_every_n_steps": 1, "enable_progress_bar": False}
-    data = {"batch_size": 2, "batches_per_epoch": 3, "val": [], "source": []}
-    labelled = {"batch_size": 2, "batches_per_epoch": 3, "train": [], "val": []}
-    pseudo = {"threshold": 0.02, "ignore_threshold": 0.01}
+    feed = {"batch_size": 2, "batches_per_epoch": 3, "val": []}
+    labels = {"threshold": 0.02}
     kinds = {
-        "fit": ("SupervisedTraining", {"detector": DINO}, "LabelledData", labelled),
-        "student": ("SupervisedTraining", {"detector": RTDETR}, "LabelledData", labelled),
-        "adapt": ("TeacherAdaptation", {"weights": None, "pseudo_labels": pseudo}, "AdaptationData", {**data, "target": []}),
-        "retrain": ("StudentTraining", {"weights": None}, "StudentData", {**data, "pseudo": []}),
+        "fit": ("SupervisedTraining", {"detector": DINO}, "LabelledData", {"train": []}),
+        "student": ("SupervisedTraining", {"detector": RTDETR}, "LabelledData", {"train": []}),
+        "adapt": ("TeacherAdaptation", {"pseudo_labels": labels}, "AdaptationData", {"source": [], "target": []}),
+        "retrain": ("StudentTraining", {}, "StudentData", {"source": [], "pseudo": []}),
     }  # fmt: skip
-    for name, (module, init, kind, feed) in kinds.items():
+    for name, (module, init, kind, roles) in kinds.items():
         config = {
             "model": {"class_path": module, "init_args": {**init, "optimizer": OPTIMIZER}},
-            "data": {"class_path": kind, "init_args": feed},
+            "data": {"class_path": kind, "init_args": {**feed, **roles}},
             "trainer": {**trainer, "enable_model_summary": False},
             "ema": {"decay": 0.9},
         }
@@ -191,7 +190,7 @@ def killed():
             try:
                 prepare()
                 code = main([str(a) for a in arguments])
-            except BaseException:  # the process ends here, whatever happened
+            except BaseException:  # noqa: BLE001  the process ends here, whatever happened
                 traceback.print_exc()
             finally:
                 os._exit(code)

@@ -15,7 +15,7 @@ from cahqp.data.loaders import Loader, exact_loader, training_loader
 from cahqp.data.samplers import Order, contiguous_batches
 from cahqp.data.splits import check_leakage
 from cahqp.data.transforms import Augmentation, plain, strong, weak
-from cahqp.errors import ConfigError, DataError
+from cahqp.errors import ConfigError, DataError, check_numbers
 from cahqp.structures import Preprocessing
 
 Strength = Literal["none", "weak", "strong"]
@@ -54,6 +54,7 @@ class DetectionData(LightningDataModule):
         preprocessing: Preprocessing | None,
     ) -> None:
         super().__init__()
+        check_numbers(shares={"data.max_broken": max_broken}, counts={"data.batch_size": batch_size})
         self.val = val
         self.test = test
         self.batch_size = batch_size

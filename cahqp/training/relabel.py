@@ -20,7 +20,7 @@ from cahqp.data.frames import FrameSource, JoinedFrames, open_frames
 from cahqp.data.images import write_quarantine
 from cahqp.detectors.output import Detector
 from cahqp.detectors.weights import load
-from cahqp.errors import DataError, RunError
+from cahqp.errors import DataError, check_numbers
 from cahqp.files import atomic_write, read_json, write_json
 from cahqp.labels.select import resolve_thresholds, select
 from cahqp.labels.shards import LabelShards

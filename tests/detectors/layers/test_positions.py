@@ -3,7 +3,6 @@ import math
 import pytest
 import torch
 
-from cahqp.detectors.layers.basic import inverse_sigmoid
 from cahqp.detectors.layers.positions import box_positions, grid_positions, sine_positions
 
 
@@ -51,10 +50,3 @@ def test_grid_positions_equal_the_published_ones_on_squares():
     across, down = w.flatten()[:, None] * omega, h.flatten()[:, None] * omega
     published = torch.cat([across.sin(), across.cos(), down.sin(), down.cos()], 1)
     torch.testing.assert_close(grid_positions(side, side, dim), published)
-
-
-def test_inverse_sigmoid_is_the_inverse_within_its_bounds():
-    x = torch.linspace(-6, 6, 25)
-    torch.testing.assert_close(inverse_sigmoid(x.sigmoid(), 1e-5), x, atol=1e-4, rtol=0)
-    bound = math.log(1 / 1e-3)
-    torch.testing.assert_close(inverse_sigmoid(torch.tensor([0.0, 1, 7]), 1e-3), torch.tensor([-bound, bound, bound]))
