@@ -9,9 +9,13 @@ import gc
 import json
 import logging
 import shutil
+import signal
+import socket
 import subprocess
 import sys
+import time
 import traceback
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -175,26 +179,67 @@ def cahqp():
     return run
 
 
+def forked(run):
+    """Run a function in a forked process, which ends with its exit code, and return the process's number."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    gc.collect()
+    child = os.fork()
+    if child == 0:
+        gc.disable()  # what other tests left behind may want to join threads that are not in this process
+        code = 70
+        try:
+            code = run()
+        except BaseException:  # noqa: BLE001  the process ends here, whatever happened
+            traceback.print_exc()
+        finally:
+            os._exit(code)
+    return child
+
+
 @pytest.fixture(scope="session")
 def killed():
     """Run a command in a forked process that is killed with SIGKILL the moment `prepare` decides; say how it ended."""
 
     def run(arguments, prepare):
-        sys.stdout.flush()
-        sys.stderr.flush()
-        gc.collect()
-        child = os.fork()
-        if child == 0:
-            gc.disable()  # what other tests left behind may want to join threads that are not in this process
-            code = 70
-            try:
-                prepare()
-                code = main([str(a) for a in arguments])
-            except BaseException:  # noqa: BLE001  the process ends here, whatever happened
-                traceback.print_exc()
-            finally:
-                os._exit(code)
-        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        def work():
+            prepare()
+            return main([str(a) for a in arguments])
+
+        return os.waitstatus_to_exitcode(os.waitpid(forked(work), 0)[1])
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def two_processes():
+    """Run a command on two ranks, as Lightning starts them, and return their exit codes; a hang is an error."""
+
+    def run(arguments, seconds=240):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+
+        def work(rank):
+            place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "LOCAL_RANK": rank, "NODE_RANK": 0}
+            os.environ |= {name: str(value) for name, value in {**place, "WORLD_SIZE": 2}.items()}
+            rank_zero_only.rank = rank
+            return main([str(a) for a in arguments])
+
+        from lightning.pytorch.utilities import rank_zero_only
+
+        ranks = [forked(partial(work, rank)) for rank in (0, 1)]
+        codes = {}
+        deadline = time.monotonic() + seconds
+        while len(codes) < 2:
+            for child in set(ranks) - codes.keys():
+                ended, status = os.waitpid(child, os.WNOHANG)
+                if ended:
+                    codes[child] = os.waitstatus_to_exitcode(status)
+                elif time.monotonic() > deadline:
+                    os.kill(child, signal.SIGKILL)
+            time.sleep(0.05)
+        return [codes[child] for child in ranks]
 
     return run
 

@@ -4,9 +4,9 @@ import errno
 import json
 import os
 import pickle
+import resource
 import subprocess
 import sys
-import time
 
 import pytest
 import torch
@@ -39,14 +39,15 @@ def relabel(weights, frames, *more):
 
 
 def test_help_is_quick(cahqp):
-    best = min(timed(lambda: cahqp("--help")) for _ in range(3))
-    assert best < 0.5
+    # Of the processor's time: other tests run at the same time.
+    assert min(timed(lambda: cahqp("--help")) for _ in range(3)) < 0.5
 
 
 def timed(function):
-    began = time.perf_counter()
+    began = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert function().returncode == 0
-    return time.perf_counter() - began
+    ended = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return ended.ru_utime + ended.ru_stime - began.ru_utime - began.ru_stime
 
 
 @pytest.mark.parametrize("command", COMMANDS)

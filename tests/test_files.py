@@ -68,7 +68,7 @@ def test_a_folder_that_cannot_be_written_is_told(path, monkeypatch):
         raise PermissionError(errno.EACCES, "Permission denied", str(Path(dir) / "x.tmp"))
 
     monkeypatch.setattr(tempfile, "mkstemp", barred)
-    with pytest.raises(RunError, match="Permission denied.*Choose another --output"):
+    with pytest.raises(RunError, match=r"Permission denied.*Choose another --output"):
         write_json(path, {})
 
 

@@ -1,0 +1,114 @@
+import json
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from cahqp.__main__ import main
+from cahqp.detectors.weights import describe, load
+from cahqp.training import TeacherAdaptation
+from cahqp.training.adaptation import AlignmentSettings, PromptSettings, PseudoLabelSettings
+
+SHORT = "--trainer.max_epochs=1"
+ALONE = ["--model.prompt.enabled=false", "--model.alignment.dqfa=0", "--model.alignment.tiafa=0"]
+
+
+@pytest.fixture(scope="module")
+def adapted(arguments, teacher, tmp_path_factory):
+    """Adapt with further flags and return the run directory; what was asked for before is not made again."""
+    root, known = tmp_path_factory.mktemp("adapted"), {}
+
+    def run(*more, **frames):
+        key = json.dumps([more, frames])
+        if key not in known:
+            known[key] = root / str(len(known))
+            given = [f"--model.weights={teacher}", SHORT, f"--output={known[key]}", *more]
+            assert main([*arguments("adapt", **frames), *given]) == 0
+        return known[key]
+
+    return run
+
+
+def weights(run):
+    return load_file(run / "model.safetensors")
+
+
+def equal(one, two):
+    return one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
+
+
+def test_labels_of_the_target_are_never_read(adapted, night):
+    document = json.loads(night.read_text())
+    document["annotations"] = [{**a, "bbox": [0, 0, "?", 1]} for a in document["annotations"]]
+    night.write_text(json.dumps(document))
+    assert equal(weights(adapted()), weights(adapted(target=[str(night)])))
+
+
+def test_the_pictures_of_the_target_are(adapted):
+    assert not equal(weights(adapted()), weights(adapted(target=["day"])))
+
+
+def test_with_everything_off_it_is_supervised_training(adapted, arguments, teacher, tmp_path):
+    off = weights(adapted(*ALONE, "--model.pseudo_labels.weight=0"))
+    given = ["--model.detector=null", f"--model.weights={teacher}", SHORT, f"--output={tmp_path / 'run'}"]
+    assert main([*arguments("fit"), *given]) == 0
+    assert equal(off, weights(tmp_path / "run"))
+
+
+@pytest.mark.parametrize("flags", [ALONE[:1], ALONE[1:2], ALONE[2:], ["--model.pseudo_labels.weight=0"]])
+def test_every_part_changes_what_is_learnt(flags, adapted):
+    assert not equal(weights(adapted(*flags)), weights(adapted()))
+
+
+def test_the_file_tells_its_prompt_and_its_parent(adapted, teacher):
+    told = describe(adapted() / "model.safetensors")
+    assert told["prompt"]["injection"] == "add"
+    assert told["provenance"]["parent"] == describe(teacher)["hash"]
+
+
+def test_branches_that_only_train_are_not_in_the_file(adapted):
+    assert not any("dqfa" in name or "tiafa" in name for name in weights(adapted()))
+
+
+def test_a_fresh_prompt_changes_no_detection(teacher):
+    images = torch.rand(2, 3, 64, 96, generator=torch.Generator().manual_seed(0))
+    plain, prompted = load(teacher), TeacherAdaptation(teacher, pseudo_labels=PseudoLabelSettings(threshold=0.3))
+    with torch.no_grad():
+        one, two = plain(images), prompted.detector.eval()(images)
+    assert torch.equal(one.pred_logits, two.pred_logits)
+    assert torch.equal(one.pred_boxes, two.pred_boxes)
+
+
+def test_an_adapted_teacher_is_adapted_on(adapted, arguments, tmp_path):
+    again = f"--model.weights={adapted() / 'model.safetensors'}"
+    assert main([*arguments("adapt"), again, SHORT, f"--output={tmp_path / 'run'}"]) == 0
+
+
+@pytest.mark.parametrize("trainable", ["prompts", "prompts+transformer"])
+def test_what_is_not_trainable_stays(trainable, adapted, teacher):
+    before, after = load_file(teacher), weights(adapted(f"--model.trainable={trainable}"))
+    changed = {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
+    assert changed == (set() if trainable == "prompts" else changed - {"backbone"})
+    assert ("encoder" in changed) == (trainable == "prompts+transformer")
+
+
+def test_the_parts_have_their_own_learning_rate(teacher):
+    module = TeacherAdaptation(teacher, alignment=AlignmentSettings(discriminator_factor=3.0))
+    assert sorted({group["lr"] for group in module.parameter_groups()}) == pytest.approx([1e-4, 2e-4, 6e-4])
+
+
+def test_training_prompts_without_a_prompt_is_refused(teacher):
+    with pytest.raises(Exception, match=r"prompt\.enabled"):
+        TeacherAdaptation(teacher, prompt=PromptSettings(enabled=False), trainable="prompts")
+
+
+def test_the_mean_teacher_differs_in_these_settings_alone(pytestconfig):
+    overlay = yaml.safe_load((pytestconfig.rootpath / "configs/overlays/mean_teacher.yaml").read_text())
+    expected = {"prompt": {"enabled": False}, "alignment": {"dqfa": 0.0, "tiafa": 0.0}}
+    assert overlay == {"model": {"init_args": expected}}
+
+
+def test_a_curriculum_and_a_video_train(adapted, arguments, teacher, tmp_path):
+    given = ["--data.curriculum=[0.5,1.0]", "--data.workers=1", "--model.pseudo_labels.weight_by_score=true"]
+    assert (adapted(*given) / "model.safetensors").is_file()

@@ -1,0 +1,60 @@
+"""Two processes train and label as one does."""
+
+import json
+
+import pytest
+from safetensors.torch import load_file
+
+from cahqp.__main__ import main
+from cahqp.data.samplers import Order
+
+
+@pytest.fixture(scope="module")
+def sparse(recordings, tmp_path_factory):
+    """The day with boxes on three of its six frames: some steps have none, some have them on one rank alone."""
+    document = json.loads(recordings["day"].read_text())
+    with_boxes = {1, 3, 4}
+    document["annotations"] = [a for a in document["annotations"] if a["image_id"] in with_boxes]
+    path = tmp_path_factory.mktemp("sparse") / "annotations.json"
+    (path.parent / "images").symlink_to(recordings["day"].parent / "images")
+    path.write_text(json.dumps(document))
+    return path, with_boxes
+
+
+@pytest.fixture
+def given(arguments, sparse, teacher, student):
+    roles = {"fit": "train", "adapt": "source", "retrain": "source"}
+    weights = {"fit": [], "adapt": [f"--model.weights={teacher}"], "retrain": [f"--model.weights={student}"]}
+    short = ["--trainer.max_epochs=2", "--model.optimizer.learning_rate=1e-4"]
+    return lambda kind: [*arguments(kind, **{roles[kind]: [str(sparse[0])]}), *weights[kind], *short]
+
+
+TWO = ["--data.batch_size=1", "--trainer.devices=2", "--trainer.strategy=ddp"]
+
+
+def test_the_steps_are_what_these_tests_need(sparse):
+    orders = [Order(6, 1, batches=3, rank=rank, world_size=2) for rank in (0, 1)]
+    ranks = [[key[1] + 1 for start in (0, 3) for (key,) in order.batches(start)] for order in orders]
+    counts = [sum(frame in sparse[1] for frame in step) for step in zip(*ranks, strict=True)]
+    assert set(counts) == {0, 1, 2}
+
+
+def test_a_training_agrees_with_one_process(given, two_processes, tmp_path):
+    assert two_processes([*given("fit"), *TWO, f"--output={tmp_path / 'two'}"]) == [0, 0]
+    assert main([*given("fit"), "--trainer.devices=1", f"--output={tmp_path / 'one'}"]) == 0
+    one, two = (load_file(tmp_path / name / "model.safetensors") for name in ("one", "two"))
+    assert max((one[name].float() - two[name].float()).abs().max().item() for name in one) < 1e-4
+
+
+@pytest.mark.parametrize("kind", ["adapt", "retrain"])
+def test_ranks_without_boxes_do_not_hang(kind, given, two_processes, tmp_path):
+    assert two_processes([*given(kind), *TWO, f"--output={tmp_path / 'two'}"]) == [0, 0]
+
+
+def test_labels_agree_with_one_process_to_the_byte(teacher, recordings, two_processes, tmp_path):
+    given = ["relabel", f"--weights={teacher}", "--frames", recordings["night"], "--threshold=0.06", "--batch_size=1"]
+    given += ["--accelerator=cpu"]
+    assert two_processes([*given, "--devices=2", f"--output={tmp_path / 'two'}"]) == [0, 0]
+    assert main([*map(str, given), f"--output={tmp_path / 'one'}"]) == 0
+    for name in ("labels.json", "rejected.json", "manifest.json"):
+        assert (tmp_path / "two" / name).read_bytes() == (tmp_path / "one" / name).read_bytes(), name
