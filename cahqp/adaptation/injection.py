@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from cahqp.adaptation.prompts import Attention, VisualPromptGenerator
+from cahqp.detectors.layers.basic import to_tokens
 from cahqp.errors import ConfigError
 
 Injection = Literal["add", "concat", "cross_attention"]
@@ -58,7 +59,7 @@ class _CrossAttention(nn.Module):
         self.gate = nn.Parameter(torch.zeros(levels, dim))
 
     def forward(self, level: int, features: Tensor, prompt: Tensor, components: Tensor) -> Tensor:
-        tokens = features.flatten(2).transpose(1, 2)
+        tokens = to_tokens(features)
         components = components.to(tokens.dtype)
         delta, _ = self.attention(tokens, components, components, need_weights=False)
         gated: Tensor = delta * self.gate[level]

@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from cahqp.adaptation import VisualPrompt
 from cahqp.detectors import weights
+from cahqp.detectors.shrink import shrink
 from cahqp.detectors.weights import content_hash, describe, load, save
 from cahqp.errors import WeightsError
 
@@ -85,6 +86,15 @@ def test_half_precision_halves_the_file_and_rounds_the_weights(student, images, 
     assert data[0] < 0.52 * data[1]
     for name, value in student.state_dict().items():
         assert torch.equal(loaded.state_dict()[name], value.half().float() if value.is_floating_point() else value)
+
+
+def test_a_shrunk_file_names_what_it_comes_from(path, tmp_path):
+    digest = shrink(path, tmp_path / "small.safetensors")
+    assert load(tmp_path / "small.safetensors").provenance == {
+        "epoch": 3,
+        "shrunk_from": describe(path)["hash"],
+        "hash": digest,
+    }
 
 
 def test_too_large_for_half_precision_is_told(student, tmp_path):

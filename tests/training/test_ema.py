@@ -40,11 +40,9 @@ def loader(batches):
 
 def fit(module, *callbacks, folder, **options):
     batches = torch.randn(6, 4, 2, generator=torch.Generator().manual_seed(0))
-    settings = {"max_epochs": 2, "logger": False, "enable_progress_bar": False, "enable_model_summary": False}
-    trainer = Trainer(
-        accelerator="cpu", default_root_dir=folder, callbacks=list(callbacks), num_sanity_val_steps=0,
-        **{**settings, **options},
-    )  # fmt: skip
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    settings = {"max_epochs": 2, "num_sanity_val_steps": 0, "accelerator": "cpu", **quiet, **options}
+    trainer = Trainer(default_root_dir=folder, callbacks=list(callbacks), **settings)
     trainer.fit(module, loader(batches), loader(batches[:1]))
     return trainer
 
@@ -118,7 +116,8 @@ def test_a_decay_outside_its_range_is_refused(decay):
 
 def test_testing_in_the_process_that_trained_keeps_the_average(tmp_path):
     module = Tiny()
-    trainer = fit(module, EMA(decay=0.5), ModelCheckpoint(tmp_path, monitor="score"), folder=tmp_path)
+    best = ModelCheckpoint(tmp_path, monitor="score", mode="max")
+    trainer = fit(module, EMA(decay=0.5), best, folder=tmp_path)
     module.test_step = module.validation_step
     trainer.test(module, loader(torch.zeros(1, 4, 2)), ckpt_path="best", weights_only=True)
     assert torch.equal(module.validated[-1], module.validated[-2])

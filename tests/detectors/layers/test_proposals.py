@@ -19,6 +19,11 @@ def test_anchors_count_from_the_valid_part_and_padding_proposes_nothing():
     assert anchors[0, 2:].isinf().all()
 
 
+def test_padding_proposes_nothing_wherever_it_is():
+    padding = torch.tensor([[False, True, False, False]])
+    assert (proposals([(1, 4)], torch.tensor([[[4.0, 1.0]]]), padding)[1] == ~padding).all()
+
+
 def test_anchors_at_the_edge_propose_nothing():
     _, proposed = proposals([(1, 100)], torch.tensor([[[100.0, 1.0]]]), torch.zeros(1, 100, dtype=torch.bool))
     assert proposed[0].nonzero().flatten().tolist() == list(range(1, 99))
