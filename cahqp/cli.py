@@ -154,7 +154,7 @@ class Cli(LightningCLI):
         assert self.work is not None
         last = self.work / "checkpoints" / "last.ckpt"
         for logger in self.trainer.loggers[1:]:
-            logger.log_hyperparams({"config": self._parser("fit").dump(self.settings, skip_none=False)})
+            logger.log_hyperparams(yaml.safe_load(self._parser("fit").dump(self.settings, skip_none=False)))
         self.trainer.fit(model, datamodule=datamodule, ckpt_path=str(last) if last.is_file() else None)
         if self.run is not None:
             metrics = finish_fit(self.trainer, model, datamodule, self.run)

@@ -61,7 +61,8 @@ def coco(name, folder):
 def workplace(tmp_path_factory):
     """The directory a reader stands in: the repository's configs, and `my/` with frames of two domains."""
     root = tmp_path_factory.mktemp("workplace")
-    (root / "configs").symlink_to(ROOT / "configs")
+    for folder in ("configs", "weights"):
+        (root / folder).symlink_to(ROOT / folder)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
         for number, (name, hour) in enumerate(
