@@ -12,6 +12,7 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 from torchmetrics.detection import MeanAveragePrecision
 
+from cahqp.data.randomness import seed_of
 from cahqp.detectors.losses.criterion import SetCriterion
 from cahqp.detectors.output import Detector, Output
 from cahqp.detectors.weights import load
@@ -113,6 +114,15 @@ class DetectionModule(LightningModule):
         """Return detections in pixels of the batch."""
         output = self.detect(batch)
         return self.detector.decode(output, output.sizes)
+
+    def on_train_start(self) -> None:
+        """Remember the run's seed."""
+        self._seed = torch.initial_seed()
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Let dropout depend on the batch's number alone: a run that is resumed drops what it would have dropped."""
+        number = self.trainer.fit_loop.epoch_loop.batch_progress.total.ready
+        torch.manual_seed(seed_of(self._seed, number, self.global_rank))
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Collect detections and truth."""

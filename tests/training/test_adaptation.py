@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 from cahqp.__main__ import main
 from cahqp.detectors.weights import describe, load
 from cahqp.training import TeacherAdaptation
-from cahqp.training.adaptation import AlignmentSettings, PromptSettings, PseudoLabelSettings
+from cahqp.training.adaptation import AlignmentSettings, PromptSettings
 
 SHORT = "--trainer.max_epochs=1"
 ALONE = ["--model.prompt.enabled=false", "--model.alignment.dqfa=0", "--model.alignment.tiafa=0"]
@@ -71,11 +71,12 @@ def test_branches_that_only_train_are_not_in_the_file(adapted):
     assert not any("dqfa" in name or "tiafa" in name for name in weights(adapted()))
 
 
-def test_a_fresh_prompt_changes_no_detection(teacher):
+@pytest.mark.parametrize("injection", ["add", "concat", "cross_attention"])
+def test_a_fresh_prompt_changes_no_detection(injection, teacher):
     images = torch.rand(2, 3, 64, 96, generator=torch.Generator().manual_seed(0))
-    plain, prompted = load(teacher), TeacherAdaptation(teacher, pseudo_labels=PseudoLabelSettings(threshold=0.3))
+    module = TeacherAdaptation(teacher, prompt=PromptSettings(injection=injection))
     with torch.no_grad():
-        one, two = plain(images), prompted.detector.eval()(images)
+        one, two = load(teacher)(images), module.detector.eval()(images)
     assert torch.equal(one.pred_logits, two.pred_logits)
     assert torch.equal(one.pred_boxes, two.pred_boxes)
 

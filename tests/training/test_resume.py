@@ -154,6 +154,14 @@ def test_every_kind_of_training_goes_on(kind, command, killed, uninterrupted, tm
     check(tmp_path / "run", uninterrupted(kind))
 
 
+def test_dropout_goes_on_too(command, killed, tmp_path):
+    given = [*command("fit", tmp_path / "run")[:-1], "--model.detector.init_args.dropout=0.3"]
+    assert main([*given, f"--output={tmp_path / 'whole'}"]) == 0
+    assert killed([*given, f"--output={tmp_path / 'run'}"], lambda: at_step(4)) == -signal.SIGKILL
+    assert main([*given, f"--output={tmp_path / 'run'}"]) == 0
+    check(tmp_path / "run", tmp_path / "whole")
+
+
 def test_the_best_epoch_is_what_is_kept(uninterrupted):
     best = torch.load(uninterrupted("fit") / "checkpoints" / "best.ckpt", weights_only=True)
     assert best["epoch"] == 1
