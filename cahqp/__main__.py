@@ -22,6 +22,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "scenes": ("make recordings of synthetic traffic", "cahqp.commands", "scenes"),
     "publish": ("publish a candidate model file, or keep the running one", "cahqp.commands", "publish"),
     "report": ("write the report of a cycle again", "cahqp.commands", "report"),
+    "benchmark": ("measure this machine, or the whole method", "cahqp.commands", "benchmark"),
     "info": ("say what a model file holds", "cahqp.cli", "info"),
 }
 

@@ -2,7 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from importlib import import_module
+
 from jsonargparse import auto_cli
+
+from cahqp.errors import ConfigError
+
+# name -> (what it measures, module, function that takes the remaining arguments); imported only when asked for
+BENCHMARKS: dict[str, tuple[str, str, str]] = {
+    "speed": ("images per second and memory of a config on this machine", "cahqp.training.speed", "command"),
+}
+
+
+def benchmark(arguments: list[str]) -> None:
+    """Run `cahqp benchmark NAME`."""
+    given = arguments[1:]
+    if not given or given[0] in ("-h", "--help"):
+        lines = [f"  {name:<10} {text}" for name, (text, _, _) in BENCHMARKS.items()]
+        print("\n".join(["usage: cahqp benchmark NAME [options]\n\nWhat can be measured:", *lines]))
+        return
+    if given[0] not in BENCHMARKS:
+        message = f"there is no benchmark {given[0]!r}. Known: {', '.join(BENCHMARKS)}."
+        raise ConfigError(message)
+    _, module, function = BENCHMARKS[given[0]]
+    command: Callable[[list[str]], None] = getattr(import_module(module), function)
+    command(given)
 
 
 def cycle(arguments: list[str]) -> None:
