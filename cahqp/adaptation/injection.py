@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
+from cahqp.adaptation.deeper import WAYS, CrossAttentionWay, DeeperPrompts, Injection, exact_sum
 from cahqp.adaptation.prompts import Attention, VisualPromptGenerator
 from cahqp.detectors.layers.basic import to_tokens
 from cahqp.errors import ConfigError
 
-Injection = Literal["add", "concat", "cross_attention"]
+Place = Literal["input", "encoder", "decoder"]
+Control = Literal["none", "constant", "other_image"]
 
 
 class _Add(nn.Module):
@@ -66,14 +69,14 @@ class _CrossAttention(nn.Module):
         return gated.transpose(1, 2).reshape(features.shape)
 
 
-_INJECTIONS: dict[str, type[nn.Module]] = {"add": _Add, "concat": _Concatenate, "cross_attention": _CrossAttention}
+_INPUT_WAYS: dict[str, type[nn.Module]] = {"add": _Add, "concat": _Concatenate, "cross_attention": _CrossAttention}
 
 
 class VisualPrompt(nn.Module):
-    """Generates a prompt from each level of an image's features and injects it there.
+    """Generates a prompt from each level of an image's features and injects it there, and deeper where asked.
 
     One generator serves all levels, so that the bank learns from all of them and stays small; each level asks it with
-    its own features and gets a prompt of its own. Freshly made, the module returns its input bit for bit, in training
+    its own features and gets a prompt of its own. Freshly made, the module changes nothing, bit for bit, in training
     as in evaluation.
 
     Args:
@@ -85,6 +88,10 @@ class VisualPrompt(nn.Module):
         injection: How the prompt enters. `concat` and `cross_attention` also mix the features themselves, so they are
             adapters as much as prompts.
         heads: Heads of the cross-attention; must divide `dim`.
+        places: Where it enters: the `input` of the encoder, each layer of the `encoder`, each layer of the `decoder`.
+        encoder_layers: Number of the encoder's layers, where it is a place.
+        decoder_layers: Number of the decoder's layers, where it is a place.
+        control: For comparisons: `constant` shows the generator no image, `other_image` the next one of the batch.
 
     Attributes:
         last_attention: (levels, B, M) weights of the components in the last forward, detached; `None` before it.
@@ -99,9 +106,13 @@ class VisualPrompt(nn.Module):
         attention: Attention = "softmax",
         injection: Injection = "add",
         heads: int = 8,
+        places: Sequence[Place] = ("input",),
+        encoder_layers: int = 0,
+        decoder_layers: int = 0,
+        control: Control = "none",
     ) -> None:
         super().__init__()
-        self._check(dim, injection, heads)
+        self._check(dim, injection, heads, places)
         self._settings = {
             "dim": dim,
             "levels": levels,
@@ -110,15 +121,33 @@ class VisualPrompt(nn.Module):
             "attention": attention,
             "injection": injection,
             "heads": heads,
+            "places": list(places),
+            "encoder_layers": encoder_layers,
+            "decoder_layers": decoder_layers,
+            "control": control,
         }
         self.generator = VisualPromptGenerator(dim, prompt_dim, components, attention)
-        self.injection = _INJECTIONS[injection](dim, levels, prompt_dim, heads)
+        at_input = "input" in places
+        self.injection = _INPUT_WAYS[injection](dim, levels, prompt_dim, heads) if at_input else None
+        self.encoder_ways = nn.ModuleList(
+            WAYS[injection](dim, prompt_dim, heads) for _ in range(encoder_layers if "encoder" in places else 0)
+        )
+        self.decoder_ways = nn.ModuleList(
+            WAYS[injection](dim, prompt_dim, heads) for _ in range(decoder_layers if "decoder" in places else 0)
+        )
+        self.control = control
         self.last_attention: Tensor | None = None
 
     @staticmethod
-    def _check(dim: int, injection: str, heads: int) -> None:
-        if injection not in _INJECTIONS:
+    def _check(dim: int, injection: str, heads: int, places: Sequence[str]) -> None:
+        if injection not in WAYS:
             message = f"injection must be one of {', '.join(get_args(Injection))}, got {injection!r}."
+            raise ConfigError(message)
+        if not places or not set(places) <= set(get_args(Place)):
+            message = f"places must name some of {', '.join(get_args(Place))}, got {list(places)}."
+            raise ConfigError(message)
+        if injection == "tokens" and list(places) != ["decoder"]:
+            message = "injection 'tokens' needs a dense attention, which the decoder alone has: places=['decoder']."
             raise ConfigError(message)
         if injection == "cross_attention" and dim % heads:
             message = f"heads={heads} must divide dim={dim} for injection 'cross_attention'."
@@ -128,6 +157,13 @@ class VisualPrompt(nn.Module):
         """Return the constructor's arguments: `VisualPrompt(**prompt.describe())` is built alike."""
         return dict(self._settings)
 
+    def share(self, encoder: nn.ModuleList, decoder: nn.ModuleList) -> None:
+        """Let cross-attention start from the weights of the layers it stands beside (CVPT)."""
+        for ways, layers in ((self.encoder_ways, encoder), (self.decoder_ways, decoder)):
+            for way, layer in zip(ways, layers, strict=bool(ways)):
+                if isinstance(way, CrossAttentionWay):
+                    way.share(layer)
+
     def forward(self, features: list[Tensor], padding_masks: list[Tensor]) -> list[Tensor]:
         """Return the features with their prompts. Padded positions pass unchanged and have no influence.
 
@@ -135,22 +171,39 @@ class VisualPrompt(nn.Module):
             features: (B, D, h, w) per level.
             padding_masks: (B, h, w) bool per level, true where padded.
         """
-        prompted, attention = [], []
-        for level, (feature, padding_mask) in enumerate(zip(features, padding_masks, strict=True)):
-            prompt, weights = self.generator(feature, padding_mask)
-            attention.append(weights.detach().float())
-            components = weights[:, :, None] * self.generator.values
-            unpadded = feature.masked_fill(padding_mask[:, None], 0.0)
-            delta = self.injection(level, unpadded, prompt, components)
-            prompted.append(_inject(feature, delta, padding_mask))
-        self.last_attention = torch.stack(attention)
-        return prompted
+        return self.begin(features, padding_masks)[0]
 
+    def begin(self, features: list[Tensor], padding_masks: list[Tensor]) -> tuple[list[Tensor], DeeperPrompts | None]:
+        """Return the same, and what encoder and decoder are to do; `None` where they are no places of prompts.
 
-def _inject(features: Tensor, delta: Tensor, padding_mask: Tensor) -> Tensor:
-    """Return features + delta where not padded, bit for bit the features where delta is zero of either sign.
+        Args:
+            features: (B, D, h, w) per level.
+            padding_masks: (B, h, w) bool per level, true where padded.
+        """
+        made = [self._generate(feature, mask) for feature, mask in zip(features, padding_masks, strict=True)]
+        self.last_attention = torch.stack([weights.detach().float() for _, weights in made])
+        components = [weights[:, :, None] * self.generator.values for _, weights in made]
+        if self.injection is not None:
+            features = [
+                self._at_input(level, feature, mask, made[level][0], components[level])
+                for level, (feature, mask) in enumerate(zip(features, padding_masks, strict=True))
+            ]
+        if not (self.encoder_ways or self.decoder_ways):
+            return features, None
+        prompts = torch.stack([prompt for prompt, _ in made])
+        return features, DeeperPrompts(prompts, torch.stack(components), self.encoder_ways, self.decoder_ways)
 
-    Written `x - (0 - d)`, because `x + d` turns -0.0 into 0.0 where d is 0.0.
-    """
-    delta = delta.to(features.dtype).masked_fill(padding_mask[:, None], 0.0)
-    return features - (0.0 - delta)
+    def _generate(self, feature: Tensor, padding_mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the (B, Dp) prompts of a level and the (B, M) weights of the components."""
+        if self.control == "constant":
+            feature = torch.zeros_like(feature)
+        prompt, weights = self.generator(feature, padding_mask)
+        return (prompt.roll(1, 0), weights.roll(1, 0)) if self.control == "other_image" else (prompt, weights)
+
+    def _at_input(
+        self, level: int, feature: Tensor, padding_mask: Tensor, prompt: Tensor, components: Tensor
+    ) -> Tensor:
+        assert self.injection is not None
+        padded = padding_mask[:, None]
+        delta = self.injection(level, feature.masked_fill(padded, 0.0), prompt, components)
+        return exact_sum(feature, delta.to(feature.dtype).masked_fill(padded, 0.0))

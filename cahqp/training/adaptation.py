@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,73 +16,20 @@ from cahqp.errors import ConfigError
 from cahqp.structures import Batch, Targets
 from cahqp.training.base import DetectionModule, OptimizerSettings
 from cahqp.training.ema import EMA
+from cahqp.training.settings import (
+    AlignmentSettings,
+    BatchNorm,
+    Passes,
+    PromptSettings,
+    PseudoLabelSettings,
+    Trainable,
+    check_settings,
+)
+
+__all__ = ["AlignmentSettings", "PromptSettings", "PseudoLabelSettings", "TeacherAdaptation"]
 
 SOURCE, TARGET = 0, 1
-
-
-@dataclass
-class PromptSettings:
-    """The Visual Prompt Generator (CA-HQP). What the paper leaves open is a setting here.
-
-    Attributes:
-        enabled: Attach a prompt to a teacher that has none.
-        prompt_dim: Length of a prompt.
-        components: Number of components in the bank.
-        attention: How components are weighed.
-        injection: How the prompt enters the features.
-    """
-
-    enabled: bool = True
-    prompt_dim: int = 128
-    components: int = 4
-    attention: Literal["softmax", "cosine"] = "softmax"
-    injection: Literal["add", "concat", "cross_attention"] = "add"
-
-
-@dataclass
-class AlignmentSettings:
-    """DQFA and TIAFA. Both are adversarial: their gradients reach the detector reversed.
-
-    Attributes:
-        dqfa: Weight of the domain queries' loss; 0 switches DQFA off.
-        tiafa: Weight of the instances' loss; 0 switches TIAFA off.
-        reversal: Scale of the reversed gradient.
-        schedule: `constant`, or `dann`: from 0 up to `reversal` over the training.
-        unit: What TIAFA's discriminator judges: tokens under the masks, or one pooled feature per instance.
-        temporal: Steady instances by their track's past, where frames have times.
-        discriminator_factor: Learning rate of discriminators and domain queries, as a multiple.
-    """
-
-    dqfa: float = 0.1
-    tiafa: float = 0.1
-    reversal: float = 0.1
-    schedule: Literal["constant", "dann"] = "dann"
-    unit: Literal["token", "instance"] = "token"
-    temporal: bool = True
-    discriminator_factor: float = 2.0
-
-
-@dataclass
-class PseudoLabelSettings:
-    """Which of the averaged teacher's detections the learner trains on.
-
-    Attributes:
-        weight: Weight of the target's loss; 0 switches self-training off.
-        threshold: Lowest score that trains; `null` takes the teacher's own operating thresholds per class, which
-            follow how sure that teacher is. A fixed 0.4 left a small teacher one box in ten.
-        ignore_share: From this share of the threshold up to it a box is neither object nor background; 1 makes all
-            below the threshold background.
-        nms_iou: Overlap above which the lower-scored of two boxes is dropped, whatever the classes.
-        max_boxes: Most boxes of a frame.
-        weight_by_score: A box counts by its score instead of fully.
-    """
-
-    weight: float = 1.0
-    threshold: float | None = None
-    ignore_share: float = 0.6
-    nms_iou: float = 0.6
-    max_boxes: int = 100
-    weight_by_score: bool = False
+NORMS = (nn.LayerNorm, nn.GroupNorm, nn.modules.batchnorm._BatchNorm)
 
 
 class TeacherAdaptation(DetectionModule):
@@ -98,7 +45,11 @@ class TeacherAdaptation(DetectionModule):
         prompt: The Visual Prompt Generator.
         alignment: DQFA and TIAFA.
         pseudo_labels: Of the target frames.
-        trainable: `all`; or `prompts` alone; or `prompts+transformer`, everything but the backbone.
+        trainable: What of the teacher trains: `all`; `prompts` alone; `prompts+norms`, the scales of all norms too;
+            `prompts+transformer`, everything but the backbone.
+        batch_norm: Which frames move the BatchNorm buffers: of `both` domains, of `source` or `target` alone, or
+            `freeze`: none, and the buffers normalise in training too.
+        passes: Source and target in `separate` passes, each with its own BatchNorm statistics, or in a `joint` one.
     """
 
     selection = "last"
@@ -110,12 +61,16 @@ class TeacherAdaptation(DetectionModule):
         prompt: PromptSettings | None = None,
         alignment: AlignmentSettings | None = None,
         pseudo_labels: PseudoLabelSettings | None = None,
-        trainable: Literal["all", "prompts", "prompts+transformer"] = "all",
+        trainable: Trainable = "all",
+        batch_norm: BatchNorm = "both",
+        passes: Passes = "separate",
     ) -> None:
         super().__init__(weights=weights, optimizer=optimizer)
         self.alignment = alignment or AlignmentSettings()
         self.pseudo_labels = pseudo_labels or PseudoLabelSettings()
+        self.batch_norm, self.passes = batch_norm, passes
         prompt = prompt or PromptSettings()
+        check_settings(prompt, self.alignment, self.pseudo_labels, batch_norm, passes)
         if not isinstance(self.detector, DINO):
             message = f"{weights} holds a {type(self.detector).__name__}; adaptation needs a DINO teacher."
             raise ConfigError(message)
@@ -124,8 +79,7 @@ class TeacherAdaptation(DetectionModule):
             raise ConfigError(message)
         levels, dim = self.detector.level_embed.shape
         if prompt.enabled and self.detector.prompt is None:
-            settings = {k: v for k, v in asdict(prompt).items() if k != "enabled"}
-            self.detector.prompt = VisualPrompt(dim=dim, levels=levels, heads=_heads(self.detector), **settings)
+            self.detector.prompt = _fresh_prompt(self.detector, prompt)
         self.dqfa = DomainQueryAlignment(dim, heads=_heads(self.detector), hidden=dim) if self.alignment.dqfa else None
         self.tiafa = None
         if self.alignment.tiafa:
@@ -141,13 +95,25 @@ class TeacherAdaptation(DetectionModule):
         if threshold is None and not own:
             message = "The teacher's file holds no operating thresholds: give pseudo_labels.threshold, such as 0.3."
             raise ConfigError(message)
-        return torch.tensor([own[name] if threshold is None else threshold for name in self.detector.classes])
+        if isinstance(threshold, dict) and set(threshold) != set(self.detector.classes):
+            classes = ", ".join(self.detector.classes)
+            message = f"pseudo_labels.threshold must name every class of the teacher once ({classes}), got {threshold}."
+            raise ConfigError(message)
+        per_class = own if threshold is None else threshold
+        return torch.tensor([per_class[n] if isinstance(per_class, dict) else per_class for n in self.detector.classes])
 
     def _choose_trainable(self, trainable: str) -> None:
         if trainable == "all":
             return
+        norms = {
+            f"{name}.{key}"
+            for name, m in self.detector.named_modules()
+            if isinstance(m, NORMS)
+            for key in m._parameters
+        }
         for name, parameter in self.detector.named_parameters():
-            wanted = name.startswith("prompt.") or (trainable != "prompts" and not name.startswith("backbone."))
+            wanted = name.startswith("prompt.") or (trainable == "prompts+norms" and name in norms)
+            wanted = wanted or (trainable == "prompts+transformer" and not name.startswith("backbone."))
             parameter.requires_grad_(wanted and parameter.requires_grad)
 
     def trained_modules(self) -> dict[str, nn.Module]:
@@ -265,3 +231,14 @@ def _track_boxes(batch: Batch, output: Output) -> list[Tensor] | None:
 def _heads(detector: DINO) -> int:
     heads: int = detector.settings["heads"]
     return heads
+
+
+def _fresh_prompt(detector: DINO, settings: PromptSettings) -> VisualPrompt:
+    """Return a prompt that changes nothing yet."""
+    levels, dim = detector.level_embed.shape
+    prompt = VisualPrompt(
+        dim, levels, settings.prompt_dim, settings.components, settings.attention, settings.injection,
+        _heads(detector), settings.places, len(detector.encoder), len(detector.decoder), settings.control,
+    )  # fmt: skip
+    prompt.share(detector.encoder, detector.decoder)
+    return prompt

@@ -101,7 +101,7 @@ def test_attention_is_kept_for_watching_and_the_module_can_be_copied():
 
 
 def test_wrong_settings_name_what_is_allowed():
-    with pytest.raises(ConfigError, match="add, concat, cross_attention"):
+    with pytest.raises(ConfigError, match="add, concat, tokens, cross_attention"):
         VisualPrompt(16, 2, injection="multiply")
     with pytest.raises(ConfigError, match="heads=3 must divide dim=16"):
         VisualPrompt(16, 2, injection="cross_attention", heads=3)

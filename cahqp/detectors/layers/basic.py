@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+Inject = Callable[[Tensor, Tensor, Tensor, nn.MultiheadAttention, Tensor | None], Tensor]
+"""What a prompt does to a self-attention's result; see `SelfAttentionBlock`."""
 
 
 def inverse_sigmoid(x: Tensor, eps: float) -> Tensor:
@@ -82,10 +86,19 @@ class SelfAttentionBlock(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.norm = nn.LayerNorm(dim)
 
-    def forward(self, x: Tensor, position: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Return (B, N, D); `mask` (N, N) is true where a query (row) must not see a key (column)."""
+    def forward(self, x: Tensor, position: Tensor, mask: Tensor | None = None, inject: Inject | None = None) -> Tensor:
+        """Return (B, N, D); `mask` (N, N) is true where a query (row) must not see a key (column).
+
+        Args:
+            x: (B, N, D).
+            position: (B, N, D).
+            mask: Bars sight.
+            inject: A prompt: gets what was attended, queries, values, the attention and the mask.
+        """
         query = x + position
         attended = self.attention(query, query, x, attn_mask=mask, need_weights=False)[0]
+        if inject is not None:
+            attended = inject(attended, query, x, self.attention, mask)
         out: Tensor = self.norm(x + self.dropout(attended))
         return out
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from cahqp.detectors.layers.basic import FeedForwardBlock, SelfAttentionBlock
+from cahqp.detectors.layers.basic import FeedForwardBlock, Inject, SelfAttentionBlock
 from cahqp.detectors.layers.deformable import DeformableAttention, Shapes
 
 
@@ -38,9 +38,10 @@ class DecoderLayer(nn.Module):
         shapes: Shapes,
         padding: Tensor | None = None,
         mask: Tensor | None = None,
+        inject: Inject | None = None,
     ) -> Tensor:
-        """Return (B, Q, D). Arguments as in `DeformableAttention`; `mask` (Q, Q) is true where sight is barred."""
-        queries = self.self_attn(queries, position, mask)
+        """Return (B, Q, D). Arguments as in `DeformableAttention` and `SelfAttentionBlock`."""
+        queries = self.self_attn(queries, position, mask, inject)
         read = self.cross_attn(queries + position, reference, tokens, shapes, padding)
         queries = self.norm(queries + self.dropout(read))
         out: Tensor = self.ffn(queries)
