@@ -3,27 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from cahqp.detectors.backbones import ResNetVd, TimmBackbone
-from cahqp.detectors.layers.basic import (
-    MLP,
-    ConvNorm,
-    FeedForwardBlock,
-    SelfAttentionBlock,
-    inverse_sigmoid,
-    to_tokens,
-)
+from cahqp.detectors.layers.basic import MLP, ConvNorm, inverse_sigmoid, to_tokens
+from cahqp.detectors.layers.classes import ClassHead
 from cahqp.detectors.layers.decoder import DecoderLayer, gather_rows, proposals
 from cahqp.detectors.layers.deformable import Shapes
 from cahqp.detectors.layers.denoising import DenoisingQueries, denoising_queries
-from cahqp.detectors.layers.positions import grid_positions
+from cahqp.detectors.layers.hybrid import HybridEncoder
+from cahqp.detectors.layers.sampling import LevelwiseDeformableAttention
 from cahqp.detectors.output import DenoisingOutput, Detector, Features, Output, check_classes
 from cahqp.structures import Preprocessing, Targets, valid_sizes
 
@@ -34,89 +27,6 @@ RESNET_VD = {
     "resnet50vd": ((3, 4, 6, 3), True),
     "resnet101vd": ((3, 4, 23, 3), True),
 }
-
-
-class _RepVgg(nn.Module):
-    """Sum of a 3x3 and a 1x1 convolution, each with its norm (arXiv 2101.03697)."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.conv3, self.conv1 = ConvNorm(channels, channels, 3), ConvNorm(channels, channels, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return functional.silu(self.conv3(x) + self.conv1(x))
-
-
-class _Fusion(nn.Module):
-    """Cross-stage partial block of RepVGG blocks that merges two maps."""
-
-    def __init__(self, in_channels: int, out_channels: int, blocks: int, expansion: float) -> None:
-        super().__init__()
-        hidden = int(out_channels * expansion)
-        self.conv1 = ConvNorm(in_channels, hidden, 1, 1, nn.SiLU())
-        self.conv2 = ConvNorm(in_channels, hidden, 1, 1, nn.SiLU())
-        self.blocks = nn.Sequential(*[_RepVgg(hidden) for _ in range(blocks)])
-        self.conv3 = ConvNorm(hidden, out_channels, 1, 1, nn.SiLU()) if hidden != out_channels else nn.Identity()
-
-    def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.conv3(self.blocks(self.conv1(x)) + self.conv2(x))
-        return out
-
-
-class HybridEncoder(nn.Module):
-    """Attention within the coarsest map, then fusion across maps, down and up again.
-
-    Args:
-        channels: Channels of the backbone's maps.
-        dim: Width of the maps returned.
-        heads: Attention heads.
-        ffn_dim: Hidden width of the feed-forward block.
-        blocks: RepVGG blocks per fusion.
-        expansion: Inner width of a fusion, as a share of `dim`.
-        dropout: In the attention layer.
-    """
-
-    def __init__(
-        self,
-        channels: Sequence[int],
-        dim: int,
-        heads: int,
-        ffn_dim: int,
-        blocks: int,
-        expansion: float,
-        dropout: float,
-    ) -> None:
-        super().__init__()
-        steps = len(channels) - 1
-        self.input_proj = nn.ModuleList(ConvNorm(c, dim, 1) for c in channels)
-        self.attention = SelfAttentionBlock(dim, heads, dropout)
-        self.ffn = FeedForwardBlock(dim, ffn_dim, "gelu", dropout)
-        self.lateral = nn.ModuleList(ConvNorm(dim, dim, 1, 1, nn.SiLU()) for _ in range(steps))
-        self.top_down = nn.ModuleList(_Fusion(2 * dim, dim, blocks, expansion) for _ in range(steps))
-        self.downsample = nn.ModuleList(ConvNorm(dim, dim, 3, 2, nn.SiLU()) for _ in range(steps))
-        self.bottom_up = nn.ModuleList(_Fusion(2 * dim, dim, blocks, expansion) for _ in range(steps))
-
-    def attend(self, x: Tensor) -> Tensor:
-        """Return the coarsest map (B, D, h, w) after self-attention."""
-        height, width = x.shape[-2:]
-        position = grid_positions(height, width, x.shape[1], x.device).to(x.dtype)
-        tokens: Tensor = self.ffn(self.attention(to_tokens(x), position[None]))
-        return tokens.transpose(1, 2).reshape(x.shape)
-
-    def forward(self, maps: list[Tensor]) -> list[Tensor]:
-        """Return fused maps of the same sizes; `maps` are already projected."""
-        inner = [self.attend(maps[-1])]
-        for step, low in enumerate(reversed(maps[:-1])):
-            inner[0] = self.lateral[step](inner[0])
-            upsampled = functional.interpolate(inner[0], size=low.shape[-2:], mode="nearest")
-            inner.insert(0, self.top_down[step](torch.cat([upsampled, low], 1)))
-        outer = [inner[0]]
-        for step, high in enumerate(inner[1:]):
-            height, width = high.shape[-2:]
-            # Halving rounds an odd side up here, but down in backbones without padding, such as ConvNeXt and DenseNet.
-            halved = self.downsample[step](outer[-1])[..., :height, :width]
-            outer.append(self.bottom_up[step](torch.cat([halved, high], 1)))
-        return outer
 
 
 class RTDETR(Detector):
@@ -132,9 +42,11 @@ class RTDETR(Detector):
         freeze_norm: Keep a timm backbone's BatchNorm statistics and scales as they are.
         dim: Width of tokens and queries.
         heads: Attention heads.
-        points: Sampling points per head and level.
+        points: Sampling points per head and level; or one number for each of the three levels.
         decoder_layers: Number of decoder layers.
         ffn_dim: Hidden width of the feed-forward blocks.
+        encoder_dim: Width of the encoder's maps; `dim` where not given.
+        encoder_ffn_dim: Hidden width of the encoder's feed-forward block; `ffn_dim` where not given.
         fusion_blocks: RepVGG blocks per fusion in the encoder.
         expansion: Inner width of a fusion, as a share of `dim`.
         dropout: In the encoder's attention and the decoder.
@@ -146,6 +58,12 @@ class RTDETR(Detector):
         denoising: Wanted number of positive denoising queries; 0 for none.
         label_noise: Half of this share of denoising labels is replaced.
         box_noise: Reach of denoising box noise.
+        eval_layer: Index of the decoder layer that answers outside training; the last where not given. RT-DETR-R50-m
+            is trained with six layers and evaluated at the third.
+        sampling: How the decoder reads a map: `bilinear`, or `discrete`, the nearest cell (RT-DETRv2's dsp models).
+        offset_scale: How far offsets reach, as a share of the box's sides.
+        members: Rows of the class heads that make up each class, whose logit is the largest of theirs; one each where
+            not given.
     """
 
     def __init__(
@@ -159,7 +77,7 @@ class RTDETR(Detector):
         freeze_norm: bool = False,
         dim: int = 256,
         heads: int = 8,
-        points: int = 4,
+        points: int | list[int] = 4,
         decoder_layers: int = 3,
         ffn_dim: int = 1024,
         fusion_blocks: int = 3,
@@ -173,6 +91,12 @@ class RTDETR(Detector):
         denoising: int = 100,
         label_noise: float = 0.5,
         box_noise: float = 1.0,
+        encoder_dim: int | None = None,
+        encoder_ffn_dim: int | None = None,
+        eval_layer: int | None = None,
+        sampling: Literal["bilinear", "discrete"] = "bilinear",
+        offset_scale: float = 0.5,
+        members: list[int] | None = None,
     ) -> None:
         super().__init__()
         self.settings = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
@@ -192,17 +116,26 @@ class RTDETR(Detector):
                 options=backbone_options,
             )  # fmt: skip
         channels = self.backbone.channels
-        self.encoder = HybridEncoder(channels, dim, heads, ffn_dim, fusion_blocks, expansion, dropout)
-        self.decoder_proj = nn.ModuleList(ConvNorm(dim, dim, 1) for _ in channels)
-        self.decoder = nn.ModuleList(
-            DecoderLayer(dim, heads, len(channels), points, ffn_dim, dropout) for _ in range(decoder_layers)
-        )
+        width, inner = encoder_dim or dim, encoder_ffn_dim or ffn_dim
+        self.encoder = HybridEncoder(channels, width, heads, inner, fusion_blocks, expansion, dropout)
+        self.decoder_proj = nn.ModuleList(ConvNorm(width, dim, 1) for _ in channels)
+        most = points if isinstance(points, int) else max(points)
+        layers = [DecoderLayer(dim, heads, len(channels), most, ffn_dim, dropout) for _ in range(decoder_layers)]
+        if not isinstance(points, int) or sampling != "bilinear" or offset_scale != 0.5:
+            per_level = [points] * len(channels) if isinstance(points, int) else points
+            for layer in layers:
+                layer.cross_attn = LevelwiseDeformableAttention(dim, heads, per_level, sampling, offset_scale)
+        self.decoder = nn.ModuleList(layers)
+        if eval_layer is not None and not 0 <= eval_layer < decoder_layers:
+            message = f"eval_layer must lie in 0..{decoder_layers - 1}, got {eval_layer}."
+            raise ValueError(message)
+        self.eval_layer = eval_layer
         self.query_position = MLP(4, 2 * dim, dim, 2)
         self.label_content = nn.Embedding(len(self.classes) + 1, dim, padding_idx=len(self.classes))
         self.proposal_proj, self.proposal_norm = nn.Linear(dim, dim), nn.LayerNorm(dim)
-        self.proposal_class = nn.Linear(dim, len(self.classes))
+        self.proposal_class = ClassHead(dim, len(self.classes), members)
         self.proposal_box = MLP(dim, dim, 4, 3)
-        self.class_heads = nn.ModuleList(nn.Linear(dim, len(self.classes)) for _ in range(decoder_layers))
+        self.class_heads = nn.ModuleList(ClassHead(dim, len(self.classes), members) for _ in range(decoder_layers))
         self.box_heads = nn.ModuleList(MLP(dim, dim, 4, 3) for _ in range(decoder_layers))
         self._reset_parameters()
 
@@ -281,7 +214,10 @@ class RTDETR(Detector):
             reference = torch.cat([noised.boxes, reference], 1)
         boxes = before = reference.sigmoid()
         hidden, logits, predicted = [], [], []
-        for layer, class_head, box_head in zip(self.decoder, self.class_heads, self.box_heads, strict=True):
+        last = None if self.training or self.eval_layer is None else self.eval_layer + 1
+        for layer, class_head, box_head in list(zip(self.decoder, self.class_heads, self.box_heads, strict=True))[
+            :last
+        ]:
             position = self.query_position(boxes.to(content.dtype))
             content = layer(content, position, boxes[:, :, None], tokens, shapes, None, mask)
             delta = box_head(content).float()

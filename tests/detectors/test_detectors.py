@@ -154,7 +154,8 @@ def test_decode_does_not_care_for_the_order_of_queries(detector, images):
         out = detector(images)
     turned = replace(out, pred_logits=out.pred_logits.flip(1), pred_boxes=out.pred_boxes.flip(1))
     for one, other in zip(detector.decode(out, out.sizes), detector.decode(turned, out.sizes), strict=True):
-        assert torch.equal(listed(one), listed(other))
+        # Not to the bit: a sigmoid's last bit depends on where in a vector a value stands.
+        torch.testing.assert_close(listed(one), listed(other), atol=1e-6, rtol=1e-6)
 
 
 def test_decode_names_the_best_pairs_in_pixels(detector, images):
