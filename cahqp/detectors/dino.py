@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from cahqp.detectors.backbones import TimmBackbone
 from cahqp.detectors.layers.basic import MLP, FeedForwardBlock, Inject, inverse_sigmoid, to_tokens
+from cahqp.detectors.layers.classes import ClassHead
 from cahqp.detectors.layers.decoder import DecoderLayer, gather_rows, proposals
 from cahqp.detectors.layers.deformable import DeformableAttention, Shapes
 from cahqp.detectors.layers.denoising import DenoisingQueries, denoising_queries
@@ -93,6 +94,8 @@ class DINO(Detector):
         denoising: Wanted number of positive denoising queries; 0 for none.
         label_noise: Half of this share of denoising labels is replaced.
         box_noise: Reach of denoising box noise. The official scripts use 1.0; the 0.4 of their config file is a slip.
+        members: Rows of the class heads that make up each class, whose logit is the largest of theirs; one each where
+            not given.
     """
 
     def __init__(
@@ -124,6 +127,7 @@ class DINO(Detector):
         denoising: int = 100,
         label_noise: float = 0.5,
         box_noise: float = 1.0,
+        members: list[int] | None = None,
     ) -> None:
         super().__init__()
         self.settings = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
@@ -159,10 +163,10 @@ class DINO(Detector):
         self.query_content = nn.Embedding(queries, dim)
         self.label_content = nn.Embedding(len(self.classes) + 1, dim)
         self.proposal_proj, self.proposal_norm = nn.Linear(dim, dim), nn.LayerNorm(dim)
-        self.proposal_class = nn.Linear(dim, len(self.classes))
+        self.proposal_class = ClassHead(dim, len(self.classes), members)
         self.proposal_box = MLP(dim, dim, 4, 3)
         heads_count = 1 if shared_heads else decoder_layers
-        self.class_heads = nn.ModuleList(nn.Linear(dim, len(self.classes)) for _ in range(heads_count))
+        self.class_heads = nn.ModuleList(ClassHead(dim, len(self.classes), members) for _ in range(heads_count))
         self.box_heads = nn.ModuleList(MLP(dim, dim, 4, 3) for _ in range(heads_count))
         self._reset_parameters()
 
