@@ -28,6 +28,7 @@ from cahqp.data.base import DetectionData
 from cahqp.data.frames import open_frames
 from cahqp.errors import CahqpError, ConfigError, shortened
 from cahqp.files import write_json
+from cahqp.training.alarms import Alarms
 from cahqp.training.base import DetectionModule
 from cahqp.training.callbacks import AtomicCheckpointIO, ExampleImages, checkpoints
 from cahqp.training.ema import EMA
@@ -54,6 +55,7 @@ _NOT_IDENTITY = (
     "enable_model_summary",
     "verbose",
     "weights_only",
+    "alarms",  # they end a run, and change nothing in one that reaches its end
 )
 
 
@@ -76,6 +78,7 @@ class Cli(LightningCLI):
             help="Validation frames to draw detections on (checkpoints/examples, W&B); they show faces and plates.",
         )
         parser.add_lightning_class_args(EMA, "ema")
+        parser.add_lightning_class_args(Alarms, "alarms")
         parser.link_arguments("seed", "seed_everything")
         parser.link_arguments("seed", "data.init_args.seed")
 

@@ -6,6 +6,7 @@ import shlex
 import shutil
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -68,7 +69,7 @@ def run(plan: Path, output: Path | None = None, seed: int | None = None, arms: s
     locks.acquire(cycle.root)
     try:
         _remember(cycle)
-        _carry_out(cycle)
+        carry_out(cycle.root, cycle.stages)
     finally:
         locks.release(cycle.root)
     print("\n".join(["", *table.lines(cycle.root)]))
@@ -118,9 +119,17 @@ def _remember(cycle: Cycle) -> None:
     )
 
 
-def _carry_out(cycle: Cycle) -> None:
-    state = State(cycle.root)
-    stages = cycle.stages
+def carry_out(root: Path, stages: Sequence[Stage]) -> None:
+    """Carry out stages in their order, those that are done left out. The caller holds the lock of `root`.
+
+    Args:
+        root: Where state and logs are kept.
+        stages: Each one's inputs are there, or are made by a stage before it.
+
+    Raises:
+        RunError: A stage failed, or what it reads is missing; those before it are kept.
+    """
+    state = State(root)
     for number, stage in enumerate(stages, 1):
         label = f"[{number}/{len(stages)}] {stage.name}"
         key = state.key(stage)

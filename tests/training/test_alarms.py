@@ -1,0 +1,173 @@
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from cahqp.__main__ import main
+from cahqp.detectors.weights import load
+from cahqp.training.adaptation import TeacherAdaptation
+from cahqp.training.alarms import AlarmError, Alarms, divergence
+from cahqp.training.base import DetectionModule
+
+ALARM = "checkpoints/alarm"
+
+
+@pytest.fixture
+def adapt(arguments, teacher, tmp_path, capsys):
+    """Adapt for nine steps and return the exit code, what was said, and the directory of the alarm's files."""
+
+    def run(*more, name="run"):
+        code = main([*arguments("adapt"), f"--model.weights={teacher}", f"--output={tmp_path / name}", *more])
+        return code, capsys.readouterr().err, tmp_path / f"{name}.partial" / ALARM
+
+    return run
+
+
+@pytest.fixture
+def labels(monkeypatch):
+    """Let the averaged teacher say what the test says: a function of the number of the step."""
+
+    def give(keep):
+        step, original = [0], TeacherAdaptation.label
+
+        def label(self, batch, *args, **kwargs):
+            found = original(self, batch, *args, **kwargs)
+            step[0] += 1
+            return [keep(target, step[0]) for target in found]
+
+        monkeypatch.setattr(TeacherAdaptation, "label", label)
+
+    return give
+
+
+def many(target, count, label=0):
+    boxes = torch.tensor([[8.0, 8.0, 40.0, 40.0]]).repeat(count, 1)
+    return type(target)(boxes, torch.full((count,), label), seed=target.seed)
+
+
+def test_labels_that_vanish_leave_the_last_good_teacher(adapt, labels):
+    labels(lambda target, step: many(target, 0 if step > 4 else 3))
+    code, said, kept = adapt("--alarms.window=2")
+    assert code == 1
+    assert "fall to nothing" in said
+    assert str(kept / "last_good.safetensors") in said
+    assert "pseudo_labels.threshold" in said
+    teacher = load(kept / "last_good.safetensors")
+    assert teacher.provenance["steps"] == 4
+    assert "fall to nothing" in teacher.provenance["stopped"]
+
+
+def test_classes_that_drift(adapt, labels):
+    labels(lambda target, step: many(target, 10, label=2 if step > 4 else 0))
+    assert "truck 0 -> 100 %" in adapt("--alarms.window=2")[1]
+
+
+def test_what_is_switched_off_stops_nothing(adapt, labels):
+    labels(lambda target, step: many(target, 10, label=2 if step > 4 else 0))
+    assert adapt("--alarms.window=2", "--alarms.class_drift=null")[0] == 0
+
+
+@pytest.fixture
+def judged():
+    """Judge windows of ten frames with these numbers of boxes by class, and return what was said."""
+
+    def judge(*windows, **limits):
+        alarms = Alarms(**limits)
+        alarms._good = SimpleNamespace(write=lambda trainer, reason: "kept")
+        trainer = SimpleNamespace(strategy=SimpleNamespace(reduce=lambda value, **_: value))
+        for boxes in windows:
+            alarms._counts = torch.tensor([10, *boxes])
+            alarms._judge_labels(trainer, ["car", "bus"][: len(boxes)])
+        return "nothing"
+
+    return judge
+
+
+@pytest.mark.parametrize(
+    ("windows", "said"),
+    [
+        ([(0, 0)], "No pseudo-label was found"),
+        ([(30, 10), (2, 1)], "fall to nothing"),
+        ([(30, 10), (200, 80)], "explode"),
+        ([(30, 10), (10, 60)], "drift"),
+    ],
+)
+def test_windows_that_stop(windows, said, judged):
+    with pytest.raises(AlarmError, match=said):
+        judged(*windows)
+
+
+@pytest.mark.parametrize(
+    ("windows", "limits"),
+    [
+        ([(30, 10), (60, 25)], {}),
+        ([(30, 10), (1, 18)], {"fewest": 0}),  # nineteen boxes tell nothing about shares
+        ([(30,), (100,)], {"class_drift": 0.0}),
+        ([(0, 0), (30, 10)], {"fewest": None, "most": None}),
+    ],
+)
+def test_windows_that_pass(windows, limits, judged):
+    assert judged(*windows, **limits) == "nothing"
+
+
+@pytest.mark.parametrize(("answers", "word"), [((1.0, 1.0), "without error"), ((0.0, 1.0), "one answer to both")])
+def test_discriminators_that_are_stuck(answers, word, adapt, monkeypatch):
+    def step(self, *args):
+        for domain, value in zip(("source", "target"), answers, strict=True):
+            self.log(f"discriminator/encoder_{domain}", torch.tensor(value), batch_size=1)
+        return original(self, *args)
+
+    original = TeacherAdaptation.training_step
+    monkeypatch.setattr(TeacherAdaptation, "training_step", step)
+    monkeypatch.setattr("cahqp.training.alarms._LOOK_EVERY", 1)
+    assert word in adapt("--alarms.window=2", "--alarms.discriminator_patience=4")[1]
+
+
+@pytest.fixture
+def fifth_loss_is_nan(monkeypatch):
+    """The criterion gives NaN for one image of the source: the fifth step meets it first."""
+    original, steps = DetectionModule.supervised_loss, []
+
+    def spoilt(self, batch, prefix="train"):
+        loss, output = original(self, batch, prefix)
+        steps.append((float(loss), [frame.name for frame in batch.frames]))
+        return (loss * float("nan") if prefix == "source" and len(steps) == 9 else loss), output
+
+    monkeypatch.setattr(DetectionModule, "supervised_loss", spoilt)
+    return steps
+
+
+def test_a_loss_that_is_not_finite_is_replayed(adapt, fifth_loss_is_nan):
+    code, said, kept = adapt()
+    assert code == 1
+    assert "loss of step 4 is not finite" in said
+    failing = kept / "failing-rank0.pt"
+    failed = fifth_loss_is_nan[8:10]
+    code, said, _ = adapt(f"--alarms.replay={failing}", name="replay")
+    again = fifth_loss_is_nan[10:12]
+    assert "source/" in said
+    assert [names for _, names in again] == [names for _, names in failed]
+    assert [loss for loss, _ in again] == pytest.approx([loss for loss, _ in failed])
+
+
+def test_the_file_to_replay_must_be_there(adapt):
+    assert "does not exist" in adapt("--alarms.replay=nowhere.pt")[1]
+
+
+def test_the_first_window_survives_a_resumed_run():
+    one, two = Alarms(), Alarms()
+    one.first, one.stuck = [3.0, 2.0, 1.0], {"encoder": 100}
+    two.load_state_dict(one.state_dict())
+    assert (two.first, two.stuck) == (one.first, one.stuck)
+
+
+@pytest.mark.parametrize("wrong", [{"window": 0}, {"fewest": 1.0}, {"most": 1.0}, {"class_drift": 2.0}])
+def test_limits_are_checked(wrong):
+    with pytest.raises(Exception, match=f"alarms.{next(iter(wrong))}"):
+        Alarms(**wrong)
+
+
+def test_divergence_in_bits():
+    assert divergence([3, 1], [6, 2]) == pytest.approx(0)
+    assert divergence([1, 0], [0, 1]) == pytest.approx(1)
+    assert divergence([1, 1], [1, 0]) == pytest.approx(0.3113, abs=1e-4)
