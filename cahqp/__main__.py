@@ -23,7 +23,12 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "publish": ("publish a candidate model file, or keep the running one", "cahqp.commands", "publish"),
     "report": ("write the report of a cycle again", "cahqp.commands", "report"),
     "benchmark": ("measure this machine, or the whole method", "cahqp.commands", "benchmark"),
+    "features": ("write what drift is watched on, frame by frame", "cahqp.cycle.doors", "features"),
+    "drift": ("say which cameras have drifted, and which show a fault", "cahqp.cycle.doors", "drift"),
     "info": ("say what a model file holds", "cahqp.cli", "info"),
+    "export": ("write a model file as a checked package for the edge", "cahqp.edge.commands", "export"),
+    "detect": ("run a package over frames, a video or a stream, without torch", "cahqp.edge.commands", "detect"),
+    "keys": ("make a pair of keys to sign packages with", "cahqp.edge.commands", "keys"),
 }
 
 

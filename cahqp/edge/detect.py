@@ -1,0 +1,180 @@
+"""`cahqp detect`: a package over frames, on onnxruntime alone."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cahqp.cycle.manifest import RunDirectory
+from cahqp.edge.draw import Drawing
+from cahqp.edge.frames import EdgeFrame, is_stream, read_frames
+from cahqp.edge.package import find_package, read_package
+from cahqp.edge.prefetch import Prefetch
+from cahqp.edge.runtime import Found, Runtime
+from cahqp.errors import DataError, RunError, check_numbers
+
+DETECTIONS = "detections.jsonl"
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    frame: EdgeFrame
+    pixels: NDArray[np.float32] | None
+    size: tuple[int, int]
+
+
+def detect(
+    weights: Path,
+    frames: str,
+    output: Path,
+    threshold: float | None = None,
+    draw: bool = False,
+    threads: int = 1,
+    providers: list[str] | None = None,
+    trusted: Path | None = None,
+    patience: float = 60.0,
+    most: int | None = None,
+    compare: bool = False,
+) -> None:
+    """Detect with a package: a line of JSON for each frame, and pictures where asked for.
+
+    Args:
+        weights: A package, or a registry whose running version is taken.
+        frames: A folder, an image, a COCO file, a video, or the URL of a stream (rtsp://...), which is opened anew
+            whenever it breaks.
+        output: Directory for `detections.jsonl`; never overwritten.
+        threshold: Lowest score that is written; without it the package's own of each class.
+        draw: Also write the frames with their boxes to `drawn/`.
+        threads: Threads of onnxruntime.
+        providers: Execution providers of onnxruntime in the order of preference; the CPU's where not given.
+        trusted: Ed25519 public key (PEM) that the package must be signed with.
+        patience: Seconds without a frame after which a stream is given up.
+        most: Stop after this many frames.
+        compare: Afterwards run the model alone for as many frames, and print that rate, too.
+    """
+    check_numbers({"threshold": threshold}, {"threads": threads, "most": most})
+    runtime = Runtime(read_package(weights, trusted), threads, providers or ["CPUExecutionProvider"])
+    run = _run(weights, frames, output, {"threshold": threshold, "draw": draw, "most": most})
+    if run is None:
+        output.mkdir(parents=True)
+    elif not run.begin():
+        print(f"{output} is finished already: nothing to do.")
+        return
+    place = output if run is None else run.work
+    limits = runtime.thresholds if threshold is None else np.full(len(runtime.classes), threshold, np.float32)
+    with (place / DETECTIONS).open("w", encoding="utf-8") as file:
+        drawing = Drawing(place / "drawn", runtime.classes) if draw else None
+        figures, rate = _work(runtime, frames, limits, file, drawing, patience, most)
+    if run is not None:
+        run.finish(figures)
+    print(f"{output / DETECTIONS}: {figures['detections']} detections on {figures['frames']} frames.")
+    if figures["broken"]:
+        print(f"{figures['broken']} frames could not be decoded; they stand in the file with `error`.")
+    print(f"{rate:.1f} frames/s" + (f"; the model alone reaches {_bare(runtime, figures['frames']):.1f}" * compare))
+
+
+def _run(weights: Path, frames: str, output: Path, settings: dict[str, Any]) -> RunDirectory | None:
+    """Return the run's directory; `None` for a stream, which cannot be hashed and so never is finished already."""
+    if not is_stream(frames):
+        inputs = {"weights": find_package(weights), "frames": Path(frames)}
+        return RunDirectory(output, "detect", settings, inputs, seed=0)
+    if output.exists():
+        message = f"{output} exists, and detections are never overwritten. Choose another --output."
+        raise RunError(message)
+    return None
+
+
+def _work(
+    runtime: Runtime, source: str, limits: NDArray[np.float32], file: IO[str], drawing: Drawing | None,
+    patience: float, most: int | None,
+) -> tuple[dict[str, int], float]:  # fmt: skip
+    figures = {"frames": 0, "broken": 0, "detections": 0}
+    live = is_stream(source)
+    start = None
+    with Prefetch(_prepared(runtime, source, patience), live=live) as items:
+        for batch in _batches(items, 1 if live else runtime.batch, most):
+            start = start or time.perf_counter()  # opening a source is not detecting on it
+            for item, found in zip(batch, _found(runtime, batch), strict=True):
+                kept = None if found is None else found.above(limits)
+                file.write(line(item.frame, item.size, kept, runtime.classes) + "\n")
+                figures["frames"] += 1
+                figures["broken"] += kept is None
+                figures["detections"] += 0 if kept is None else len(kept.scores)
+                if drawing is not None and kept is not None:
+                    drawing.add(item.frame, kept)
+            if live:
+                file.flush()
+    if figures["frames"] == figures["broken"]:
+        message = f"None of the {figures['frames']} frames of {source} can be decoded. Check what wrote them."
+        raise DataError(message)
+    return figures, figures["frames"] / (time.perf_counter() - (start or 0.0))
+
+
+def line(frame: EdgeFrame, size: tuple[int, int], found: Found | None, classes: tuple[str, ...]) -> str:
+    """Return one frame's detections as one line of JSON, in COCO's words.
+
+    Args:
+        frame: Where they were found.
+        size: Height and width of the frame.
+        found: `None` where it could not be decoded.
+        classes: Class names by label; COCO category ids count from 1 in their order.
+    """
+    image: dict[str, Any] = {"id": frame.id, "file_name": frame.name, "height": size[0], "width": size[1]}
+    if frame.timestamp is not None:
+        image["timestamp"] = frame.timestamp
+    if found is None:
+        return json.dumps({"image": image, "detections": [], "error": "cannot be decoded"})
+    boxes = np.round(np.concatenate([found.boxes[:, :2], found.boxes[:, 2:] - found.boxes[:, :2]], 1), 2)
+    detections = [
+        {"category_id": int(label) + 1, "category": classes[label], "bbox": box, "score": round(float(score), 5)}
+        for box, score, label in zip(boxes.astype(float).round(2).tolist(), found.scores, found.labels, strict=True)
+    ]
+    return json.dumps({"image": image, "detections": detections})
+
+
+def _prepared(runtime: Runtime, source: str, patience: float) -> Iterator[_Prepared]:
+    for frame in read_frames(source, patience):
+        image = frame.image
+        if image is None:
+            yield _Prepared(frame, None, (0, 0))
+        else:
+            yield _Prepared(frame, runtime.prepare(image, bgr=True), (image.shape[0], image.shape[1]))
+
+
+def _batches(items: Iterator[_Prepared], size: int, most: int | None) -> Iterator[list[_Prepared]]:
+    batch: list[_Prepared] = []
+    for number, item in enumerate(items, start=1):
+        batch.append(item)
+        if len(batch) == size or number == most:
+            yield batch
+            batch = []
+        if number == most:
+            return
+    if batch:
+        yield batch
+
+
+def _found(runtime: Runtime, batch: list[_Prepared]) -> list[Found | None]:
+    good = [item for item in batch if item.pixels is not None]
+    if not good:
+        return [None] * len(batch)
+    answers = iter(runtime.run([item.pixels for item in good if item.pixels is not None], [i.size for i in good]))
+    return [None if item.pixels is None else next(answers) for item in batch]
+
+
+def _bare(runtime: Runtime, frames: int) -> float:
+    """Return frames per second of the model alone, over as many frames but for no more than ten seconds."""
+    rule = runtime.package.manifest["input"]
+    images = np.zeros((runtime.batch, 3, rule["height"], rule["width"]), np.float32)
+    start, done = time.perf_counter(), 0
+    while done < frames and time.perf_counter() - start < 10:
+        runtime.session.run(["logits", "boxes"], {"images": images})
+        done += runtime.batch
+    return done / (time.perf_counter() - start)

@@ -1,0 +1,164 @@
+"""Frames at the edge: folders, COCO files, videos and streams, read by OpenCV alone."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from cahqp.data.folders import ImageFolder
+from cahqp.errors import DataError
+from cahqp.files import read_json
+
+IMAGES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp"})
+VIDEOS = frozenset({".mp4", ".avi", ".mkv", ".mov", ".webm", ".m4v", ".mpg", ".mpeg", ".ts", ".wmv"})
+_OPEN_MILLISECONDS = 10_000  # a camera that answers at all answers within ten seconds
+_LONGEST_WAIT = 10.0  # seconds between two tries to reach a camera
+
+
+@dataclass(frozen=True)
+class EdgeFrame:
+    """One frame.
+
+    Attributes:
+        id: Unique within its source; in COCO files the image id.
+        name: File name, or `video.mp4@12.400s`.
+        image: (H, W, 3) uint8 in OpenCV's order BGR; `None` where it cannot be decoded.
+        timestamp: Seconds from the start of a video, seconds since 1970 of a stream, `None` of images.
+    """
+
+    id: int
+    name: str
+    image: NDArray[np.uint8] | None
+    timestamp: float | None = None
+
+
+def is_stream(source: str) -> bool:
+    """Say whether a source is a URL, such as rtsp://camera/1, rather than a path."""
+    return "://" in source
+
+
+def read_frames(source: str, patience: float = 60.0, tell: Callable[[str], None] = print) -> Iterator[EdgeFrame]:
+    """Go through the frames of a folder, an image, a COCO file, a video or a stream.
+
+    Args:
+        source: Path or URL.
+        patience: Seconds without a frame after which a stream is given up.
+        tell: Gets a line whenever a stream breaks and comes back.
+
+    Raises:
+        DataError: There is no such source, it holds no frames, or a stream stays silent.
+    """
+    if is_stream(source):
+        return _stream(source, patience, tell)
+    path = Path(source)
+    suffix = path.suffix.lower()
+    if not path.exists():
+        message = f"{path} does not exist. Give --frames a folder, a COCO file, a video or a URL such as rtsp://..."
+        raise DataError(message)
+    if path.is_dir():
+        return _images(path, list(enumerate(_names(path), start=1)))
+    if suffix == ".json":
+        return _images(*_coco(path))
+    if suffix in VIDEOS:
+        return _video(path)
+    if suffix in IMAGES:
+        return _images(path.parent, [(1, path.name)])
+    message = f"{path} is of no known kind: a folder of images, a COCO file, an image or a video ({_kinds()})."
+    raise DataError(message)
+
+
+def read_picture(path: Path) -> NDArray[np.uint8] | None:
+    """Return an image as (H, W, 3) uint8 BGR, as it is stored; `None` where it cannot be decoded."""
+    # An EXIF orientation is not applied, for COCO's boxes are drawn on the stored pixels.
+    image: Any = cv2.imread(str(path), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+    return None if image is None else np.asarray(image, np.uint8)
+
+
+def _images(root: Path, names: list[tuple[int, str]]) -> Iterator[EdgeFrame]:
+    for number, name in names:
+        yield EdgeFrame(number, name, read_picture(root / name))
+
+
+def _names(root: Path) -> list[str]:
+    files = (p for p in root.rglob("*") if p.suffix.lower() in IMAGES and not p.name.startswith(".") and p.is_file())
+    names = sorted((p.relative_to(root).as_posix() for p in files), key=_natural)
+    if not names:
+        message = f"{root} holds no images ({', '.join(sorted(IMAGES))})."
+        raise DataError(message)
+    return names
+
+
+def _coco(path: Path) -> tuple[Path, list[tuple[int, str]]]:
+    data = read_json(path)
+    images = data.get("images") if isinstance(data, dict) else None
+    if not images:
+        message = f"{path} is no COCO file with images."
+        raise DataError(message)
+    folder = ImageFolder(path)
+    names = [(int(image["id"]), str(image["file_name"])) for image in images]
+    problems = [problem for _, name in names if (problem := folder.problem(name))]
+    if problems:
+        message = f"{path}: {len(problems)} of {len(names)} images cannot be used, the first: {problems[0]}."
+        raise DataError(message)
+    return folder.root, names
+
+
+def _video(path: Path) -> Iterator[EdgeFrame]:
+    capture: Any = cv2.VideoCapture(str(path))
+    number = 0
+    try:
+        while True:
+            good, image = capture.read()
+            if not good:
+                break
+            number += 1
+            seconds = round(capture.get(cv2.CAP_PROP_POS_MSEC) / 1000, 6)
+            yield EdgeFrame(number, f"{path.name}@{seconds:.3f}s", image, seconds)
+    finally:
+        capture.release()
+    if number == 0:
+        message = f"{path} holds no frame that can be decoded. Copy it again, or encode it anew."
+        raise DataError(message)
+
+
+def _stream(url: str, patience: float, tell: Callable[[str], None]) -> Iterator[EdgeFrame]:
+    """Yield a stream's frames for as long as it lives, opening it anew whenever it breaks."""
+    number, wait, last = 0, 0.5, time.monotonic()
+    while True:
+        capture: Any = cv2.VideoCapture(
+            url, cv2.CAP_FFMPEG, [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, _OPEN_MILLISECONDS,
+                                  cv2.CAP_PROP_READ_TIMEOUT_MSEC, _OPEN_MILLISECONDS]
+        )  # fmt: skip
+        try:
+            good, image = capture.read()
+            while good:
+                number, wait, last = number + 1, 0.5, time.monotonic()
+                now = round(time.time(), 3)
+                yield EdgeFrame(number, f"{number:08d}@{now:.3f}s", image, now)
+                good, image = capture.read()
+        finally:
+            capture.release()
+        silent = time.monotonic() - last
+        if silent >= patience:
+            message = f"{url} has sent no frame for {silent:.0f} s. Check the camera, or wait longer with --patience."
+            raise DataError(message)
+        tell(f"{url} broke off after {number} frames: trying again in {wait:g} s.")
+        time.sleep(wait)
+        wait = min(2 * wait, _LONGEST_WAIT)
+
+
+def _natural(name: str) -> list[tuple[int, int, str]]:
+    """Return a key that sorts `frame2` before `frame10`."""
+    return [(0, int(part), part) if part.isdigit() else (1, 0, part) for part in re.split("([0-9]+)", name)]
+
+
+def _kinds() -> str:
+    return ", ".join(sorted(IMAGES | VIDEOS))

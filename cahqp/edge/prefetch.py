@@ -1,0 +1,77 @@
+"""Decoding in a thread of its own, so that the model never waits for a frame that could have been ready."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+
+class Prefetch(Generic[T]):
+    """Items made in a thread, handed over in their order. Use as a context, which ends the thread.
+
+    Args:
+        items: Made one by one in the thread.
+        size: Items that may wait.
+        live: Drop the oldest waiting item rather than make the camera wait.
+
+    Attributes:
+        dropped: Number of items dropped.
+    """
+
+    def __init__(self, items: Iterable[T], size: int = 8, live: bool = False) -> None:
+        self.dropped = 0
+        self._items = items
+        self._live = live
+        self._queue: queue.Queue[T | None] = queue.Queue(size)
+        self._error: BaseException | None = None
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._work, name="cahqp-decode", daemon=True)
+
+    def __enter__(self) -> Iterator[T]:
+        """Start the thread and return the items; what went wrong in it is raised where they end."""
+        self._thread.start()
+        return self._take()
+
+    def __exit__(self, *_: object) -> None:
+        """End the thread."""
+        self._stop.set()
+        while self._thread.is_alive():
+            with suppress(queue.Empty):
+                self._queue.get_nowait()
+            self._thread.join(0.05)
+
+    def _take(self) -> Iterator[T]:
+        while (item := self._queue.get()) is not None:
+            yield item
+        if self._error is not None:
+            raise self._error
+
+    def _work(self) -> None:
+        try:
+            for item in self._items:
+                self._put(item)
+                if self._stop.is_set():
+                    break
+        except BaseException as error:  # noqa: BLE001  raised again in the thread that reads
+            self._error = error
+        while not self._stop.is_set() and not self._offer(None):
+            continue
+
+    def _put(self, item: T) -> None:
+        while not self._stop.is_set() and not self._offer(item):
+            if self._live:
+                with suppress(queue.Empty):
+                    self._queue.get_nowait()
+                    self.dropped += 1
+
+    def _offer(self, item: T | None) -> bool:
+        try:
+            self._queue.put(item, timeout=0 if self._live and item is not None else 0.1)
+        except queue.Full:
+            return False
+        return True

@@ -1,0 +1,199 @@
+"""A package at work: NumPy, OpenCV and onnxruntime, and nothing of torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from cahqp.edge.package import Package
+from cahqp.errors import ConfigError, DataError, WeightsError
+
+Image = NDArray[np.uint8]
+
+
+class Found(NamedTuple):
+    """What a package says of one frame, best first.
+
+    Attributes:
+        boxes: (N, 4) float32 xyxy in pixels of the frame.
+        scores: (N,) float32 in 0..1.
+        labels: (N,) int64 class indices.
+    """
+
+    boxes: NDArray[np.float32]
+    scores: NDArray[np.float32]
+    labels: NDArray[np.int64]
+
+    def above(self, thresholds: NDArray[np.float32]) -> Found:
+        """Return those whose score reaches the threshold of their class.
+
+        Args:
+            thresholds: (C,) one for each class.
+        """
+        kept = self.scores >= thresholds[self.labels]
+        return Found(self.boxes[kept], self.scores[kept], self.labels[kept])
+
+
+class Runtime:
+    """A package's model, loaded.
+
+    Args:
+        package: Read and checked.
+        threads: Threads of onnxruntime.
+        providers: Execution providers of onnxruntime in the order of preference.
+
+    Raises:
+        WeightsError: onnxruntime refuses the model, or it is not what its manifest says.
+    """
+
+    def __init__(
+        self, package: Package, threads: int = 1, providers: Sequence[str] = ("CPUExecutionProvider",)
+    ) -> None:
+        self.package = package
+        self.classes = package.classes
+        self._input: dict[str, Any] = package.manifest["input"]
+        self._output: dict[str, Any] = package.manifest["output"]
+        self.session = open_session(package.model, threads, providers, str(package.path))
+        self._check_shape()
+        channels = (3, 1, 1)
+        self._mean = np.array(self._input["mean"], np.float32).reshape(channels)
+        self._std = np.array(self._input["std"], np.float32).reshape(channels)
+
+    @property
+    def batch(self) -> int:
+        """Number of frames the model takes at once."""
+        return int(self._input["batch"])
+
+    @property
+    def thresholds(self) -> NDArray[np.float32]:
+        """The (C,) scores above which a detection is believed; 0.5 for a class whose threshold was never measured."""
+        known: Mapping[str, float] = self.package.manifest["thresholds"]
+        return np.array([known.get(name, 0.5) for name in self.classes], np.float32)
+
+    def detect(self, images: Sequence[Image]) -> list[Found]:
+        """Return what is found on each frame.
+
+        Args:
+            images: (H, W, 3) uint8 RGB of any size; no more than `batch`.
+
+        Raises:
+            DataError: A frame is none, or has another shape than the package was exported for.
+        """
+        return self.run([self.prepare(image) for image in images], [(i.shape[0], i.shape[1]) for i in images])
+
+    def prepare(self, image: Image, bgr: bool = False) -> NDArray[np.float32]:
+        """Return a frame as the model wants it: (3, h, w) float32, resized and normalised.
+
+        Args:
+            image: (H, W, 3) uint8.
+            bgr: The channels are in OpenCV's order.
+        """
+        if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or 0 in image.shape:
+            message = f"A frame must be (H, W, 3) uint8, got {image.shape} {image.dtype}."
+            raise DataError(message)
+        height, width = self._size(image.shape[0], image.shape[1])
+        view: Any = image
+        if image.shape[:2] != (height, width):
+            smaller = height <= image.shape[0] and width <= image.shape[1]
+            view = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if smaller else cv2.INTER_LINEAR)
+        planes = (view[:, :, ::-1] if bgr else view).transpose(2, 0, 1)
+        pixels = np.ascontiguousarray(planes, np.float32)
+        pixels /= np.float32(255)
+        if self._mean.any():
+            pixels -= self._mean
+        if (self._std != 1).any():
+            pixels /= self._std
+        return pixels
+
+    def run(self, prepared: Sequence[NDArray[np.float32]], sizes: Sequence[tuple[int, int]]) -> list[Found]:
+        """Return what is found on frames that `prepare` made ready.
+
+        Args:
+            prepared: (3, h, w) each, no more than `batch`.
+            sizes: Height and width in pixels that the boxes are scaled to.
+        """
+        if len(prepared) > self.batch:
+            message = f"{self.package.path} takes {self.batch} frames at once, got {len(prepared)}."
+            raise DataError(message)
+        missing = [np.zeros_like(prepared[0])] * (self.batch - len(prepared))  # the batch is fixed: fill it up
+        logits, boxes = self.session.run(["logits", "boxes"], {"images": np.stack([*prepared, *missing])})
+        most = int(self._output["max_detections"])
+        return [decode(row, at, size, most) for row, at, size in zip(logits, boxes, sizes, strict=False)]
+
+    def _size(self, height: int, width: int) -> tuple[int, int]:
+        fixed = (int(self._input["height"]), int(self._input["width"]))
+        short, long = self._input["short_side"], self._input["max_side"]
+        if short is not None:
+            scale = short / min(height, width)
+            scale = scale if long is None else min(scale, long / max(height, width))
+            if (max(1, round(height * scale)), max(1, round(width * scale))) != fixed:
+                message = (
+                    f"A frame of {width}x{height} pixels does not keep its aspect ratio at {fixed[1]}x{fixed[0]}, for "
+                    f"which {self.package.path} was exported. Export one with --frame_size {height} {width}."
+                )
+                raise DataError(message)
+        return fixed
+
+    def _check_shape(self) -> None:
+        wanted = [self.batch, 3, self._input["height"], self._input["width"]]
+        found = {i.name: i.shape for i in self.session.get_inputs()}
+        outputs = {o.name: o.shape for o in self.session.get_outputs()}
+        classes = outputs.get("logits", [0])[-1]
+        if found != {"images": wanted} or outputs.keys() != {"logits", "boxes"} or classes != len(self.classes):
+            message = (
+                f"{self.package.path} holds another model than its manifest says: input {found} for {wanted}, "
+                f"{classes} classes for {len(self.classes)}. Export it again."
+            )
+            raise WeightsError(message)
+
+
+def open_session(model: bytes, threads: int, providers: Sequence[str], name: str) -> Any:
+    """Return an onnxruntime session over the bytes of a model.
+
+    Raises:
+        ConfigError: onnxruntime is not installed or lacks a provider.
+        WeightsError: It refuses the model.
+    """
+    try:
+        import onnxruntime
+    except ModuleNotFoundError as error:
+        message = "Packages run on onnxruntime, which is not installed: pip install cahqp[edge]."
+        raise ConfigError(message) from error
+    unknown = sorted(set(providers) - set(onnxruntime.get_available_providers()))
+    if unknown:
+        known = ", ".join(onnxruntime.get_available_providers())
+        message = f"This onnxruntime has no {', '.join(unknown)}; it has {known}."
+        raise ConfigError(message)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3  # its warnings speak of graph optimisations that nobody here can act upon
+    try:
+        return onnxruntime.InferenceSession(model, options, providers=list(providers))
+    except Exception as error:  # onnxruntime's errors have no other base in common
+        message = f"onnxruntime refuses the model of {name} ({str(error).splitlines()[0]}). Export it again."
+        raise WeightsError(message) from error
+
+
+def decode(
+    logits: NDArray[np.float32], boxes: NDArray[np.float32], size: tuple[int, int], max_detections: int
+) -> Found:
+    """Return the best-scored query-class pairs of a frame, best first, without suppression.
+
+    Args:
+        logits: (Q, C) before the sigmoid.
+        boxes: (Q, 4) cxcywh in 0..1.
+        size: Height and width in pixels that the boxes are scaled to.
+        max_detections: Number of pairs kept.
+    """
+    flat = logits.reshape(-1)
+    best = np.argsort(-flat, kind="stable")[:max_detections]
+    query, labels = np.divmod(best, logits.shape[1])
+    centre, half = boxes[query, :2], boxes[query, 2:] * np.float32(0.5)
+    scale = np.array([size[1], size[0], size[1], size[0]], np.float32)
+    scores = 1 / (1 + np.exp(-flat[best].astype(np.float64)))
+    return Found(np.concatenate([centre - half, centre + half], 1) * scale, scores.astype(np.float32), labels)
