@@ -1,0 +1,142 @@
+"""What is known of frames without their labels, as a file: the input of drift, of the sampler and of the replay."""
+
+from __future__ import annotations
+
+import zipfile
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cahqp.errors import DataError
+from cahqp.files import atomic_write, read_json, write_json
+
+FILE = "features.npz"
+FRAMES = "frames.json"
+
+SCORE_EDGES = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+PLAIN = ("brightness", "contrast", "sharpness", "detections", "change")
+"""Mean and spread of the grey values (0..255), spread of their second differences, detections above the operating
+threshold, and the mean difference of a small picture to that of the camera's frame before (NaN for its first)."""
+
+_ARRAYS = ("features", "scores", "plain", "uncertainty", "readable")
+_LISTS = ("names", "cameras", "recordings", "indices", "times")
+
+
+@dataclass(frozen=True)
+class Signals:
+    """Signals of N frames, in the order of their input.
+
+    Attributes:
+        features: (N, D) float32, of one model.
+        scores: (N, 10) float32 counts of detections by score, between `SCORE_EDGES`.
+        plain: (N, 5) float32, in the order of `PLAIN`; NaN where a frame cannot be read.
+        uncertainty: (N,) float32, summed entropy of the detections in bits.
+        readable: (N,) bool.
+        names: File names.
+        cameras: Names of the cameras.
+        recordings: Names of the recordings.
+        indices: Places in the recordings; order only.
+        times: Seconds within the recording, `None` where unknown.
+        root: Folder that `names` are relative to; `None` where the frames have no files, as in a video.
+    """
+
+    features: NDArray[np.float32]
+    scores: NDArray[np.float32]
+    plain: NDArray[np.float32]
+    uncertainty: NDArray[np.float32]
+    readable: NDArray[np.bool_]
+    names: list[str]
+    cameras: list[str]
+    recordings: list[str]
+    indices: list[int]
+    times: list[float | None]
+    root: Path | None = None
+
+    def __len__(self) -> int:
+        """Return the number of frames."""
+        return len(self.names)
+
+    def take(self, rows: NDArray[np.int64] | list[int]) -> Signals:
+        """Return the frames of these rows, in their order."""
+        chosen = [int(row) for row in rows]
+        columns: dict[str, Any] = {name: getattr(self, name)[chosen] for name in _ARRAYS}
+        columns |= {name: [getattr(self, name)[row] for row in chosen] for name in _LISTS}
+        return replace(self, **columns)
+
+    def by_camera(self) -> dict[str, Signals]:
+        """Return each camera's frames, in the order of the input, which is that of time."""
+        rows: dict[str, list[int]] = {}
+        for row, camera in enumerate(self.cameras):
+            rows.setdefault(camera, []).append(row)
+        return {camera: self.take(found) for camera, found in sorted(rows.items())}
+
+
+def join(parts: list[Signals]) -> Signals:
+    """Return several inputs, one after the other, without a root.
+
+    Raises:
+        DataError: They have features of different lengths, so of different models.
+    """
+    lengths = {part.features.shape[1] for part in parts}
+    if len(lengths) > 1:
+        message = f"These features are of different models ({', '.join(map(str, sorted(lengths)))} values a frame)."
+        raise DataError(message + " Make them again with one model.")
+    arrays: dict[str, Any] = {name: np.concatenate([getattr(part, name) for part in parts]) for name in _ARRAYS}
+    lists: dict[str, Any] = {name: [value for part in parts for value in getattr(part, name)] for name in _LISTS}
+    return Signals(**arrays, **lists)
+
+
+def write_signals(directory: Path, signals: Signals, root: str | None) -> None:
+    """Write `features.npz` and `frames.json`; the same signals give the same bytes.
+
+    Args:
+        directory: Where to.
+        signals: Of all frames.
+        root: Folder of the images relative to `directory`; `None` where the frames have no files.
+    """
+    with atomic_write(directory / FILE, "wb") as file:
+        np.savez(file, **{name: getattr(signals, name) for name in _ARRAYS})
+    columns = zip(*(getattr(signals, name) for name in _LISTS), strict=True)
+    images = [
+        {"file_name": name, "camera": camera, "recording": recording, "frame": index, "timestamp": time}
+        for name, camera, recording, index, time in columns
+    ]
+    write_json(directory / FRAMES, {"root": root, "images": images})
+
+
+def read_signals(path: Path) -> Signals:
+    """Read what `cahqp features` wrote.
+
+    Args:
+        path: The directory, or the `features.npz` in it.
+
+    Raises:
+        DataError: It is not there, or not whole.
+    """
+    directory = path if path.is_dir() else path.parent
+    if not (directory / FILE).is_file():
+        message = f"{path} holds no {FILE}. Make it with `cahqp features --weights MODEL --frames ... --output DIR`."
+        raise DataError(message)
+    try:
+        with np.load(directory / FILE, allow_pickle=False) as arrays:
+            found = {name: arrays[name] for name in _ARRAYS}
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        message = f"{directory / FILE} is damaged ({error}). Make it again with `cahqp features`."
+        raise DataError(message) from error
+    said = read_json(directory / FRAMES)
+    images = said["images"]
+    if any(len(found[name]) != len(images) for name in _ARRAYS):
+        message = f"{directory} is damaged: {FILE} and {FRAMES} tell of different frames. Make it again."
+        raise DataError(message)
+    return Signals(
+        **found,
+        names=[image["file_name"] for image in images],
+        cameras=[image["camera"] for image in images],
+        recordings=[image["recording"] for image in images],
+        indices=[image["frame"] for image in images],
+        times=[image["timestamp"] for image in images],
+        root=None if said["root"] is None else directory / said["root"],
+    )
