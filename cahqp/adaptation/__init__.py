@@ -3,9 +3,13 @@
 from cahqp.adaptation.adversary import Discriminator, dann_schedule, domain_loss, gradient_reversal
 from cahqp.adaptation.domain_queries import DomainQueryAlignment
 from cahqp.adaptation.injection import VisualPrompt
-from cahqp.adaptation.instances import InstanceAlignment, box_masks, instance_masks
+from cahqp.adaptation.instances import InstanceAlignment, box_masks, instance_features, instance_masks
+from cahqp.adaptation.masking import mask_blocks
+from cahqp.adaptation.metric import PromptMetric, class_map, proxy_anchor
 from cahqp.adaptation.prompts import CBAM, VisualPromptGenerator, attention_entropy
 from cahqp.adaptation.selection import DynamicThresholds, select
+from cahqp.adaptation.sfa_queries import SFAQueryAlignment
+from cahqp.adaptation.soft_targets import class_scores, soften
 from cahqp.adaptation.tracks import TrackBank
 
 __all__ = [
@@ -14,14 +18,22 @@ __all__ = [
     "DomainQueryAlignment",
     "DynamicThresholds",
     "InstanceAlignment",
+    "PromptMetric",
+    "SFAQueryAlignment",
     "TrackBank",
     "VisualPrompt",
     "VisualPromptGenerator",
     "attention_entropy",
     "box_masks",
+    "class_map",
+    "class_scores",
     "dann_schedule",
     "domain_loss",
     "gradient_reversal",
+    "instance_features",
     "instance_masks",
+    "mask_blocks",
+    "proxy_anchor",
     "select",
+    "soften",
 ]

@@ -75,7 +75,7 @@ class _Branch(nn.Module):
     def forward(
         self, outputs: Sequence[Tensor], padding: Tensor | None, domain: int, scale: float | Tensor
     ) -> tuple[Tensor, Tensor]:
-        self._check(len(outputs))
+        check_layers(self.name, self.chosen, len(outputs))
         query = self.query.expand(len(outputs[0]), -1, -1)
         losses, accuracies = [], []
         for index, layer in zip(self.chosen, self.layers, strict=True):
@@ -89,11 +89,25 @@ class _Branch(nn.Module):
             accuracies.append(accuracy)
         return torch.stack(losses).mean(), torch.stack(accuracies).mean()
 
-    def _check(self, count: int) -> None:
-        missing = [index for index in self.chosen if not -count <= index < count]
-        if missing:
-            message = f"{self.name}_layers of DQFA names {missing}; this {self.name} has {count} layers, from 0."
-            raise ConfigError(message)
+
+def check_layers(name: str, chosen: Sequence[int], count: int) -> None:
+    """Refuse layers that are not there.
+
+    Args:
+        name: `encoder` or `decoder`.
+        chosen: Indices; negative ones from the end.
+        count: How many layers there are.
+
+    Raises:
+        ConfigError: None is chosen, or one does not exist.
+    """
+    if not chosen:
+        message = f"DQFA needs a layer: give {name}_layers, such as [0, -1], or switch it off."
+        raise ConfigError(message)
+    missing = [index for index in chosen if not -count <= index < count]
+    if missing:
+        message = f"{name}_layers of DQFA names {missing}; this {name} has {count} layers, from 0."
+        raise ConfigError(message)
 
 
 class DomainQueryAlignment(nn.Module):

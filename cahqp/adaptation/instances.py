@@ -79,6 +79,27 @@ def _weighted(masks: Sequence[Tensor], weights: Sequence[Tensor]) -> Tensor:
     return torch.stack([(weight[:, None] * mask).sum(0) for weight, mask in zip(weights, masks, strict=True)])
 
 
+def instance_features(
+    tokens: Tensor,
+    boxes: Sequence[Tensor],
+    image_size: tuple[int, int],
+    spatial_shapes: Sequence[tuple[int, int]],
+    padding: Tensor,
+) -> Tensor:
+    """Return (N, D) the mean token of every box of a batch, over all levels alike.
+
+    Args:
+        tokens: (B, S, D).
+        boxes: (N, 4) xyxy pixels per image.
+        image_size: Height and width of the batch in pixels, padding included.
+        spatial_shapes: Height and width per level.
+        padding: (B, S) bool, true where a token is padding.
+    """
+    tokens = tokens.masked_fill(padding[..., None], 0.0)
+    masks = [box_masks(box, image_size, spatial_shapes, row) for box, row in zip(boxes, padding, strict=True)]
+    return torch.cat([mask @ row.float() for mask, row in zip(masks, tokens, strict=True)]) / len(spatial_shapes)
+
+
 class InstanceAlignment(nn.Module):
     """Aligns instances between the domains on the encoder's output, with a discriminator per level.
 

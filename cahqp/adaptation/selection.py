@@ -93,7 +93,7 @@ class DynamicThresholds(nn.Module):
 
     Args:
         num_classes: Number of classes.
-        initial: The first threshold of every class.
+        initial: The first threshold of every class, or (num_classes,) one each.
         momentum: The share g of the old threshold.
         factor: The factor a.
         minimum: Lower clip.
@@ -110,7 +110,7 @@ class DynamicThresholds(nn.Module):
     def __init__(
         self,
         num_classes: int,
-        initial: float = 0.3,
+        initial: float | Tensor = 0.3,
         momentum: float = 0.9,
         factor: float = 0.5,
         minimum: float = 0.25,
@@ -121,7 +121,7 @@ class DynamicThresholds(nn.Module):
             message = f"Give 0 <= minimum <= maximum <= 1, got minimum={minimum} and maximum={maximum}."
             raise ConfigError(message)
         self.momentum, self.factor, self.minimum, self.maximum = momentum, factor, minimum, maximum
-        self.register_buffer("values", torch.full((num_classes,), initial))
+        self.register_buffer("values", torch.zeros(num_classes) + initial)
         self.register_buffer("_sums", torch.zeros(num_classes))
         self.register_buffer("_counts", torch.zeros(num_classes))
 

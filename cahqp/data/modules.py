@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from cahqp.data.base import DetectionData, Strength, TrainingSet
-from cahqp.data.datasets import Sample, UnlabelledFrames
+from cahqp.data.datasets import Sample, UnlabelledFrames, as_tensor
 from cahqp.data.frames import open_frames
+from cahqp.data.images import BrokenImageError
 from cahqp.data.loaders import Loader
 from cahqp.errors import ConfigError
-from cahqp.structures import Batch, Preprocessing, collate
+from cahqp.structures import Batch, Preprocessing, Targets, collate
 
 
 class LabelledData(DetectionData):
@@ -80,17 +81,20 @@ class AdaptationData(DetectionData):
 
     A batch is a dictionary of `source`, strongly augmented and labelled, and of `target_weak` and `target_strong`: the
     same target frames in the same geometry, one to label and one to learn from. Labels of target frames are never read.
+    Without source files a batch has no `source`, and the adaptation is source-free.
 
     Args:
-        source: COCO files of the source domain.
         target: Folders of images, videos or COCO files of the target domain.
+        source: COCO files of the source domain, if there are any.
         val: COCO files to select the best model on.
         test: COCO files to measure the final model on.
         batch_size: Source frames in a batch of one device.
         target_batch_size: Target frames in a batch of one device; as many as source frames where not given.
         augmentation: How source frames are changed.
         every: Seconds between the frames taken from a target video; all of them where not given.
-        curriculum: Share of the target frames, brightest first, used in epoch 0, 1, ...; the last holds from then on.
+        curriculum: Share of the target frames, easiest first, used in epoch 0, 1, ...; the last holds from then on.
+        easiness: What is easy: `brightness`, or the `confidence` of the teacher as it comes, its mean score in a frame.
+        mixed: The control of a curriculum: the same frames as often, but in an order of chance.
         batches_per_epoch: Batches in an epoch; as many as the source frames fill where not given.
         workers: Processes that load images; 0 loads in the training process.
         seed: Decides the order of the frames and their augmentation.
@@ -103,15 +107,17 @@ class AdaptationData(DetectionData):
 
     def __init__(
         self,
-        source: Sequence[Path],
         target: Sequence[Path],
-        val: Sequence[Path],
+        source: Sequence[Path] = (),
+        val: Sequence[Path] = (),
         test: Sequence[Path] = (),
         batch_size: int = 8,
         target_batch_size: int | None = None,
         augmentation: Strength = "strong",
         every: float | None = None,
         curriculum: Sequence[float] | None = None,
+        easiness: Literal["brightness", "confidence"] = "brightness",
+        mixed: bool = False,
         batches_per_epoch: int | None = None,
         workers: int = 0,
         seed: int = 0,
@@ -139,32 +145,63 @@ class AdaptationData(DetectionData):
         self.augmentation: Strength = augmentation
         self.every = every
         self.curriculum = curriculum
+        self.easiness: Literal["brightness", "confidence"] = easiness
+        self.mixed = mixed
         self.batches_per_epoch = batches_per_epoch
-        self._brightness: list[float] | None = None
+        self._easiness: list[float] | None = None
 
     def training_sets(self) -> list[TrainingSet]:
-        """Return the labelled source frames and the target frames."""
+        """Return the labelled source frames, if there are any, and the target frames."""
         target = UnlabelledFrames(
             open_frames(self.target, self.every),
             self.augmentation_of("strong"),
             seed=self.seed,
             max_broken=self.max_broken,
         )
-        self._brightness = target.brightness() if self.curriculum else None
-        return [self.to_train_on(self.source, self.augmentation), target]
+        if self.curriculum:
+            self._easiness = target.brightness() if self.easiness == "brightness" else self._confidence(target)
+        return [*([self.to_train_on(self.source, self.augmentation)] if self.source else []), target]
+
+    def _confidence(self, target: UnlabelledFrames) -> list[float]:
+        """Return how sure the teacher is of every frame, the same on all devices; -1 for broken ones.
+
+        Raises:
+            ConfigError: The model has no such measure.
+        """
+        trainer: Any = self.trainer
+        model: Any = None if trainer is None else trainer.lightning_module
+        if not hasattr(model, "easiness"):
+            message = "data.easiness: confidence asks the teacher; train a TeacherAdaptation, or choose brightness."
+            raise ConfigError(message)
+        model.to(trainer.strategy.root_device)
+        plain, found = self.augmentation_of("none"), []
+        for position, frame in enumerate(target.frames):
+            try:
+                image = target.source.read(position)
+            except BrokenImageError:
+                target.quarantine.add(position)
+                found.append(-1.0)
+                continue
+            view, targets = plain(image, Targets.empty(), 0)
+            batch = collate([(as_tensor(view), targets, frame)])
+            found += model.easiness(batch.to(trainer.strategy.root_device))
+        # Devices may differ in the last digit, and must not differ in the order of the frames.
+        told: list[float] = trainer.strategy.broadcast(found)
+        return told
 
     def train_dataloader(self) -> Loader:
         """Return batches of source and target frames, each a dictionary of `Batch`."""
-        source, target = self._training
-        first = self.order(len(source), self.batch_size, self.batches_per_epoch)
+        *source, target = self._training
+        orders = [self.order(len(frames), self.batch_size, self.batches_per_epoch) for frames in source]
         second = self.order(
             len(target),
             self.target_batch_size or self.batch_size,
-            len(first),
-            easiness=self._brightness,
+            len(orders[0]) if orders else self.batches_per_epoch,
+            easiness=self._easiness,
             curriculum=self.curriculum,
+            mixed=self.mixed,
         )
-        return self.training_loader([first, second], _source_and_target)
+        return self.training_loader([*orders, second], _source_and_target)
 
 
 class StudentData(DetectionData):
@@ -250,9 +287,9 @@ def _one_batch(parts: list[list[Sample]]) -> Batch:
 
 
 def _source_and_target(parts: list[list[Any]]) -> dict[str, Batch]:
-    source, target = parts
-    return {
-        "source": collate(source),
+    *source, target = parts
+    batches = {
         "target_weak": collate([weak for weak, _ in target]),
         "target_strong": collate([strong for _, strong in target]),
     }
+    return batches | ({"source": collate(source[0])} if source else {})

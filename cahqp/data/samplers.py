@@ -32,6 +32,7 @@ class Order:
         world_size: Number of parts.
         easiness: One value per frame for `curriculum`; larger is easier.
         curriculum: Share of the frames, easiest first, that are used in epoch 0, 1, ...; the last holds from then on.
+        mixed: The control of a curriculum: what its epochs draw is drawn as often, but in an order of chance.
 
     Attributes:
         step: Frames of one step, over all ranks.
@@ -51,6 +52,7 @@ class Order:
         world_size: int = 1,
         easiness: Sequence[float] | None = None,
         curriculum: Sequence[float] | None = None,
+        mixed: bool = False,
     ) -> None:
         self._batch_size = batch_size
         self.step = batch_size * world_size
@@ -66,6 +68,7 @@ class Order:
         self._first = rank * batch_size
         ranked = np.arange(frames) if easiness is None else np.argsort(-np.asarray(easiness), kind="stable")
         self._phases = _phases(ranked, curriculum or [1.0], self._length * self.step)
+        self._mixed = self._drawn_by(len(curriculum)) if mixed and curriculum else []
 
     def __len__(self) -> int:
         """Return the number of batches in an epoch."""
@@ -78,9 +81,24 @@ class Order:
             start: Number of batches gone through before, in earlier epochs or in this one.
         """
         for number in range(start, start + self._length):
+            first = number * self.step + self._first
+            if first < len(self._mixed):
+                yield self._mixed[first : first + self._batch_size]
+                continue
             phase = self._phase(number // self._length)
-            draw = (number - phase.first_epoch * self._length) * self.step + self._first
+            draw = first - phase.first_epoch * self._length * self.step
             yield [phase.key(self._seed, draw + place) for place in range(self._batch_size)]
+
+    def _drawn_by(self, epochs: int) -> list[Key]:
+        """Return what the first epochs draw over all ranks, in an order of chance."""
+        per_epoch = self._length * self.step
+        keys = [
+            phase.key(self._seed, epoch * per_epoch + place - phase.first_epoch * per_epoch)
+            for epoch in range(epochs)
+            for phase in [self._phase(epoch)]
+            for place in range(per_epoch)
+        ]
+        return [keys[place] for place in np.random.default_rng([self._seed, len(keys)]).permutation(len(keys))]
 
     def _phase(self, epoch: int) -> _Phase:
         return self._phases[bisect_right([phase.first_epoch for phase in self._phases], epoch) - 1]

@@ -4,18 +4,30 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
-from cahqp.adaptation import DomainQueryAlignment, InstanceAlignment, VisualPrompt, dann_schedule, select
+from cahqp.adaptation import VisualPrompt, class_scores, mask_blocks, select, soften
 from cahqp.detectors import DINO
+from cahqp.detectors.losses.criterion import pad_targets
 from cahqp.detectors.output import Detector, Output
 from cahqp.errors import ConfigError
 from cahqp.structures import Batch, Targets
-from cahqp.training.base import DetectionModule, OptimizerSettings
+from cahqp.training.aligning import SOURCE, TARGET, AligningModule, Passed, counted_fully
+from cahqp.training.base import OptimizerSettings
 from cahqp.training.ema import EMA
+from cahqp.training.parts import (
+    check_source_free,
+    choose_trainable,
+    fresh_dqfa,
+    fresh_metric,
+    fresh_prompt,
+    fresh_thresholds,
+    fresh_tiafa,
+)
+from cahqp.training.passes import batch_norms, forgetting, join, part, part_of_output, silenced
 from cahqp.training.settings import (
     AlignmentSettings,
     BatchNorm,
@@ -25,19 +37,18 @@ from cahqp.training.settings import (
     Trainable,
     check_settings,
 )
+from cahqp.training.watch import ema_distance, of_prompt, of_pseudo_labels
 
 __all__ = ["AlignmentSettings", "PromptSettings", "PseudoLabelSettings", "TeacherAdaptation"]
 
-SOURCE, TARGET = 0, 1
-NORMS = (nn.LayerNorm, nn.GroupNorm, nn.modules.batchnorm._BatchNorm)
 
-
-class TeacherAdaptation(DetectionModule):
+class TeacherAdaptation(AligningModule):
     """Adapt a teacher without target labels; the weights of the last step are kept.
 
     A step trains on labelled source frames and on strong views of target frames, labelled by the average of the
     weights so far on weak views of the same frames. The last step is selected, not the best source validation: that
-    would prefer the teacher that adapted least.
+    would prefer the teacher that adapted least. Without labelled source frames it adapts source-free: on target frames
+    alone, with alignment off.
 
     Args:
         weights: Model file of the teacher to adapt.
@@ -50,6 +61,7 @@ class TeacherAdaptation(DetectionModule):
         batch_norm: Which frames move the BatchNorm buffers: of `both` domains, of `source` or `target` alone, or
             `freeze`: none, and the buffers normalise in training too.
         passes: Source and target in `separate` passes, each with its own BatchNorm statistics, or in a `joint` one.
+
     """
 
     selection = "last"
@@ -66,75 +78,54 @@ class TeacherAdaptation(DetectionModule):
         passes: Passes = "separate",
     ) -> None:
         super().__init__(weights=weights, optimizer=optimizer)
+        self.prompt = prompt or PromptSettings()
         self.alignment = alignment or AlignmentSettings()
         self.pseudo_labels = pseudo_labels or PseudoLabelSettings()
         self.batch_norm, self.passes = batch_norm, passes
-        prompt = prompt or PromptSettings()
-        check_settings(prompt, self.alignment, self.pseudo_labels, batch_norm, passes)
+        check_settings(self.prompt, self.alignment, self.pseudo_labels, batch_norm, passes)
         if not isinstance(self.detector, DINO):
             message = f"{weights} holds a {type(self.detector).__name__}; adaptation needs a DINO teacher."
             raise ConfigError(message)
-        if trainable == "prompts" and not prompt.enabled and self.detector.prompt is None:
+        if trainable == "prompts" and not self.prompt.enabled and self.detector.prompt is None:
             message = "trainable: prompts needs prompt.enabled: true, or nothing would train."
             raise ConfigError(message)
-        levels, dim = self.detector.level_embed.shape
-        if prompt.enabled and self.detector.prompt is None:
-            self.detector.prompt = _fresh_prompt(self.detector, prompt)
-        self.dqfa = DomainQueryAlignment(dim, heads=_heads(self.detector), hidden=dim) if self.alignment.dqfa else None
-        self.tiafa = None
-        if self.alignment.tiafa:
-            self.tiafa = InstanceAlignment(
-                dim, levels, unit=self.alignment.unit, hidden=dim, temporal=self.alignment.temporal
-            )
-        self._choose_trainable(trainable)
-        self._thresholds = self._resolve_thresholds()
+        if self.prompt.enabled and self.detector.prompt is None:
+            self.detector.prompt = fresh_prompt(self.detector, self.prompt)
+        self.dqfa = fresh_dqfa(self.detector, self.alignment)
+        self.tiafa = fresh_tiafa(self.detector, self.alignment)
+        self.metric_term = fresh_metric(self.detector, self.prompt)
+        choose_trainable(self.detector, trainable)
+        self.thresholds = fresh_thresholds(self.detector, self.pseudo_labels)
+        self.train()
 
-    def _resolve_thresholds(self) -> Tensor:
-        """Return (C,) lowest scores that train."""
-        own, threshold = self.detector.thresholds, self.pseudo_labels.threshold
-        if threshold is None and not own:
-            message = "The teacher's file holds no operating thresholds: give pseudo_labels.threshold, such as 0.3."
-            raise ConfigError(message)
-        if isinstance(threshold, dict) and set(threshold) != set(self.detector.classes):
-            classes = ", ".join(self.detector.classes)
-            message = f"pseudo_labels.threshold must name every class of the teacher once ({classes}), got {threshold}."
-            raise ConfigError(message)
-        per_class = own if threshold is None else threshold
-        return torch.tensor([per_class[n] if isinstance(per_class, dict) else per_class for n in self.detector.classes])
+    def train(self, mode: bool = True) -> Self:
+        """Switch between training and evaluation; frozen BatchNorm layers evaluate in both."""
+        super().train(mode)
+        if mode and self.batch_norm == "freeze":
+            for norm in batch_norms(self.detector):
+                norm.eval()
+        return self
 
-    def _choose_trainable(self, trainable: str) -> None:
-        if trainable == "all":
+    def setup(self, stage: str) -> None:
+        """Find out whether there are source frames; without them the alignment rests.
+
+        Raises:
+            ConfigError: What is left switched on needs source frames, or nothing is left.
+        """
+        # Lightning gives data without a source to any module; only ours have the attribute.
+        self.source_free = stage == "fit" and not getattr(self.trainer.datamodule, "source", True)  # type: ignore[attr-defined]
+        if not self.source_free:
             return
-        norms = {
-            f"{name}.{key}"
-            for name, m in self.detector.named_modules()
-            if isinstance(m, NORMS)
-            for key in m._parameters
-        }
-        for name, parameter in self.detector.named_parameters():
-            wanted = name.startswith("prompt.") or (trainable == "prompts+norms" and name in norms)
-            wanted = wanted or (trainable == "prompts+transformer" and not name.startswith("backbone."))
-            parameter.requires_grad_(wanted and parameter.requires_grad)
-
-    def trained_modules(self) -> dict[str, nn.Module]:
-        """Return the alignment branches that are on."""
-        branches = {"dqfa": self.dqfa, "tiafa": self.tiafa}
-        return {name: module for name, module in branches.items() if module is not None}
-
-    def parameter_groups(self) -> list[dict[str, Any]]:
-        """Return AdamW's groups; the alignment branches learn faster by `discriminator_factor`."""
-        branch = {id(p) for module in self.trained_modules().values() for p in module.parameters()}
-        groups = []
-        for group in super().parameter_groups():
-            for inside, factor in ((False, 1.0), (True, self.alignment.discriminator_factor)):
-                parameters = [p for p in group["params"] if (id(p) in branch) == inside]
-                if parameters:
-                    groups.append({**group, "params": parameters, "lr": group["lr"] * factor})
-        return groups
+        check_source_free(self.pseudo_labels, self.batch_norm, self.passes)
+        for branch in (self.dqfa, self.tiafa):
+            if branch is not None:
+                branch.requires_grad_(False)
 
     def on_fit_start(self) -> None:
-        """Find the average that labels the target frames, and say how much trains."""
+        """Find the average that labels the target frames, and say what trains."""
         self._average()
+        if self.source_free:
+            self.print("No data.source: source-free adaptation by the mean teacher; DQFA and TIAFA are off.")
         trained = sum(p.numel() for p in self.parameters() if p.requires_grad)
         self.print(f"{trained:,} of {sum(p.numel() for p in self.parameters()):,} parameters train.")
 
@@ -150,95 +141,144 @@ class TeacherAdaptation(DetectionModule):
 
     @torch.no_grad()
     def label(self, batch: Batch) -> list[Targets]:
-        """Return the averaged teacher's labels for weak views, in pixels of the batch."""
+        """Return the averaged teacher's labels for weak views, in pixels of the batch; their weights are the scores."""
         teacher, settings = self._average(), self.pseudo_labels
-        thresholds = self._thresholds.to(batch.images.device)
+        thresholds = self.thresholds.values
         images = teacher.preprocessing.normalise(batch.images, batch.padding_mask)
         output: Output = teacher(images, batch.padding_mask)
-        return [
+        found = [
             select(
                 detections,
                 thresholds,
                 settings.nms_iou,
-                max_boxes=settings.max_boxes,
-                ignore_threshold=thresholds * settings.ignore_share,
-                weight_by_score=settings.weight_by_score,
+                settings.class_agnostic,
+                settings.max_boxes,
+                thresholds * settings.ignore_share,
+                weight_by_score=True,
             )
             for detections in teacher.decode(output, output.sizes)
         ]
+        if settings.targets == "soft":
+            self._soft_scores = class_scores(output, found)
+        return found
+
+    @torch.no_grad()
+    def easiness(self, batch: Batch) -> list[float]:
+        """Return how sure the teacher is of each frame: its detections' mean score, each counting by its score.
+
+        A frame without any detection is the hardest, with 0. Labels are not needed: this may order target frames.
+        """
+        self.detector.eval()
+        found = self.detections(batch)
+        self.train()
+        return [float(d.scores.square().sum() / d.scores.sum().clamp(min=1e-9)) for d in found]
 
     def training_step(self, batch: dict[str, Batch], batch_idx: int) -> Tensor:
-        """Return the source's loss, the target's on its pseudo-labels, and the alignment's."""
-        source, weak, strong = batch["source"], batch["target_weak"], batch["target_strong"]
-        loss, source_output = self.supervised_loss(source, "source")
-        if not (self.pseudo_labels.weight or self.trained_modules()):
-            return self._logged(loss, source)
-        labels = self.label(weak)
-        labels = [replace(new, seed=old.seed) for new, old in zip(labels, strong.targets, strict=True)]
-        self.log("target/boxes", sum(map(len, labels)) / len(strong), batch_size=len(strong))
-        if self.pseudo_labels.weight:
-            strong = replace(strong, targets=labels)
-            target_loss, target_output = self.supervised_loss(strong, "target")
-            loss = loss + self.pseudo_labels.weight * target_loss
-        else:
-            target_output = self.detect(strong)
-        for name, part in self.align(source, source_output, replace(strong, targets=labels), target_output).items():
-            self.log(f"align/{name}", part, batch_size=len(source))
-            loss = loss + getattr(self.alignment, name) * part
-        return self._logged(loss, source)
-
-    def _logged(self, loss: Tensor, batch: Batch) -> Tensor:
-        self.log("train/loss", loss, prog_bar=True, batch_size=len(batch))
+        """Return the source's loss, the target's on its pseudo-labels, and those of what CA-HQP adds."""
+        source, target = batch.get("source"), None
+        if self.pseudo_labels.weight or self.trained_modules() or self.metric_term is not None:
+            target = self._pseudo_labelled(batch["target_weak"], batch["target_strong"])
+        parts: dict[str, Tensor] = {}
+        passed: Passed = {}
+        if source is not None and target is not None and self.passes == "joint":
+            passed = self._joint_pass(source, target)
+            parts["source"] = self._detection_loss(passed[SOURCE][1], source, "source")
+        elif source is not None:
+            with forgetting(self._norms if self.batch_norm == "target" else ()):
+                parts["source"], output = self.supervised_loss(source, "source")
+            passed[SOURCE] = (source, output)
+        if target is not None:
+            if TARGET not in passed:
+                with forgetting(self._norms if self.batch_norm == "source" else ()):
+                    passed[TARGET] = (target, self.detect(target, self._noised(target)))
+            if self.pseudo_labels.weight:
+                parts["target"] = self.pseudo_labels.weight * self._target_loss(*passed[TARGET])
+            parts |= self.added(passed)
+        if self.pseudo_labels.dynamic and SOURCE in passed:
+            self._observe(*passed[SOURCE])
+        loss = torch.stack(list(parts.values())).sum()
+        self.log("train/loss", loss, prog_bar=True, batch_size=len(batch["target_weak"]))
         return loss
 
-    def align(self, source: Batch, source_output: Output, target: Batch, target_output: Output) -> dict[str, Tensor]:
-        """Return the unweighted losses of the branches that are on, each the mean over the two domains."""
-        scale = self.alignment.reversal
-        if self.alignment.schedule == "dann":
-            scale = dann_schedule(self.global_step / max(1, self.trainer.estimated_stepping_batches), scale)
-        losses: dict[str, list[Tensor]] = {}
-        for domain, batch, output in ((SOURCE, source, source_output), (TARGET, target, target_output)):
-            if self.dqfa is not None:
-                loss, accuracy = self.dqfa(output.features, domain, scale)
-                losses.setdefault("dqfa", []).append(loss)
-                self._log_accuracy(accuracy, domain, batch)
-            if self.tiafa is not None:
-                size = (batch.images.shape[2], batch.images.shape[3])
-                tracked = _track_boxes(batch, output)
-                loss, accuracy = self.tiafa(
-                    output.features, batch.targets, size, domain, scale, batch.frames if tracked else None, tracked
-                )
-                losses.setdefault("tiafa", []).append(loss)
-                self._log_accuracy(accuracy, domain, batch)
-        return {name: torch.stack(parts).mean() for name, parts in losses.items()}
+    def _pseudo_labelled(self, weak: Batch, strong: Batch) -> Batch:
+        """Return the strong views with the weak views' labels, whose weights are their scores."""
+        settings = self.pseudo_labels
+        labels = [replace(new, seed=old.seed) for new, old in zip(self.label(weak), strong.targets, strict=True)]
+        self.log("target/boxes", sum(map(len, labels)) / len(strong), batch_size=len(strong))
+        if self._watching:
+            for name, value in of_pseudo_labels(labels, self.detector.classes, self.thresholds.values).items():
+                self.log(name, value, batch_size=len(strong))
+        images = strong.images
+        if settings.masked:
+            seeds = [target.seed for target in labels]
+            mean = self.detector.preprocessing.mean
+            images = mask_blocks(images, settings.masked, settings.mask_block, mean, seeds)
+        return replace(strong, images=images, targets=labels)
 
-    def _log_accuracy(self, accuracy: dict[str, Tensor], domain: int, batch: Batch) -> None:
-        for name, value in accuracy.items():
-            if value.isfinite():
-                self.log(f"discriminator/{name}_{('source', 'target')[domain]}", value, batch_size=len(batch))
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """See whether this step's numbers are written: what costs more than a sum is not computed for nothing."""
+        super().on_train_batch_start(batch, batch_idx)
+        trainer: Any = self.trainer
+        self._watching = trainer.log_every_n_steps > 0 and (self.global_step + 1) % trainer.log_every_n_steps == 0
 
+    @property
+    def _norms(self) -> list[nn.modules.batchnorm._BatchNorm]:
+        return batch_norms(self.detector)
 
-def _track_boxes(batch: Batch, output: Output) -> list[Tensor] | None:
-    """Return each image's boxes in original pixels, where flips and crops do not part neighbouring frames."""
-    boxes = [
-        frame.view.to_original(target.boxes, size)
-        for frame, target, size in zip(batch.frames, batch.targets, output.sizes, strict=True)
-        if frame.view is not None
-    ]
-    return boxes if len(boxes) == len(batch) else None
+    def _noised(self, target: Batch) -> list[Targets] | None:
+        """Return what the denoising queries of target frames start from."""
+        return target.targets if self.pseudo_labels.denoising and self.pseudo_labels.weight else None
 
+    def _joint_pass(self, source: Batch, target: Batch) -> Passed:
+        """Return both domains' parts of one pass."""
+        joined, count = join(source, target), len(source)
+        noised = self._noised(target)
+        output = self.detect(joined, [*source.targets, *(noised or [Targets.empty(self.device)] * len(target))])
+        outputs = part_of_output(output, slice(0, count)), part_of_output(output, slice(count, None))
+        if noised is None:
+            outputs[1].denoising = None
+        batches = part(joined, slice(0, count)), part(joined, slice(count, None))
+        return {domain: (batches[domain], outputs[domain]) for domain in (SOURCE, TARGET)}
 
-def _heads(detector: DINO) -> int:
-    heads: int = detector.settings["heads"]
-    return heads
+    def _detection_loss(self, output: Output, batch: Batch, prefix: str) -> Tensor:
+        return self._summed(self.criterion(output, batch.targets), prefix, len(batch))
 
+    def _target_loss(self, target: Batch, output: Output) -> Tensor:
+        settings = self.pseudo_labels
+        targets = target.targets if settings.weight_by_score else [counted_fully(t) for t in target.targets]
+        losses = self.criterion(output, targets)
+        if settings.targets == "soft":
+            losses["class"] = soften(losses["class"], self.criterion, output, targets, self._soft_scores)
+        if not settings.box_loss:
+            losses = silenced(losses, ["bbox", "giou", "dn_bbox", "dn_giou"])
+        return self._summed(losses, "target", len(target))
 
-def _fresh_prompt(detector: DINO, settings: PromptSettings) -> VisualPrompt:
-    """Return a prompt that changes nothing yet."""
-    levels, dim = detector.level_embed.shape
-    prompt = VisualPrompt(
-        dim, levels, settings.prompt_dim, settings.components, settings.attention, settings.injection,
-        _heads(detector), settings.places, len(detector.encoder), len(detector.decoder), settings.control,
-    )  # fmt: skip
-    prompt.share(detector.encoder, detector.decoder)
-    return prompt
+    def _summed(self, losses: dict[str, Tensor], prefix: str, batch_size: int) -> Tensor:
+        for name, value in losses.items():
+            self.log(f"{prefix}/{name}", value.sum(), batch_size=batch_size)
+        return torch.stack([value.sum() for value in losses.values()]).sum()
+
+    @torch.no_grad()
+    def _observe(self, source: Batch, output: Output) -> None:
+        """Tell the dynamic thresholds how sure the learner is of source objects."""
+        padded = pad_targets(source.targets, output.sizes)
+        logits = output.pred_logits[None].float()
+        matches = self.criterion.matcher(logits, output.pred_boxes[None].float(), padded)
+        labels = padded.labels[matches.image, matches.target]
+        self.thresholds.observe(logits.sigmoid()[0, matches.image, matches.query, labels], labels)
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Log what is watched beside the losses."""
+        if not self._watching:
+            return
+        watched = (
+            of_prompt(self.detector.prompt.last_attention) if isinstance(self.detector.prompt, VisualPrompt) else {}
+        )
+        watched["ema/distance"] = ema_distance(self.detector, self._average())
+        for name, value in watched.items():
+            self.log(name, value, batch_size=1)
+
+    def on_train_epoch_end(self) -> None:
+        """Move the dynamic thresholds."""
+        if self.pseudo_labels.dynamic:
+            self.thresholds.update()

@@ -1,0 +1,31 @@
+"""Masked target views (MIC, Hoyer et al. 2023): the learner must tell from the rest what the hidden part holds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def mask_blocks(images: Tensor, share: float, block: int, fill: Sequence[float], seeds: Sequence[int | None]) -> Tensor:
+    """Return the images with a share of their blocks hidden.
+
+    Args:
+        images: (B, 3, H, W) uint8.
+        share: Probability, 0..1, that a block is hidden.
+        block: Side of a block in pixels.
+        fill: RGB in 0..1 that hides; the mean of the normalisation, so that the network sees zeros.
+        seeds: One per image; `None` draws from the global generator.
+    """
+    height, width = images.shape[2:]
+    rows, columns = -(-height // block), -(-width // block)
+    hidden = torch.stack([_drawn(rows, columns, seed) < share for seed in seeds]).to(images.device)
+    hidden = hidden.repeat_interleave(block, 1).repeat_interleave(block, 2)[:, None, :height, :width]
+    colour = torch.tensor([round(255 * value) for value in fill], dtype=images.dtype, device=images.device)
+    return torch.where(hidden, colour[None, :, None, None], images)
+
+
+def _drawn(rows: int, columns: int, seed: int | None) -> Tensor:
+    generator = None if seed is None else torch.Generator().manual_seed(seed)
+    return torch.rand(rows, columns, generator=generator)

@@ -1,0 +1,75 @@
+"""Soft targets: a pseudo-box teaches the teacher's scores of all classes instead of its best class alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from cahqp.detectors.losses.boxes import cxcywh_to_xyxy
+from cahqp.detectors.losses.criterion import SetCriterion, pad_targets
+from cahqp.detectors.losses.distributed import sum_over_ranks, world_size
+from cahqp.detectors.output import Output
+from cahqp.structures import Targets
+
+
+@torch.no_grad()
+def class_scores(output: Output, targets: Sequence[Targets]) -> list[Tensor]:
+    """Return (N, C) scores of the query that each pseudo-box came from, per image.
+
+    Args:
+        output: Of the teacher that gave the boxes.
+        targets: In pixels of the batch.
+    """
+    sizes = output.sizes[:, None, [1, 0, 1, 0]]
+    boxes = cxcywh_to_xyxy(output.pred_boxes.float()) * sizes
+    origin = [torch.cdist(target.boxes, row, p=1).argmin(1) for target, row in zip(targets, boxes, strict=True)]
+    scores = output.pred_logits.float().sigmoid()
+    return [row[index] for row, index in zip(scores, origin, strict=True)]
+
+
+def soften(
+    losses: Tensor, criterion: SetCriterion, output: Output, targets: Sequence[Targets], scores: Sequence[Tensor]
+) -> Tensor:
+    """Return the class loss of every layer with soft targets in the place of hard ones.
+
+    What a matched query costs, its focal loss, is replaced by the quality focal loss `|y - p|^gamma BCE(p, y)` (Li et
+    al. 2020) towards the teacher's scores y. Queries without a box keep theirs, and so do ignored ones.
+
+    Args:
+        losses: (L + 1,) `class` of the criterion.
+        criterion: That gave them; a focal one.
+        output: Of the learner.
+        targets: Pseudo-labels of the same images.
+        scores: (N, C) per image, of `class_scores`.
+    """
+    with torch.autocast(losses.device.type, enabled=False):
+        padded = pad_targets(targets, output.sizes)
+        normaliser = sum_over_ranks(padded.weights.sum()).clamp(min=1) / world_size()
+        logits = torch.cat([output.aux_logits, output.pred_logits[None], output.encoder_logits[None]]).float()
+        boxes = torch.cat([output.aux_boxes, output.pred_boxes[None], output.encoder_boxes[None]]).float()
+        matches = criterion.matcher(logits, boxes, padded)
+        starts = torch.tensor([0, *padded.counts], device=losses.device).cumsum(0)
+        wanted = torch.cat(list(scores))[starts[matches.image] + matches.target]
+        rows = logits[matches.layer, matches.image, matches.query]
+        labels = padded.labels[matches.image, matches.target]
+        change = _quality_focal(rows, wanted, criterion.gamma) - _focal(rows, labels, criterion)
+        change = criterion.class_weight * change * padded.weights[matches.image, matches.target] / normaliser
+        return losses.index_add(0, matches.layer, change)
+
+
+def _quality_focal(logits: Tensor, wanted: Tensor, gamma: float) -> Tensor:
+    """Return (K,) losses of (K, C) logits."""
+    distance = (wanted - logits.sigmoid()).abs() ** gamma
+    return (distance * F.binary_cross_entropy_with_logits(logits, wanted, reduction="none")).sum(-1)
+
+
+def _focal(logits: Tensor, labels: Tensor, criterion: SetCriterion) -> Tensor:
+    """Return (K,) focal losses of (K, C) logits towards one class each."""
+    alpha = 0.25 if criterion.alpha is None else criterion.alpha
+    prob, hot = logits.sigmoid(), F.one_hot(labels, logits.shape[-1]).to(logits)
+    missed = alpha * (1 - prob) ** criterion.gamma * F.softplus(-logits)
+    raised = (1 - alpha) * prob**criterion.gamma * F.softplus(logits)
+    return (hot * missed + (1 - hot) * raised).sum(-1)
