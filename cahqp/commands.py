@@ -11,6 +11,8 @@ from cahqp.errors import ConfigError
 
 # name -> (what it measures, module, function that takes the remaining arguments); imported only when asked for
 BENCHMARKS: dict[str, tuple[str, str, str]] = {
+    "adapt": ("arms of adaptation over seeds, with intervals", "cahqp.evaluation.benchmark", "command"),
+    "measure": ("AP and operating points of models on labelled frames", "cahqp.training.measure", "command"),
     "speed": ("images per second and memory of a config on this machine", "cahqp.training.speed", "command"),
 }
 

@@ -1,0 +1,112 @@
+"""`cahqp benchmark adapt`: arms and seeds as cached stages, and a table of what helps and what does not."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from jsonargparse import ArgumentParser
+
+from cahqp.cycle import locks, table
+from cahqp.cycle.run import carry_out
+from cahqp.cycle.state import State
+from cahqp.errors import ConfigError
+from cahqp.evaluation.benchmark_plan import Plan, read_plan
+from cahqp.evaluation.benchmark_results import results
+from cahqp.evaluation.benchmark_stages import Bench, Run
+from cahqp.evaluation.benchmark_table import into_docs, markdown
+from cahqp.files import atomic_write, write_json
+
+RESULTS, TABLE = "results.json", "table.md"
+
+
+def command(arguments: list[str]) -> None:
+    """Run `cahqp benchmark adapt`."""
+    parser = ArgumentParser(
+        prog="cahqp benchmark adapt", exit_on_error=False, description=(adapt.__doc__ or "").strip()
+    )
+    parser.add_argument("--plan", nargs="+", type=Path, required=True, help="YAML files; see configs/benchmark.")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[], help="In the place of the plans' own.")
+    parser.add_argument("--arms", nargs="+", type=str, default=[], help="Arms and variants to keep; all by default.")
+    parser.add_function_arguments(adapt, skip={"plan", "seeds", "arms"}, as_group=False)
+    given = ["--dry_run=true" if text == "--dry-run" else text for text in arguments[1:]]
+    adapt(**parser.parse_args(given).as_dict())
+
+
+def adapt(
+    plan: list[Path],
+    seeds: list[int],
+    arms: list[str],
+    output: Path = Path("runs/benchmark"),
+    data: Path | None = None,
+    docs: Path | None = None,
+    dry_run: bool = False,
+) -> None:
+    """Compare ways to adapt a teacher, over seeds, with intervals.
+
+    Every arm of a seed starts from the same source weights. Killed or failed, the same command goes on from there;
+    what plans have in common is made once.
+
+    Args:
+        plan: YAML files.
+        seeds: In the place of the plans' own.
+        arms: Arms and variants to keep.
+        output: Directory of all stages and tables, shared by all plans.
+        data: Folder that stands for `data:` in a plan.
+        docs: Page whose section of each plan is written anew, with the figures beside it as `benchmark/NAME.json`.
+        dry_run: Print the stages with estimated minutes and start nothing.
+    """
+    plans = {path: read_plan(path, seeds, arms, data) for path in plan}
+    if len({each.name for each in plans.values()}) != len(plans):
+        message = "Two of the plans have the same name: each names a folder of tables."
+        raise ConfigError(message)
+    bench = Bench(output)
+    runs = {path: bench.add(each) for path, each in plans.items()}
+    if dry_run:
+        print("\n".join(_dry(bench, plans, runs)))
+        return
+    locks.acquire(output)
+    try:
+        # Plan by plan, so that the first table is there early.
+        for path, each in plans.items():
+            carry_out(output, bench.needed(runs[path]))
+            told = shlex.join(["cahqp", "benchmark", "adapt", *_flags(path, seeds, arms, data)])
+            print("\n" + _write(each, runs[path], output, told, docs))
+    finally:
+        locks.release(output)
+
+
+def _write(plan: Plan, runs: Sequence[Run], output: Path, told: str, docs: Path | None) -> str:
+    found = results(plan, runs, output)
+    text = markdown(found, told, plan.classes)
+    folder = output / plan.name
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / RESULTS, found | {"command": told, "classes": plan.classes})
+    with atomic_write(folder / TABLE) as file:
+        file.write(text)
+    if docs is not None:
+        into_docs(docs, plan.name, text)
+        write_json(docs.parent / "benchmark" / f"{plan.name}.json", found | {"command": told, "classes": plan.classes})
+    return f"{text}\n{folder / TABLE}"
+
+
+def _flags(path: Path, seeds: Iterable[int], arms: Iterable[str], data: Path | None) -> list[str]:
+    flags = ["--plan", str(path)]
+    flags += ["--seeds", *map(str, seeds)] if seeds else []
+    flags += ["--arms", *arms] if arms else []
+    # A folder of one's own is nobody else's business: the docs say which one is meant.
+    return flags + ([] if data is None else ["--data", "FOLDER"])
+
+
+def _dry(bench: Bench, plans: dict[Path, Plan], runs: dict[Path, list[Run]]) -> list[str]:
+    """Return one line for each stage that is left, and the estimated time of each plan and of all together."""
+    state, told, total, lines = State(bench.root), set(), 0.0, []
+    for path, plan in plans.items():
+        left = [s for s in bench.needed(runs[path]) if not state.is_done(s, state.key(s)) and s.name not in told]
+        told |= {stage.name for stage in left}
+        seconds = sum(bench.seconds[stage.name] for stage in left)
+        lines += [f"{bench.seconds[s.name] / 60:7.1f} min  {shlex.join(['cahqp', *s.arguments])}" for s in left]
+        lines.append(f"{plan.name}: {len(left)} stages left, about {table.duration(seconds)} on two cores\n")
+        total += seconds
+    return [*lines, f"All together: {len(told)} stages, about {table.duration(total)}. What plans share counts once."]

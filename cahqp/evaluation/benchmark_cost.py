@@ -1,0 +1,94 @@
+"""How long the stages of a benchmark will take, from steps and frames; and how many images they look at."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from cahqp.evaluation.benchmark_plan import SCENES, Arm, Plan
+from cahqp.files import read_json
+
+_DEFAULT_FRAMES = {"recordings": 4, "frames": 40}  # of `cahqp scenes`
+
+
+class Estimate:
+    """The estimates of one plan, in seconds.
+
+    Args:
+        plan: Its `cost` holds the measured times.
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan, self.cost = plan, plan.cost
+
+    def labelled(self, configs: Sequence[str]) -> float:
+        """Return the time of a teacher's training on labels."""
+        return self.cost.start + self.cost.labelled * _steps(configs)
+
+    def student(self, configs: Sequence[str]) -> float:
+        """Return the time of a student's training."""
+        return self.cost.start + self.cost.student * _steps(configs)
+
+    def adaptation(self, arm: Arm) -> float:
+        """Return the time of an arm's training. Without pseudo-labels and target there is half as much to do."""
+        per_step = self.cost.labelled if arm.kind == "oracle" else self.cost.adapt
+        return self.cost.start + per_step * self._length(arm)
+
+    def images(self, arm: Arm) -> int:
+        """Return how many images an arm's training looks at, each as often as it does."""
+        if arm.kind == "none":
+            return 0
+        model = self.plan.teacher
+        data = _merged(model.oracle if arm.kind == "oracle" else model.then).get("data", {}).get("init_args", {})
+        per_step = int(data.get("batch_size", 8))
+        if arm.kind == "adapt":
+            per_step += int(data.get("target_batch_size") or per_step)
+        return per_step * self._length(arm)
+
+    def relabel(self) -> float:
+        """Return the time to relabel the target's training frames."""
+        return self.cost.start + self.cost.frame * sum(map(self._frames, self.plan.target.train))
+
+    def measure(self, models: int) -> float:
+        """Return the time to measure models on both test sets."""
+        frames = self._frames(self.plan.target.test) + self._frames(self.plan.source.test)
+        return self.cost.start + self.cost.frame * frames * models
+
+    def scenes(self, name: str) -> float:
+        """Return the time to make synthetic recordings."""
+        return self.cost.start + self.cost.scene * self._frames(SCENES + name)
+
+    def _length(self, arm: Arm) -> int:
+        return max(1, round(self.plan.epochs * arm.steps)) * self.plan.batches
+
+    def _frames(self, entry: str) -> int:
+        if entry.startswith(SCENES):
+            given = _DEFAULT_FRAMES | self.plan.scenes[entry.removeprefix(SCENES)]
+            return int(given["recordings"]) * int(given["frames"])
+        return _images(Path(entry))
+
+
+def _steps(configs: Sequence[str]) -> int:
+    merged = _merged(configs)
+    return int(merged["trainer"]["max_epochs"]) * int(merged["data"]["init_args"]["batches_per_epoch"])
+
+
+def _merged(configs: Sequence[str]) -> dict[str, Any]:
+    merged: dict[str, Any] = {}
+    for config in configs:
+        merged = _over(merged, yaml.safe_load(Path(config).read_text(encoding="utf-8")) or {})
+    return merged
+
+
+def _over(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    both = {k: _over(below[k], v) for k, v in above.items() if isinstance(v, dict) and isinstance(below.get(k), dict)}
+    return below | above | both
+
+
+@lru_cache(maxsize=64)
+def _images(path: Path) -> int:
+    return len(read_json(path)["images"])

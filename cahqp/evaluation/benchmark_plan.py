@@ -1,0 +1,261 @@
+"""What a benchmark is to compare, read from YAML and checked whole before anything starts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from cahqp.cycle import schema
+from cahqp.errors import ConfigError
+
+SCENES, DATA = "scenes:", "data:"
+SOURCE_ONLY, MEAN_TEACHER, CA_HQP = "source-only", "mean-teacher", "ca-hqp"
+ORACLES = ("oracle-converged", "oracle")
+"""The first that was run is the end of the gap."""
+
+CONVERGED = 4.0
+"""Steps of the converged oracle and of the longest curves, as a multiple."""
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way to come from the source's teacher to a teacher for the target.
+
+    Attributes:
+        kind: `adapt`, without target labels; `oracle`, with them; `none`, the source's teacher as it is.
+        configs: Laid over the plan's `teacher.adapt`; an oracle has configs of its own.
+        set: Settings of `cahqp fit` laid over the configs, by their flag without the dashes.
+        steps: Steps, as a multiple of the plan's.
+    """
+
+    kind: str = "adapt"
+    configs: list[str] = field(default_factory=list)
+    set: dict[str, Any] = field(default_factory=dict)
+    steps: float = 1.0
+
+
+ARMS: dict[str, Arm] = {
+    SOURCE_ONLY: Arm("none"),
+    "source-continued": Arm(configs=["configs/overlays/source_continued.yaml"]),
+    MEAN_TEACHER: Arm(configs=["configs/overlays/mean_teacher.yaml"]),
+    "alignment-only": Arm(configs=["configs/overlays/alignment_only.yaml"]),
+    CA_HQP: Arm(configs=["configs/overlays/ca_hqp.yaml"]),
+    "oracle": Arm("oracle"),
+    "oracle-converged": Arm("oracle", steps=CONVERGED),
+}
+
+
+@dataclass(frozen=True)
+class Domain:
+    """Frames of one domain. An entry is a COCO file, `scenes:NAME`, or `data:FILE` below the folder of --data.
+
+    Attributes:
+        train: Trained on. Of the target, the oracles alone read the labels.
+        test: Other recordings, opened by the evaluation alone.
+        val: Of the source: what fixes the thresholds. Of the target there is none.
+    """
+
+    train: list[str]
+    test: str
+    val: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Model:
+    """The configs of a detector; later ones lie over earlier ones.
+
+    Attributes:
+        fit: Of its training on the source.
+        then: Of what follows: the teacher's adaptation, the student's retraining.
+        oracle: Of the teacher's training on the target's labels.
+        set: Settings of `fit`, by their flag without the dashes.
+    """
+
+    fit: list[str]
+    then: list[str]
+    oracle: list[str] = field(default_factory=list)
+    set: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Measured seconds on two CPU cores, for the estimate of a dry run.
+
+    Attributes:
+        adapt: Of a step of adaptation.
+        labelled: Of a step of the teacher on labels.
+        student: Of a step of the student.
+        frame: Of relabelling or measuring one frame with one model.
+        scene: Of making one synthetic frame.
+        start: Of any command before it works.
+    """
+
+    adapt: float = 0.85
+    labelled: float = 0.35
+    student: float = 0.25
+    frame: float = 0.03
+    scene: float = 0.03
+    start: float = 8.0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One benchmark: a shift, arms and seeds.
+
+    Attributes:
+        name: Names the folder of its tables, and its section in the docs.
+        about: A sentence for the table's head.
+        shift: `reported`, or `development`: settings are chosen on it.
+        seeds: Each is a run of everything, with other scenes, weights and order.
+        source: Labelled frames.
+        target: Frames of the new conditions.
+        teacher: The large detector.
+        student: The small detector.
+        arms: Names of the arms.
+        students: Arms whose labels retrain the student.
+        variants: Further arms by name.
+        scenes: Synthetic recordings: name, and arguments of `cahqp scenes`.
+        epochs: Epochs of an adaptation.
+        batches: Steps in an epoch of an adaptation.
+        classes: Classes whose AP50 stands beside the mean.
+        cost: For the estimate.
+    """
+
+    name: str
+    about: str
+    seeds: list[int]
+    source: Domain
+    target: Domain
+    teacher: Model
+    student: Model
+    arms: list[str]
+    shift: str = "reported"
+    students: list[str] = field(default_factory=list)
+    variants: dict[str, Arm] = field(default_factory=dict)
+    scenes: dict[str, dict[str, Any]] = field(default_factory=dict)
+    epochs: int = 10
+    batches: int = 25
+    classes: list[str] = field(default_factory=list)
+    cost: Cost = field(default_factory=Cost)
+
+    @property
+    def chosen(self) -> dict[str, Arm]:
+        """The arms by name, in the table's order."""
+        return {name: ARMS.get(name) or self.variants[name] for name in [*self.arms, *self.variants]}
+
+
+def read_plan(path: Path, seeds: Sequence[int] = (), arms: Sequence[str] = (), data: Path | None = None) -> Plan:
+    """Read and check a plan.
+
+    Args:
+        path: The YAML file.
+        seeds: In the place of the plan's own, where given.
+        arms: Arms and variants that are kept, where given.
+        data: The folder that stands for `data:`.
+
+    Raises:
+        ConfigError: Anything about it cannot be right. All problems come together.
+    """
+    problems: list[str] = []
+    plan = schema.build(Plan, _parse(path), "", problems)
+    if not problems:
+        problems += [
+            schema.unknown(f"--arms: {arm}", arm, [*plan.arms, *plan.variants], "arm of this plan")
+            for arm in arms
+            if arm not in {*plan.arms, *plan.variants}
+        ]
+        plan = replace(plan, seeds=list(seeds) or plan.seeds)
+        problems += _problems(plan, data)
+    if problems:
+        lines = "\n".join(f"  {number}. {problem}" for number, problem in enumerate(problems, 1))
+        message = f"{path} has {len(problems)} problem{'s' * (len(problems) > 1)}; nothing was started:\n{lines}"
+        raise ConfigError(message)
+    return _located(_only(plan, arms), data)
+
+
+def _only(plan: Plan, arms: Sequence[str]) -> Plan:
+    if not arms:
+        return plan
+    return replace(
+        plan,
+        arms=[arm for arm in plan.arms if arm in arms],
+        variants={name: arm for name, arm in plan.variants.items() if name in arms},
+        students=[arm for arm in plan.students if arm in arms],
+    )
+
+
+def _parse(path: Path) -> Any:
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        message = f"The plan {path} cannot be read: {error}"
+        raise ConfigError(message) from error
+
+
+def _entries(plan: Plan) -> Iterator[tuple[str, str]]:
+    for where, domain in (("source", plan.source), ("target", plan.target)):
+        yield from ((f"{where}.{role}", entry) for role in ("train", "val") for entry in getattr(domain, role))
+        yield f"{where}.test", domain.test
+
+
+def _problems(plan: Plan, data: Path | None) -> Iterator[str]:
+    if plan.shift not in ("reported", "development"):
+        yield f"shift must be reported or development, got {plan.shift!r}."
+    if not plan.seeds or min(plan.seeds) < 0 or len(set(plan.seeds)) != len(plan.seeds):
+        yield f"seeds must be different numbers of 0 or more, got {plan.seeds}."
+    if plan.epochs < 1 or plan.batches < 1:
+        yield f"epochs and batches must be at least 1, got {plan.epochs} and {plan.batches}."
+    if not (plan.source.train and plan.source.val and plan.target.train):
+        yield "source.train, source.val and target.train must each name at least one file, or `scenes:NAME`."
+    for arm in plan.arms:
+        if arm not in ARMS:
+            yield schema.unknown(f"arms: {arm}", arm, ARMS, "arm")
+    if SOURCE_ONLY not in plan.arms:
+        yield f"arms must name {SOURCE_ONLY}: every gain is counted from it."
+    for name, variant in plan.variants.items():
+        if name in ARMS:
+            yield f"variants.{name} is an arm already: list it in `arms`, or choose another name."
+        if variant.kind not in ("adapt", "oracle") or variant.steps <= 0:
+            yield f"variants.{name} must have kind adapt or oracle and steps above 0: {variant.kind}, {variant.steps}."
+    for name in set(plan.students) - {*plan.arms, *plan.variants}:
+        yield schema.unknown(f"students: {name}", name, [*plan.arms, *plan.variants], "arm of this plan")
+    yield from _file_problems(plan, data)
+
+
+def _file_problems(plan: Plan, data: Path | None) -> Iterator[str]:
+    for where, entry in _entries(plan):
+        if entry.startswith(SCENES):
+            if entry.removeprefix(SCENES) not in plan.scenes:
+                yield schema.unknown(f"{where}: {entry}", entry, [SCENES + n for n in plan.scenes], "recording")
+        elif entry.startswith(DATA) and data is None:
+            yield f"{where}: {entry} lies below the folder of your data: give --data FOLDER."
+        elif not _locate(entry, data).is_file():
+            yield f"{where}: {_locate(entry, data)} does not exist."
+    for role, test in (("source.test", plan.source.test), ("target.test", plan.target.test)):
+        if test in (*plan.source.train, *plan.target.train):
+            yield f"{role}: {test} is trained on too. Hold other recordings out."
+    models = [plan.teacher.fit, plan.teacher.then, plan.teacher.oracle, plan.student.fit, plan.student.then]
+    known = plan.variants | {name: ARMS[name] for name in plan.arms if name in ARMS}
+    for config in dict.fromkeys(c for given in [*models, *(arm.configs for arm in known.values())] for c in given):
+        if not Path(config).is_file():
+            yield f"{config} does not exist. Relative paths start at the working directory."
+    if any(arm.kind == "oracle" for arm in known.values()) and not plan.teacher.oracle:
+        yield "teacher.oracle is missing: name the configs of the training on the target's labels."
+
+
+def _locate(entry: str, data: Path | None) -> Path:
+    return (data or Path()) / entry.removeprefix(DATA) if entry.startswith(DATA) else Path(entry)
+
+
+def _located(plan: Plan, data: Path | None) -> Plan:
+    def each(entry: str) -> str:
+        return entry if entry.startswith(SCENES) else str(_locate(entry, data))
+
+    def domain(given: Domain) -> Domain:
+        return Domain([each(e) for e in given.train], each(given.test), [each(e) for e in given.val])
+
+    return replace(plan, source=domain(plan.source), target=domain(plan.target))
