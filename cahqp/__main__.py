@@ -25,9 +25,12 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "benchmark": ("measure this machine, or the whole method", "cahqp.commands", "benchmark"),
     "features": ("write what drift is watched on, frame by frame", "cahqp.cycle.doors", "features"),
     "drift": ("say which cameras have drifted, and which show a fault", "cahqp.cycle.doors", "drift"),
+    "convert": ("make a model file from a published DINO or RT-DETR checkpoint", "cahqp.cli", "convert"),
     "info": ("say what a model file holds", "cahqp.cli", "info"),
     "export": ("write a model file as a checked package for the edge", "cahqp.edge.commands", "export"),
     "detect": ("run a package over frames, a video or a stream, without torch", "cahqp.edge.commands", "detect"),
+    "gate": ("decide whether a package may replace the running one", "cahqp.edge.commands", "gate"),
+    "registry": ("versions and the one that runs: promote, roll back, verify", "cahqp.edge.commands", "registry"),
     "keys": ("make a pair of keys to sign packages with", "cahqp.edge.commands", "keys"),
 }
 

@@ -263,13 +263,33 @@ def _run_lightning() -> None:
 
 def relabel(arguments: list[str]) -> None:
     """Run `cahqp relabel`."""
+    given = ["--soft=true" if text == "--soft" else text for text in arguments]
     with _lightning_errors():
-        _run_with_lists(training.relabel, arguments, {"frames": Path})
+        _run_with_lists(training.relabel, given, {"frames": Path})
 
 
 def evaluate(arguments: list[str]) -> None:
     """Run `cahqp evaluate`."""
     _run_with_lists(training.evaluate, arguments, {"weights": str, "frames": str})
+
+
+def convert(arguments: list[str]) -> None:
+    """Run `cahqp convert FILE OUTPUT`; both may be given as flags too."""
+    from cahqp.detectors.convert import convert as command
+
+    given = with_flags(arguments[1:], ("--weights", "--output"))
+    auto_cli(command, args=given, exit_on_error=False, prog="cahqp convert", as_positional=False)
+
+
+def with_flags(arguments: list[str], flags: tuple[str, ...]) -> list[str]:
+    """Return the arguments with the bare ones among them, in order, named by `flags`; all options take a value."""
+    left, found, value = list(flags), [], False
+    for text in arguments:
+        if not text.startswith("-") and not value and left:
+            found.append(left.pop(0))
+        value = text.startswith("--") and "=" not in text and text != "--help"
+        found.append(text)
+    return found
 
 
 def info(arguments: list[str]) -> None:

@@ -12,9 +12,13 @@ import numpy as np
 import pytest
 import torch
 
-from cahqp.detectors import DINO, RTDETR
+from cahqp.detectors.classes import plan_classes
+from cahqp.detectors.convert import build
 from cahqp.detectors.losses.criterion import SetCriterion
 from cahqp.detectors.published import DINO_OFFICIAL, RTDETR_PUBLISHED, rename
+from cahqp.detectors.published_files import CheckpointFile
+from cahqp.detectors.published_layouts import understand
+from cahqp.detectors.published_shapes import Asked
 from cahqp.structures import Targets, collate, valid_sizes
 
 DATA = Path(__file__).parent / "data"
@@ -46,13 +50,15 @@ def parameter(key: str, shape: list[int]) -> torch.Tensor:
     return torch.from_numpy(z)
 
 
-def loaded(detector, meta, rules):
-    published = {name: parameter(key, shape) for name, shape, dtype, key in meta["parameters"] if "float" in dtype}
-    state, unknown = rename(published, rules)
-    problems = detector.load_state_dict(state, strict=False)
-    assert not unknown and not problems.unexpected_keys
-    assert all(name.endswith("num_batches_tracked") for name in problems.missing_keys)
-    return detector.eval()
+def loaded(meta, asked=None):
+    """Return the recorded model, read as a checkpoint is."""
+    state = {name: parameter(key, shape) for name, shape, dtype, key in meta["parameters"] if "float" in dtype}
+    names = tuple(str(i) for i in range(meta["config"]["num_classes"]))
+    file = CheckpointFile(Path("published.pth"), "", "model", state)
+    published = understand(file, names, asked or Asked())
+    detector = build(file, published, plan_classes(None, names))
+    detector.max_detections = 30
+    return detector
 
 
 def images(meta) -> tuple[torch.Tensor, torch.Tensor]:
@@ -108,8 +114,7 @@ def near_losses(found: dict[str, torch.Tensor], expected: dict[str, list[float]]
 def test_dino_is_the_published_one():
     """ResNet-50, four scales; the second image is smaller and padded."""
     meta, arrays = case("dino_r50_4scale.npz")
-    names = [str(i) for i in range(meta["config"]["num_classes"])]
-    detector = loaded(DINO(names, queries=40, max_detections=30), meta, DINO_OFFICIAL)
+    detector = loaded(meta)
     pixels, mask = images(meta)
     with torch.no_grad():
         output = detector(pixels, mask)
@@ -128,8 +133,7 @@ def test_dino_is_the_published_one():
 def test_rtdetr_is_the_published_one():
     """ResNet-18vd at 256 pixels, also in training mode with BatchNorm frozen."""
     meta, arrays = case("rtdetr_r18.npz")
-    names = [str(i) for i in range(meta["config"]["num_classes"])]
-    detector = loaded(RTDETR(names, queries=40, size=(256, 256), max_detections=30), meta, RTDETR_PUBLISHED)
+    detector = loaded(meta, Asked(queries=40, size=(256, 256)))
     with torch.no_grad():
         output = detector(images(meta)[0])
     near_scores(output.pred_logits, arrays["pred_logits"])
@@ -151,9 +155,16 @@ def test_rtdetr_is_the_published_one():
 
 @pytest.mark.parametrize("name", ["encoder.input_proj.1.norm.weight", "decoder.enc_output.proj.bias"])
 def test_the_second_versions_names_are_known_too(name):
-    assert rename({name: torch.zeros(1)}, RTDETR_PUBLISHED)[1] == []
+    assert rename({name: torch.zeros(1)}, RTDETR_PUBLISHED).unknown == []
 
 
 def test_names_that_no_rule_knows_are_told():
-    renamed, unknown = rename({"label_enc.weight": torch.zeros(1), "ema.step": torch.zeros(1)}, DINO_OFFICIAL)
-    assert list(renamed) == ["label_content.weight"] and unknown == ["ema.step"]
+    found = rename({"label_enc.weight": torch.zeros(1), "ema.step": torch.zeros(1)}, DINO_OFFICIAL)
+    assert list(found.tensors) == ["label_content.weight"] and found.unknown == ["ema.step"]
+
+
+def test_one_weight_under_two_names_must_be_one():
+    state = {"class_embed.0.bias": torch.zeros(1), "transformer.decoder.class_embed.0.bias": torch.ones(1)}
+    assert rename(state, DINO_OFFICIAL).differing == ["class_embed.0.bias and transformer.decoder.class_embed.0.bias"]
+    state["transformer.decoder.class_embed.0.bias"] = torch.zeros(1)
+    assert rename(state, DINO_OFFICIAL).differing == []
