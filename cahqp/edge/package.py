@@ -9,15 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cahqp.edge.pointer import RUNNING, running_version
 from cahqp.edge.signing import SIGNATURE, check_signature
 from cahqp.errors import RunError, WeightsError
-from cahqp.files import read_json, write_json
+from cahqp.files import write_json
 
 FORMAT = 1
 MANIFEST = "package.json"
 MODEL = "model.onnx"
 _KEYS = ("format", "architecture", "classes", "input", "output", "thresholds", "precision", "weights", "files")
-_RUNNING = "running.json"  # of a registry; see `cahqp.cycle.registry`
 
 
 @dataclass(frozen=True)
@@ -53,16 +53,14 @@ def find_package(path: Path) -> Path:
     """Return the directory of a package: the path itself, or the running version of the registry at that path.
 
     Raises:
-        RunError: It is neither.
+        RunError: It is neither, or the registry was changed.
     """
     path = Path(path)
     if (path / MANIFEST).is_file():
         return path
-    if (path / _RUNNING).is_file():
-        version = read_json(path / _RUNNING).get("version")
-        if isinstance(version, str) and Path(version).name == version:
-            return path / "versions" / version
-    message = f"{path} is neither a package (with {MANIFEST}) nor a registry with a running version ({_RUNNING})."
+    if (path / RUNNING).is_file():
+        return running_version(path)
+    message = f"{path} is neither a package (with {MANIFEST}) nor a registry with a running version ({RUNNING})."
     raise RunError(message)
 
 

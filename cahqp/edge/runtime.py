@@ -128,9 +128,11 @@ class Runtime:
         fixed = (int(self._input["height"]), int(self._input["width"]))
         short, long = self._input["short_side"], self._input["max_side"]
         if short is not None:
-            scale = short / min(height, width)
-            scale = scale if long is None else min(scale, long / max(height, width))
-            if (max(1, round(height * scale)), max(1, round(width * scale))) != fixed:
+            low, high = sorted((height, width))
+            if long is not None and high / low * short > long:
+                short = round(long * low / high)
+            sides = (max(1, short), max(1, int(short * high / low)))  # as `Preprocessing.target_size`
+            if (sides if height <= width else sides[::-1]) != fixed:
                 message = (
                     f"A frame of {width}x{height} pixels does not keep its aspect ratio at {fixed[1]}x{fixed[0]}, for "
                     f"which {self.package.path} was exported. Export one with --frame_size {height} {width}."

@@ -1,0 +1,115 @@
+"""`cahqp gate`: measure a candidate package beside the running one, and write the decision."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from cahqp.cycle.gate import Limits, Role, check_sets, decide, refuse
+from cahqp.cycle.gate_evidence import advise, collect, costs
+from cahqp.cycle.manifest import RunDirectory
+from cahqp.edge.package import find_package, read_package
+from cahqp.edge.runtime import Runtime
+from cahqp.errors import ConfigError, WeightsError, check_numbers
+from cahqp.files import atomic_write, write_json
+
+
+def gate(
+    candidate: Path,
+    running: Path,
+    output: Path,
+    source: list[str] | None = None,
+    replay: list[str] | None = None,
+    canary: list[str] | None = None,
+    labels: Path | None = None,
+    loss: float = 0.01,
+    class_loss: float = 0.05,
+    slowdown: float = 1.5,
+    milliseconds: float | None = None,
+    growth: float = 1.5,
+    megabytes: float | None = None,
+    trusted: Path | None = None,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> None:
+    """Decide whether a candidate package may replace the running one, and write why as `decision.json`.
+
+    It may if on every set the lower 95 % bound of its difference in AP50 stays above -`loss`, and its mean is not below
+    the running one's: on the canary where there is one, else over all sets. Ends with 0 either way.
+
+    Args:
+        candidate: What `cahqp export` wrote.
+        running: The package that runs, or the registry that says which.
+        output: Directory to make; never overwritten.
+        source: COCO files of the labelled source's validation; each may be NAME=FILE.
+        replay: COCO files of past domains; each may be NAME=FILE.
+        canary: Small COCO files of the target with labels; each may be NAME=FILE. Needed where there is no source.
+        labels: The adapted teacher's labels on target frames that were held out; advice only.
+        loss: AP50 in 0..1 that the lower bound may lie below.
+        class_loss: AP50 in 0..1 that a single class may lose, unless by accident.
+        slowdown: Times as long as the running package that a run may take.
+        milliseconds: Longest time of a run on this machine.
+        growth: Times as large as the running package's model that the candidate's may be.
+        megabytes: Largest model.
+        trusted: Ed25519 public key (PEM) that the candidate must be signed with.
+        resamples: Draws of the bootstrap.
+        seed: Of the bootstrap.
+    """
+    check_numbers({"loss": loss, "class_loss": class_loss}, {"resamples": resamples})
+    limits = Limits(loss, class_loss, slowdown, milliseconds, growth, megabytes)
+    sets = _sets(source, replay, canary)
+    check_sets([role for role, _, _ in sets])
+    place = find_package(running)
+    inputs = {"candidate": candidate, "running": place} | {f"{role}.{name}": path for role, name, path in sets}
+    inputs |= {} if labels is None else {"labels": labels}
+    settings = {"limits": vars(limits), "resamples": resamples, "sets": [[role, name] for role, name, _ in sets]}
+    run = RunDirectory(output, "gate", settings, inputs, seed)
+    if not run.begin():
+        print(f"{output} is finished already: nothing to do.")
+        return
+    old = Runtime(read_package(place))
+    try:
+        new = Runtime(read_package(candidate, trusted))
+        decision = _measured(new, old, sets, labels, limits, run, resamples)
+        decision["candidate"] = {"package": new.package.digest}
+    except WeightsError as error:
+        decision = refuse(str(error), limits) | {"candidate": {"package": None}}
+    decision["running"] = {"package": old.package.digest}
+    write_json(run.work / "decision.json", decision)
+    run.finish({"published": decision["published"], "mean_difference": decision["mean_difference"]})
+    print(decision["reason"])
+
+
+def _measured(
+    new: Runtime, old: Runtime, sets: list[tuple[Role, str, Path]], labels: Path | None, limits: Limits,
+    run: RunDirectory, resamples: int,
+) -> dict[str, Any]:  # fmt: skip
+    if new.classes != old.classes:
+        message = (
+            f"{new.package.path} is for other classes ({', '.join(new.classes)}) than the running "
+            f"{', '.join(old.classes)}."
+        )
+        raise WeightsError(message)
+    evidence = [collect(new, old, role, name, path, seed=run.seed, resamples=resamples) for role, name, path in sets]
+    ours, theirs = costs(new, old)
+    # A log, which no hash covers: a decision made again after a kill must not differ by how busy the machine was.
+    with atomic_write(run.work / "times.log") as file:
+        file.write(f"candidate {ours.milliseconds:.2f} ms, running {theirs.milliseconds:.2f} ms a run\n")
+    print(f"One run takes {ours.milliseconds:.1f} ms; the running package's takes {theirs.milliseconds:.1f} ms.")
+    decision = decide(evidence, limits, ours, theirs)
+    return decision if labels is None else decision | {"advice": advise(new, old, labels)}
+
+
+def _sets(source: list[str] | None, replay: list[str] | None, canary: list[str] | None) -> list[tuple[Role, str, Path]]:
+    roles: list[tuple[Role, list[str]]] = [("source", source or []), ("replay", replay or []), ("canary", canary or [])]
+    sets: list[tuple[Role, str, Path]] = []
+    for role, given in roles:
+        for number, text in enumerate(given, start=1):
+            name, sign, path = text.partition("=")
+            if not sign:
+                name, path = (role if number == 1 else f"{role}-{number}"), text
+            if name in {known for _, known, _ in sets}:
+                message = f"Two sets are called {name}. Give each of them a name of its own: --{role} NAME=FILE."
+                raise ConfigError(message)
+            sets.append((role, name, Path(path)))
+    return sets

@@ -1,0 +1,141 @@
+"""What the gate decides from: two packages on the same frames, on the runtime that will run them."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cahqp.cycle.gate import CONFIDENCE, Cost, Role, SetEvidence, lower_bound
+from cahqp.edge.measure import answers, milliseconds
+from cahqp.edge.runtime import Runtime
+from cahqp.errors import ConfigError, WeightsError
+from cahqp.evaluation.bootstrap import Groups, group_frames, paired_bootstrap
+from cahqp.evaluation.matching import Matches
+from cahqp.evaluation.metrics import at_thresholds, average_precision
+from cahqp.evaluation.truth import ImagePredictions, Predictions, Truth, read_truth
+
+_LEVEL = 2 * CONFIDENCE - 1  # a two-sided interval whose ends are one-sided bounds
+_SAME = 0.3  # IoU above which two boxes of neighbouring frames are one object
+
+
+def collect(
+    candidate: Runtime, running: Runtime, role: Role, name: str, path: Path, *, seed: int, resamples: int
+) -> SetEvidence:
+    """Measure both packages on a COCO file.
+
+    Raises:
+        ConfigError: The file has no object of the packages' classes.
+        WeightsError: The candidate says numbers that are none.
+    """
+    truth = read_truth(path, running.classes)
+    said = answers(candidate, path)
+    _check_finite(said, candidate)
+    ours, theirs = (average_precision(truth, found) for found in (said, answers(running, path)))
+    if ours.ap50 is None or theirs.ap50 is None:
+        message = f"{path} has no object of {', '.join(running.classes)}, so it cannot judge. Leave it out."
+        raise ConfigError(message)
+    return weigh(role, name, ours.matches, theirs.matches, group_frames(truth), seed=seed, resamples=resamples)
+
+
+def weigh(
+    role: Role, name: str, candidate: Matches, running: Matches, groups: Groups, *, seed: int, resamples: int
+) -> SetEvidence:
+    """Return the evidence of matches on the same truth."""
+
+    def compare(ours: Matches, theirs: Matches) -> tuple[float, float, float]:
+        found = paired_bootstrap(ours, theirs, groups, seed=seed, resamples=resamples, level=_LEVEL)
+        return found.ap50, found.low, found.high
+
+    difference, low, _ = compare(candidate, running)
+    classes = {}
+    for row, class_name in enumerate(running.classes):
+        if running.per_class[row].objects.sum():
+            single = (Matches((class_name,), (m.per_class[row],)) for m in (candidate, running))
+            apart, _, high = compare(*single)
+            # The upper bound is widened like the lower one: mirrored, it is a lower bound.
+            classes[class_name] = (apart, -lower_bound(-apart, -high, groups.count))
+    baseline = _macro(running)
+    return SetEvidence(
+        name, role, baseline + difference, baseline, lower_bound(difference, low, groups.count), groups.unit,
+        groups.count, classes,
+    )  # fmt: skip
+
+
+def costs(candidate: Runtime, running: Runtime) -> tuple[Cost, Cost]:
+    """Return what both packages cost on this machine, timed in turn."""
+    times = milliseconds([candidate, running])
+    sizes = [runtime.package.bytes / 1e6 for runtime in (candidate, running)]
+    ours, theirs = (Cost(*pair) for pair in zip(times, sizes, strict=True))
+    return ours, theirs
+
+
+def advise(candidate: Runtime, running: Runtime, labels: Path) -> dict[str, Any]:
+    """Return signals that need no truth. They advise and do not decide: a teacher that is wrong is agreed with, too.
+
+    Args:
+        candidate: The candidate.
+        running: The running package.
+        labels: COCO file of the adapted teacher's labels on target frames that were held out.
+
+    Returns:
+        By package `agreement` (F1 with the teacher's labels, mean over classes) and `stability` (mean IoU of the boxes
+        that neighbouring frames share; higher is steadier), `None` where nothing can be said.
+    """
+    teacher = read_truth(labels, running.classes)
+    advice = {}
+    for name, runtime in (("candidate", candidate), ("running", running)):
+        said = answers(runtime, labels)
+        limits = dict(zip(runtime.classes, runtime.thresholds.tolist(), strict=True))
+        points = at_thresholds(average_precision(teacher, said).matches, limits)
+        agreement = float(np.mean([point.f1 for point in points.values()])) if points else None
+        advice[name] = {"agreement": _rounded(agreement), "stability": _rounded(_stability(said, teacher, runtime))}
+    return advice
+
+
+def _stability(said: Predictions, truth: Truth, runtime: Runtime) -> float | None:
+    overlaps: list[float] = []
+    order = sorted(truth.images, key=lambda image: (image.recording, image.index))
+    for first, second in pairwise(order):
+        if first.recording == second.recording:
+            here, there = (_believed(said.images[image.id], runtime) for image in (first, second))
+            overlap = _overlaps(here, there)
+            best = overlap.max(1, initial=0.0) if len(overlap) else np.zeros(0)
+            overlaps += best[best > _SAME].tolist()
+    return float(np.mean(overlaps)) if overlaps else None
+
+
+def _believed(found: ImagePredictions, runtime: Runtime) -> tuple[NDArray[Any], NDArray[Any]]:
+    kept = found.scores >= runtime.thresholds[found.labels]
+    return found.boxes[kept], found.labels[kept]
+
+
+def _overlaps(
+    first: tuple[NDArray[Any], NDArray[Any]], second: tuple[NDArray[Any], NDArray[Any]]
+) -> NDArray[np.float64]:
+    """Return (N, M) IoU of boxes of the same class, 0 for others."""
+    a, b = first[0][:, None].astype(np.float64), second[0][None].astype(np.float64)
+    sides = np.clip(np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2]), 0, None)
+    shared = sides.prod(-1)
+    areas = (a[..., 2:] - a[..., :2]).prod(-1) + (b[..., 2:] - b[..., :2]).prod(-1)
+    return np.where(first[1][:, None] == second[1][None], shared / np.maximum(areas - shared, 1e-9), 0.0)
+
+
+def _check_finite(said: Predictions, runtime: Runtime) -> None:
+    for found in said.images.values():
+        if not (np.isfinite(found.boxes).all() and np.isfinite(found.scores).all()):
+            message = f"{runtime.package.path} says boxes or scores that are not finite."
+            raise WeightsError(message)
+
+
+def _macro(matches: Matches) -> float:
+    from cahqp.evaluation.matching import average_precisions
+
+    return float(np.nanmean(average_precisions(matches)))
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 6)
