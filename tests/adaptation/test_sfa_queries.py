@@ -63,9 +63,8 @@ def test_features_get_the_reversed_gradient_and_the_branch_does_not(alignment, s
     reached = [one is not None and bool(one.any()) for one in plain[:count]]
     # The maps and the outputs of the first two encoder layers enter one; the last is the decoder's memory.
     assert reached == [True] * count
-    torch.testing.assert_close(
-        [g for g in plain[count:] if g is not None], [g for g in turned[count:] if g is not None]
-    )
+    learned, learned_too = ([g for g in grads if g is not None] for grads in (plain[count:], turned[count:]))
+    torch.testing.assert_close(learned, learned_too)
     for name in ("encoder", "decoder"):
         query = alignment.branches[name].query
         assert torch.autograd.grad(alignment(seen, 1)[0], query)[0].any()

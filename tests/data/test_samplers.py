@@ -78,3 +78,18 @@ def test_held_out_frames_come_once_in_equally_many_batches(frames, batch_size, w
 def test_fewer_held_out_frames_than_ranks_are_told():
     with pytest.raises(DataError, match="2 held-out frames cannot be shared between 3 devices"):
         contiguous_batches(2, 4, 0, 3)
+
+
+def test_the_control_of_a_curriculum_draws_the_same_frames_as_often_but_mixed():
+    easiness, stages = list(range(20)), [0.2, 0.5, 1.0]
+    staged, mixed = (Order(20, 4, batches=4, easiness=easiness, curriculum=stages, mixed=m) for m in (False, True))
+    assert sorted(keys(staged, 3)) == sorted(keys(mixed, 3))
+    assert min(index for _, index in keys(mixed, 1)) < 16 == min(index for _, index in keys(staged, 1))
+    assert list(staged.batches(12)) == list(mixed.batches(12))
+
+
+def test_ranks_share_a_mixed_curriculum_too():
+    given = {"batches": 4, "easiness": list(range(20)), "curriculum": [0.5, 1.0], "mixed": True}
+    whole = list(Order(20, 4, **given).batches(2))
+    halves = [list(Order(20, 2, rank=rank, world_size=2, **given).batches(2)) for rank in (0, 1)]
+    assert [a + b for a, b in zip(*halves, strict=True)] == whole

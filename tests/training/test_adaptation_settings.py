@@ -1,0 +1,275 @@
+"""The settings of an adaptation, each seen from the front door or from one step of a tiny teacher."""
+
+import json
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from cahqp.__main__ import main
+from cahqp.detectors.weights import load
+from cahqp.errors import ConfigError
+from cahqp.structures import Batch, Detections, Frame, Targets
+from cahqp.training import TeacherAdaptation
+from cahqp.training.adaptation import AlignmentSettings, PromptSettings, PseudoLabelSettings
+from cahqp.training.aligning import SOURCE, TARGET
+from cahqp.training.passes import batch_norms, forgetting, join, part, part_of_output
+
+SHORT = "--trainer.max_epochs=1"
+
+
+def targets(*boxes, seed=None):
+    boxes = torch.tensor(boxes).float().reshape(-1, 4)
+    return Targets(boxes, torch.zeros(len(boxes)).long(), seed=seed)
+
+
+def batch(width=96):
+    generator = torch.Generator().manual_seed(width)
+    images = torch.randint(0, 255, (2, 3, 64, width), generator=generator).to(torch.uint8)
+    found = [targets([4, 4, 40, 40], seed=1), targets([10, 20, 50, 60], [5, 5, 20, 30], seed=2)]
+    frames = [Frame(n, f"{n}.png", (64, width), "north", "monday", n, float(n)) for n in range(2)]
+    return Batch(images, torch.zeros(2, 64, width, dtype=torch.bool), found, frames)
+
+
+def module(teacher, **settings):
+    """A module as in the first step of a run, whose average is itself."""
+    torch.manual_seed(0)
+    made = TeacherAdaptation(teacher, pseudo_labels=settings.pop("labels", PseudoLabelSettings(0.5, 0.02)), **settings)
+    made._average = lambda: made.detector
+    made._watching, made._seed = False, 0
+    made.log = lambda *_, **__: None
+    made._trainer = SimpleNamespace(estimated_stepping_batches=10, global_step=5)
+    return made
+
+
+def step(made, **given):
+    """One training step on given pseudo-labels."""
+    views = {"source": batch(), "target_weak": batch(80), "target_strong": batch(80), **given}
+    scores = torch.tensor([0.5, 0.3])
+    made.label = lambda weak: [replace(t, weights=scores[: len(t)]) for t in weak.targets]
+    return made.training_step(views, 0)
+
+
+@pytest.mark.parametrize("form", ["dense", "sfa"])
+def test_attached_alignment_changes_no_bit_of_any_detection(form, teacher):
+    images = torch.rand(2, 3, 64, 96, generator=torch.Generator().manual_seed(0))
+    attached = TeacherAdaptation(teacher, alignment=AlignmentSettings(dqfa_form=form)).eval()
+    assert attached.dqfa is not None and attached.tiafa is not None
+    with torch.no_grad():
+        one, two = load(teacher)(images), attached.detector(images)
+    assert torch.equal(one.pred_logits, two.pred_logits) and torch.equal(one.pred_boxes, two.pred_boxes)
+
+
+@pytest.mark.parametrize("form", ["dense", "sfa"])
+def test_denoising_queries_do_not_reach_the_domain_queries(form, teacher):
+    made = module(teacher, alignment=AlignmentSettings(dqfa_form=form))
+    with torch.no_grad():
+        with_noise = made.detect(batch(), batch().targets)
+        without = made.detect(batch())
+    assert with_noise.denoising is not None and without.denoising is None
+    for one, two in zip(with_noise.features.decoder, without.features.decoder, strict=True):
+        torch.testing.assert_close(one, two, atol=1e-5, rtol=1e-5)
+    losses = [made.dqfa(output.features, 1)[0] for output in (with_noise, without)]
+    torch.testing.assert_close(*losses, atol=1e-5, rtol=1e-5)
+
+
+SWITCHES = {
+    "sfa": {"alignment": AlignmentSettings(dqfa_form="sfa")},
+    "one layer": {"alignment": AlignmentSettings(dqfa_layers=[-1])},
+    "hard masks": {"alignment": AlignmentSettings(soft_masks=False)},
+    "instances": {"alignment": AlignmentSettings(unit="instance")},
+    "metric": {"prompt": PromptSettings(metric=0.5)},
+    "by score": {"labels": PseudoLabelSettings(0.5, 0.02, weight_by_score=True)},
+    "classes alone": {"labels": PseudoLabelSettings(0.5, 0.02, box_loss=False)},
+    "no denoising": {"labels": PseudoLabelSettings(0.5, 0.02, denoising=False)},
+    "hidden blocks": {"labels": PseudoLabelSettings(0.5, 0.02, masked=0.5)},
+    "frozen": {"batch_norm": "freeze"},
+}
+
+
+@pytest.fixture(scope="module")
+def usual(teacher):
+    return step(module(teacher)).item()
+
+
+@pytest.mark.parametrize("switch", SWITCHES)
+def test_every_switch_changes_the_loss_and_leaves_a_gradient_everywhere(switch, teacher, usual):
+    made = module(teacher, **SWITCHES[switch])
+    loss = step(made)
+    loss.backward()
+    without = [name for name, p in made.named_parameters() if p.requires_grad and p.grad is None]
+    assert without == [] and loss.isfinite()
+    if switch != "frozen":  # this teacher's norms are frozen already
+        assert loss.item() != usual
+
+
+def test_masks_weigh_by_score_where_the_detection_loss_does_not(teacher):
+    made = module(teacher)
+    seen = {}
+    made.tiafa.forward = lambda features, given, *_: (seen.update(tiafa=given), (torch.zeros(()), {}))[1]
+    criterion = made.criterion
+    made.criterion = lambda output, given: (seen.update(loss=given), criterion(output, given))[1]
+    step(made)
+    assert sorted({round(w, 3) for t in seen["tiafa"] for w in t.weights.tolist()}) == [0.3, 0.5]
+    assert {w for t in seen["loss"] for w in t.weights.tolist()} == {1.0}
+
+
+def test_a_joint_pass_equals_two_where_batch_norm_is_frozen(teacher):
+    made = [module(teacher, passes=passes, batch_norm="freeze") for passes in ("separate", "joint")]
+    separate, joint = (step(one, target_strong=batch()) for one in made)
+    torch.testing.assert_close(separate, joint, rtol=1e-4, atol=1e-5)
+
+
+def test_batches_are_joined_with_padding_and_parted_again():
+    one, two = batch(96), batch(80)
+    joined = join(one, two)
+    assert joined.images.shape == (4, 3, 64, 96) and joined.padding_mask[2:, :, 80:].all()
+    assert not joined.padding_mask[:2].any() and not joined.images[2:, :, :, 80:].any()
+    assert torch.equal(part(joined, slice(2, None)).images[..., :80], two.images)
+
+
+def test_parts_of_an_output_are_what_single_passes_give(teacher):
+    detector = load(teacher)
+    images = torch.rand(3, 3, 64, 96, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        whole, alone = part_of_output(detector(images), slice(1, 3)), detector(images[1:])
+    for name in ("pred_logits", "aux_boxes", "encoder_logits", "sizes"):
+        torch.testing.assert_close(getattr(whole, name), getattr(alone, name), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(whole.features.encoder[-1], alone.features.encoder[-1], atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("setting", "moved"), [("both", {1, 2}), ("source", {1}), ("target", {2}), ("freeze", set())])
+def test_batch_norm_remembers_whose_frames_it_is_told_to(setting, moved, teacher):
+    made = module(teacher, batch_norm=setting)
+    made.detector.backbone.extra = torch.nn.BatchNorm2d(3)  # this teacher's own are frozen
+    made.train()
+    means = []
+
+    def watch(_, inputs):
+        made.detector.backbone.extra(inputs[0])
+        means.append(made.detector.backbone.extra.running_mean.clone())
+
+    made.detector.backbone.register_forward_pre_hook(watch)
+    step(made)
+    before = [torch.zeros(3), *means]
+    assert {n + 1 for n in range(2) if not torch.equal(before[n], means[n])} == moved
+
+
+def test_forgetting_keeps_the_statistics_of_the_batch_in_use():
+    norm = torch.nn.BatchNorm1d(2).train()
+    x = torch.randn(8, 2) + 3
+    with forgetting(batch_norms(norm)):
+        assert norm(x).mean().abs() < 1e-5
+    assert not norm.running_mean.any() and norm.momentum == 0.1
+
+
+def test_soft_targets_are_the_scores_of_the_boxes_own_queries(teacher):
+    made = module(teacher, labels=PseudoLabelSettings(1.0, 0.02, targets="soft"))
+    made.detector.eval()
+    labels = made.label(batch())
+    assert sum(map(len, labels)) == sum(map(len, made._soft_scores)) > 0
+    for target, scores in zip(labels, made._soft_scores, strict=True):
+        torch.testing.assert_close(scores[torch.arange(len(target)), target.labels], target.weights)
+
+
+@pytest.mark.parametrize("control", ["shuffled_domains", "shuffled_time"])
+def test_controls_of_alignment(control, teacher):
+    made = module(teacher, alignment=AlignmentSettings(control=control))
+    told, stamps = [], []
+    for number in range(12):
+        made._trainer.global_step = number
+        told.append((made._told_domain(SOURCE), made._told_domain(TARGET)))
+        stamps.append([frame.timestamp for frame in made._frames(batch())])
+    assert (set(told) == {(SOURCE, TARGET)}) == (control != "shuffled_domains")
+    assert (stamps == [[0.0, 1.0]] * 12) == (control != "shuffled_time")
+    assert all(sorted(times) == [0.0, 1.0] for times in stamps)
+
+
+def test_dynamic_thresholds_start_at_the_teachers_and_follow_the_learner(teacher):
+    labels = PseudoLabelSettings(threshold=0.3, dynamic=True, dynamic_momentum=0.5, dynamic_range=[0.0, 1.0])
+    made = module(teacher, labels=labels)
+    step(made)
+    made.on_train_epoch_end()
+    values = made.thresholds.values
+    assert values[1:].tolist() == pytest.approx([0.3] * 4)
+    assert 0 < values[0] < 0.3
+    assert not module(teacher).thresholds.values.ne(0.02).any()
+
+
+def test_easiness_is_the_score_weighted_mean_score(teacher):
+    made = module(teacher)
+    sure = Detections(torch.zeros(2, 4), torch.tensor([0.8, 0.2]), torch.tensor([0, 0]))
+    made.detections = lambda _: [sure, Detections.empty()]
+    assert made.easiness(batch()) == pytest.approx([0.68, 0.0])
+    assert made.detector.training
+
+
+WRONG = {
+    r"prompt\.places must name": {"prompt": PromptSettings(places=[])},
+    r"places: \[decoder\]": {"prompt": PromptSettings(injection="tokens")},
+    r"dqfa_layers must name a layer": {"alignment": AlignmentSettings(dqfa_layers=[])},
+    r"encoder_layers of DQFA names \[7\]": {"alignment": AlignmentSettings(dqfa_form="sfa", dqfa_layers=[7])},
+    r"dynamic_range must be": {"labels": PseudoLabelSettings(1.0, 0.3, dynamic_range=[0.5])},
+    r"alignment\.tiafa must not be negative": {"alignment": AlignmentSettings(tiafa=-1.0)},
+    r"nms_iou must lie in 0\.\.1": {"labels": PseudoLabelSettings(1.0, 0.3, nms_iou=1.5)},
+    r"batch_norm: target needs passes: separate": {"batch_norm": "target", "passes": "joint"},
+    r"must name every class of the teacher \(car,": {"labels": PseudoLabelSettings(1.0, {"car": 0.2})},
+    r"needs prompt\.enabled: true": {"prompt": PromptSettings(enabled=False, metric=0.1)},
+}
+
+
+@pytest.mark.parametrize("told", WRONG)
+def test_contradictions_are_refused(told, teacher):
+    with pytest.raises(ConfigError, match=told):
+        module(teacher, **WRONG[told])
+
+
+def test_all_contradictions_are_told_together(teacher):
+    with pytest.raises(ConfigError, match=r"(?s)nms_iou must lie.*tiafa must not be negative") as error:
+        module(teacher, alignment=AlignmentSettings(tiafa=-1.0), labels=PseudoLabelSettings(1.0, 0.3, nms_iou=2.0))
+    assert len(str(error.value).splitlines()) == 2
+
+
+def test_norms_train_with_the_prompts_where_asked(teacher):
+    made = module(teacher, trainable="prompts+norms")
+    trained = {name for name, p in made.detector.named_parameters() if p.requires_grad}
+    trained = {name for name in trained if not name.startswith("prompt.")}
+    assert trained >= {"decoder_norm.weight", "encoder.0.norm.bias", "input_proj.0.1.weight"}
+    assert all("norm" in name or name.startswith("input_proj") or "backbone" in name for name in trained)
+    assert "input_proj.0.0.weight" not in trained
+
+
+def test_without_source_it_adapts_source_free_and_says_so(arguments, teacher, tmp_path, capsys):
+    given = [a for a in arguments("adapt") if not a.startswith(("--data.source", "--data.val"))]
+    given += [f"--model.weights={teacher}", SHORT, "--trainer.log_every_n_steps=1"]
+    given += ["--data.curriculum=[0.5,1.0]", "--data.easiness=confidence"]
+    assert main([*given, f"--output={tmp_path / 'run'}"]) == 0
+    assert "source-free adaptation by the mean teacher; DQFA and TIAFA are off" in capsys.readouterr().out
+    after, before = load_file(tmp_path / "run" / "model.safetensors"), load_file(teacher)
+    assert not torch.equal(after["encoder.0.norm.weight"], before["encoder.0.norm.weight"])
+    header = (tmp_path / "run" / "metrics.csv").read_text().splitlines()[0]
+    assert "align/" not in header and "discriminator/" not in header and "source/" not in header
+    wanted = ["pseudo/boxes_car", "pseudo/confidence_0.0", "pseudo/threshold_bus", "prompt/entropy", "ema/distance"]
+    assert [name for name in wanted if name not in header.split(",")] == []
+
+
+def test_source_free_refuses_what_needs_source(arguments, teacher, tmp_path, capsys):
+    given = [f"--model.weights={teacher}", SHORT, "--model.pseudo_labels.dynamic=true", "--model.batch_norm=source"]
+    assert main([*arguments("adapt", source=[]), *given, f"--output={tmp_path / 'run'}"]) != 0
+    told = capsys.readouterr().err
+    assert "pseudo_labels.dynamic" in told and "batch_norm: source" in told
+
+
+def test_a_settings_mapping_and_lists_come_through_the_command_line(arguments, teacher, tmp_path):
+    thresholds = dict.fromkeys(["car", "bus", "truck", "motorcycle", "person"], 0.02)
+    given = [f"--model.weights={teacher}", SHORT, f"--model.pseudo_labels.threshold={json.dumps(thresholds)}"]
+    given += [
+        "--model.prompt.injection=tokens",
+        "--model.prompt.places=[decoder]",
+        "--model.alignment.dqfa_layers=[-1]",
+    ]
+    given += ["--model.passes=joint", "--model.pseudo_labels.targets=soft", "--data.curriculum=[0.5,1.0]"]
+    assert main([*arguments("adapt"), *given, "--data.mixed=true", f"--output={tmp_path / 'run'}"]) == 0
+    assert load(tmp_path / "run" / "model.safetensors").prompt.describe()["places"] == ["decoder"]
