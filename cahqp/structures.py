@@ -249,14 +249,21 @@ class Preprocessing:
             raise ValueError(message)
 
     def target_size(self, height: int, width: int) -> tuple[int, int]:
-        """Return the height and width that an image of this height and width is resized to."""
+        """Return the height and width that an image of this height and width is resized to.
+
+        Where the aspect ratio is kept, as official DINO does it: the short side is rounded and the long one follows it,
+        cut off, so that it may pass `max_side` by a few pixels. detrex rounds both sides.
+        """
         if self.size is not None:
             return self.size
         assert self.short_side is not None
-        scale = self.short_side / min(height, width)
-        if self.max_side is not None:
-            scale = min(scale, self.max_side / max(height, width))
-        return max(1, round(height * scale)), max(1, round(width * scale))
+        short, (low, high) = self.short_side, sorted((height, width))
+        if self.max_side is not None and high / low * short > self.max_side:
+            short = round(self.max_side * low / high)
+            if short < 1:  # a sliver: the long side decides alone
+                return (1, self.max_side) if height <= width else (self.max_side, 1)
+        long = int(short * high / low)
+        return (short, long) if height <= width else (long, short)
 
     def normalise(self, images: Tensor, padding_mask: Tensor | None = None) -> Tensor:
         """Return (B, 3, H, W) float32 from uint8 RGB; padding becomes zero after normalisation, as DINO has it."""

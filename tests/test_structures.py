@@ -78,13 +78,21 @@ def test_moving_targets_keeps_their_seed():
     ("rule", "expected"),
     [
         ({"size": (64, 96)}, [(64, 96), (64, 96)]),
-        ({"short_side": 800, "max_side": 1333}, [(750, 1333), (1067, 800)]),
+        ({"short_side": 800, "max_side": 1333}, [(750, 1333), (1066, 800)]),
         ({"short_side": 360}, [(360, 640), (480, 360)]),
     ],
 )
 def test_size_rules(rule, expected):
     preprocessing = Preprocessing(**rule)
     assert [preprocessing.target_size(720, 1280), preprocessing.target_size(640, 480)] == expected
+
+
+@pytest.mark.parametrize(
+    ("image", "expected"),
+    [((480, 640), (800, 1066)), ((427, 1000), (569, 1332)), ((1000, 100), (1330, 133)), ((100, 997), (134, 1335))],
+)
+def test_sizes_are_cut_off_as_official_dino_does(image, expected):
+    assert Preprocessing(short_side=800, max_side=1333).target_size(*image) == expected
 
 
 def test_an_image_never_shrinks_to_nothing():

@@ -13,7 +13,7 @@ from cahqp.detectors.output import Detector
 from cahqp.detectors.published_files import CheckpointFile, read_checkpoint
 from cahqp.detectors.published_layouts import Published, problem_list, understand
 from cahqp.detectors.published_shapes import Asked
-from cahqp.detectors.weights import save
+from cahqp.detectors.weights import count_parameters, save
 from cahqp.errors import WeightsError
 
 LABELS = "label_content.weight"
@@ -53,7 +53,7 @@ def convert(
     plan = plan_classes(wanted, published.names)
     detector = build(file, published, plan)
     digest = save(output, detector)
-    for line in summary(published, plan, detector):
+    for line in summary(published, plan, detector, count_parameters(output)):
         print(line)
     print(f"{output} {digest}")
 
@@ -134,9 +134,8 @@ def _labels(theirs: Tensor, fresh: Tensor, plan: ClassPlan) -> Tensor:
     return torch.stack([*rows, torch.zeros_like(fresh[0])])
 
 
-def summary(published: Published, plan: ClassPlan, detector: Detector) -> list[str]:
+def summary(published: Published, plan: ClassPlan, detector: Detector, parameters: int) -> list[str]:
     """Return what a user should read after a conversion."""
-    parameters = sum(p.numel() for p in detector.parameters())
     lines = [
         f"{published.layout}: {type(detector).__name__}, {detector.settings['backbone']}, {parameters:,} parameters"
     ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ from cahqp.files import atomic_write
 from cahqp.structures import Preprocessing
 
 FORMAT = 1
+STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
+PICKLES = (".pth", ".pt", ".bin", ".ckpt", ".pkl")
 ARCHITECTURES: dict[str, type[Detector]] = {"DINO": DINO, "RTDETR": RTDETR}
 # A prompt is built by a room that this one may not import; it is looked up only when a file has one.
 PROMPT_MODULE, PROMPT_CLASS = "cahqp.adaptation.injection", "VisualPrompt"
@@ -98,10 +101,28 @@ def describe(path: Path) -> dict[str, Any]:
     return _read(path, with_tensors=False)[1]
 
 
+def count_parameters(path: Path) -> int:
+    """Return how many numbers a model file's layers have, statistics of BatchNorm not counted; reads no weights.
+
+    Raises:
+        WeightsError: The file is missing or damaged.
+    """
+    _read(path, with_tensors=False)
+    with safe_open(path, "pt") as file:
+        shapes = [file.get_slice(name).get_shape() for name in file.keys() if not name.endswith(STATISTICS)]
+    return sum(math.prod(shape) for shape in shapes)
+
+
 def _read(path: Path, *, with_tensors: bool) -> tuple[dict[str, Tensor], dict[str, Any]]:
     path = Path(path)
     if not path.is_file():
         message = f"Model file {path} does not exist. Give --weights the path of a model.safetensors."
+        raise WeightsError(message)
+    if path.suffix in PICKLES:
+        message = (
+            f"{path} is no model file of cahqp. Make one from a published checkpoint with `cahqp convert {path} "
+            f"{path.with_suffix('.safetensors').name}`; a training of cahqp leaves one as model.safetensors."
+        )
         raise WeightsError(message)
     try:
         with safe_open(path, "pt") as file:
@@ -111,7 +132,10 @@ def _read(path: Path, *, with_tensors: bool) -> tuple[dict[str, Tensor], dict[st
         message = f"{path} is no readable safetensors file ({error}). It may be cut short: copy or train it again."
         raise WeightsError(message) from error
     if "cahqp" not in header:
-        message = f"{path} is a safetensors file, but no model file of cahqp: it does not say its architecture."
+        message = (
+            f"{path} is a safetensors file, but no model file of cahqp: it does not say its architecture. If it is a "
+            f"published RT-DETR or DINO, make one with `cahqp convert {path} model.safetensors`."
+        )
         raise WeightsError(message)
     try:
         metadata: dict[str, Any] = json.loads(header["cahqp"])

@@ -131,7 +131,7 @@ class Runtime:
             low, high = sorted((height, width))
             if long is not None and high / low * short > long:
                 short = round(long * low / high)
-            sides = (max(1, short), max(1, int(short * high / low)))  # as `Preprocessing.target_size`
+            sides = (short, int(short * high / low))  # as `Preprocessing.target_size`
             if (sides if height <= width else sides[::-1]) != fixed:
                 message = (
                     f"A frame of {width}x{height} pixels does not keep its aspect ratio at {fixed[1]}x{fixed[0]}, for "

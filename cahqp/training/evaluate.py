@@ -84,12 +84,13 @@ def predict(detector: Detector, path: Path, batch_size: int) -> Predictions:
 
 
 def info(file: Path) -> None:
-    """Say what a model file holds: architecture, classes, preprocessing, thresholds, provenance, hash.
+    """Say what a model file holds: architecture, classes, preprocessing, thresholds, provenance, hash, parameters.
 
     Args:
         file: The model file.
     """
-    print(json.dumps(model_files.describe(file), indent=2, sort_keys=True))
+    told = {**model_files.describe(file), "parameters": model_files.count_parameters(file)}
+    print(json.dumps(told, indent=2, sort_keys=True))
 
 
 def _named(given: list[str], flag: str) -> dict[str, Path]:

@@ -10,6 +10,7 @@ from torch import Tensor
 from cahqp.detectors.layers.basic import inverse_sigmoid
 from cahqp.detectors.losses.boxes import cxcywh_to_xyxy, xyxy_to_cxcywh
 from cahqp.detectors.losses.distributed import maximum_over_ranks
+from cahqp.detectors.losses.labels import check_labels
 from cahqp.structures import Targets
 
 
@@ -62,7 +63,11 @@ def denoising_queries(
         label_noise: Half of this share of the labels is replaced by a random class.
         box_noise: Largest shift of a corner, as a share of half the side; negatives are shifted by up to twice it.
         eps: Of the inverse sigmoid.
+
+    Raises:
+        DataError: A target has a label that the detector has no class for.
     """
+    check_labels(targets, classes)
     slots = maximum_over_ranks(max((len(t) for t in targets), default=0), sizes.device)
     if slots == 0 or number == 0:
         return None

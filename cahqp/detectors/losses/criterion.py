@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from cahqp.detectors.losses.boxes import area, cxcywh_to_xyxy, intersection, iou_and_giou, xyxy_to_cxcywh
 from cahqp.detectors.losses.distributed import sum_over_ranks, world_size
+from cahqp.detectors.losses.labels import check_labels
 from cahqp.detectors.losses.matcher import HungarianMatcher, Matches, PaddedTargets
 from cahqp.detectors.output import DenoisingOutput, Output
 from cahqp.structures import Targets
@@ -78,7 +79,11 @@ class SetCriterion:
         Returns:
             `class`, `bbox`, `giou`: (L + 1,) of the decoder layers in order, then of the encoder's proposals;
             `dn_class`, `dn_bbox`, `dn_giou`: (L,) where there are denoising queries. Their total is what is minimised.
+
+        Raises:
+            DataError: A target has a label that the detector has no class for.
         """
+        check_labels(targets, output.pred_logits.shape[-1])
         with torch.autocast(output.pred_logits.device.type, enabled=False):
             padded = pad_targets(targets, output.sizes)
             normaliser = sum_over_ranks(padded.weights.sum()).clamp(min=1) / world_size()
