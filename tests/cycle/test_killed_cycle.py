@@ -53,8 +53,10 @@ def cycle(tmp_path):
 
 
 def stages(folder):
-    """Return the stages in their order, each with its seconds."""
-    return {name: record["seconds"] for name, record in json.loads((folder / "state.json").read_text()).items()}
+    """Return the stages in the order in which they ended, each with its seconds."""
+    records = json.loads((folder / "state.json").read_text())
+    ended = sorted(records, key=lambda name: (folder / f"logs/{name}.log").stat().st_mtime_ns)
+    return {name: records[name]["seconds"] for name in ended}
 
 
 def kill_inside(process, log, seconds):
