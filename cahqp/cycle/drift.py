@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import zlib
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ from cahqp.errors import ConfigError, DataError
 from cahqp.files import write_json
 
 DRIFT, STEADY, FAULT, FEW = "drift", "steady", "fault", "too few frames"
-KINDS = ("features", "scores", "plain")
+KINDS = ("features", "scores", "plain", "view")
 _TESTED = [PLAIN.index(name) for name in ("brightness", "contrast", "sharpness", "detections")]
 
 
@@ -56,8 +57,8 @@ class DriftSettings:
             wrong.append(f"--alpha must be between 0 and 1, got {self.alpha}.")
         if self.margin < 0 or self.confirm < 1:
             wrong.append(f"--margin must be 0 or more and --confirm 1 or more, got {self.margin} and {self.confirm}.")
-        if self.alpha > 0 and self.permutations < len(KINDS) / self.alpha:
-            least = int(len(KINDS) / self.alpha) + 1
+        if self.alpha > 0 and (self.permutations + 1) * self.alpha < len(KINDS):
+            least = math.ceil(len(KINDS) / self.alpha) - 1
             wrong.append(f"--permutations must be {least} or more for --alpha {self.alpha}, got {self.permutations}.")
         if wrong:
             raise ConfigError("\n".join(wrong))
@@ -201,6 +202,7 @@ def kinds(signals: Signals) -> dict[str, NDArray[np.float32]]:
         "features": signals.features,
         "scores": np.sqrt(signals.scores),
         "plain": signals.plain[:, _TESTED],
+        "view": signals.view,
     }
 
 

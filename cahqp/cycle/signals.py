@@ -21,7 +21,7 @@ PLAIN = ("brightness", "contrast", "sharpness", "detections", "change")
 """Mean and spread of the grey values (0..255), spread of their second differences, detections above the operating
 threshold, and the mean difference of a small picture to that of the camera's frame before (NaN for its first)."""
 
-_ARRAYS = ("features", "scores", "plain", "uncertainty", "readable")
+_ARRAYS = ("features", "scores", "plain", "view", "uncertainty", "readable")
 _LISTS = ("names", "cameras", "recordings", "indices", "times")
 
 
@@ -33,6 +33,7 @@ class Signals:
         features: (N, D) float32, of one model.
         scores: (N, 10) float32 counts of detections by score, between `SCORE_EDGES`.
         plain: (N, 5) float32, in the order of `PLAIN`; NaN where a frame cannot be read.
+        view: (N, 144) float32 grey values of a tiny picture, without their mean and spread.
         uncertainty: (N,) float32, summed entropy of the detections in bits.
         readable: (N,) bool.
         names: File names.
@@ -46,6 +47,7 @@ class Signals:
     features: NDArray[np.float32]
     scores: NDArray[np.float32]
     plain: NDArray[np.float32]
+    view: NDArray[np.float32]
     uncertainty: NDArray[np.float32]
     readable: NDArray[np.bool_]
     names: list[str]

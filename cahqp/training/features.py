@@ -27,7 +27,8 @@ GRID = 2
 to see that a camera was turned."""
 
 _THUMBNAIL = (36, 64)
-_SEEN = 0.3  # where the model file states no threshold
+_VIEW = (9, 16)
+_SEEN_FROM = 0.3  # where the model file states no threshold
 
 
 def features(
@@ -74,12 +75,14 @@ class _Rows:
     features: NDArray[np.float32] | None = None
     scores: NDArray[np.float32] = field(init=False)
     plain: NDArray[np.float32] = field(init=False)
+    view: NDArray[np.float32] = field(init=False)
     uncertainty: NDArray[np.float32] = field(init=False)
     readable: NDArray[np.bool_] = field(init=False)
 
     def __post_init__(self) -> None:
         self.scores = np.zeros((self.count, len(SCORE_EDGES) - 1), np.float32)
         self.plain = np.full((self.count, len(PLAIN)), np.nan, np.float32)
+        self.view = np.zeros((self.count, _VIEW[0] * _VIEW[1]), np.float32)
         self.uncertainty = np.zeros(self.count, np.float32)
         self.readable = np.zeros(self.count, np.bool_)
 
@@ -113,7 +116,11 @@ def watch(detector: Detector, frames: FrameSet, batch_size: int = 8, workers: in
             rows.readable[position] = True
             rows.scores[position] = _histogram(found[row])
             rows.uncertainty[position] = uncertainty(found[row].scores.cpu().numpy())
-            rows.plain[position] = _plain(batch, row, found[row], detector, previous)
+            grey = _grey(batch, row)
+            rows.view[position] = _view(grey)
+            key = batch.frames[row].camera or batch.frames[row].recording
+            rows.plain[position] = _plain(grey, _seen(found[row], detector), previous.get(key))
+            previous[key] = _thumbnail(grey)
     return _signals(rows, frames.source)
 
 
@@ -147,23 +154,35 @@ def _histogram(detections: Detections) -> NDArray[np.float32]:
     return np.histogram(detections.scores.cpu().numpy(), SCORE_EDGES)[0].astype(np.float32)
 
 
-def _plain(
-    batch: Batch, row: int, found: Detections, detector: Detector, previous: dict[str, Tensor]
-) -> NDArray[np.float32]:
-    """Return the plain signals of one frame, in the order of `PLAIN`."""
-    frame = batch.frames[row]
+def _grey(batch: Batch, row: int) -> Tensor:
+    """Return (h, w) float grey values of the valid part of an image, 0..255."""
     valid = ~batch.padding_mask[row]
     height, width = int(valid.any(1).sum()), int(valid.any(0).sum())
-    grey = batch.images[row, :, :height, :width].float().mean(0)
-    thumbnail = functional.adaptive_avg_pool2d(grey[None], _THUMBNAIL)[0]
+    return batch.images[row, :, :height, :width].float().mean(0)
+
+
+def _thumbnail(grey: Tensor, size: tuple[int, int] = _THUMBNAIL) -> Tensor:
+    return functional.adaptive_avg_pool2d(grey[None], size)[0]
+
+
+def _view(grey: Tensor) -> NDArray[np.float32]:
+    """Return where it is bright and where dark, whatever the light: the same as long as a camera is not moved."""
+    small = _thumbnail(grey, _VIEW).flatten()
+    view: NDArray[np.float32] = ((small - small.mean()) / small.std().clamp_min(1.0)).cpu().numpy()
+    return view
+
+
+def _seen(found: Detections, detector: Detector) -> int:
+    """Return how many detections reach the operating threshold of their class."""
+    limits = found.scores.new_tensor([detector.thresholds.get(name, _SEEN_FROM) for name in detector.classes])
+    return int((found.scores >= limits[found.labels]).sum())
+
+
+def _plain(grey: Tensor, seen: int, before: Tensor | None) -> NDArray[np.float32]:
+    """Return the plain signals of one frame, in the order of `PLAIN`."""
     edges = grey[1:-1, 1:-1] * 4 - grey[:-2, 1:-1] - grey[2:, 1:-1] - grey[1:-1, :-2] - grey[1:-1, 2:]
-    key = frame.camera or frame.recording
-    before = previous.get(key)
-    change = float((thumbnail - before).abs().mean()) if before is not None else np.nan
-    previous[key] = thumbnail
-    limits = [detector.thresholds.get(name, _SEEN) for name in detector.classes]
-    seen = int((found.scores >= found.scores.new_tensor(limits)[found.labels]).sum()) if len(found) else 0
-    return np.array([grey.mean(), grey.std(), edges.std(), seen, change], np.float32)
+    change = float((_thumbnail(grey) - before).abs().mean()) if before is not None else np.nan
+    return np.array([grey.mean().item(), grey.std().item(), edges.std().item(), seen, change], np.float32)
 
 
 def _signals(rows: _Rows, source: FrameSource) -> Signals:
@@ -173,6 +192,7 @@ def _signals(rows: _Rows, source: FrameSource) -> Signals:
         features=rows.features if rows.features is not None else nothing,
         scores=rows.scores,
         plain=rows.plain,
+        view=rows.view,
         uncertainty=rows.uncertainty,
         readable=rows.readable,
         names=[_name(source, position) for position in range(len(source))],

@@ -8,8 +8,9 @@ VALUES = 8
 USUAL = {"brightness": 120.0, "contrast": 50.0, "sharpness": 20.0, "detections": 5.0, "change": 3.0}
 
 
-def stream(count, camera="north", seed=0, shift=0.0, correlation=0.6, recording=None, **plain):
-    """Return `count` frames; `shift` moves the features by so many spreads, `plain` sets plain signals."""
+def stream(count, camera="north", seed=0, shift=0.0, moved=0.0, correlation=0.6, recording=None, **plain):
+    """Return `count` frames; `shift` moves the features by so many spreads, `moved` turns the camera, in
+    0..1; `plain` sets plain signals."""
     random = np.random.default_rng(seed)
     wave = np.zeros((count, 2))
     noise = random.normal(size=(count, 2))
@@ -21,10 +22,13 @@ def stream(count, camera="north", seed=0, shift=0.0, correlation=0.6, recording=
     scores = random.poisson(3 + 0 * wave[:, :1], size=(count, 10))
     values = {**USUAL, **plain}
     told = np.stack([values[name] * (1 + 0.05 * random.normal(size=count)) for name in PLAIN], 1)
+    place = np.random.default_rng(2).normal(size=16)
+    view = np.roll(place, 1) * moved + place * (1 - moved) + 0.1 * random.normal(size=(count, 16))
     return Signals(
         features=features.astype(np.float32),
         scores=scores.astype(np.float32),
         plain=told.astype(np.float32),
+        view=view.astype(np.float32),
         uncertainty=random.random(count).astype(np.float32),
         readable=np.ones(count, np.bool_),
         names=[f"{camera}/{row}.jpg" for row in range(count)],

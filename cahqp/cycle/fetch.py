@@ -1,0 +1,207 @@
+"""`cahqp fetch`: frames from a folder or a URL into a directory of their own, each of them once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import cv2
+
+from cahqp.cycle.coco_frames import coco, place
+from cahqp.cycle.manifest import RunDirectory
+from cahqp.errors import ConfigError, DataError
+from cahqp.files import atomic_write, read_json, write_json
+
+PICTURES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp"})
+VIDEOS = frozenset({".mp4", ".avi", ".mkv", ".mov", ".webm", ".m4v", ".mpg", ".mpeg", ".ts", ".wmv"})
+TAKEN = "taken.json"
+
+_QUALITY = 95
+
+
+@dataclass(frozen=True)
+class Arrival:
+    """A file that can be fetched.
+
+    Attributes:
+        name: Relative to where it was looked for; its first folder is the camera, all its folders the recording.
+        size: In bytes.
+        changed: Seconds since 1970, or 0 where the store does not say.
+    """
+
+    name: str
+    size: int
+    changed: float = 0.0
+
+
+def fetch(
+    frames: str, output: Path, after: list[Path] | None = None, every: float | None = None, limit: int | None = None
+) -> None:
+    """Bring images and videos of a folder or a URL here; videos become images. Writes `frames.json` (COCO).
+
+    Args:
+        frames: A folder, or an fsspec URL such as `s3://bucket/cameras`. Files lie in folders named like cameras.
+        output: Directory to make.
+        after: Directories of earlier fetches, whose files are not taken again. Default none.
+        every: Seconds between the frames taken from a video; all of them where not given.
+        limit: Most files; the first by name. Default all.
+    """
+    if every is not None and not every > 0:
+        message = f"--every is a number of seconds above 0, got {every}."
+        raise ConfigError(message)
+    settings = {"frames": PurePosixPath(frames).name, "every": every, "limit": limit}
+    inputs = {f"after.{number}": path for number, path in enumerate(after or [])}
+    run = RunDirectory(output, "fetch", settings, inputs, seed=0)
+    if not run.begin():
+        print(f"{output} is finished already: nothing to do.")
+        return
+    # What is there grows while we look: a fetch that was begun keeps to what it saw first.
+    seen = run.work / TAKEN
+    if not seen.is_file():
+        arrivals = new(frames, after or [])[:limit]
+        write_json(seen, {"files": {arrival.name: arrival.size for arrival in arrivals}})
+    names = list(read_json(seen)["files"])
+    if not names:
+        message = f"{frames} has no new image or video. Allowed are {', '.join(sorted(PICTURES | VIDEOS))}."
+        raise DataError(message)
+    images = [image for name in names for image in _bring(frames, name, run.work, every)]
+    for number, image in enumerate(images, 1):
+        image["id"] = number
+    write_json(run.work / "frames.json", coco(images, [], []))
+    run.finish({"files": len(names), "frames": len(images)})
+    print(f"{output}: {len(images)} frames of {len(names)} files.")
+
+
+def new(frames: str, after: list[Path]) -> list[Arrival]:
+    """Return the files that no earlier fetch has taken, by name."""
+    taken = {name for directory in after for name in read_json(directory / TAKEN)["files"]}
+    return [arrival for arrival in listing(frames) if arrival.name not in taken]
+
+
+def is_url(frames: str) -> bool:
+    """Say whether frames lie in a store that fsspec reaches."""
+    return "://" in frames
+
+
+def listing(frames: str) -> list[Arrival]:
+    """Return all images and videos below a folder or a URL, by name. Hidden ones are still being written.
+
+    Raises:
+        DataError: There is no such folder, or the store cannot be reached.
+    """
+    found = list(_remote(frames) if is_url(frames) else _local(Path(frames)))
+    kept = [a for a in found if PurePosixPath(a.name).suffix.lower() in PICTURES | VIDEOS and _shown(a.name)]
+    return sorted(kept, key=lambda arrival: arrival.name)
+
+
+def _shown(name: str) -> bool:
+    return not any(part.startswith(".") for part in PurePosixPath(name).parts)
+
+
+def _local(folder: Path) -> Iterator[Arrival]:
+    if not folder.is_dir():
+        message = f"{folder} is no folder. Give the folder that the cameras write into, or a URL such as s3://bucket."
+        raise DataError(message)
+    for path in folder.rglob("*"):
+        if path.is_file():
+            status = path.stat()
+            yield Arrival(path.relative_to(folder).as_posix(), status.st_size, status.st_mtime)
+
+
+def _remote(url: str) -> Iterator[Arrival]:
+    system, root = _system(url)
+    try:
+        entries: dict[str, dict[str, Any]] = system.find(root, detail=True)
+    except (OSError, ValueError) as error:
+        message = f"{url} cannot be listed ({error}). Check the URL, and the credentials that fsspec finds."
+        raise DataError(message) from error
+    for path, entry in entries.items():
+        changed: Any = entry.get("LastModified") or entry.get("created") or entry.get("mtime") or 0.0
+        seconds = changed.timestamp() if isinstance(changed, datetime) else float(changed)
+        yield Arrival(path.removeprefix(root).lstrip("/"), int(entry.get("size") or 0), seconds)
+
+
+def _system(url: str) -> tuple[Any, str]:
+    """Return the fsspec file system of a URL, and its path there."""
+    try:
+        import fsspec
+    except ModuleNotFoundError as error:
+        message = f"{url} needs fsspec, and s3:// needs s3fs: pip install 'cahqp[cloud]'."
+        raise ConfigError(message) from error
+    try:
+        system, root = fsspec.core.url_to_fs(url)
+    except (ImportError, ValueError) as error:
+        message = f"{url} cannot be opened ({error}). For s3:// install 'cahqp[cloud]'."
+        raise ConfigError(message) from error
+    system.invalidate_cache()
+    return system, str(root).rstrip("/")
+
+
+def _bring(frames: str, name: str, work: Path, every: float | None) -> list[dict[str, Any]]:
+    """Bring one file and return the images that it gave."""
+    kind = PurePosixPath(name)
+    local = work / ("images" if kind.suffix.lower() in PICTURES else "checkpoints/videos") / name
+    if not local.is_file():
+        _copy(frames, name, local)
+    if kind.suffix.lower() in PICTURES:
+        return [_image(local, name, str(kind.parent), None)]
+    return _frames_of(local, kind, work, every)
+
+
+def _copy(frames: str, name: str, local: Path) -> None:
+    if not is_url(frames):
+        place(Path(frames) / name, local)
+        return
+    system, root = _system(frames)
+    try:
+        with atomic_write(local, "wb") as file:
+            file.write(system.cat_file(f"{root}/{name}"))
+    except FileNotFoundError as error:
+        message = f"{frames}/{name} is gone since it was listed. Remove {local.parents[1]} and fetch again."
+        raise DataError(message) from error
+
+
+def _frames_of(video: Path, name: PurePosixPath, work: Path, every: float | None) -> list[dict[str, Any]]:
+    """Take the frames out of a video: the first at or after each multiple of `every` seconds."""
+    capture = cv2.VideoCapture(str(video))
+    images: list[dict[str, Any]] = []
+    due = 0.0
+    while capture.isOpened() and capture.grab():
+        seconds = capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
+        if every is not None and seconds < due - 1e-6:
+            continue
+        due = (seconds // every + 1) * every if every is not None else 0.0
+        good, pixels = capture.retrieve()
+        if not good:
+            continue
+        recording = str(name.with_suffix(""))
+        file_name = f"{recording}/{round(1000 * seconds):09d}.jpg"
+        if not (work / "images" / file_name).is_file():
+            encoded = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])[1]
+            with atomic_write(work / "images" / file_name, "wb") as file:
+                file.write(encoded.tobytes())
+        images.append(_image(work / "images" / file_name, file_name, recording, round(seconds, 6)))
+    capture.release()
+    if not images:
+        message = f"{name} holds no frame that can be decoded. Is it whole? Remove it, or encode it again."
+        raise DataError(message)
+    return images
+
+
+def _image(path: Path, name: str, recording: str, seconds: float | None) -> dict[str, Any]:
+    whole = cv2.imread(str(path))
+    # A broken image is kept: whoever reads it puts it into quarantine, and drift counts it as a fault.
+    height, width = (1, 1) if whole is None else (int(side) for side in whole.shape[:2])
+    recording = "" if recording == "." else recording
+    camera = PurePosixPath(recording).parts[0] if recording else "camera"
+    return {
+        "file_name": name,
+        "height": height,
+        "width": width,
+        "camera": camera,
+        "recording": recording or camera,
+        **({} if seconds is None else {"timestamp": seconds}),
+    }
