@@ -14,6 +14,7 @@ BENCHMARKS: dict[str, tuple[str, str, str]] = {
     "adapt": ("arms of adaptation over seeds, with intervals", "cahqp.evaluation.benchmark", "command"),
     "measure": ("AP and operating points of models on labelled frames", "cahqp.training.measure", "command"),
     "speed": ("images per second and memory of a config on this machine", "cahqp.training.speed", "command"),
+    "store": ("what a soft-label store saves over asking the teacher", "cahqp.training.soft_benchmark", "command"),
 }
 
 
@@ -38,7 +39,8 @@ def cycle(arguments: list[str]) -> None:
     from cahqp.cycle.run import run
     from cahqp.cycle.status import status
 
-    given = ["--dry_run=true" if text == "--dry-run" else text for text in arguments[1:]]
+    switches = {"--dry-run": "--dry_run=true", "--watch": "--watch=true"}
+    given = [switches.get(text, text) for text in arguments[1:]]
     auto_cli(
         {"run": run, "status": status, "compare": compare},
         args=given,
@@ -67,3 +69,17 @@ def report(arguments: list[str]) -> None:
     from cahqp.evaluation.report import report as command
 
     auto_cli(command, args=arguments[1:], exit_on_error=False, prog="cahqp report", as_positional=False)
+
+
+def convert(arguments: list[str]) -> None:
+    """Run `cahqp convert`."""
+    from cahqp.evaluation.convert import convert as command
+
+    auto_cli(command, args=arguments[1:], exit_on_error=False, prog="cahqp convert", as_positional=False)
+
+
+def quality(arguments: list[str]) -> None:
+    """Run `cahqp quality`."""
+    from cahqp.evaluation.quality import quality as command
+
+    auto_cli(command, args=arguments[1:], exit_on_error=False, prog="cahqp quality", as_positional=False)

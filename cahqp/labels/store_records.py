@@ -120,12 +120,14 @@ def checksum(record: NDArray[np.void]) -> int:
 
 
 def _narrow(values: NDArray[Any], layout: RecordLayout) -> NDArray[Any]:
-    if layout.precision == "float32":
-        return values.astype(np.float32)
-    return np.rint(np.clip(values, 0, 1) * _STEPS).astype(np.uint16)
+    narrow: NDArray[Any] = values.astype(np.float32)
+    if layout.precision == "packed":
+        narrow = np.rint(np.clip(values, 0, 1) * _STEPS).astype(np.uint16)
+    return narrow
 
 
 def _widen(values: NDArray[Any], layout: RecordLayout) -> NDArray[np.float32]:
-    if layout.precision == "float32":
-        return np.array(values, np.float32)
-    return np.divide(values, np.float32(_STEPS), dtype=np.float32)
+    wide: NDArray[np.float32] = values.astype(np.float32)
+    if layout.precision == "packed":
+        wide /= np.float32(_STEPS)
+    return wide
