@@ -1,6 +1,7 @@
 """Every file in configs/ is read and run: trainings for two batches, plans without starting anything."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -8,13 +9,24 @@ import yaml
 
 from cahqp.__main__ import main
 from cahqp.data.scenes import CLASSES
+from cahqp.evaluation.benchmark_plan import ARMS
 
 ROOT = Path(__file__).parents[1]
 FILES = {path.relative_to(ROOT).as_posix(): yaml.safe_load(path.read_text()) for path in ROOT.glob("configs/**/*.yaml")}
-PLANS = [name for name, config in FILES.items() if "source" in config]
+BENCHMARKS = [name for name, config in FILES.items() if "seeds" in config]
+PLANS = [name for name, config in FILES.items() if "source" in config and name not in BENCHMARKS]
 TRAININGS = [name for name, config in FILES.items() if "class_path" in config.get("model", {})]
 # What an overlay is laid over; the last one is laid over all of them.
 OVERLAYS = {
+    "configs/benchmark/source_teacher.yaml": "configs/teacher/demo.yaml",
+    "configs/benchmark/source_student.yaml": "configs/student/demo.yaml",
+    "configs/benchmark/retrain.yaml": "configs/student/demo_retrain.yaml",
+    "configs/benchmark/real_teacher.yaml": "configs/teacher/resnet18.yaml",
+    "configs/benchmark/real_adapt.yaml": "configs/teacher/demo_adapt.yaml",
+    "configs/benchmark/real_oracle.yaml": "configs/benchmark/oracle.yaml",
+    "configs/overlays/alignment_only.yaml": "configs/teacher/demo_adapt.yaml",
+    "configs/overlays/ca_hqp.yaml": "configs/teacher/demo_adapt.yaml",
+    "configs/overlays/source_continued.yaml": "configs/teacher/demo_adapt.yaml",
     "configs/overlays/mean_teacher.yaml": "configs/teacher/demo_adapt.yaml",
     "configs/overlays/oracle.yaml": "configs/teacher/demo.yaml",
     "configs/overlays/tiny.yaml": None,
@@ -33,10 +45,13 @@ def fit(recordings, teacher, student, tmp_path, monkeypatch):
             "TeacherAdaptation": ({"source": "day", "target": "night"}, teacher),
             "StudentTraining": ({"source": "day", "pseudo": "night"}, student),
         }[model["class_path"]]
+        distils = FILES[names[0]]["data"]["class_path"] == "DistillationData"
+        roles = {"source": "day", "frames": "night"} if distils else roles
         frames = {role: recordings[name] for role, name in {**roles, "val": "val"}.items()}
         given = [f"--config={name}" for name in [*names, "configs/overlays/tiny.yaml"]]
         given += [f"--data.{role}={json.dumps([str(path)])}" for role, path in frames.items()]
         given += [] if start is None else [f"--model.weights={start}"]
+        given += [f"--model.teacher={teacher}"] if distils else []
         known = model["init_args"].get("detector", {}).get("init_args", {}).get("classes", CLASSES)
         given += [f"--data.ignore_categories={json.dumps(sorted(set(CLASSES) - set(known)))}"]
         assert main(["fit", *given, "--data.batch_size=2", f"--output={tmp_path / 'run'}"]) == 0
@@ -46,7 +61,7 @@ def fit(recordings, teacher, student, tmp_path, monkeypatch):
 
 
 def test_every_config_is_run_here():
-    assert sorted([*PLANS, *TRAININGS, *OVERLAYS]) == sorted(FILES)
+    assert sorted([*PLANS, *BENCHMARKS, *TRAININGS, *OVERLAYS]) == sorted(FILES)
 
 
 @pytest.mark.parametrize("name", TRAININGS)
@@ -68,3 +83,43 @@ def test_a_plan_is_whole(name, monkeypatch, capsys):
     assert main(["cycle", "run", f"--plan={name}", "--dry-run"]) == 0
     told = capsys.readouterr().out
     assert all(f"cahqp {command} " in told for command in ("fit", "relabel", "evaluate", "publish", "report"))
+
+
+@pytest.mark.parametrize("name", BENCHMARKS)
+def test_a_benchmark_is_whole(name, recordings, monkeypatch, capsys, tmp_path):
+    monkeypatch.chdir(ROOT)
+    for folder in ("cameras", "daynight"):
+        (tmp_path / folder).mkdir()
+        for role in ("source_train", "source_val", "target_train", "target_test"):
+            shutil.copy(recordings["day"], tmp_path / folder / f"{role}.json")
+    given = [f"--output={tmp_path / 'runs'}", f"--data={tmp_path}", f"--backbone={recordings['day']}"]
+    assert main(["benchmark", "adapt", "--plan", name, *given, "--dry-run"]) == 0
+    assert "All together: " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", [name for name in OVERLAYS if "benchmark/" in name])
+def test_an_overlay_of_a_benchmark_names_known_settings(name):
+    both = ["fit", f"--config={OVERLAYS[name]}", f"--config={name}", "--print_config=skip_null"]
+    assert main([*both, "--output=unused"]) == 0
+
+
+def test_mean_teacher_and_ca_hqp_differ_in_the_switches_of_the_three_terms_alone():
+    def keys(config, prefix=""):
+        for name, value in config.items():
+            yield from keys(value, f"{prefix}{name}.") if isinstance(value, dict) else [f"{prefix}{name}"]
+
+    switches = ["prompt.enabled", "alignment.dqfa", "alignment.tiafa"]
+    for arm in ("mean_teacher", "ca_hqp"):
+        assert list(keys(FILES[f"configs/overlays/{arm}.yaml"])) == [f"model.init_args.{key}" for key in switches]
+    assert {**ARMS["mean-teacher"].__dict__, "configs": []} == {**ARMS["ca-hqp"].__dict__, "configs": []}
+    assert ARMS["mean-teacher"].configs == ["configs/overlays/mean_teacher.yaml"]
+    assert ARMS["ca-hqp"].configs == ["configs/overlays/ca_hqp.yaml"]
+
+
+def test_the_oracle_trains_as_the_adaptation_does():
+    adapt, oracle = FILES["configs/teacher/demo_adapt.yaml"], FILES["configs/benchmark/oracle.yaml"]
+    assert oracle["model"]["init_args"]["optimizer"] == adapt["model"]["init_args"]["optimizer"]
+    assert (oracle["trainer"], oracle["ema"]) == (adapt["trainer"], adapt["ema"])
+    one, two = (config["data"]["init_args"] for config in (adapt, oracle))
+    assert two["batch_size"] == one["batch_size"] + one["target_batch_size"]
+    assert two["batch_size"] * two["pseudo_share"] == one["target_batch_size"]

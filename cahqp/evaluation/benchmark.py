@@ -11,7 +11,8 @@ from jsonargparse import ArgumentParser
 from cahqp.cycle import locks, table
 from cahqp.cycle.run import carry_out
 from cahqp.cycle.state import State
-from cahqp.errors import ConfigError
+from cahqp.errors import ConfigError, check_numbers
+from cahqp.evaluation.benchmark_jobs import carry_out_together
 from cahqp.evaluation.benchmark_plan import Plan, read_plan
 from cahqp.evaluation.benchmark_results import results
 from cahqp.evaluation.benchmark_stages import Bench, Run
@@ -40,7 +41,9 @@ def adapt(
     arms: list[str],
     output: Path = Path("runs/benchmark"),
     data: Path | None = None,
+    backbone: Path | None = None,
     docs: Path | None = None,
+    jobs: int = 1,
     dry_run: bool = False,
 ) -> None:
     """Compare ways to adapt a teacher, over seeds, with intervals.
@@ -54,10 +57,14 @@ def adapt(
         arms: Arms and variants to keep.
         output: Directory of all stages and tables, shared by all plans.
         data: Folder that stands for `data:` in a plan.
+        backbone: Pretrained weights of the teacher's backbone, for the plans that need them.
         docs: Page whose section of each plan is written anew, with the figures beside it as `benchmark/NAME.json`.
+        jobs: Stages at a time. Two on two cores are faster than one, but the minutes in the tables are then those of
+            one thread beside another process.
         dry_run: Print the stages with estimated minutes and start nothing.
     """
-    plans = {path: read_plan(path, seeds, arms, data) for path in plan}
+    check_numbers(shares={}, counts={"--jobs": jobs})
+    plans = {path: read_plan(path, seeds, arms, data, backbone) for path in plan}
     if len({each.name for each in plans.values()}) != len(plans):
         message = "Two of the plans have the same name: each names a folder of tables."
         raise ConfigError(message)
@@ -70,8 +77,9 @@ def adapt(
     try:
         # Plan by plan, so that the first table is there early.
         for path, each in plans.items():
-            carry_out(output, bench.needed(runs[path]))
-            told = shlex.join(["cahqp", "benchmark", "adapt", *_flags(path, seeds, arms, data)])
+            stages = bench.needed(runs[path])
+            carry_out(output, stages) if jobs == 1 else carry_out_together(output, stages, jobs)
+            told = shlex.join(["cahqp", "benchmark", "adapt", *_flags(each, path, seeds, arms, data)])
             print("\n" + _write(each, runs[path], output, told, docs))
     finally:
         locks.release(output)
@@ -91,12 +99,13 @@ def _write(plan: Plan, runs: Sequence[Run], output: Path, told: str, docs: Path 
     return f"{text}\n{folder / TABLE}"
 
 
-def _flags(path: Path, seeds: Iterable[int], arms: Iterable[str], data: Path | None) -> list[str]:
+def _flags(plan: Plan, path: Path, seeds: Iterable[int], arms: Iterable[str], data: Path | None) -> list[str]:
     flags = ["--plan", str(path)]
     flags += ["--seeds", *map(str, seeds)] if seeds else []
     flags += ["--arms", *arms] if arms else []
-    # A folder of one's own is nobody else's business: the docs say which one is meant.
-    return flags + ([] if data is None else ["--data", "FOLDER"])
+    # Where one's own files lie is nobody else's business: the docs say which are meant.
+    flags += [] if data is None else ["--data", "FOLDER"]
+    return flags + (["--backbone", "FILE"] if plan.backbone else [])
 
 
 def _dry(bench: Bench, plans: dict[Path, Plan], runs: dict[Path, list[Run]]) -> list[str]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from cahqp.evaluation.benchmark_plan import SCENES, Arm, Plan
+from cahqp.evaluation.benchmark_plan import ARMS, SCENES, Arm, Plan
 from cahqp.files import read_json
 
 _DEFAULT_FRAMES = {"recordings": 4, "frames": 40}  # of `cahqp scenes`
@@ -34,8 +34,9 @@ class Estimate:
         return self.cost.start + self.cost.student * _steps(configs)
 
     def adaptation(self, arm: Arm) -> float:
-        """Return the time of an arm's training. Without pseudo-labels and target there is half as much to do."""
-        per_step = self.cost.labelled if arm.kind == "oracle" else self.cost.adapt
+        """Return the time of an arm's training; that of the source alone has no target frames to do."""
+        alone = arm == ARMS["source-continued"]
+        per_step = self.cost.labelled if arm.kind == "oracle" or alone else self.cost.adapt
         return self.cost.start + per_step * self._length(arm)
 
     def images(self, arm: Arm) -> int:

@@ -17,6 +17,8 @@ SOURCE_ONLY, MEAN_TEACHER, CA_HQP = "source-only", "mean-teacher", "ca-hqp"
 ORACLES = ("oracle-converged", "oracle")
 """The first that was run is the end of the gap."""
 
+BACKBONE = "model.detector.init_args.backbone_weights"
+
 CONVERGED = 4.0
 """Steps of the converged oracle and of the longest curves, as a multiple."""
 
@@ -122,6 +124,8 @@ class Plan:
         epochs: Epochs of an adaptation.
         batches: Steps in an epoch of an adaptation.
         classes: Classes whose AP50 stands beside the mean.
+        set: Settings of every `cahqp fit`, by their flag without the dashes.
+        backbone: The teacher's training on the source needs --backbone, a file of pretrained weights.
         cost: For the estimate.
     """
 
@@ -140,6 +144,8 @@ class Plan:
     epochs: int = 10
     batches: int = 25
     classes: list[str] = field(default_factory=list)
+    set: dict[str, Any] = field(default_factory=dict)
+    backbone: bool = False
     cost: Cost = field(default_factory=Cost)
 
     @property
@@ -148,7 +154,13 @@ class Plan:
         return {name: ARMS.get(name) or self.variants[name] for name in [*self.arms, *self.variants]}
 
 
-def read_plan(path: Path, seeds: Sequence[int] = (), arms: Sequence[str] = (), data: Path | None = None) -> Plan:
+def read_plan(
+    path: Path,
+    seeds: Sequence[int] = (),
+    arms: Sequence[str] = (),
+    data: Path | None = None,
+    backbone: Path | None = None,
+) -> Plan:
     """Read and check a plan.
 
     Args:
@@ -156,6 +168,7 @@ def read_plan(path: Path, seeds: Sequence[int] = (), arms: Sequence[str] = (), d
         seeds: In the place of the plan's own, where given.
         arms: Arms and variants that are kept, where given.
         data: The folder that stands for `data:`.
+        backbone: Pretrained weights of the teacher's backbone, for plans that need them.
 
     Raises:
         ConfigError: Anything about it cannot be right. All problems come together.
@@ -170,10 +183,17 @@ def read_plan(path: Path, seeds: Sequence[int] = (), arms: Sequence[str] = (), d
         ]
         plan = replace(plan, seeds=list(seeds) or plan.seeds)
         problems += _problems(plan, data)
+        if plan.backbone and (backbone is None or not backbone.is_file()):
+            problems.append(
+                f"backbone: give --backbone FILE, pretrained weights of the teacher's backbone: {backbone}."
+            )
     if problems:
         lines = "\n".join(f"  {number}. {problem}" for number, problem in enumerate(problems, 1))
         message = f"{path} has {len(problems)} problem{'s' * (len(problems) > 1)}; nothing was started:\n{lines}"
         raise ConfigError(message)
+    if plan.backbone:
+        settings = plan.teacher.set | {BACKBONE: str(backbone)}
+        plan = replace(plan, teacher=replace(plan.teacher, set=settings))
     return _located(_only(plan, arms), data)
 
 

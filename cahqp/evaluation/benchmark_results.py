@@ -48,6 +48,7 @@ def results(plan: Plan, runs: Sequence[Run], root: Path) -> dict[str, Any]:
         "unit": _unit(runs),
         "version": cahqp.__version__,
         "machine": machine(),
+        "order": list(by_arm),  # files are sorted by name
         "arms": {
             arm: _arm(arm, by_arm, figures, draws, oracle)
             | {"minutes": _minutes(given, seconds), "images": given[0].images}

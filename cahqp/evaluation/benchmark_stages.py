@@ -180,9 +180,11 @@ class _Seed:
         given = [f"--config={config}" for config in configs]
         given += [] if weights is None else [f"--model.weights={weights}"]
         given += [f"--data.{role}={json.dumps([str(p) for p in paths])}" for role, paths in sorted(frames.items())]
+        settings = self.plan.set | settings
         given += [f"--{name}={_value(value)}" for name, value in settings.items()]
         inputs = [Path(config) for config in configs] + ([] if weights is None else [weights])
         inputs += [path for _, paths in sorted(frames.items()) for path in paths]
+        inputs += [Path(value) for value in settings.values() if isinstance(value, str) and Path(value).is_file()]
         return self.bench.stage(kind, ["fit"], given, inputs, self.seed, seconds)
 
     def _data(self, entries: Sequence[str]) -> list[Path]:

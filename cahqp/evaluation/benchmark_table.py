@@ -82,7 +82,8 @@ def _teachers(found: Mapping[str, Any], classes: Sequence[str]) -> str:
     head = ["arm", "AP50 target", "mAP target", *(f"AP50 {name}" for name in classes), "gain", "vs mean-teacher"]
     head += ["gap closed", "P / R / F1", "AP50 source", "drop", "min", "images"]
     rows = []
-    for name, arm in arms.items():
+    for name in found["order"]:
+        arm = arms[name]
         drop = None if start is None or arm["source_ap50"]["mean"] is None else start - arm["source_ap50"]["mean"]
         rows.append(
             [
@@ -104,9 +105,10 @@ def _teachers(found: Mapping[str, Any], classes: Sequence[str]) -> str:
 
 
 def _students(found: Mapping[str, Any]) -> str:
+    ordered = [(name, found["arms"][name]) for name in found["order"]]
     rows = [
         [name, _spread(arm["student_ap50"]), _spread(arm["student_source_ap50"]), _percent(arm.get("student_closed"))]
-        for name, arm in found["arms"].items()
+        for name, arm in ordered
         if "student_ap50" in arm
     ]
     if not rows:

@@ -1,0 +1,273 @@
+"""The benchmark's command over stages that a stand-in carries out: what is run, what is skipped, what is said."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from cahqp.__main__ import main
+from cahqp.cycle import run as cycle
+from cahqp.cycle.manifest import RunDirectory
+from cahqp.evaluation.benchmark_matches import write_matches
+from cahqp.evaluation.benchmark_table import markdown, markers
+from cahqp.evaluation.bootstrap import Groups
+from cahqp.evaluation.matching import ClassMatches, Matches
+
+ROOT = Path(__file__).parents[2]
+HITS = {"teacher": 3, "mean_teacher": 6, "ca_hqp": 7, "oracle": 10, "student": 2}
+HITS |= {"student of teacher": 3, "student of ca_hqp": 5, "student of truth": 8}
+RECORDINGS = 10
+
+
+def matches(hits):
+    """Ten recordings with one object each, the first `hits` of which were found."""
+    count = np.ones(RECORDINGS, np.int64)
+    found = np.arange(RECORDINGS) < hits
+    scores = np.linspace(0.9, 0.5, RECORDINGS)
+    return Matches(("car",), (ClassMatches(scores, found, np.arange(RECORDINGS), count),))
+
+
+def fake(arguments):
+    """Keep every promise about run directories, and measure what the arm's config says."""
+    flags = dict(a[2:].split("=", 1) for a in arguments if a.startswith("--") and "=" in a)
+    output = Path(flags.pop("output"))
+    command = arguments[0]
+    run = RunDirectory(output, command, {"arguments": [a for a in arguments if "/" not in a]}, {}, int(flags["seed"]))
+    assert run.begin()
+    if command == "fit":
+        configs = [Path(a.split("=", 1)[1]).stem for a in arguments if a.startswith("--config=")]
+        pseudo = flags.get("data.pseudo") if configs[-1] == "retrain" else None
+        learnt = configs[-1] if pseudo is None else json.loads(Path(json.loads(pseudo)[0]).read_text())["of"]
+        (run.work / "model.safetensors").write_text(learnt if pseudo is None else f"student of {learnt}")
+    elif command == "benchmark":
+        measure(run.work, arguments, int(flags["seed"]))
+    else:
+        name = {"scenes": "annotations.json", "relabel": "labels.json"}[command]
+        labeller = Path(flags["weights"]).read_text() if "weights" in flags else "truth"
+        (run.work / name).write_text(json.dumps({"images": [], "of": labeller}))
+    run.finish({})
+
+
+def measure(work, arguments, seed):
+    given = [a.split("=", 1) for a in arguments if "=" in a and not a.startswith("--")]
+    models = {name: Path(path).read_text() for name, path in given if path.endswith("safetensors")}
+    sets = [name for name, path in given if path.endswith("json")]
+    hits = {name: HITS[said] - seed for name, said in models.items()}
+    found = {name: {key: matches(count) for key in sets} for name, count in hits.items()}
+    figures = {"map": 0.1, "images": RECORDINGS, "precision": 0.5, "recall": 0.4, "f1": 0.45}
+    told = {
+        name: {key: {**figures, "ap50": count / 10, "per_class": {"car": count / 10}} for key in sets}
+        for name, count in hits.items()
+    }
+    groups = Groups("recordings", np.arange(RECORDINGS), RECORDINGS)
+    write_matches(work, found, dict.fromkeys(sets, groups))
+    (work / "metrics.json").write_text(json.dumps({"models": told}))
+
+
+@pytest.fixture
+def plan():
+    fit = {"trainer": {"max_epochs": 2}, "data": {"init_args": {"batches_per_epoch": 3, "batch_size": 4}}}
+    Path("configs/overlays").mkdir(parents=True)
+    for name in ("teacher", "adapt", "oracle", "student", "retrain"):
+        Path(f"configs/{name}.yaml").write_text(yaml.safe_dump(fit | {"name": name}))
+    for name in ("mean_teacher", "ca_hqp"):
+        Path(f"configs/overlays/{name}.yaml").write_text(yaml.safe_dump({"of": name}))
+    day, night = {"recordings": 2, "frames": 5}, {"recordings": 1, "frames": 5, "hour": [21, 22]}
+    return {
+        "name": "tiny",
+        "about": "A stand-in.",
+        "seeds": [0, 1],
+        "arms": ["source-only", "mean-teacher", "ca-hqp", "oracle"],
+        "students": ["source-only", "ca-hqp", "oracle"],
+        "scenes": {"day": day, "val": day | {"first_recording": 9}, "night": night, "test": night | {"frames": 6}},
+        "source": {"train": ["scenes:day"], "val": ["scenes:val"], "test": "scenes:val"},
+        "target": {"train": ["scenes:night"], "test": "scenes:test"},
+        "teacher": {"fit": ["configs/teacher.yaml"], "then": ["configs/adapt.yaml"], "oracle": ["configs/oracle.yaml"]},
+        "student": {"fit": ["configs/student.yaml"], "then": ["configs/retrain.yaml"]},
+        "epochs": 2,
+        "batches": 3,
+    }
+
+
+@pytest.fixture(autouse=True)
+def workplace(tmp_path, monkeypatch):
+    """A working directory, and the list of the commands that were carried out there."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("os.fsync", lambda descriptor: None)  # no power cut is expected here
+    started = []
+
+    def execute(command, log, watch):
+        started.append(command[3:])
+        fake(command[3:])
+        return 0
+
+    monkeypatch.setattr(cycle.process, "execute", execute)
+    return started
+
+
+@pytest.fixture
+def adapt(plan, capsys):
+    """Run the command on the plan with changes and return the exit code and what was said."""
+
+    def run(*more, **changes):
+        Path("plan.yaml").write_text(yaml.safe_dump(plan | changes))
+        code = main(["benchmark", "adapt", "--plan", "plan.yaml", *more])
+        told = capsys.readouterr()
+        return code, told.out + told.err
+
+    return run
+
+
+def results(name="tiny"):
+    return json.loads(Path(f"runs/benchmark/{name}/results.json").read_text())
+
+
+def test_the_table_holds_gains_gaps_and_intervals(adapt):
+    code, said = adapt()
+    assert code == 0
+    found = results()["arms"]
+    assert found["ca-hqp"]["target_ap50"]["each"] == [0.7, 0.6]
+    assert found["ca-hqp"]["closed"]["value"] == pytest.approx(4 / 7, abs=0.03)
+    assert found["ca-hqp"]["gain"]["excludes_zero"]
+    assert found["ca-hqp"]["student_closed"] == pytest.approx(3 / 6)
+    assert found["mean-teacher"]["images"] == 2 * 3 * (4 + 4)
+    assert "| mean-teacher | 55.0 ± 7.1 |" in said
+    assert "`ca-hqp` minus `mean-teacher`" in said
+    assert "The last step is selected" in said
+
+
+def test_all_arms_of_a_seed_start_from_the_same_source_weights(adapt, workplace):
+    adapt()
+    seeds = {a.rpartition("=")[2] for command in workplace for a in command if a.startswith("--seed=")}
+    assert seeds == {"0", "1"}
+    for seed in seeds:
+        trained = [c for c in workplace if c[0] == "fit" and c[-1] == f"--seed={seed}" and "/student" not in c[-2]]
+        starts = {a for c in trained for a in c if a.startswith("--model.weights=")}
+        assert len(trained) == 1 + 3
+        assert len(starts) == 1
+
+
+def test_target_labels_are_read_by_the_oracle_and_the_evaluation_alone(adapt, workplace):
+    adapt()
+    test = next(
+        c[-2].split("=")[1] for c in workplace if c[0] == "scenes" and "--frames=6" in c and c[-1] == "--seed=0"
+    )
+    readers = {c[0] for c in workplace if any(f"{test}/" in argument for argument in c)}
+    assert readers == {"benchmark"}  # test recordings are never adapted on
+    night = next(c[-2].split("=")[1] for c in workplace if "--hour=[21, 22]" in c and "--frames=5" in c)
+    labelled = [c for c in workplace if any(a.startswith("--data.pseudo=") and f"{night}/" in a for a in c)]
+    assert {Path(c[-2].split("=")[1]).name.split("-")[0] for c in labelled} == {"oracle", "student"}
+
+
+def test_what_is_done_is_not_done_again(adapt, workplace):
+    adapt()
+    count = len(workplace)
+    adapt("--arms", "source-only", "mean-teacher")
+    assert len(workplace) == count
+    assert results()["order"] == ["source-only", "mean-teacher"]
+
+
+def test_two_at_a_time_give_the_same_figures(adapt, workplace, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # and back again
+    monkeypatch.setenv("MKL_NUM_THREADS", "1")
+    adapt("--output=one")
+    code, _ = adapt("--output=two", "--jobs=2")
+    assert code == 0
+    one, two = (json.loads(Path(f"{name}/tiny/results.json").read_text())["arms"] for name in ("one", "two"))
+    assert {k: v["target_ap50"] for k, v in one.items()} == {k: v["target_ap50"] for k, v in two.items()}
+
+
+@pytest.mark.parametrize("jobs", ["1", "2"])
+def test_a_failed_stage_is_told_and_the_others_are_kept(jobs, adapt, workplace, monkeypatch):
+    def execute(command, log, watch):
+        if "--config=configs/oracle.yaml" in command:
+            log.parent.mkdir(parents=True, exist_ok=True)
+            log.write_text("the lamp is broken\n")
+            return 3
+        return carry_on(command, log, watch)
+
+    carry_on = cycle.process.execute
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv("MKL_NUM_THREADS", "1")
+    with monkeypatch.context() as broken:
+        broken.setattr(cycle.process, "execute", execute)
+        code, said = adapt(f"--jobs={jobs}")
+    assert code == 1
+    assert "the lamp is broken" in said
+    done = len(workplace)
+    assert adapt(f"--jobs={jobs}")[0] == 0
+    assert not {tuple(command) for command in workplace[:done]} & {tuple(command) for command in workplace[done:]}
+
+
+def test_a_changed_overlay_makes_its_own_arm_again_and_no_other(adapt, workplace):
+    adapt(students=[])
+    count = len(workplace)
+    Path("configs/overlays/ca_hqp.yaml").write_text("of: another\n")
+    from cahqp.evaluation import benchmark_stages
+
+    benchmark_stages._content.cache_clear()
+    adapt(students=[])
+    assert [command[0] for command in workplace[count:]] == ["fit", "benchmark"] * 2
+
+
+def test_plans_share_what_they_have_in_common(adapt, workplace):
+    adapt(students=[])
+    count = len(workplace)
+    variant = {"double": {"configs": ["configs/overlays/ca_hqp.yaml"], "steps": 2.0, "set": {"model.x": 1}}}
+    adapt(name="other", students=[], variants=variant)
+    added = workplace[count:]
+    assert [command[0] for command in added] == ["fit", "benchmark"] * 2
+    assert "--trainer.max_epochs=4" in added[0]
+    assert "--model.x=1" in added[0]
+
+
+def test_a_dry_run_estimates_and_starts_nothing(adapt, workplace):
+    code, said = adapt("--dry-run", "--seeds", "3", cost={"adapt": 60.0, "start": 0.0})
+    assert code == 0
+    assert workplace == []
+    assert "  6.0 min  cahqp fit --config=configs/adapt.yaml" in said
+    assert "All together: " in said
+
+
+def test_the_docs_get_their_section_between_markers(adapt):
+    Path("docs").mkdir()
+    Path("docs/results.md").write_text("# Results\n\nOwn words.\n")
+    adapt("--docs", "docs/results.md")
+    first = Path("docs/results.md").read_text()
+    adapt("--docs", "docs/results.md")
+    assert Path("docs/results.md").read_text() == first
+    assert first.startswith("# Results\n\nOwn words.\n")
+    assert first.count("<!-- benchmark:tiny -->") == 1
+    figures = json.loads(Path("docs/benchmark/tiny.json").read_text())
+    assert markdown(figures, figures["command"], figures["classes"]) in first
+
+
+def test_the_sections_of_our_docs_are_what_their_figures_say():
+    page = (ROOT / "docs/results.md").read_text()
+    for path in (ROOT / "docs/benchmark").glob("*.json"):
+        figures = json.loads(path.read_text())
+        begin, end = markers(path.stem)
+        assert f"{begin}\n{markdown(figures, figures['command'], figures['classes'])}{end}" in page
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"arms": ["mean-teacher"]}, "arms must name source-only"),
+        ({"arms": ["source-only", "magic"]}, "magic is no known arm"),
+        ({"shift": "other"}, "shift must be"),
+        ({"students": ["nobody"]}, "nobody is no known arm"),
+        ({"seeds": [1, 1]}, "seeds must be different"),
+        ({"target": {"train": ["data:a.json"], "test": "scenes:test"}}, "give --data FOLDER"),
+        ({"target": {"train": ["scenes:test"], "test": "scenes:test"}}, "is trained on too"),
+        ({"target": {"train": ["scenes:tset"], "test": "scenes:test"}}, "scenes:tset is no known recording"),
+        ({"colour": "red"}, "colour is no known key"),
+    ],
+)
+def test_a_plan_that_cannot_be_right_starts_nothing(changes, said, adapt, workplace):
+    code, told = adapt(**changes)
+    assert code == 1
+    assert said in told
+    assert workplace == []

@@ -1,0 +1,62 @@
+import numpy as np
+import pytest
+
+from cahqp.evaluation.bootstrap import Groups
+from cahqp.evaluation.matching import ClassMatches, Matches
+from cahqp.evaluation.seeds import Draws
+
+COUNT = 12
+
+
+def found(hits):
+    """One object in each of twelve recordings, of which some were found."""
+    rows = np.arange(COUNT)
+    one = ClassMatches(np.linspace(0.9, 0.1, COUNT), np.isin(rows, hits), rows, np.ones(COUNT, np.int64))
+    return Matches(("car",), (one,))
+
+
+def draws(shared=False, **arms):
+    seeds = len(next(iter(arms.values())))
+    groups = [Groups("recordings", np.arange(COUNT), COUNT)] * seeds
+    return Draws({name: [found(range(h)) for h in hits] for name, hits in arms.items()}, groups, shared)
+
+
+def test_a_model_is_not_ahead_of_itself():
+    interval = draws(a=[4, 6], b=[4, 6]).difference("a", "b")
+    assert (interval.value, interval.low, interval.high) == (0, 0, 0)
+    assert not interval.excludes_zero
+
+
+def test_a_large_gain_on_every_seed_excludes_zero():
+    interval = draws(a=[10, 11, 10], b=[3, 4, 3]).difference("a", "b")
+    assert interval.low > 0.3
+    assert interval.excludes_zero
+
+
+def test_seeds_that_disagree_do_not():
+    assert not draws(a=[10, 2], b=[2, 10]).difference("a", "b").excludes_zero
+
+
+def test_seed_noise_widens_the_interval():
+    def width(*hits):
+        interval = draws(a=list(hits), b=[1, 1, 1]).difference("a", "b")
+        return interval.high - interval.low
+
+    assert width(2, 6, 10) > 1.3 * width(6, 6, 6)
+
+
+def test_the_gap_is_a_ratio_of_mean_gains():
+    closed = draws(start=[2, 4], arm=[5, 4], end=[4, 10]).closed("arm", "start", "end")
+    values = {
+        name: np.mean(draws(x=hits).per_seed("x")) for name, hits in {"s": [2, 4], "a": [5, 4], "e": [4, 10]}.items()
+    }
+    assert closed.value == pytest.approx((values["a"] - values["s"]) / (values["e"] - values["s"]))
+
+
+def test_frames_that_all_seeds_share_are_drawn_once():
+    def width(shared):
+        interval = draws(shared, a=[6] * 8, b=[0] * 8).difference("a", "b")
+        return interval.high - interval.low
+
+    # Eight seeds with recordings of their own average the recordings' noise away; shared ones do not.
+    assert width(shared=True) > 2 * width(shared=False)
