@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
 from argparse import Namespace
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -109,15 +110,13 @@ def _read_pickle(path: Path) -> Any:
         with torch.serialization.safe_globals([Namespace]):
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        told = str(error)
-        if "global" in told.lower():
-            reason = next((line.strip() for line in told.splitlines() if "GLOBAL" in line), told.splitlines()[0])
-            message = (
-                f"{path} holds more than tensors and plain values, and is not read, because that could run code: "
-                f"{reason[:200]} If you trust it, load it in a process of your own and save only its state dict."
-            )
-        else:
-            message = f"{path} is no checkpoint of torch.save ({told.splitlines()[0][:200]})."
+        # torch's own words are left out: they advise to read the file in the way that runs its code.
+        found = re.search(r"GLOBAL (\S+)", str(error))
+        reason = f"it asks for {found[1]}" if found else "it is damaged, or was written by something else"
+        message = (
+            f"{path} is no checkpoint of tensors and plain values ({reason}). It is not read, because that could run "
+            "code. If you trust it, load it in a process of your own and save only its state dict with torch.save."
+        )
         raise WeightsError(message) from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError, AttributeError, TypeError) as error:
         told = next(iter(str(error).splitlines()), type(error).__name__)
