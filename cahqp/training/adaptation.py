@@ -62,9 +62,13 @@ class TeacherAdaptation(AligningModule):
             `freeze`: none, and the buffers normalise in training too.
         passes: Source and target in `separate` passes, each with its own BatchNorm statistics, or in a `joint` one.
 
+    Attributes:
+        pseudo_labelled: The weak views of the last step with their labels, whose weights are the scores.
+
     """
 
     selection = "last"
+    pseudo_labelled: Batch | None = None
 
     def __init__(
         self,
@@ -208,6 +212,7 @@ class TeacherAdaptation(AligningModule):
         if self._watching:
             for name, value in of_pseudo_labels(labels, self.detector.classes, self.thresholds.values).items():
                 self.log(name, value, batch_size=len(strong))
+        self.pseudo_labelled = replace(weak, targets=labels)
         images = strong.images
         if settings.masked:
             seeds = [target.seed for target in labels]
