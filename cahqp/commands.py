@@ -12,6 +12,7 @@ from cahqp.errors import ConfigError
 # name -> (what it measures, module, function that takes the remaining arguments); imported only when asked for
 BENCHMARKS: dict[str, tuple[str, str, str]] = {
     "adapt": ("arms of adaptation over seeds, with intervals", "cahqp.evaluation.benchmark", "command"),
+    "gate": ("how often the gate is wrong, on simulated candidates", "cahqp.edge.commands", "benchmark_gate"),
     "measure": ("AP and operating points of models on labelled frames", "cahqp.training.measure", "command"),
     "speed": ("images per second and memory of a config on this machine", "cahqp.training.speed", "command"),
     "store": ("what a soft-label store saves over asking the teacher", "cahqp.training.soft_benchmark", "command"),
@@ -71,11 +72,11 @@ def report(arguments: list[str]) -> None:
     auto_cli(command, args=arguments[1:], exit_on_error=False, prog="cahqp report", as_positional=False)
 
 
-def convert(arguments: list[str]) -> None:
-    """Run `cahqp convert`."""
-    from cahqp.evaluation.convert import convert as command
+def reformat(arguments: list[str]) -> None:
+    """Run `cahqp reformat`."""
+    from cahqp.evaluation.reformat import reformat as command
 
-    auto_cli(command, args=arguments[1:], exit_on_error=False, prog="cahqp convert", as_positional=False)
+    auto_cli(command, args=arguments[1:], exit_on_error=False, prog="cahqp reformat", as_positional=False)
 
 
 def quality(arguments: list[str]) -> None:

@@ -14,7 +14,7 @@ from cahqp.edge.measure import answers, milliseconds
 from cahqp.edge.runtime import Runtime
 from cahqp.errors import ConfigError, WeightsError
 from cahqp.evaluation.bootstrap import Groups, group_frames, paired_bootstrap
-from cahqp.evaluation.matching import Matches
+from cahqp.evaluation.matching import Matches, average_precisions
 from cahqp.evaluation.metrics import at_thresholds, average_precision
 from cahqp.evaluation.truth import ImagePredictions, Predictions, Truth, read_truth
 
@@ -51,13 +51,17 @@ def weigh(
         return found.ap50, found.low, found.high
 
     difference, low, _ = compare(candidate, running)
+    apart = average_precisions(candidate) - average_precisions(running)
     classes = {}
     for row, class_name in enumerate(running.classes):
-        if running.per_class[row].objects.sum():
-            single = (Matches((class_name,), (m.per_class[row],)) for m in (candidate, running))
-            apart, _, high = compare(*single)
+        if np.isnan(apart[row]):
+            continue
+        high = float("inf")
+        if apart[row] < 0:  # else there is no loss that might be an accident
+            high = compare(*(Matches((class_name,), (m.per_class[row],)) for m in (candidate, running)))[2]
             # The upper bound is widened like the lower one: mirrored, it is a lower bound.
-            classes[class_name] = (apart, -lower_bound(-apart, -high, groups.count))
+            high = -lower_bound(-float(apart[row]), -high, groups.count)
+        classes[class_name] = (float(apart[row]), high)
     baseline = _macro(running)
     return SetEvidence(
         name, role, baseline + difference, baseline, lower_bound(difference, low, groups.count), groups.unit,
@@ -132,8 +136,6 @@ def _check_finite(said: Predictions, runtime: Runtime) -> None:
 
 
 def _macro(matches: Matches) -> float:
-    from cahqp.evaluation.matching import average_precisions
-
     return float(np.nanmean(average_precisions(matches)))
 
 

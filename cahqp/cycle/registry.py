@@ -249,6 +249,8 @@ class Registry:
         place = self.root / "registry"
         locks.acquire(place)
         try:
+            for left in self.root.glob(".*.tmp"):  # of a pointer whose writer was killed; nobody else writes now
+                left.unlink()
             yield
         finally:
             locks.release(place)

@@ -40,6 +40,13 @@ def gate(arguments: list[str]) -> None:
     auto_cli(command, args=given, exit_on_error=False, prog="cahqp gate", as_positional=False)
 
 
+def benchmark_gate(arguments: list[str]) -> None:
+    """Run `cahqp benchmark gate`."""
+    from cahqp.cycle.gate_benchmark import gate as command
+
+    auto_cli(command, args=arguments[1:], exit_on_error=False, prog="cahqp benchmark gate", as_positional=False)
+
+
 def registry(arguments: list[str]) -> None:
     """Run `cahqp registry list|show|promote|rollback|verify|gc|push`."""
     from cahqp.cycle import registry_command as door

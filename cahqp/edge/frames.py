@@ -20,7 +20,7 @@ from cahqp.files import read_json
 IMAGES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp"})
 VIDEOS = frozenset({".mp4", ".avi", ".mkv", ".mov", ".webm", ".m4v", ".mpg", ".mpeg", ".ts", ".wmv"})
 _OPEN_MILLISECONDS = 10_000  # a camera that answers at all answers within ten seconds
-_LONGEST_WAIT = 10.0  # seconds between two tries to reach a camera
+_FIRST_WAIT, _LONGEST_WAIT = 0.5, 10.0  # seconds between two tries to reach a camera; each waits twice as long
 
 
 @dataclass(frozen=True)
@@ -131,7 +131,7 @@ def _video(path: Path) -> Iterator[EdgeFrame]:
 
 def _stream(url: str, patience: float, tell: Callable[[str], None]) -> Iterator[EdgeFrame]:
     """Yield a stream's frames for as long as it lives, opening it anew whenever it breaks."""
-    number, wait, last = 0, 0.5, time.monotonic()
+    number, wait, last = 0, _FIRST_WAIT, time.monotonic()
     while True:
         capture: Any = cv2.VideoCapture(
             url, cv2.CAP_FFMPEG, [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, _OPEN_MILLISECONDS,
@@ -140,7 +140,7 @@ def _stream(url: str, patience: float, tell: Callable[[str], None]) -> Iterator[
         try:
             good, image = capture.read()
             while good:
-                number, wait, last = number + 1, 0.5, time.monotonic()
+                number, wait, last = number + 1, _FIRST_WAIT, time.monotonic()
                 now = round(time.time(), 3)
                 yield EdgeFrame(number, f"{number:08d}@{now:.3f}s", image, now)
                 good, image = capture.read()

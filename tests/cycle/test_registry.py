@@ -1,0 +1,304 @@
+import errno
+import json
+import os
+import signal
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from cahqp.__main__ import main
+from cahqp.cycle.registry import Claim, Registry
+from cahqp.edge.package import MANIFEST, MODEL, read_package, write_manifest
+from cahqp.edge.pointer import PREVIOUS, RUNNING
+from cahqp.edge.signing import keys, sign
+
+CLASSES = ["car", "bus"]
+
+
+def make_package(path, seed, classes=CLASSES, key=None):
+    """A package whose model says the same of every frame."""
+    path.mkdir()
+    random = np.random.default_rng(seed)
+    shapes = {"logits": (1, 3, len(classes)), "boxes": (1, 3, 4)}
+    values = {name: random.uniform(0.2, 0.4, shape).astype(np.float32) for name, shape in shapes.items()}
+    nodes = [helper.make_node("Constant", [], [n], value=numpy_helper.from_array(v)) for n, v in values.items()]
+    graph = helper.make_graph(
+        nodes, "fixed", [helper.make_tensor_value_info("images", TensorProto.FLOAT, [1, 3, 8, 12])],
+        [helper.make_tensor_value_info(n, TensorProto.FLOAT, list(s)) for n, s in shapes.items()],
+    )  # fmt: skip
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.save(model, path / MODEL)
+    rule = {"batch": 1, "height": 8, "width": 12, "mean": [0, 0, 0], "std": [1, 1, 1], "short_side": None}
+    described = {
+        "architecture": "RTDETR", "classes": classes, "input": {**rule, "max_side": None}, "thresholds": {},
+        "output": {"max_detections": 3}, "precision": "float32", "weights": f"weights-{seed}",
+    }  # fmt: skip
+    data = write_manifest(path, described)
+    if key is not None:
+        sign(path, data, key)
+    return path
+
+
+@pytest.fixture
+def registry(tmp_path):
+    """A registry that runs the first of two packages."""
+    for seed in (1, 2):
+        make_package(tmp_path / f"p{seed}", seed)
+    assert promote(tmp_path, "p1") == 0
+    return Registry(tmp_path / "registry")
+
+
+def promote(root, package, *given):
+    return main(["registry", "promote", f"--registry={root / 'registry'}", f"--package={root / package}", *given])
+
+
+def flip(path, place=-20):
+    data = bytearray(path.read_bytes())
+    data[place] ^= 1
+    path.write_bytes(bytes(data))
+
+
+def decision_for(registry, package, published=True):
+    path = package.parent / f"{package.name}-decision.json"
+    now = registry.versions.read(registry.pointer.version)["package"]
+    candidate = {"package": read_package(package).digest}
+    said = {"published": published, "reason": "as measured", "candidate": candidate, "running": {"package": now}}
+    path.write_text(json.dumps(said))
+    return path
+
+
+def test_a_published_package_runs_and_can_be_taken_back(registry, tmp_path, capsys):
+    first = registry.pointer.version
+    decision = decision_for(registry, tmp_path / "p2")
+    assert promote(tmp_path, "p2", f"--decision={decision}", f"--data=labels={tmp_path / 'p1'}") == 0
+    second = registry.pointer.version
+    manifest = registry.versions.read(second)
+    assert manifest["parents"] == [first]
+    assert manifest["decision"]["reason"] == "as measured"
+    assert len(manifest["data"]["labels"]) == 64
+    assert main(["registry", "list", f"--registry={registry.root}"]) == 0
+    assert f"* {second}  as measured" in capsys.readouterr().out
+    assert main(["registry", "verify", f"--registry={registry.root}"]) == 0
+    assert main(["registry", "rollback", f"--registry={registry.root}"]) == 0
+    assert registry.pointer.version == first
+    assert main(["registry", "rollback", f"--registry={registry.root}"]) == 1  # nothing ran before it
+    assert main(["registry", "show", f"--registry={registry.root}", f"--version={second}"]) == 0
+    assert registry.verify() == []
+
+
+def test_nothing_replaces_a_running_version_without_a_reason(registry, tmp_path, capsys):
+    assert promote(tmp_path, "p2") == 1
+    assert "--decision" in capsys.readouterr().err
+    assert promote(tmp_path, "p2", f"--decision={decision_for(registry, tmp_path / 'p2', published=False)}") == 0
+    assert "Nothing promoted" in capsys.readouterr().out
+    assert promote(tmp_path, "p2", f"--decision={decision_for(registry, tmp_path / 'p1')}") == 1
+    assert "another package" in capsys.readouterr().err
+    assert registry.pointer.generation == 1
+
+
+def test_a_decision_that_came_too_late_is_refused(registry, tmp_path, capsys):
+    make_package(tmp_path / "p3", 3)
+    late = decision_for(registry, tmp_path / "p3")
+    first = registry.pointer.version
+    assert promote(tmp_path, "p2", "--reason=faster", f"--expect={first}") == 0
+    assert promote(tmp_path, "p3", f"--decision={late}") == 1
+    assert "another process was faster" in capsys.readouterr().err
+    assert promote(tmp_path, "p3", "--reason=slower", f"--expect={first}") == 1
+    assert registry.pointer.version.startswith("0002")
+
+
+def test_of_two_controllers_at_once_one_wins(registry, tmp_path):
+    make_package(tmp_path / "p3", 3)
+    first = registry.pointer.version
+    given = ["--reason=race", f"--expect={first}"]
+    children = []
+    for name in ("p2", "p3"):
+        child = os.fork()
+        if child == 0:
+            os._exit(promote(tmp_path, name, *given))
+        children.append(child)
+    codes = sorted(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children)
+    assert codes == [0, 1]
+    assert registry.pointer.generation == 2
+    assert registry.verify() == []
+
+
+@pytest.mark.parametrize("victim", [MODEL, MANIFEST, "version.json", "pointer", "candidate"])
+def test_what_was_tampered_with_is_refused(registry, tmp_path, capsys, victim):
+    running = registry.versions.root / registry.pointer.version
+    given = [f"--decision={decision_for(registry, tmp_path / 'p2')}"]
+    before = (registry.root / RUNNING).read_bytes()
+    places = {"pointer": registry.root / RUNNING, "candidate": tmp_path / "p2" / MODEL}
+    flip(places.get(victim, running / victim))
+    changed = (registry.root / RUNNING).read_bytes()
+    assert promote(tmp_path, "p2", *given) == 1
+    assert "changed" in capsys.readouterr().err
+    assert (registry.root / RUNNING).read_bytes() == changed
+    assert victim == "pointer" or changed == before
+    assert victim == "candidate" or main(["registry", "verify", f"--registry={registry.root}"]) == 1
+
+
+def test_a_damaged_pointer_is_mended_by_a_rollback(registry, tmp_path):
+    first = registry.pointer.version
+    assert promote(tmp_path, "p2", "--reason=x") == 0
+    flip(registry.root / RUNNING)
+    assert main(["registry", "rollback", f"--registry={registry.root}"]) == 0
+    assert registry.pointer.version == first
+    assert registry.verify() == []
+
+
+def test_a_version_that_was_tampered_with_is_no_way_back(registry, tmp_path, capsys):
+    first = registry.pointer.version
+    assert promote(tmp_path, "p2", "--reason=x") == 0
+    flip(registry.versions.root / first / MODEL)
+    assert main(["registry", "rollback", f"--registry={registry.root}"]) == 1
+    assert "Nothing was changed" in capsys.readouterr().err
+    assert registry.pointer.version != first
+
+
+def test_other_classes_and_other_keys_are_refused(tmp_path, capsys):
+    for name in ("ours", "theirs"):
+        keys(tmp_path / name)
+    trusted = f"--trusted={tmp_path / 'ours' / 'public.pem'}"
+    make_package(tmp_path / "p1", 1, key=tmp_path / "ours" / "private.pem")
+    make_package(tmp_path / "forged", 2, key=tmp_path / "theirs" / "private.pem")
+    make_package(tmp_path / "unsigned", 3)
+    make_package(tmp_path / "dogs", 4, ["cat", "dog"], tmp_path / "ours" / "private.pem")
+    assert promote(tmp_path, "p1", trusted) == 0
+    told = {"forged": "is signed with key", "unsigned": "is not signed", "dogs": "is for other classes"}
+    for name, words in told.items():
+        assert promote(tmp_path, name, trusted, "--reason=x") == 1
+        assert words in capsys.readouterr().err
+    assert promote(tmp_path, "forged", "--reason=x") == 1  # the registry remembers its key
+    assert Registry(tmp_path / "registry").pointer.generation == 1
+
+
+def test_collecting_keeps_what_runs_and_the_way_back(registry, tmp_path):
+    for seed in (3, 4):
+        make_package(tmp_path / f"p{seed}", seed)
+    for name in ("p2", "p3", "p4"):
+        assert promote(tmp_path, name, "--reason=x") == 0
+    assert main(["registry", "gc", f"--registry={registry.root}", "--keep=1"]) == 0
+    assert [name[:4] for name in registry.versions.names()] == ["0003", "0004"]
+    assert registry.rollback()[:4] == "0003"
+    assert registry.verify() == []
+
+
+def steps(at, act):
+    """Let `act` happen in place of the write step number `at`: a sync, a rename, or the making of a file."""
+    count = iter(range(10_000))
+    for owner, name in ((os, "fsync"), (Path, "rename"), (Path, "replace"), (tempfile, "mkstemp")):
+        original = getattr(owner, name)
+
+        def step(*given, original=original, **named):
+            if next(count) == at:
+                act()
+            return original(*given, **named)
+
+        setattr(owner, name, step)
+
+
+def test_killed_at_any_step_exactly_one_version_runs_and_verifies(registry, tmp_path, contents):
+    start, states, seen, ended, step = contents(registry.root), [], [], -signal.SIGKILL, 0
+    while ended == -signal.SIGKILL:
+        restore(registry.root, start)
+        child = os.fork()
+        if child == 0:
+            steps(step, lambda: os.kill(os.getpid(), signal.SIGKILL))
+            registry.promote(tmp_path / "p2", Claim(reason="x"))
+            os._exit(0)
+        ended = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        assert registry.verify() == []
+        seen.append(registry.pointer.version[:4])
+        registry.promote(tmp_path / "p2", Claim(reason="x"))
+        assert registry.verify() == []
+        states.append(contents(registry.root))
+        step += 1
+    assert ended == 0
+    assert all(state == states[-1] for state in states)
+    assert seen == sorted(seen)
+    assert seen.count("0001") > 12
+    assert seen.count("0002") > 1  # killed after the rename, and not at all
+
+
+def restore(root, start):
+    for path in sorted(root.rglob("*"), reverse=True):
+        path.unlink() if path.is_file() else path.rmdir()
+    for name, data in start.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(data)
+
+
+@pytest.mark.parametrize(("code", "words"), [(errno.ENOSPC, "disk is full"), (errno.EROFS, "cannot be written")])
+def test_a_full_or_read_only_disk_changes_nothing(registry, tmp_path, monkeypatch, capsys, code, words):
+    before = (registry.root / RUNNING).read_bytes()
+    make = tempfile.mkstemp
+    for at in (0, 1, 2, 3, 1):  # the files, the old pointer, and with the version there, the new one
+        count = iter(range(100))
+
+        def fail(*given, at=at, count=count, **named):
+            if next(count) == at:
+                raise OSError(code, os.strerror(code), str(Path(named["dir"]) / "x"))
+            return make(*given, **named)
+
+        monkeypatch.setattr(tempfile, "mkstemp", fail)
+        assert promote(tmp_path, "p2", "--reason=x") == 1
+        assert words in capsys.readouterr().err
+        assert (registry.root / RUNNING).read_bytes() == before
+        assert registry.verify() == []
+    monkeypatch.setattr(tempfile, "mkstemp", make)
+    assert promote(tmp_path, "p2", "--reason=x") == 0
+    assert (registry.root / PREVIOUS).is_file()
+
+
+def test_a_finished_version_goes_out_to_s3(registry, monkeypatch):
+    server_module = pytest.importorskip("moto.server", reason="moto stands in for S3")
+    s3fs = pytest.importorskip("s3fs", reason="fsspec needs it for s3://")
+    for name, value in {"AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "x", "AWS_DEFAULT_REGION": "eu-1"}.items():
+        monkeypatch.setenv(name, value)
+    server = server_module.ThreadedMotoServer(port=0)
+    server.start()
+    try:
+        host, port = server.get_host_and_port()
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+        system = s3fs.S3FileSystem(endpoint_url=f"http://{host}:{port}")
+        system.mkdir("fleet")
+        assert main(["registry", "push", f"--registry={registry.root}", "--to=s3://fleet/site"]) == 0
+        pointer = json.loads(system.cat_file("fleet/site/running.json"))
+        there = f"fleet/site/versions/{pointer['version']}"
+        here = registry.versions.root / pointer["version"]
+        for path in here.iterdir():
+            assert system.cat_file(f"{there}/{path.name}") == path.read_bytes()
+    finally:
+        server.stop()
+
+
+def test_a_tampered_version_is_not_sent(registry, tmp_path, capsys):
+    flip(registry.versions.root / registry.pointer.version / MODEL)
+    assert main(["registry", "push", f"--registry={registry.root}", f"--to={tmp_path / 'out'}"]) == 1
+    assert "Nothing was sent" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_version_becomes_an_artifact(registry, monkeypatch):
+    import wandb
+
+    logged = []
+
+    class Run:
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            pass
+
+        def log_artifact(self, artifact, aliases):
+            logged.append((artifact.type, sorted(artifact.manifest.entries), aliases))
+
+    monkeypatch.setattr(wandb, "init", lambda **_: Run())
+    assert main(["registry", "push", f"--registry={registry.root}", "--wandb=fleet"]) == 0
+    assert logged == [("edge-package", [MODEL, MANIFEST, "version.json"], [registry.pointer.version])]
