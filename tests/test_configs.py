@@ -14,8 +14,11 @@ from cahqp.evaluation.benchmark_plan import ARMS
 ROOT = Path(__file__).parents[1]
 FILES = {path.relative_to(ROOT).as_posix(): yaml.safe_load(path.read_text()) for path in ROOT.glob("configs/**/*.yaml")}
 BENCHMARKS = [name for name, config in FILES.items() if "seeds" in config]
-PLANS = [name for name, config in FILES.items() if "source" in config and name not in BENCHMARKS]
-TRAININGS = [name for name, config in FILES.items() if "class_path" in config.get("model", {})]
+ROUNDS = [name for name, config in FILES.items() if "rounds" in config]
+PLANS = [n for n, config in FILES.items() if "source" in config and n not in BENCHMARKS and n not in ROUNDS]
+# For GPUs; they are read here, and run by tests/cycle/test_two_real_rounds.py with small models.
+LARGE = [name for name, config in FILES.items() if "bellevue" in name and "model" in config]
+TRAININGS = [n for n, config in FILES.items() if "class_path" in config.get("model", {}) and n not in LARGE]
 # What an overlay is laid over; the last one is laid over all of them.
 OVERLAYS = {
     "configs/benchmark/source_teacher.yaml": "configs/teacher/demo.yaml",
@@ -29,6 +32,8 @@ OVERLAYS = {
     "configs/overlays/source_continued.yaml": "configs/teacher/demo_adapt.yaml",
     "configs/overlays/mean_teacher.yaml": "configs/teacher/demo_adapt.yaml",
     "configs/overlays/oracle.yaml": "configs/teacher/demo.yaml",
+    "configs/overlays/year_adapt.yaml": "configs/teacher/demo_adapt.yaml",
+    "configs/overlays/year_retrain.yaml": "configs/student/demo_retrain.yaml",
     "configs/overlays/tiny.yaml": None,
 }
 
@@ -61,7 +66,7 @@ def fit(recordings, teacher, student, tmp_path, monkeypatch):
 
 
 def test_every_config_is_run_here():
-    assert sorted([*PLANS, *BENCHMARKS, *TRAININGS, *OVERLAYS]) == sorted(FILES)
+    assert sorted([*PLANS, *ROUNDS, *BENCHMARKS, *TRAININGS, *LARGE, *OVERLAYS]) == sorted(FILES)
 
 
 @pytest.mark.parametrize("name", TRAININGS)
@@ -75,6 +80,27 @@ def test_the_mean_teacher_runs(fit):
 
 def test_the_oracle_runs(fit, teacher):
     fit("configs/teacher/demo.yaml", "configs/overlays/oracle.yaml", weights=teacher)
+
+
+@pytest.mark.parametrize("name", LARGE)
+def test_a_large_training_names_known_settings(name):
+    assert main(["fit", f"--config={name}", "--print_config=skip_null", "--output=unused"]) == 0
+
+
+@pytest.mark.parametrize("name", ROUNDS)
+def test_a_plan_of_rounds_is_whole(name, tmp_path, monkeypatch, capsys):
+    for folder in ("configs", "weights"):
+        (tmp_path / folder).symlink_to(ROOT / folder)
+    monkeypatch.chdir(tmp_path)
+    source = FILES[name]["source"]
+    for entry in [*source["train"], *source["val"], *FILES[name]["tests"].values()]:
+        if not entry.startswith("scenes:"):  # what the reader brings
+            Path(entry).parent.mkdir(exist_ok=True)
+            Path(entry).touch()
+    assert main(["cycle", "run", f"--plan={name}", "--dry-run"]) == 0
+    told = capsys.readouterr().out
+    for command in ("features", "drift", "fit", "relabel", "remember", "evaluate", "export", "gate", "adopt"):
+        assert f"cahqp {command} " in told
 
 
 @pytest.mark.parametrize("name", PLANS)

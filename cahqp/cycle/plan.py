@@ -16,7 +16,7 @@ from cahqp.errors import ConfigError
 SCENES = "scenes:"
 ARMS = ("mean-teacher", "oracle")
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 
 @dataclass(frozen=True)
@@ -132,16 +132,25 @@ def read_plan(path: Path, arms: Sequence[str] = ()) -> Plan:
         ConfigError: Anything about it cannot be right. All problems come together.
     """
     problems: list[str] = []
-    plan = schema.build(Plan, _parse(Path(path)), "", problems)
+    plan = schema.build(Plan, parse(Path(path)), "", problems)
     plan = replace(plan, arms=list(dict.fromkeys([*plan.arms, *arms])))
     told = [_subject(problem) for problem in problems]
-    problems += [problem for problem in _problems(plan) if not _subject(problem).startswith(tuple(told))]
+    problems += [problem for problem in problems_of(plan) if not _subject(problem).startswith(tuple(told))]
+    refuse(path, problems)
+    return plan
+
+
+def refuse(path: Path, problems: Sequence[str]) -> None:
+    """Tell all problems of a plan together.
+
+    Raises:
+        ConfigError: There are some.
+    """
     if problems:
         lines = "\n".join(f"  {number}. {problem}" for number, problem in enumerate(problems, 1))
         count = f"{len(problems)} problem{'s' * (len(problems) > 1)}"
         message = f"{path} has {count}; nothing was started:\n{lines}"
         raise ConfigError(message)
-    return plan
 
 
 def is_coco(entry: str) -> bool:
@@ -153,7 +162,12 @@ def _subject(problem: str) -> str:
     return problem.split(" ", 1)[0].rstrip(":")
 
 
-def _parse(path: Path) -> dict[str, Any]:
+def parse(path: Path) -> dict[str, Any]:
+    """Return the mapping that a plan's file holds.
+
+    Raises:
+        ConfigError: It is missing, no YAML, or no mapping.
+    """
     try:
         parsed = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
@@ -168,8 +182,9 @@ def _parse(path: Path) -> dict[str, Any]:
     return parsed
 
 
-def _problems(plan: Plan) -> Iterator[str]:
-    if not _NAME.fullmatch(plan.name):
+def problems_of(plan: Plan) -> Iterator[str]:
+    """Yield what cannot be right about a plan, a line each."""
+    if not NAME.fullmatch(plan.name):
         yield f"name must be letters, digits, `-`, `_` and `.`, got {plan.name!r}."
     if plan.seed < 0:
         yield f"seed must be 0 or more, got {plan.seed}."
@@ -185,7 +200,7 @@ def _problems(plan: Plan) -> Iterator[str]:
 
 def _scene_problems(plan: Plan) -> Iterator[str]:
     for name, arguments in plan.scenes.items():
-        if not _NAME.fullmatch(name):
+        if not NAME.fullmatch(name):
             yield f"scenes.{name} must be named with letters, digits, `-`, `_` and `.`."
         for own in {"output", "seed"} & arguments.keys():
             yield f"scenes.{name}.{own} is set by the cycle. Remove it."
@@ -202,13 +217,20 @@ def _data_problems(plan: Plan) -> Iterator[str]:
         if not given and where != "target.test":
             yield f"{where} is empty: name at least one file, or `scenes:NAME`."
         for entry in given:
-            yield from _entry_problems(plan, where, entry)
+            yield from data_problems(plan, where, entry)
     for domain, held_out in (("source", "val"), ("target", "test")):
         for entry in sorted(set(entries[f"{domain}.train"]) & set(entries[f"{domain}.{held_out}"])):
             yield f"{domain}.{held_out} and {domain}.train both hold {entry}. Hold other recordings out."
 
 
-def _entry_problems(plan: Plan, where: str, entry: str) -> Iterator[str]:
+def data_problems(plan: Plan, where: str, entry: str) -> Iterator[str]:
+    """Yield what cannot be right about one entry of frames.
+
+    Args:
+        plan: Its scenes may be named.
+        where: Dotted name of the list that the entry is in.
+        entry: A file, a folder or `scenes:NAME`.
+    """
     if entry.startswith(SCENES):
         if entry.removeprefix(SCENES) not in plan.scenes:
             yield schema.unknown(f"{where}: {entry}", entry, [f"{SCENES}{name}" for name in plan.scenes], "recording")

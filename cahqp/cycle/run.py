@@ -13,6 +13,7 @@ from pathlib import Path
 from cahqp import files
 from cahqp.cycle import locks, process, table
 from cahqp.cycle.plan import Plan, read_plan
+from cahqp.cycle.rounds_plan import has_rounds
 from cahqp.cycle.stages import Stage, Stages
 from cahqp.cycle.state import State
 from cahqp.errors import ConfigError, RunError
@@ -49,7 +50,16 @@ class Cycle:
         return shlex.join(given)
 
 
-def run(plan: Path, output: Path | None = None, seed: int | None = None, arms: str = "", dry_run: bool = False) -> None:
+def run(
+    plan: Path,
+    output: Path | None = None,
+    seed: int | None = None,
+    arms: str = "",
+    dry_run: bool = False,
+    watch: bool = False,
+    rounds: int | None = None,
+    replay: bool = True,
+) -> None:
     """Carry out a plan: train or take the models, adapt, relabel, retrain, compare, publish, report.
 
     Killed or failed, the same command goes on from there. Finished stages whose inputs are unchanged are skipped; where
@@ -61,7 +71,13 @@ def run(plan: Path, output: Path | None = None, seed: int | None = None, arms: s
         seed: Seed of every stage. Default the plan's.
         arms: Further teachers to compare with, separated by commas: mean-teacher, oracle.
         dry_run: Print the commands and start nothing.
+        watch: Of a plan with `watch`: wait for more frames, until interrupted.
+        rounds: Of a plan with `watch`: end after so many rounds.
+        replay: Of a plan with rounds: use its replay; `false` to see what is forgotten without.
     """
+    if has_rounds(plan):
+        _run_rounds(plan, output, seed, dry_run, watch, rounds, replay)
+        return
     cycle = choose(plan, output, seed, arms)
     if dry_run:
         print("\n".join(shlex.join(["cahqp", *stage.arguments]) for stage in cycle.stages))
@@ -73,6 +89,18 @@ def run(plan: Path, output: Path | None = None, seed: int | None = None, arms: s
     finally:
         locks.release(cycle.root)
     print("\n".join(["", *table.lines(cycle.root)]))
+
+
+def _run_rounds(
+    plan: Path, output: Path | None, seed: int | None, dry_run: bool, watch: bool, most: int | None, replay: bool
+) -> None:
+    from cahqp.cycle import rounds_run
+
+    chosen = rounds_run.choose(plan, output, seed, replay)
+    if dry_run:
+        print("\n".join(shlex.join(["cahqp", *stage.arguments]) for stage in chosen.stages))
+        return
+    rounds_run.carry_out(chosen, watch, most)
 
 
 def choose(plan: Path, output: Path | None, seed: int | None, arms: str = "") -> Cycle:
@@ -131,19 +159,36 @@ def carry_out(root: Path, stages: Sequence[Stage]) -> None:
     """
     state = State(root)
     for number, stage in enumerate(stages, 1):
-        label = f"[{number}/{len(stages)}] {stage.name}"
-        key = state.key(stage)
-        if key is None:
-            missing = next(path for path in stage.inputs if not path.exists())
-            message = f"Stage {stage.name} needs {missing}, which is not there. Give it back, or remove its directory."
-            raise RunError(message)
-        if state.is_done(stage, key):
-            print(f"{label}: done before", flush=True)
-            continue
-        if state.is_stale(stage, key):
-            print(f"{label}: its inputs have changed; what was there is now {state.set_aside(stage)}", flush=True)
-        state.begin(stage, key)
-        _carry_out_one(stage, state, label)
+        carry_out_stage(stage, state, f"[{number}/{len(stages)}] {stage.name}")
+
+
+def carry_out_stage(stage: Stage, state: State, label: str) -> bool:
+    """Carry out a stage, unless it is done.
+
+    Args:
+        stage: Its inputs are there.
+        state: What is remembered of all stages.
+        label: Begins its lines.
+
+    Returns:
+        Whether anything was done.
+
+    Raises:
+        RunError: An input is missing, or the stage failed.
+    """
+    key = state.key(stage)
+    if key is None:
+        missing = next(path for path in stage.inputs if not path.exists())
+        message = f"Stage {stage.name} needs {missing}, which is not there. Give it back, or remove its directory."
+        raise RunError(message)
+    if state.is_done(stage, key):
+        print(f"{label}: done before", flush=True)
+        return False
+    if state.is_stale(stage, key):
+        print(f"{label}: its inputs have changed; what was there is now {state.set_aside(stage)}", flush=True)
+    state.begin(stage, key)
+    _carry_out_one(stage, state, label)
+    return True
 
 
 def _carry_out_one(stage: Stage, state: State, label: str) -> None:

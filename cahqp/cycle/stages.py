@@ -43,10 +43,10 @@ class Stages:
     def __init__(self, plan: Plan, root: Path) -> None:
         self.plan = plan
         self.root = root
-        self.source_train = [self._data(entry) for entry in plan.source.train]
-        self.source_val = [self._data(entry) for entry in plan.source.val]
-        self.target_train = [self._data(entry) for entry in plan.target.train]
-        self.target_test = [self._data(entry) for entry in plan.target.test]
+        self.source_train = [self.data(entry) for entry in plan.source.train]
+        self.source_val = [self.data(entry) for entry in plan.source.val]
+        self.target_train = [self.data(entry) for entry in plan.target.train]
+        self.target_test = [self.data(entry) for entry in plan.target.test]
         self.old_teacher = self._start(plan.teacher.weights, "teacher-source")
         self.old_student = self._start(plan.student.weights, "student-source")
 
@@ -62,6 +62,10 @@ class Stages:
         ]
         return [*self._scenes(), *shown, self._report(shown)]
 
+    def preparation(self) -> list[Stage]:
+        """Return the stages that come before anything is adapted: scenes, and models that are not given."""
+        return [*self._scenes(), *self._source_training()]
+
     @property
     def models(self) -> dict[str, Path]:
         """The models that are compared, by the name they have in the table."""
@@ -76,7 +80,7 @@ class Stages:
 
     def _scenes(self) -> list[Stage]:
         return [
-            self._stage(f"scenes-{name}", "scenes", [], [f"--{key}={_value(value)}" for key, value in given.items()])
+            self.stage(f"scenes-{name}", "scenes", [], [f"--{key}={_value(value)}" for key, value in given.items()])
             for name, given in self.plan.scenes.items()
         ]
 
@@ -107,12 +111,16 @@ class Stages:
             self._relabel("relabel", self._model("teacher-adapt")),
         ]
 
-    def _relabel(self, name: str, weights: Path) -> Stage:
+    def relabel(self, name: str, weights: Path, target: Sequence[Path], every: float | None) -> Stage:
+        """Return the stage that labels target frames with a teacher."""
         threshold = self.plan.relabel.threshold
-        given = [f"--weights={weights}", "--frames", *map(str, self.target_train)]
+        given = [f"--weights={weights}", "--frames", *map(str, target)]
         given += [] if threshold is None else [f"--threshold={threshold}"]
-        given += [f"--every={every}" for every in self._every()]
-        return self._stage(name, "relabel", [weights, *self.target_train], given)
+        given += [] if every is None else [f"--every={every}"]
+        return self.stage(name, "relabel", [weights, *target], given)
+
+    def _relabel(self, name: str, weights: Path) -> Stage:
+        return self.relabel(name, weights, self.target_train, self.plan.target.every)
 
     def _retraining(self) -> Stage:
         labels = [self.root / "relabel" / "labels.json"]
@@ -124,7 +132,7 @@ class Stages:
         given = ["--weights", *(f"{name}={path}" for name, path in models.items()), "--frames"]
         given += [f"{TEST}={path}" for path in self.target_test] + [f"{VALIDATION}={path}" for path in self.source_val]
         inputs = [*models.values(), *self.target_test, *self.source_val]
-        return self._stage("evaluate", "evaluate", inputs, given)
+        return self.stage("evaluate", "evaluate", inputs, given)
 
     def _publication(self) -> Stage:
         metrics = self.root / "evaluate" / "metrics.json"
@@ -135,34 +143,55 @@ class Stages:
             f"--metrics={metrics}",
             f"--frames={TEST if self.target_test else VALIDATION}",
         ]
-        return self._stage("published", "publish", [new, self.old_student, metrics], given, seeded=False)
+        return self.stage("published", "publish", [new, self.old_student, metrics], given, seeded=False)
 
     def _report(self, shown: Sequence[Stage]) -> Stage:
-        return self._stage("report", "report", [stage.output for stage in shown], [f"--run={self.root}"], seeded=False)
+        return self.stage("report", "report", [stage.output for stage in shown], [f"--run={self.root}"], seeded=False)
 
     def _fit(self, name: str, configs: Sequence[str], weights: Path | None, **data: list[Path]) -> Stage:
+        return self.fit(name, configs, weights, self.plan.target.every, **data)
+
+    def fit(
+        self, name: str, configs: Sequence[str], weights: Path | None, every: float | None, **data: list[Path]
+    ) -> Stage:
+        """Return a training.
+
+        Args:
+            name: Of the stage.
+            configs: Later ones lie over earlier ones.
+            weights: Model file to start from; `None` for a fresh model.
+            every: Seconds between the frames taken from target videos; all of them where `None`.
+            **data: Files by role; `val` is the source's.
+        """
         data["val"] = self.source_val
         given = [f"--config={config}" for config in configs]
         given += [] if weights is None else [f"--model.weights={weights}"]
-        given += [f"--data.every={every}" for every in self._every()] if "target" in data else []
+        given += [f"--data.every={every}"] if "target" in data and every is not None else []
         given += [f"--data.{role}={json.dumps([str(path) for path in paths])}" for role, paths in data.items()]
         inputs = [Path(config) for config in configs] + ([] if weights is None else [weights])
-        return self._stage(name, "fit", [*inputs, *(path for paths in data.values() for path in paths)], given)
+        return self.stage(name, "fit", [*inputs, *(path for paths in data.values() for path in paths)], given)
 
-    def _stage(
+    def stage(
         self, name: str, command: str, inputs: Sequence[Path], given: Sequence[str], seeded: bool = True
     ) -> Stage:
+        """Return a stage with a directory of its own.
+
+        Args:
+            name: Of the stage and its directory.
+            command: Of cahqp.
+            inputs: Files and directories that decide the result.
+            given: Options beside `--output` and `--seed`.
+            seeded: Whether the command takes a seed.
+        """
         output = self.root / name
         seed = [f"--seed={self.plan.seed}"] if seeded else []
         return Stage(name, (command, *given, f"--output={output}", *seed), tuple(inputs), output)
 
-    def _data(self, entry: str) -> Path:
+    def data(self, entry: str) -> Path:
+        """Return the path of an entry of frames; `scenes:NAME` lies in the cycle's own directory."""
         if entry.startswith(SCENES):
             return self.root / f"scenes-{entry.removeprefix(SCENES)}" / "annotations.json"
         return Path(entry)
-
-    def _every(self) -> list[float]:
-        return [] if self.plan.target.every is None else [self.plan.target.every]
 
     def _start(self, weights: str | None, stage: str) -> Path:
         return self._model(stage) if weights is None else Path(weights)

@@ -7,6 +7,9 @@ from pathlib import Path
 
 from cahqp import files
 from cahqp.cycle import locks, process, table
+from cahqp.cycle.rounds_plan import has_rounds
+from cahqp.cycle.rounds_run import Rounds
+from cahqp.cycle.rounds_run import choose as choose_rounds
 from cahqp.cycle.run import CYCLE, Cycle, choose
 from cahqp.cycle.stages import Stage
 from cahqp.cycle.state import State, partial
@@ -25,7 +28,12 @@ def status(plan: Path, output: Path | None = None) -> None:
 def lines(plan: Path, output: Path | None = None) -> list[str]:
     """Return what `status` prints. Nothing is changed."""
     begun = output / CYCLE if output else None
-    cycle = choose(plan, output, files.read_json(begun)["seed"] if begun and begun.is_file() else None)
+    said = files.read_json(begun) if begun and begun.is_file() else {}
+    cycle: Cycle | Rounds
+    if has_rounds(plan):
+        cycle = choose_rounds(plan, output, said.get("seed"), said.get("replay", True))
+    else:
+        cycle = choose(plan, output, said.get("seed"))
     state = State(cycle.root)
     unsettled: list[Stage] = []
     told = []
@@ -66,9 +74,9 @@ def _how_far(stage: Stage, state: State) -> str:
     return f": {said[0]}" if said else ""
 
 
-def _next(cycle: Cycle, unsettled: list[Stage]) -> list[str]:
+def _next(cycle: Cycle | Rounds, unsettled: list[Stage]) -> list[str]:
     if locks.is_held(cycle.root):
         return ["A process is at work on it."]
     if not unsettled:
-        return table.lines(cycle.root)
+        return table.round_lines(cycle.root) if isinstance(cycle, Rounds) else table.lines(cycle.root)
     return [f"Next: {unsettled[0].name}", f"  {cycle.command}"]

@@ -31,6 +31,28 @@ def lines(root: Path) -> list[str]:
     ]
 
 
+def round_lines(root: Path) -> list[str]:
+    """Return the table of a plan of rounds: AP50 of the running student by domain, after each round."""
+    told: list[str] = []
+    for evaluated in sorted(root.glob("round-*/**/evaluate/metrics.json")):
+        models = files.read_json(evaluated)["models"]
+        decision = evaluated.parents[1] / "published" / "decision.json"
+        published = files.read_json(decision)["published"] if decision.is_file() else None
+        figures = models["student-new" if published else "student-old"]
+        if not told:
+            told.append(_round_row("AP50 in % of the running student", {name: name for name in figures}))
+            told.append(_round_row("at the start", {n: _percent(f["ap50"]) for n, f in models["student-old"].items()}))
+        name = evaluated.parents[1].relative_to(root).as_posix()
+        how = {True: "published", False: "kept", None: "not decided"}[published]
+        told.append(_round_row(f"{name}, {how}", {n: _percent(f["ap50"]) for n, f in figures.items()}))
+    told = told or ["No round has been measured yet."]
+    return [*told, "", f"Report: {root / 'report.html'}"]
+
+
+def _round_row(name: str, cells: dict[str, str]) -> str:
+    return name.ljust(36) + "".join(f"{cell[:12]:>13}" for cell in cells.values())
+
+
 def duration(seconds: float) -> str:
     """Return a time in words, such as `1 h 02 min`, `3 min 20 s` or `4.2 s`."""
     if seconds < 60:

@@ -18,6 +18,7 @@ from cahqp.evaluation import measures
 from cahqp.evaluation.curves import panels, read_curves
 from cahqp.evaluation.labelled import labelled_frames, read_labels
 from cahqp.evaluation.page import Markup, document, element, folded, join, section, table
+from cahqp.evaluation.rounds_report import compose_rounds, is_rounds
 from cahqp.files import atomic_write, read_json
 
 STAGES = ("teacher-source", "student-source", "teacher-adapt", "teacher-mean-teacher", "teacher-oracle")
@@ -57,6 +58,8 @@ def report(run: Path, output: Path | None = None, plan: Path | None = None) -> P
 
 def compose(run: Path, plan: Path | None = None) -> Markup:
     """Return the page; see `report`."""
+    if is_rounds(run):
+        return compose_rounds(run)
     parts = [_models(run, plan), _labels(run), _trainings(run), _settings(run)]
     if not any(parts[:3]):
         message = (

@@ -43,7 +43,9 @@ def started(workplace, monkeypatch):
     names = []
 
     def execute(command, log, watch):
-        names.append(next(a for a in command if a.startswith("--output=")).rpartition("/")[2])
+        output = next((a for a in command if a.startswith("--output=")), None)
+        if output:
+            names.append(output.rpartition("/")[2])
         fake(command[2:])
         return 0
 

@@ -10,14 +10,26 @@ import sys
 import time
 from pathlib import Path
 
+from cahqp.cycle.adopt import adopt
+from cahqp.cycle.fetch import fetch
 from cahqp.cycle.manifest import RunDirectory
 from cahqp.cycle.publish import publish
 
-RESULTS = {"scenes": "annotations.json", "fit": "model.safetensors", "relabel": "labels.json", "report": "report.html"}
+RESULTS = {
+    "scenes": "annotations.json",
+    "fit": "model.safetensors",
+    "relabel": "labels.json",
+    "report": "report.html",
+    "features": "features.npz",
+    "export": "model.onnx",
+}
 
 
 def main(arguments):
     command, flags = arguments[0], dict(a[2:].split("=", 1) for a in arguments if "=" in a and a[:2] == "--")
+    if command == "report" and "output" not in flags:
+        Path(flags["run"], "report.html").write_text("rounds")
+        return
     output = Path(flags.pop("output"))
     seed = int(flags.pop("seed", 0))
     words = [word for a in arguments[1:] for word in _words(a)]
@@ -25,21 +37,57 @@ def main(arguments):
         paths = {key: Path(flags[key]) for key in ("candidate", "running", "metrics")}
         publish(**paths, output=output, frames=flags["frames"])
         return
+    if command == "fetch":
+        after = (
+            [Path(a) for a in arguments[arguments.index("--after") + 1 :] if a[:2] != "--"]
+            if "--after" in arguments
+            else []
+        )
+        fetch(flags["frames"], output, after)
+        return
+    if command == "adopt":
+        adopt(**{key: Path(flags[key]) for key in ("decision", "candidate", "running")},
+              candidate_package=Path(flags["candidate_package"]), running_package=Path(flags["running_package"]),
+              output=output)  # fmt: skip
+        return
     inputs = {f"{i}": Path(w) for i, w in enumerate(words) if Path(w).is_file()}
     settings = {"flags": [w for w in words if "/" not in w]}
     directory = RunDirectory(output, command, settings, inputs, seed)
     if not directory.begin():
         return
     (directory.work / "first").write_text("half")
-    if os.environ.get("FAKE_HANG") == output.name:
+    stage = f"{output.parent.name}/{output.name}"
+    if os.environ.get("FAKE_HANG") in (output.name, stage):
         time.sleep(60)
     if os.environ.get("FAKE_FAIL") == output.name:
         print("a line of no use\n" * 30 + "the lamp is broken")
         sys.exit(3)
     digest = hashlib.sha256(json.dumps(directory.identity, sort_keys=True).encode()).hexdigest()
     text = json.dumps(_metrics(words)) if command == "evaluate" else digest
-    (directory.work / RESULTS.get(command, "metrics.json")).write_text(text)
+    for name, written in _results(command, output, flags, text).items():
+        (directory.work / name).parent.mkdir(exist_ok=True)
+        (directory.work / name).write_text(written)
     directory.finish({})
+
+
+def _results(command, output, flags, text):
+    """Return the files of a command that later stages read, with what they hold."""
+    if command == "drift":
+        groups = json.loads(os.environ.get("FAKE_GROUPS", '{"": [["north"]]}'))
+        found = groups.get(output.parent.name, [["north"]])
+        return {"drift.json": json.dumps({"groups": found, "cameras": {}, "silent": [], "adapt": bool(found)})}
+    if command == "gate":
+        kept = os.environ.get("FAKE_KEEP", "") == output.parent.name
+        return {"decision.json": json.dumps({"published": not kept, "reason": "Kept." if kept else "Published."})}
+    if command == "remember":
+        old = json.loads(Path(flags["buffer"], "buffer.json").read_text())["domains"] if "buffer" in flags else []
+        name = flags["name"] + (f".{len(old) + 1}" if flags["name"] in [d["name"] for d in old] else "")
+        domains = [*old, {"name": name, "frames": 8, "held": 2}]
+        files = {f"{d['name']}/held.json": "{}" for d in domains}
+        return {"buffer.json": json.dumps({"domains": domains}), "new/labels.json": text, "past.json": text, **files}
+    if command == "sample":
+        return {"frames.json": text, "features.npz": text}
+    return {RESULTS.get(command, "metrics.json"): text}
 
 
 def _words(argument):
@@ -50,7 +98,8 @@ def _words(argument):
 def _metrics(words):
     new = 0.6 if os.environ.get("FAKE_WORSE") is None else 0.4
     scores = {"teacher-source": 0.3, "teacher-adapted": 0.7, "student-old": 0.5, "student-new": new}
-    return {"models": {name: {"target-test": {"ap50": value}} for name, value in scores.items()}}
+    frames = ("target-test", "source-val", "night")
+    return {"models": {name: {n: {"ap50": value, "images": 2} for n in frames} for name, value in scores.items()}}
 
 
 if __name__ == "__main__":
