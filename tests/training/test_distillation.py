@@ -1,4 +1,6 @@
 import json
+import os
+import signal
 
 import pytest
 import torch
@@ -13,7 +15,7 @@ from cahqp.labels.store import SoftLabelStore, SoftLabelWriter
 from cahqp.labels.store_records import SoftView
 from cahqp.training.distillation import DistillationCriterion, DistillationSettings, SoftTargets, surest
 from cahqp.training.soft_data import DistillationData
-from cahqp.training.soft_store import SoftStoreSettings, store_key
+from cahqp.training.soft_store import SoftAnswers, SoftStoreSettings, store_key
 from cahqp.training.soft_views import view_seed
 from cahqp.training.student import StudentTraining
 
@@ -135,6 +137,25 @@ def test_relabel_writes_a_store_beside_the_labels(store, teacher):
     assert found.key.teacher == load(teacher).provenance["hash"]
     assert len({found.read(frame, view).seed for frame in range(6) for view in (0, 1)}) == 12
     assert found.read(0, 0).probs.shape == (10, 5)
+
+
+def test_killed_while_it_asks_it_goes_on_to_the_same_bytes(store, teacher, recordings, tmp_path, killed, contents):
+    def prepare():
+        asked, calls = SoftAnswers.predict_step, []
+
+        def once(self, batch, batch_idx):
+            if calls:
+                os.kill(os.getpid(), signal.SIGKILL)
+            calls.append(batch_idx)
+            asked(self, batch, batch_idx)
+
+        SoftAnswers.predict_step = once
+
+    command = relabel(teacher, recordings["night"], tmp_path / "run")
+    assert killed(command, prepare) == -signal.SIGKILL
+    assert not (tmp_path / "run").exists()
+    assert main(command) == 0
+    assert contents(tmp_path / "run" / "soft") == contents(store)
 
 
 def test_a_student_learns_from_the_store_and_the_source(distil, store, recordings, teacher, tmp_path):
