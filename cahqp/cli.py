@@ -34,6 +34,7 @@ from cahqp.training.callbacks import AtomicCheckpointIO, ExampleImages, checkpoi
 from cahqp.training.ema import EMA
 from cahqp.training.finish import finish_fit
 from cahqp.training.identity import split_inputs
+from cahqp.training.pictures import PseudoLabelImages
 from cahqp.training.predict import FrameSet
 from cahqp.training.relabel import complete, label_frames
 
@@ -75,7 +76,7 @@ class Cli(LightningCLI):
             "--example_images",
             type=NonNegativeInt,
             default=0,
-            help="Validation frames to draw detections on (checkpoints/examples, W&B); they show faces and plates.",
+            help="Frames to draw detections and pseudo-labels on (checkpoints/examples, W&B); they show faces, plates.",
         )
         parser.add_lightning_class_args(EMA, "ema")
         parser.add_lightning_class_args(Alarms, "alarms")
@@ -135,7 +136,8 @@ class Cli(LightningCLI):
             # Given at once: a trainer without checkpoints of its own would add Lightning's default one to ours.
             asked = self.config_init[self.subcommand].trainer.callbacks or []
             examples = ExampleImages(self.settings.example_images, self.work / "checkpoints" / "examples")
-            kwargs["callbacks"] = [*asked, examples, *checkpoints(self.work / "checkpoints")]
+            labels = PseudoLabelImages(self.settings.example_images, self.work / "checkpoints" / "examples")
+            kwargs["callbacks"] = [*asked, examples, labels, *checkpoints(self.work / "checkpoints")]
         return super().instantiate_trainer(**kwargs, plugins=[AtomicCheckpointIO()])
 
     def _loggers(self, work: Path) -> list[Logger]:
