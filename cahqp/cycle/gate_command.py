@@ -9,6 +9,7 @@ from cahqp.cycle.gate import Limits, Role, check_sets, decide, refuse
 from cahqp.cycle.gate_evidence import advise, collect, costs
 from cahqp.cycle.manifest import RunDirectory
 from cahqp.edge.package import find_package, read_package
+from cahqp.edge.runs import whole_or_nothing
 from cahqp.edge.runtime import Runtime
 from cahqp.errors import ConfigError, WeightsError, check_numbers
 from cahqp.files import atomic_write, write_json
@@ -67,17 +68,26 @@ def gate(
     if not run.begin():
         print(f"{output} is finished already: nothing to do.")
         return
-    old = Runtime(read_package(place))
+    with whole_or_nothing(run):
+        decision = _decision(candidate, place, trusted, sets, labels, limits, run, resamples)
+        write_json(run.work / "decision.json", decision)
+        run.finish({"published": decision["published"], "mean_difference": decision["mean_difference"]})
+    print(decision["reason"])
+
+
+def _decision(
+    candidate: Path, running: Path, trusted: Path | None, sets: list[tuple[Role, str, Path]], labels: Path | None,
+    limits: Limits, run: RunDirectory, resamples: int,
+) -> dict[str, Any]:  # fmt: skip
+    """Return the decision: a candidate that cannot be measured is refused; that the running one cannot is an error."""
+    old = Runtime(read_package(running))
     try:
         new = Runtime(read_package(candidate, trusted))
         decision = _measured(new, old, sets, labels, limits, run, resamples)
         decision["candidate"] = {"package": new.package.digest}
     except WeightsError as error:
         decision = refuse(str(error), limits) | {"candidate": {"package": None}}
-    decision["running"] = {"package": old.package.digest}
-    write_json(run.work / "decision.json", decision)
-    run.finish({"published": decision["published"], "mean_difference": decision["mean_difference"]})
-    print(decision["reason"])
+    return decision | {"running": {"package": old.package.digest}}
 
 
 def _measured(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -17,6 +18,7 @@ from cahqp.edge.draw import Drawing
 from cahqp.edge.frames import EdgeFrame, is_stream, read_frames
 from cahqp.edge.package import find_package, read_package
 from cahqp.edge.prefetch import Prefetch
+from cahqp.edge.runs import whole_or_nothing
 from cahqp.edge.runtime import Found, Runtime
 from cahqp.errors import DataError, RunError, check_numbers
 
@@ -67,13 +69,14 @@ def detect(
     elif not run.begin():
         print(f"{output} is finished already: nothing to do.")
         return
-    place = output if run is None else run.work
-    limits = runtime.thresholds if threshold is None else np.full(len(runtime.classes), threshold, np.float32)
-    with (place / DETECTIONS).open("w", encoding="utf-8") as file:
-        drawing = Drawing(place / "drawn", runtime.classes) if draw else None
-        figures, rate = _work(runtime, frames, limits, file, drawing, patience, most)
-    if run is not None:
-        run.finish(figures)
+    with whole_or_nothing(run) if run is not None else nullcontext():
+        place = output if run is None else run.work
+        limits = runtime.thresholds if threshold is None else np.full(len(runtime.classes), threshold, np.float32)
+        with (place / DETECTIONS).open("w", encoding="utf-8") as file:
+            drawing = Drawing(place / "drawn", runtime.classes) if draw else None
+            figures, rate = _work(runtime, frames, limits, file, drawing, patience, most)
+        if run is not None:
+            run.finish(figures)
     print(f"{output / DETECTIONS}: {figures['detections']} detections on {figures['frames']} frames.")
     if figures["broken"]:
         print(f"{figures['broken']} frames could not be decoded; they stand in the file with `error`.")

@@ -20,6 +20,7 @@ from cahqp.edge.measure import answers, batched, milliseconds, picture, readable
 from cahqp.edge.package import MODEL, read_package, write_manifest
 from cahqp.edge.parity import Parity, synthetic_frames
 from cahqp.edge.quantize import quantise
+from cahqp.edge.runs import whole_or_nothing
 from cahqp.edge.runtime import Found, Runtime
 from cahqp.edge.signing import fingerprint_of_private, sign
 from cahqp.errors import ConfigError, WeightsError, check_numbers
@@ -80,26 +81,38 @@ def export(
     if not run.begin():
         print(f"{output} is finished already: nothing to do.")
         return
-    detector = model_files.load(weights)
+    with whole_or_nothing(run):
+        figures = _export(run, settings, checked, calibrated, measured, key)
+        run.finish(figures)
+    _tell(output, figures)
+
+
+def _export(
+    run: RunDirectory, settings: dict[str, Any], checked: list[Path], calibrated: list[Path], measured: list[Path],
+    key: Path | None,
+) -> dict[str, Any]:  # fmt: skip
+    """Write the package into the run's directory and return what was measured."""
+    frame_size, batch, sampling = settings["frame_size"], settings["batch"], settings["sampling"]
+    detector = model_files.load(run.inputs["weights"])
     size = input_size(detector.preprocessing, frame_size)
     to_onnx(detector, run.work / MODEL, size, batch, sampling)
     described = _described(detector, size, batch, sampling)
     write_manifest(run.work, described | {"precision": "float32"})
     runtime = Runtime(read_package(run.work))
-    pictures = list(islice(_pictures(checked, runtime, frame_size, check_frames, seed), check_frames))
+    most = settings["check_frames"]
+    pictures = list(islice(_pictures(checked, runtime, frame_size, most, run.seed), most))
     parity = _parity(Predictor(detector), runtime, pictures)
-    parity.check(str(weights))
+    parity.check(str(run.inputs["weights"]))
     figures: dict[str, Any] = {"parity": vars(parity) | {"frames_from": "files" if checked else "synthetic"}}
-    if precision == "int8":
+    if settings["precision"] == "int8":
         described["quantised"], figures["int8"] = _quantised(
-            runtime, run.work, calibrated, measured, described, calibration_frames, max_loss
+            runtime, run.work, calibrated, measured, described, settings["calibration_frames"], settings["max_loss"]
         )
-    data = write_manifest(run.work, described | {"precision": precision, "checked": figures})
+    data = write_manifest(run.work, described | {"precision": settings["precision"], "checked": figures})
     if key is not None:
         sign(run.work, data, key)
     Runtime(read_package(run.work))  # what is about to be finished loads
-    run.finish(figures)
-    _tell(output, parity, figures)
+    return figures
 
 
 def _int8_inputs(
@@ -242,10 +255,11 @@ def _same_bytes(path: Path) -> None:
     path.write_bytes(model.SerializeToString(deterministic=True))
 
 
-def _tell(output: Path, parity: Parity, figures: dict[str, Any]) -> None:
+def _tell(output: Path, figures: dict[str, Any]) -> None:
+    parity = figures["parity"]
     print(
-        f"{output}: ONNX agrees with PyTorch on {parity.frames} frames ({parity.detections} detections above 0.3 "
-        f"within {parity.pixels:.3f} px and {max(parity.scores, parity.ranked):.1e} of score)."
+        f"{output}: ONNX agrees with PyTorch on {parity['frames']} frames ({parity['detections']} detections above 0.3 "
+        f"within {parity['pixels']:.3f} px and {max(parity['scores'], parity['ranked']):.1e} of score)."
     )
     if "int8" in figures:
         said = figures["int8"]
