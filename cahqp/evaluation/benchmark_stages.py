@@ -18,6 +18,11 @@ from cahqp.evaluation.benchmark_cost import Estimate
 from cahqp.evaluation.benchmark_plan import SCENES, Arm, Plan
 
 STAGES = "stages"
+# What an arm comes to is measured, good or bad; one that is stopped would stop the benchmark. A loss that is not finite
+# still does.
+WITHOUT_ALARMS = dict.fromkeys(
+    ("alarms.fewest", "alarms.most", "alarms.class_drift", "alarms.discriminator_patience"), None
+)
 TARGET_TEST, SOURCE_TEST = "target-test", "source-test"
 
 
@@ -142,7 +147,8 @@ class _Seed:
         epochs = max(1, round(plan.epochs * arm.steps))
         length = {"trainer.max_epochs": epochs, "data.batches_per_epoch": plan.batches}
         seconds = self.estimate.adaptation(arm)
-        return self._fit("oracle" if oracle else "adapt", configs, self.teacher, frames, length | arm.set, seconds)
+        settings = length | WITHOUT_ALARMS | arm.set
+        return self._fit("oracle" if oracle else "adapt", configs, self.teacher, frames, settings, seconds)
 
     def _student(self, arm: Arm, teacher: Path, running: Path) -> Path:
         labels = self.target_train
