@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from cahqp.cycle.coco_frames import coco, place
 from cahqp.cycle.drift import DRIFT
 from cahqp.cycle.manifest import RunDirectory
 from cahqp.cycle.mmd import fit_scale, squared_distances
-from cahqp.cycle.signals import Signals, join, read_signals
+from cahqp.cycle.signals import Signals, join, read_signals, write_signals
 from cahqp.errors import ConfigError, DataError, check_numbers
 from cahqp.files import read_json, write_json
 
@@ -33,7 +34,8 @@ def sample(
 ) -> None:
     """Choose frames to adapt on: those the detector is undecided about, unlike each other, and spread over time.
 
-    Writes `frames.json` (COCO without annotations), the images beside it, and `chosen.json` with each frame's reasons.
+    Writes `frames.json` (COCO without annotations), the images and their features beside it, and `chosen.json`, which
+    says what spoke for each.
 
     Args:
         features: Directories of `cahqp features`. Their frames must be image files; `cahqp fetch` takes them out of
@@ -201,6 +203,8 @@ def _write(work: Path, signals: Signals, files: list[Path], chosen: list[tuple[i
             }
         )
         told.append({"file_name": name, "from": signals.names[row], **reasons})
+    chosen_signals = replace(signals.take([row for row, _ in chosen]), names=[image["file_name"] for image in images])
+    write_signals(work, chosen_signals, "images")
     write_json(work / "frames.json", coco(images, [], []))
     write_json(work / "chosen.json", {"frames": told})
 

@@ -14,7 +14,7 @@ from cahqp.errors import DataError
 from cahqp.files import atomic_write, read_json, write_json
 
 FILE = "features.npz"
-FRAMES = "frames.json"
+FRAMES = "signals.json"
 
 SCORE_EDGES = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 PLAIN = ("brightness", "contrast", "sharpness", "detections", "change")
@@ -92,7 +92,7 @@ def join(parts: list[Signals]) -> Signals:
 
 
 def write_signals(directory: Path, signals: Signals, root: str | None) -> None:
-    """Write `features.npz` and `frames.json`; the same signals give the same bytes.
+    """Write `features.npz` and `signals.json`; the same signals give the same bytes.
 
     Args:
         directory: Where to.
