@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import itertools
 import logging
 import os
@@ -28,8 +29,10 @@ from cahqp.data.base import DetectionData
 from cahqp.data.frames import open_frames
 from cahqp.errors import CahqpError, ConfigError, shortened
 from cahqp.files import write_json
+from cahqp.labels.formats import Format
 from cahqp.training.alarms import Alarms
 from cahqp.training.base import DetectionModule
+from cahqp.training.calibrate import calibrate_command
 from cahqp.training.callbacks import AtomicCheckpointIO, ExampleImages, checkpoints
 from cahqp.training.ema import EMA
 from cahqp.training.finish import finish_fit
@@ -37,6 +40,8 @@ from cahqp.training.identity import split_inputs
 from cahqp.training.pictures import PseudoLabelImages
 from cahqp.training.predict import FrameSet
 from cahqp.training.relabel import complete, label_frames
+
+_LABEL_LISTS = {"views": str, "teachers": Path, "predictions": Path, "uncalibrated": str, "format": Format}
 
 # Its tips and device listings advertise; what matters of them is told as an error.
 logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
@@ -267,7 +272,12 @@ def relabel(arguments: list[str]) -> None:
     """Run `cahqp relabel`."""
     given = ["--soft=true" if text == "--soft" else text for text in arguments]
     with _lightning_errors():
-        _run_with_lists(training.relabel, given, {"frames": Path})
+        _run_with_lists(training.relabel, given, {"frames": Path}, _LABEL_LISTS)
+
+
+def calibrate(arguments: list[str]) -> None:
+    """Run `cahqp calibrate`."""
+    _run_with_lists(calibrate_command, arguments, {"frames": Path}, _LABEL_LISTS)
 
 
 def evaluate(arguments: list[str]) -> None:
@@ -299,17 +309,23 @@ def info(arguments: list[str]) -> None:
     auto_cli(training.info, args=arguments[1:], prog="cahqp info")
 
 
-def _run_with_lists(function: Callable[..., None], arguments: list[str], lists: dict[str, type]) -> None:
-    """Run a command whose `lists` take several values after one flag, as shells expand them."""
+def _run_with_lists(
+    function: Callable[..., None],
+    arguments: list[str],
+    lists: dict[str, type],
+    optional: dict[str, Any] | None = None,
+) -> None:
+    """Run a command whose `lists`, and those `optional` ones that it has, take several values after one flag."""
+    more = {name: kind for name, kind in (optional or {}).items() if name in inspect.signature(function).parameters}
     _check_configs(arguments)
     parser = ArgumentParser(
         prog=f"cahqp {arguments[0]}", exit_on_error=False, description=(function.__doc__ or "").partition("\n")[0]
     )
     parser.add_argument("--config", action="config", help="YAML file with any of these options.")
-    parser.add_function_arguments(function, skip=set(lists), as_group=False)
-    for name, kind in lists.items():
+    parser.add_function_arguments(function, skip={*lists, *more}, as_group=False)
+    for name, kind in {**lists, **more}.items():
         text = docstring(function, name)
-        parser.add_argument(f"--{name}", nargs="+", type=kind, required=True, help=text)
+        parser.add_argument(f"--{name}", nargs="+", type=kind, required=name in lists, default=None, help=text)
     given = parser.instantiate_classes(parser.parse_args(arguments[1:])).as_dict()
     given.pop("config", None)
     function(**given)

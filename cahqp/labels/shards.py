@@ -67,7 +67,15 @@ class LabelShards:
         Raises:
             RunError: The disk is full, or a label is not a finite number.
         """
-        self._append(encode(position, frame, selection))
+        self.write_line(encode(position, frame, selection))
+
+    def write_line(self, line: bytes) -> None:
+        """Append one frame's line, which begins with its position.
+
+        Raises:
+            RunError: The disk is full.
+        """
+        self._append(line)
         self._unsynced += 1
         if self._unsynced >= self.sync_frames or time.monotonic() - self._synced_at >= self.sync_seconds:
             self.sync()

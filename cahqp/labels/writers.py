@@ -30,11 +30,13 @@ class Merged:
         frames: Number of images.
         kept: Number of labels by class name, every class named.
         rejected: Number of rejected boxes by reason.
+        ignored: Number of doubtful boxes, which are in `labels.json` as regions to ignore.
     """
 
     frames: int
     kept: dict[str, int]
     rejected: dict[str, int]
+    ignored: int = 0
 
 
 class CocoWriter:
@@ -102,6 +104,8 @@ def category_ids(classes: Sequence[str], categories: Sequence[Mapping[str, Any]]
 def merge(work: Path, classes: Sequence[str], categories: Sequence[Mapping[str, Any]] | None, output: Path) -> Merged:
     """Write all shards' frames, in the order of their positions, as `labels.json` and `rejected.json`.
 
+    Doubtful boxes stand in `labels.json` with `iscrowd` 1: every reader of COCO takes them for regions to ignore.
+
     The bytes depend on the labels alone, not on how many processes wrote them or in which order. Each file is whole or
     absent; `labels.json` comes last, so where it stands the merge is complete.
 
@@ -117,19 +121,21 @@ def merge(work: Path, classes: Sequence[str], categories: Sequence[Mapping[str, 
     """
     output = Path(output)
     ids = category_ids(classes, categories)
-    kept, rejected, image_ids = Counter[str](), Counter[str](), array("q")
+    kept, rejected, image_ids, ignored = Counter[str](), Counter[str](), array("q"), 0
     with ExitStack() as stack:
         labels, others = (_open(stack, output / name, classes, ids) for name in DESCRIPTIONS)
         for record in _records(stack, index_shards(work)):
-            labels.add(record["image"], record["kept"])
+            doubtful = record.get("ignored", [])
+            labels.add(record["image"], [*record["kept"], *doubtful])
             others.add(record["image"], record["rejected"])
             image_ids.append(record["image"]["id"])
             kept.update(classes[box["label"]] for box in record["kept"])
             rejected.update(box["reason"] for box in record["rejected"])
+            ignored += len(doubtful)
         _check_unique(image_ids)
         labels.finish()
         others.finish()
-    return Merged(len(image_ids), {name: kept[name] for name in classes}, dict(sorted(rejected.items())))
+    return Merged(len(image_ids), {name: kept[name] for name in classes}, dict(sorted(rejected.items())), ignored)
 
 
 def _open(stack: ExitStack, path: Path, classes: Sequence[str], ids: Mapping[str, int]) -> CocoWriter:

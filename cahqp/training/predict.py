@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -81,13 +82,20 @@ class FrameLoader:
         batches: Positions of each batch. Which frames share a batch decides the last digits of a result, so callers
             cut the input into the same batches however much of it is left to do.
         workers: Processes that load images; 0 loads in this one.
+        collate_fn: Puts what `frames` gives together; plain frames where not given.
     """
 
-    def __init__(self, frames: FrameSet, batches: Sequence[Sequence[int]], workers: int = 0) -> None:
+    def __init__(
+        self,
+        frames: FrameSet,
+        batches: Sequence[Sequence[int]],
+        workers: int = 0,
+        collate_fn: Callable[[list[Any]], FrameBatch] | None = None,
+    ) -> None:
         self._loader: DataLoader[FrameBatch] = DataLoader(
             frames,  # type: ignore[arg-type]
             batch_sampler=batches,  # type: ignore[arg-type]
-            collate_fn=_collate,
+            collate_fn=collate_fn or _collate,
             num_workers=workers,
         )
 

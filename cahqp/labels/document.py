@@ -1,0 +1,185 @@
+"""Labels apart from any format: what every reader and writer here has in common, and COCO itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from cahqp.errors import DataError
+from cahqp.files import read_json, write_json
+
+HUMAN, MODEL = "human", "model"
+
+
+@dataclass(frozen=True)
+class LabelBox:
+    """One box.
+
+    Attributes:
+        name: Class name.
+        bbox: x, y, width and height in pixels.
+        score: 0..1; `None` where a person drew or accepted it.
+        track: Number of its track.
+        origin: `human` or `model`.
+        ignored: A region that is neither object nor background.
+        more: What else its file says of it.
+    """
+
+    name: str
+    bbox: tuple[float, float, float, float]
+    score: float | None = None
+    track: int | None = None
+    origin: str = MODEL
+    ignored: bool = False
+    more: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class LabelImage:
+    """One image.
+
+    Attributes:
+        entry: Its COCO entry: `id`, `file_name`, `width`, `height`, and what else is known.
+        boxes: What is on it.
+        reviewed: A person has looked at it.
+    """
+
+    entry: Mapping[str, Any]
+    boxes: tuple[LabelBox, ...]
+    reviewed: bool = False
+
+    @property
+    def name(self) -> str:
+        """File name."""
+        return str(self.entry["file_name"])
+
+
+@dataclass(frozen=True)
+class Labels:
+    """A file of labels.
+
+    Attributes:
+        categories: Class names by COCO category id, in the order of the file.
+        images: In the order of the file.
+    """
+
+    categories: Mapping[int, str]
+    images: tuple[LabelImage, ...]
+
+
+def read_coco(path: Path) -> Labels:
+    """Read a COCO file of labels.
+
+    Args:
+        path: The file, or a directory of `cahqp relabel`.
+
+    Raises:
+        DataError: It is no COCO file, or a row refers to something that is not there.
+    """
+    path = Path(path) / "labels.json" if Path(path).is_dir() else Path(path)
+    data = read_json(path)
+    keys = ("images", "annotations", "categories")
+    if not isinstance(data, dict) or any(not isinstance(data.get(key), list) for key in keys):
+        message = f"{path} is no COCO file: it needs lists of {', '.join(keys)}."
+        raise DataError(message)
+    names = {int(category["id"]): str(category["name"]) for category in data["categories"]}
+    boxes: dict[int, list[LabelBox]] = {image["id"]: [] for image in data["images"]}
+    for number, annotation in enumerate(data["annotations"]):
+        image, category = annotation.get("image_id"), annotation.get("category_id")
+        if image not in boxes or category not in names:
+            message = f"{path}: annotations[{number}] is on image {image!r} with category {category!r}; one is unknown."
+            raise DataError(message)
+        boxes[image].append(_box(annotation, names[category]))
+    images = tuple(
+        LabelImage(
+            {key: value for key, value in entry.items() if key != "reviewed"},
+            tuple(boxes[entry["id"]]),
+            bool(entry.get("reviewed")),
+        )
+        for entry in data["images"]
+    )
+    return Labels(names, images)
+
+
+_OWN = ("id", "image_id", "category_id", "bbox", "area", "iscrowd", "score", "track_id", "origin")
+
+
+def _box(annotation: Mapping[str, Any], name: str) -> LabelBox:
+    x, y, width, height = (float(value) for value in annotation["bbox"])
+    return LabelBox(
+        name,
+        (x, y, width, height),
+        annotation.get("score"),
+        annotation.get("track_id"),
+        str(annotation.get("origin", MODEL)),
+        bool(annotation.get("iscrowd")),
+        {key: value for key, value in annotation.items() if key not in _OWN},
+    )
+
+
+def write_coco(labels: Labels, path: Path) -> None:
+    """Write a COCO file. Boxes of a person have `origin` human and no score; images they saw are `reviewed`."""
+    ids = {name: number for number, name in labels.categories.items()}
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    for image in labels.images:
+        images.append({**image.entry, **({"reviewed": True} if image.reviewed else {})})
+        for box in image.boxes:
+            annotations.append({"id": len(annotations) + 1, "image_id": image.entry["id"], **_annotation(box, ids)})
+    categories = [{"id": number, "name": name} for number, name in labels.categories.items()]
+    write_json(path, {"images": images, "annotations": annotations, "categories": categories})
+
+
+def _annotation(box: LabelBox, ids: Mapping[str, int]) -> dict[str, Any]:
+    entry = {"category_id": ids[box.name], "bbox": list(box.bbox), "area": round(box.bbox[2] * box.bbox[3], 2)}
+    entry |= {"iscrowd": int(box.ignored), **box.more}
+    entry |= {} if box.score is None else {"score": box.score}
+    entry |= {} if box.track is None else {"track_id": box.track}
+    return entry | ({"origin": HUMAN} if box.origin == HUMAN else {})
+
+
+def accepted(labels: Labels) -> Labels:
+    """Return the labels as a person's word: every box is truth, every image was seen."""
+    return replace(
+        labels,
+        images=tuple(replace(i, boxes=tuple(_truth(b) for b in i.boxes), reviewed=True) for i in labels.images),
+    )
+
+
+def _truth(box: LabelBox) -> LabelBox:
+    kept = {key: value for key, value in box.more.items() if key not in ("uncertainty", "weight", "reason")}
+    return replace(box, score=None, origin=HUMAN, more=kept)
+
+
+def brought_back(labels: Labels, like: Labels) -> Labels:
+    """Return earlier labels with what came back in their place.
+
+    Args:
+        labels: What came back; images are known by name. Boxes of a person become truth.
+        like: The labels that were sent out. Images that did not come back keep what they had.
+
+    Raises:
+        DataError: An image or a class came back that was never sent out.
+    """
+    returned = {image.name: image for image in labels.images}
+    known = {image.name for image in like.images}
+    strange = sorted(returned.keys() - known)
+    classes = sorted({b.name for i in labels.images for b in i.boxes} - set(like.categories.values()))
+    if strange or classes:
+        message = (
+            f"What came back names {', '.join((strange or classes)[:5])}, unknown to the labels that were sent out. "
+            "Give --like the labels.json that the review began with."
+        )
+        raise DataError(message)
+    images = []
+    for image in like.images:
+        found = returned.get(image.name)
+        if found is None:
+            images.append(image)
+            continue
+        boxes = tuple(_truth(box) if box.origin == HUMAN else box for box in found.boxes)
+        reviewed = found.reviewed or any(box.origin == HUMAN for box in boxes)
+        images.append(LabelImage(image.entry, boxes, reviewed))
+    return Labels(like.categories, tuple(images))

@@ -1,0 +1,211 @@
+"""`cahqp calibrate`: what a teacher's scores are worth, measured on labelled source frames."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cahqp.cycle.manifest import RunDirectory
+from cahqp.data.frames import open_frames
+from cahqp.detectors.output import Detector
+from cahqp.detectors.weights import load
+from cahqp.errors import DataError
+from cahqp.evaluation.metrics import Metrics, average_precision
+from cahqp.evaluation.page import document, element, table
+from cahqp.evaluation.reliability import diagram
+from cahqp.evaluation.truth import ImagePredictions, Predictions, Truth, read_truth
+from cahqp.files import atomic_write
+from cahqp.labels.calibrated import Calibration, calibrate, write_calibration
+from cahqp.labels.calibration import Curve, Method, expected_error, fit, reliability
+from cahqp.labels.fusion import Method as Fusion
+from cahqp.labels.fusion import nms
+from cahqp.training.looks import Ensemble, LookFrames, ViewSpec, collate_looks, open_externals, parse_views
+from cahqp.training.predict import FrameLoader, fixed_batches
+
+Floats = NDArray[np.float64]
+
+
+def identity(
+    detectors: Sequence[Detector], views: Sequence[ViewSpec], externals: int, fuse: Fusion, nms_iou: float
+) -> dict[str, Any]:
+    """Return what a calibration holds for, as plain JSON values."""
+    looks = len(detectors) * len(views) + externals
+    return {
+        "models": [detector.provenance.get("hash") for detector in detectors],
+        "views": [[list(view.part), view.mirrored, view.scale] for view in views],
+        "predictions": externals,
+        "fuse": fuse if looks > 1 else None,
+        "nms_iou": nms_iou,
+    }
+
+
+def calibrate_command(
+    weights: Path,
+    frames: list[Path],
+    output: Path,
+    teachers: list[Path] | None = None,
+    predictions: list[Path] | None = None,
+    views: list[str] | None = None,
+    fuse: Fusion = "wbf",
+    method: Method = "isotonic",
+    uncalibrated: list[str] | None = None,
+    nms_iou: float = 0.7,
+    batch_size: int = 8,
+    workers: int = 0,
+    device: str = "cpu",
+    seed: int = 0,
+) -> None:
+    """Fit what a teacher's scores are worth, on labelled source frames that it was not trained on.
+
+    Args:
+        weights: Model file of the teacher.
+        frames: COCO file with truth; one.
+        output: Directory for `calibration.json` and `calibration.html`; never overwritten.
+        teachers: Further model files, as `cahqp relabel` will use them.
+        predictions: COCO files of other detectors' predictions on the same frames.
+        views: Views, as `cahqp relabel` will use them: flip, scale:S, tiles:CxR.
+        fuse: How looks are fused.
+        method: `isotonic`, `platt` or `temperature`.
+        uncalibrated: Classes that the frames lack; they take the curve of all classes together.
+        nms_iou: Overlap above which the lower-scored of two boxes is dropped.
+        batch_size: Frames in a batch.
+        workers: Processes that load images.
+        device: What to compute on.
+        seed: Kept in the manifest.
+    """
+    if len(frames) != 1:
+        message = f"calibrate takes one COCO file after --frames, got {len(frames)}. Join them first."
+        raise DataError(message)
+    detectors = [load(path).to(device) for path in [weights, *(teachers or [])]]
+    specs = parse_views(views or [])
+    inputs = {"weights": weights, "frames.0": frames[0]}
+    inputs |= {f"teachers.{i}": path for i, path in enumerate(teachers or [])}
+    inputs |= {f"predictions.{i}": path for i, path in enumerate(predictions or [])}
+    held = identity(detectors, specs, len(predictions or []), fuse, nms_iou)
+    lent = uncalibrated or []
+    settings = {"method": method, "uncalibrated": lent, "batch_size": batch_size, **held}
+    run = RunDirectory(output, "calibrate", settings, inputs, seed)
+    if not run.begin():
+        print(f"{output} is finished already: nothing to do.")
+        return
+    truth = read_truth(frames[0], detectors[0].classes)
+    found = _predicted(detectors, specs, frames[0], predictions or [], fuse, nms_iou, (batch_size, workers), device)
+    metrics = average_precision(truth, found)
+    scores, hits = _evidence(metrics)
+    objects = {name: metrics.per_class[name].objects for name in truth.classes}
+    asked = {name: count for name, count in objects.items() if name not in lent}
+    fitted = calibrate(held, method, scores, hits, asked)
+    measured = _measured(fitted, metrics, truth, method)
+    write_calibration(run.work / "calibration.json", fitted, measured)
+    with atomic_write(run.work / "calibration.html") as file:
+        file.write(_page(fitted, measured) + "\n")
+    run.finish(measured)
+    before, after = measured["held_out"]["before"], measured["held_out"]["after"]
+    print(f"{output}: calibration error on held-out recordings {100 * before:.1f} % before, {100 * after:.1f} % after.")
+
+
+def _predicted(
+    detectors: Sequence[Detector],
+    views: Sequence[ViewSpec],
+    path: Path,
+    predictions: Sequence[Path],
+    fuse: Fusion,
+    nms_iou: float,
+    loading: tuple[int, int],
+    device: str,
+) -> Predictions:
+    """Return the candidates of a COCO file's frames, duplicates gone as relabelling has it."""
+    source = open_frames([path])
+    names = {frame.name: frame for frame in source.frames}
+    ensemble = Ensemble(detectors, views, open_externals(predictions, detectors[0].classes, names), fuse)
+    data = LookFrames(source, [d.preprocessing for d in detectors], views)
+    empty = ImagePredictions(np.zeros((0, 4)), np.zeros(0), np.zeros(0, np.int64))
+    answers = {frame.id: empty for frame in source.frames}
+    for item in FrameLoader(data, fixed_batches(len(data), loading[0]), loading[1], collate_looks):
+        if item.batch is not None:
+            looks = item.to(device).looks  # type: ignore[attr-defined]
+            for frame, one in zip(item.batch.frames, ensemble(looks), strict=True):
+                kept = one[nms(one.boxes, one.scores, nms_iou)]
+                answers[frame.id] = ImagePredictions(kept.boxes, kept.scores, kept.labels)
+        data.quarantine.check()
+    return Predictions(detectors[0].classes, answers)
+
+
+def _evidence(metrics: Metrics) -> tuple[dict[str, Floats], dict[str, NDArray[np.bool_]]]:
+    per_class = dict(zip(metrics.matches.classes, metrics.matches.per_class, strict=True))
+    scores = {name: np.round(found.scores, 4) for name, found in per_class.items()}
+    return scores, {name: found.hits for name, found in per_class.items()}
+
+
+def _measured(fitted: Calibration, metrics: Metrics, truth: Truth, method: Method) -> dict[str, Any]:
+    """Return the calibration error by class, and on recordings that the curves were not fitted on."""
+    per_class = {}
+    for name in fitted.curves:
+        before = reliability(fitted.scores[name], fitted.hits[name])
+        after = reliability(fitted.calibrated(name), fitted.hits[name])
+        per_class[name] = {
+            "detections": len(fitted.scores[name]),
+            "objects": metrics.per_class[name].objects,
+            "own_curve": fitted.curves[name].own,
+            "before": round(expected_error(before), 6),
+            "after": round(expected_error(after), 6),
+        }
+    return {"per_class": per_class, "held_out": _held_out(metrics, truth, method)}
+
+
+def _held_out(metrics: Metrics, truth: Truth, method: Method) -> dict[str, Any]:
+    """Return the error before and after, each half of the recordings calibrated by the other half's curves."""
+    recordings = sorted({image.recording for image in truth.images})
+    half = {name: number % 2 for number, name in enumerate(recordings)}
+    if len(recordings) < 2:  # one camera: a later block of its frames
+        middle = len(truth.images) // 2
+        side = np.array([int(number >= middle) for number in range(len(truth.images))])
+    else:
+        side = np.array([half[image.recording] for image in truth.images])
+    before, after, hits = [], [], []
+    for fold in (0, 1):
+        curves = _fold(metrics, side, 1 - fold, method)
+        for name, found in zip(metrics.matches.classes, metrics.matches.per_class, strict=True):
+            own = side[found.images] == fold
+            before.append(found.scores[own])
+            after.append(curves[name](found.scores[own]))
+            hits.append(found.hits[own])
+    truths = np.concatenate(hits)
+    return {
+        "before": round(expected_error(reliability(np.concatenate(before), truths)), 6),
+        "after": round(expected_error(reliability(np.concatenate(after), truths)), 6),
+        "detections": len(truths),
+        "recordings": len(recordings),
+    }
+
+
+def _fold(metrics: Metrics, side: NDArray[Any], fold: int, method: Method) -> dict[str, Curve]:
+    scores, hits = {}, {}
+    for name, found in zip(metrics.matches.classes, metrics.matches.per_class, strict=True):
+        own = side[found.images] == fold
+        scores[name], hits[name] = found.scores[own], found.hits[own]
+    return fit(method, scores, hits)
+
+
+def _page(fitted: Calibration, measured: Mapping[str, Any]) -> str:
+    rows = [
+        [name, f"{own['detections']:,}", f"{own['objects']:,}", *(f"{100 * own[k]:.1f}" for k in ("before", "after"))]
+        for name, own in measured["per_class"].items()
+    ]
+    held = measured["held_out"]
+    said = (
+        "On recordings that the curves were not fitted on the calibration error is "
+        f"{100 * held['before']:.1f} % before and {100 * held['after']:.1f} % after."
+    )
+    pictures = []
+    for name in fitted.curves:
+        for title, values in (("before", fitted.scores[name]), ("after", fitted.calibrated(name))):
+            bars = reliability(values, fitted.hits[name])
+            pictures.append(diagram(bars, f"{name}, {title}", expected_error(bars)))
+    head = ["class", "detections", "objects", "error before, %", "error after, %"]
+    parts = [element("h1", "Calibration"), element("p", said), table(head, rows), element("div", *pictures)]
+    return document("cahqp: calibration", *parts)
