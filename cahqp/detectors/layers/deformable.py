@@ -3,12 +3,61 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
+from importlib.util import find_spec
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
-Shapes = list[tuple[int, int]]
+from cahqp.detectors.layers.deformable_forms import Shapes, by_gathers, by_grid_sample
+
+__all__ = ["DeformableAttention", "Form", "Shapes", "deformable_attention", "sampling_form"]
+
+Form = Literal["auto", "grid_sample", "gather", "triton"]
+_form: Form = "auto"
+
+
+@contextmanager
+def sampling_form(form: Form) -> Iterator[None]:
+    """Have every deformable attention computed in one form for a while; for exporters, tests and measurements.
+
+    Args:
+        form: `grid_sample`, the readable reference; `gather`, the same without that operator, which TensorRT computes
+            wrongly and says nothing (NVIDIA/TensorRT #4646); `triton`, a kernel for GPUs; `auto` chooses.
+
+    Raises:
+        ValueError: The form is unknown.
+    """
+    global _form
+    if form not in get_args(Form):
+        message = f"form must be one of {', '.join(get_args(Form))}, got {form!r}."
+        raise ValueError(message)
+    before, _form = _form, form
+    try:
+        yield
+    finally:
+        _form = before
+
+
+@cache
+def _has_triton() -> bool:
+    return find_spec("triton") is not None
+
+
+def _choose(value: Tensor) -> Callable[[Tensor, Shapes, Tensor, Tensor], Tensor]:
+    form = _form
+    if form == "auto":
+        # Double precision is for checking gradients, and the kernel adds up in float32.
+        fast = value.is_cuda and value.dtype != torch.float64 and _has_triton()
+        form = "triton" if fast else "grid_sample"
+    if form == "triton":
+        from cahqp.detectors.layers.deformable_triton import by_triton
+
+        return by_triton
+    return by_gathers if form == "gather" else by_grid_sample
 
 
 def deformable_attention(value: Tensor, shapes: Shapes, locations: Tensor, weights: Tensor) -> Tensor:
@@ -26,19 +75,7 @@ def deformable_attention(value: Tensor, shapes: Shapes, locations: Tensor, weigh
     Returns:
         (B, Q, H * D) in the precision of the values.
     """
-    batch, _, heads, dim = value.shape
-    queries = locations.shape[1]
-    grids = (2 * locations - 1).permute(0, 2, 3, 1, 4, 5).flatten(0, 1)  # (B*H, L, Q, P, 2)
-    shares = weights.permute(0, 2, 3, 1, 4).flatten(0, 1)  # (B*H, L, Q, P)
-    out = grids.new_zeros(batch * heads, dim, queries)
-    # Level by level: on a CPU the samples of one level stay in cache, which takes half the time of stacking them.
-    for level, (height, width) in enumerate(shapes):
-        start = sum(h * w for h, w in shapes[:level])
-        tokens = value[:, start : start + height * width]
-        image = tokens.permute(0, 2, 3, 1).reshape(batch * heads, dim, height, width).to(grids.dtype)
-        sampled = functional.grid_sample(image, grids[:, level], "bilinear", "zeros", align_corners=False)
-        out = out + (sampled * shares[:, level, None]).sum(-1)
-    return out.view(batch, heads * dim, queries).transpose(1, 2).to(value.dtype)
+    return _choose(value)(value, shapes, locations, weights)
 
 
 class DeformableAttention(nn.Module):

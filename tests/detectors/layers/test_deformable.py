@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from cahqp.detectors.layers.deformable import DeformableAttention, deformable_attention
+from cahqp.detectors.layers import deformable
+from cahqp.detectors.layers.deformable import DeformableAttention, deformable_attention, sampling_form
 
 SHAPES = [(4, 6), (2, 3)]
 
@@ -106,3 +107,34 @@ def test_mixed_precision_keeps_locations_exact():
 def test_heads_must_divide_the_width():
     with pytest.raises(ValueError, match="multiple of heads 4"):
         DeformableAttention(6, 4, 1, 1)
+
+
+def results(form, *arguments):
+    """Return what a form computes, and its gradients."""
+    arguments = [t.clone().requires_grad_() for t in arguments]
+    with sampling_form(form):
+        out = deformable_attention(arguments[0], SHAPES, *arguments[1:])
+    return [out, *torch.autograd.grad(out, arguments, torch.linspace(-1, 1, out.numel()).view_as(out))]
+
+
+def test_gathers_give_what_grid_sample_gives():
+    given = inputs()
+    for ours, reference in zip(results("gather", *given), results("grid_sample", *given), strict=True):
+        torch.testing.assert_close(ours, reference, atol=1e-5, rtol=1e-5)
+
+
+def test_the_form_for_export_needs_no_grid_sample():
+    value, locations, weights = inputs()
+    with sampling_form("gather"):
+        traced = torch.jit.trace(lambda v, x, w: deformable_attention(v, SHAPES, x, w), (value, locations, weights))
+    assert "grid_sample" not in str(traced.inlined_graph) and "gather" in str(traced.inlined_graph)
+    again = inputs()
+    torch.testing.assert_close(traced(*again), deformable_attention(again[0], SHAPES, *again[1:]))
+
+
+def test_an_unknown_form_is_refused_and_an_error_leaves_the_old_one():
+    with pytest.raises(ValueError, match="one of auto, grid_sample, gather, triton, got 'cuda'"), sampling_form("cuda"):
+        pass
+    with pytest.raises(KeyError), sampling_form("gather"):
+        raise KeyError
+    assert deformable._form == "auto"
