@@ -16,7 +16,7 @@ FILES = {path.relative_to(ROOT).as_posix(): yaml.safe_load(path.read_text()) for
 BENCHMARKS = [name for name, config in FILES.items() if "seeds" in config]
 ROUNDS = [name for name, config in FILES.items() if "rounds" in config]
 PLANS = [n for n, config in FILES.items() if "source" in config and n not in BENCHMARKS and n not in ROUNDS]
-# For GPUs; they are read here, and run by tests/cycle/test_two_real_rounds.py with small models.
+# For GPUs; they are only read here.
 LARGE = [name for name, config in FILES.items() if "bellevue" in name and "model" in config]
 TRAININGS = [n for n, config in FILES.items() if "class_path" in config.get("model", {}) and n not in LARGE]
 # What an overlay is laid over; the last one is laid over all of them.

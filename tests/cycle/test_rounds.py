@@ -140,7 +140,7 @@ def test_status_of_finished_rounds(started, planned):
     assert "round-02, published" in "\n".join(lines(PLAN))
 
 
-def test_killed_in_every_stage_ends_like_one_that_was_not(planned, started, workplace):
+def test_killed_in_several_stages_ends_like_one_that_was_not(planned, started, workplace):
     cycle.run(PLAN, output=Path("whole"))
     stages = [stage.name for stage in choose(PLAN, Path("whole"), None).stages]
     hanging = [name for name in stages if not name.endswith("published")]
