@@ -62,4 +62,5 @@ def draw(image: Tensor, labels: Targets, classes: tuple[str, ...]) -> Tensor:
     told = [f"{classes[k]} {s:.2f}" for k, s in zip(labels.labels.tolist(), labels.weights.tolist(), strict=True)]
     ignored = len(labels.ignore)
     colours = [_TRAINED] * len(labels) + [_IGNORED] * ignored
-    return draw_bounding_boxes(image, boxes, [*told, *[""] * ignored], colours)
+    drawn: Tensor = draw_bounding_boxes(image, boxes, [*told, *[""] * ignored], colours)
+    return drawn
