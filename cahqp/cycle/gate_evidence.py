@@ -19,6 +19,7 @@ from cahqp.evaluation.metrics import at_thresholds, average_precision
 from cahqp.evaluation.truth import ImagePredictions, Predictions, Truth, read_truth
 
 _LEVEL = 2 * CONFIDENCE - 1  # a two-sided interval whose ends are one-sided bounds
+_FAINT = 0.01  # a score that is lower than any threshold in use
 _SAME = 0.3  # IoU above which two boxes of neighbouring frames are one object
 
 
@@ -34,7 +35,7 @@ def collect(
     truth = read_truth(path, running.classes)
     said = answers(candidate, path)
     _check_finite(said, candidate)
-    ours, theirs = (average_precision(truth, found) for found in (said, answers(running, path)))
+    ours, theirs = (average_precision(truth, _heard(found)) for found in (said, answers(running, path)))
     if ours.ap50 is None or theirs.ap50 is None:
         message = f"{path} has no object of {', '.join(running.classes)}, so it cannot judge. Leave it out."
         raise ConfigError(message)
@@ -126,6 +127,18 @@ def _overlaps(
     shared = sides.prod(-1)
     areas = (a[..., 2:] - a[..., :2]).prod(-1) + (b[..., 2:] - b[..., :2]).prod(-1)
     return np.where(first[1][:, None] == second[1][None], shared / np.maximum(areas - shared, 1e-9), 0.0)
+
+
+def _heard(said: Predictions) -> Predictions:
+    """Return the answers without those that no threshold would let through.
+
+    Average precision looks at the order of scores alone: a class whose scores all fell to nothing keeps its AP50.
+    """
+    images = {}
+    for number, found in said.images.items():
+        kept = found.scores >= _FAINT
+        images[number] = ImagePredictions(found.boxes[kept], found.scores[kept], found.labels[kept])
+    return Predictions(said.classes, images)
 
 
 def _check_finite(said: Predictions, runtime: Runtime) -> None:
