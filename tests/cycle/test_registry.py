@@ -258,7 +258,11 @@ def test_a_full_or_read_only_disk_changes_nothing(registry, tmp_path, monkeypatc
 def test_a_finished_version_goes_out_to_s3(registry, monkeypatch):
     server_module = pytest.importorskip("moto.server", reason="moto stands in for S3")
     s3fs = pytest.importorskip("s3fs", reason="fsspec needs it for s3://")
-    for name, value in {"AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "x", "AWS_DEFAULT_REGION": "eu-1"}.items():
+    for name, value in {
+        "AWS_ACCESS_KEY_ID": "x",
+        "AWS_SECRET_ACCESS_KEY": "x",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }.items():
         monkeypatch.setenv(name, value)
     server = server_module.ThreadedMotoServer(port=0)
     server.start()
