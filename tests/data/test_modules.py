@@ -179,7 +179,7 @@ def test_adaptation_pairs_views_of_the_same_geometry(write_coco):
 
 
 def test_target_views_are_new_in_every_pass(write_coco):
-    data = ready(AdaptationData([write_coco("a", grey=20)], [write_coco("b", 4, "b", grey=90)], [], batch_size=2))
+    data = ready(AdaptationData([write_coco("b", 4, "b", grey=90)], [write_coco("a", grey=20)], [], batch_size=2))
     loader = data.train_dataloader()
     seeds = [targets.seed for _ in range(3) for batch in loader for targets in batch["target_weak"].targets]
     assert len(set(seeds)) == 12
@@ -190,13 +190,13 @@ def test_adaptation_never_reads_the_targets_labels(write_coco):
         document["annotations"] = "not to be opened"
 
     target = write_coco("b", 4, "b", grey=90, change=spoil)
-    data = AdaptationData([write_coco("a", grey=20)], [target], [], batch_size=2)
+    data = AdaptationData([target], [write_coco("a", grey=20)], [], batch_size=2)
     assert next(iter(ready(data).train_dataloader()))["target_weak"].frames[0].recording == "b"
 
 
 def test_curriculum_starts_with_the_brightest(write_coco):
     target = write_coco("b", 10, "b", grey=90)
-    data = AdaptationData([write_coco("a", grey=20)], [target], [], batch_size=2, curriculum=[0.2, 1.0])
+    data = AdaptationData([target], [write_coco("a", grey=20)], [], batch_size=2, curriculum=[0.2, 1.0])
     loader = ready(data).train_dataloader()
     first, second = ({f.index for batch in loader for f in batch["target_weak"].frames} for _ in range(2))
     assert first == {8, 9}

@@ -130,6 +130,9 @@ class Shift(nn.Module):
         self.seen = [(m.shape, k.shape, k.dtype) for m, k in zip(maps, masks, strict=True)]
         return [m + self.by for m in maps]
 
+    def begin(self, maps, masks):
+        return self(maps, masks), None
+
 
 def test_a_prompt_changes_what_enters_the_encoder(detector, images):
     with torch.no_grad():
