@@ -24,6 +24,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 import cahqp.data.modules  # noqa: F401  so that a config may name its classes without their module
 from cahqp import training
+from cahqp.commands import switched
 from cahqp.cycle.manifest import RunDirectory
 from cahqp.data.base import DetectionData
 from cahqp.data.frames import open_frames
@@ -37,9 +38,10 @@ from cahqp.training.callbacks import AtomicCheckpointIO, ExampleImages, checkpoi
 from cahqp.training.ema import EMA
 from cahqp.training.finish import finish_fit
 from cahqp.training.identity import split_inputs
+from cahqp.training.labelling import label_frames
 from cahqp.training.pictures import PseudoLabelImages
 from cahqp.training.predict import FrameSet
-from cahqp.training.relabel import complete, label_frames
+from cahqp.training.relabel import complete
 
 _LABEL_LISTS = {"views": str, "teachers": Path, "predictions": Path, "uncalibrated": str, "format": Format}
 
@@ -270,7 +272,7 @@ def _run_lightning() -> None:
 
 def relabel(arguments: list[str]) -> None:
     """Run `cahqp relabel`."""
-    given = ["--soft=true" if text == "--soft" else text for text in arguments]
+    given = switched(arguments, "--soft", "--temporal", "--dynamic", "--weighted")
     with _lightning_errors():
         _run_with_lists(training.relabel, given, {"frames": Path}, _LABEL_LISTS)
 

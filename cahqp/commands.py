@@ -72,11 +72,26 @@ def report(arguments: list[str]) -> None:
     auto_cli(command, args=arguments[1:], exit_on_error=False, prog="cahqp report", as_positional=False)
 
 
+def switched(arguments: list[str], *names: str) -> list[str]:
+    """Return the arguments with `--name` as `--name=true` where no value follows it."""
+    following = [*arguments[1:], ""]
+    return [
+        f"{text}=true" if text in names and after.lower() not in ("true", "false") else text
+        for text, after in zip(arguments, following, strict=True)
+    ]
+
+
 def reformat(arguments: list[str]) -> None:
     """Run `cahqp reformat`."""
     from cahqp.evaluation.reformat import reformat as command
 
-    auto_cli(command, args=arguments[1:], exit_on_error=False, prog="cahqp reformat", as_positional=False)
+    auto_cli(
+        command,
+        args=switched(arguments[1:], "--reviewed"),
+        exit_on_error=False,
+        prog="cahqp reformat",
+        as_positional=False,
+    )
 
 
 def quality(arguments: list[str]) -> None:

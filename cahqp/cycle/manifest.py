@@ -7,6 +7,7 @@ import hashlib
 import json
 import math
 import os
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
@@ -16,7 +17,7 @@ from typing import Any
 import cahqp
 from cahqp import files
 from cahqp.cycle import locks
-from cahqp.errors import DataError, RunError
+from cahqp.errors import CahqpError, DataError, RunError
 
 MANIFEST = "manifest.json"
 IDENTITY = "identity.json"
@@ -113,6 +114,16 @@ class RunDirectory:
         files.write_json(self.work / MANIFEST, manifest)
         self._rename()
         locks.release(self.output)
+
+    @contextmanager
+    def whole(self) -> Iterator[None]:
+        """Leave nothing behind where an error of the user's ends a run that is too short to go on with."""
+        try:
+            yield
+        except CahqpError:
+            shutil.rmtree(self.work, ignore_errors=True)
+            locks.release(self.output)
+            raise
 
     def _open_work(self) -> None:
         with _explained(self.work):

@@ -47,21 +47,22 @@ def quality(
     if not run.begin():
         print(f"{output} is finished already: nothing to do.")
         return
-    found = read_coco(labels)
-    folder = labels if labels.is_dir() else labels.parent
-    told = _counts(found) | _rejected(folder)
-    if source is not None:
-        told["balance"] = _balance(found, read_truth(source))
-    if truth is not None:
-        told["measured"] = measured(found, read_truth(truth, tuple(found.categories.values())))
-    if calibration is not None:
-        told["drift"] = _drift(found, folder, read_calibration(calibration, None, tuple(found.categories.values())))
-    write_json(run.work / "quality.json", told)
-    file = labels / "labels.json" if labels.is_dir() else labels
-    root = ImageFolder(file).root if pictures else folder
-    with atomic_write(run.work / "quality.html") as html:
-        html.write(page(told, found, root, _worst(found, pictures)) + "\n")
-    run.finish({"images": told["images"], "labels": sum(told["labels"].values())})
+    with run.whole():
+        found = read_coco(labels)
+        folder = labels if labels.is_dir() else labels.parent
+        told = _counts(found) | _rejected(folder)
+        if source is not None:
+            told["balance"] = _balance(found, read_truth(source))
+        if truth is not None:
+            told["measured"] = measured(found, read_truth(truth, tuple(found.categories.values())))
+        if calibration is not None:
+            told["drift"] = _drift(found, folder, read_calibration(calibration, None, tuple(found.categories.values())))
+        write_json(run.work / "quality.json", told)
+        file = labels / "labels.json" if labels.is_dir() else labels
+        root = ImageFolder(file).root if pictures else folder
+        with atomic_write(run.work / "quality.html") as html:
+            html.write(page(told, found, root, _worst(found, pictures)) + "\n")
+        run.finish({"images": told["images"], "labels": sum(told["labels"].values())})
     print(f"{output}: {sum(told['labels'].values())} labels on {told['images']} images.")
 
 

@@ -38,19 +38,19 @@ def reformat(
     if not run.begin():
         print(f"{output} is finished already: nothing to do.")
         return
-    before = read_coco(like) if like else None
-    found = read_format(labels, source, before)
-    found = accepted(found) if reviewed else found
-    found = brought_back(found, before) if before else found
-    run.work.mkdir(parents=True, exist_ok=True)
-    if to == "coco":
-        write_coco(found, run.work / "labels.json")
-        _say_where(like or labels, run)
-    else:
-        WRITERS[to](found, run.work)
-    seen = sum(image.reviewed for image in found.images)
-    boxes = sum(len(image.boxes) for image in found.images)
-    run.finish({"images": len(found.images), "boxes": boxes, "reviewed": seen})
+    with run.whole():
+        before = read_coco(like) if like else None
+        found = read_format(labels, source, before)
+        found = accepted(found) if reviewed else found
+        found = brought_back(found, before) if before else found
+        if to == "coco":
+            write_coco(found, run.work / "labels.json")
+            _say_where(like or labels, run)
+        else:
+            WRITERS[to](found, run.work)
+        seen = sum(image.reviewed for image in found.images)
+        boxes = sum(len(image.boxes) for image in found.images)
+        run.finish({"images": len(found.images), "boxes": boxes, "reviewed": seen})
     print(f"{output}: {boxes} boxes on {len(found.images)} images, {seen} of them seen by a person.")
 
 

@@ -65,13 +65,27 @@ def calibrate(
     scores: Mapping[str, Floats],
     hits: Mapping[str, NDArray[np.bool_]],
     objects: Mapping[str, int],
+    lent: Sequence[str] = (),
 ) -> Calibration:
     """Fit the curves.
 
+    Args:
+        identity: What it holds for.
+        method: Of the curves.
+        scores: By class name, each (N,) in 0..1.
+        hits: By class name, each (N,), whether the detection found an object.
+        objects: By class name, how many objects there are.
+        lent: Classes that take the curve of all classes together.
+
     Raises:
-        DataError: A class has no object in the frames, or there are too few detections.
+        DataError: A class has no object in the frames, `lent` names one that is not there, or there are too few
+            detections.
     """
-    missing = [name for name, count in objects.items() if not count]
+    unknown = [name for name in lent if name not in objects]
+    if unknown:
+        message = f"--uncalibrated names {', '.join(unknown)}; the model knows {', '.join(objects)}."
+        raise DataError(message)
+    missing = [name for name, count in objects.items() if not count and name not in lent]
     if missing:
         message = (
             f"The labelled frames have no object of {', '.join(missing)}, so nothing is known of how good its scores "
@@ -79,7 +93,7 @@ def calibrate(
             "of all classes together."
         )
         raise DataError(message)
-    return Calibration(identity, method, fit(method, scores, hits), scores, hits, objects)
+    return Calibration(identity, method, fit(method, scores, hits, lent), scores, hits, objects)
 
 
 def write_calibration(path: Path, found: Calibration, measured: Mapping[str, Any]) -> None:

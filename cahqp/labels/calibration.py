@@ -6,7 +6,7 @@ it hit. A curve is kept as points between which scores are interpolated, so that
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -63,7 +63,12 @@ class Bin:
     precision: float
 
 
-def fit(method: Method, scores: Mapping[str, Floats], hits: Mapping[str, NDArray[np.bool_]]) -> dict[str, Curve]:
+def fit(
+    method: Method,
+    scores: Mapping[str, Floats],
+    hits: Mapping[str, NDArray[np.bool_]],
+    lent: Sequence[str] = (),
+) -> dict[str, Curve]:
     """Fit a curve for each class.
 
     Args:
@@ -71,6 +76,7 @@ def fit(method: Method, scores: Mapping[str, Floats], hits: Mapping[str, NDArray
             divided by one number).
         scores: By class name, each (N,) in 0..1.
         hits: By class name, each (N,), whether the detection found an object.
+        lent: Classes that take the curve of all classes together, whatever they have.
 
     Raises:
         DataError: There are too few detections in all, or none of them, or all of them, hit.
@@ -86,7 +92,7 @@ def fit(method: Method, scores: Mapping[str, Floats], hits: Mapping[str, NDArray
     curves = {}
     for name, own in scores.items():
         found = int(hits[name].sum())
-        alone = len(own) >= FEWEST and 0 < found < len(own)
+        alone = name not in lent and len(own) >= FEWEST and 0 < found < len(own)
         curve = _fit_one(method, own, hits[name]) if alone else shared
         curves[name] = Curve(curve.x, curve.y, own=alone)
     return curves

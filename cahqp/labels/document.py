@@ -141,11 +141,16 @@ def _annotation(box: LabelBox, ids: Mapping[str, int]) -> dict[str, Any]:
 
 
 def accepted(labels: Labels) -> Labels:
-    """Return the labels as a person's word: every box is truth, every image was seen."""
-    return replace(
-        labels,
-        images=tuple(replace(i, boxes=tuple(_truth(b) for b in i.boxes), reviewed=True) for i in labels.images),
-    )
+    """Return the labels as a person's word: every box is truth, every image was seen, and no doubt is left."""
+    images = []
+    for image in labels.images:
+        boxes = tuple(_truth(box) for box in image.boxes if not (box.ignored and "reason" in box.more))
+        images.append(replace(image, boxes=boxes, reviewed=True))
+    return replace(labels, images=tuple(images))
+
+
+def _key(box: LabelBox) -> tuple[object, ...]:
+    return box.name, box.bbox, box.score
 
 
 def _truth(box: LabelBox) -> LabelBox:
@@ -179,7 +184,8 @@ def brought_back(labels: Labels, like: Labels) -> Labels:
         if found is None:
             images.append(image)
             continue
-        boxes = tuple(_truth(box) if box.origin == HUMAN else box for box in found.boxes)
+        same = {_key(box): box for box in image.boxes}  # what the format has no place for, its untouched boxes keep
+        boxes = tuple(_truth(box) if box.origin == HUMAN else same.get(_key(box), box) for box in found.boxes)
         reviewed = found.reviewed or any(box.origin == HUMAN for box in boxes)
         images.append(LabelImage(image.entry, boxes, reviewed))
     return Labels(like.categories, tuple(images))

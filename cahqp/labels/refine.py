@@ -6,6 +6,7 @@ blocks, so memory does not grow with the number of frames, and the same candidat
 
 from __future__ import annotations
 
+import itertools
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -143,7 +144,9 @@ def _recording(
     name: tuple[str, str], places: list[_Place], reader: _Reader, rules: Rules, found: Refined
 ) -> Iterator[dict[str, Any]]:
     """Yield the frames of a recording as they will stand in the labels."""
-    blocks = [places[start : start + BLOCK] for start in range(0, len(places), BLOCK)]
+    count = -(-len(places) // BLOCK)  # of even length: two frames left over would be too few to follow anything
+    edges = [len(places) * number // count for number in range(count + 1)]
+    blocks = [places[start:end] for start, end in itertools.pairwise(edges)]
     reason = why_not([(place.time, place.size) for place in places]) if rules.temporal else None
     for number, block in enumerate(blocks):
         frames = [reader(place.row) for place in block]
@@ -160,7 +163,7 @@ def _block(
         prepared = [prepare(record, candidates, rules) for record, candidates in frames]
         reason = too_sparse([frame.sightings for frame in prepared])
     if reason is not None:
-        found.left[reason] += first
+        found.left.update([reason] * first)
         yield from (by_frame(record, candidates, rules) for record, candidates in frames)
         return
     found.recordings += first

@@ -20,7 +20,7 @@ _DECIMALS = 8
 def write(labels: Labels, folder: Path) -> None:
     """Write `data.yaml`, `train.txt`, `labels/train/*.txt` and, with the score of each line, `scores/train/*.txt`.
 
-    Put the images at `images/train`, or link them there. Ignored regions are left out: the format has none.
+    Put the images at `images/train`, or link them there. Regions to ignore are left out: the format has none.
     """
     folder = Path(folder)
     names = list(labels.categories.values())
@@ -52,7 +52,7 @@ def read(path: Path, like: Labels | None) -> Labels:
 
     Args:
         path: The folder with `data.yaml`.
-        like: Labels with the same images: the format does not hold their sizes.
+        like: Labels with the same images: the format holds neither their sizes nor regions to ignore.
 
     Raises:
         DataError: Something is missing, or a line is no box.
@@ -72,7 +72,9 @@ def read(path: Path, like: Labels | None) -> Labels:
     for image in like.images:
         file = _text_file(folder, "labels", image.name)
         if file.is_file():  # what is not there did not come back
-            images.append(LabelImage(image.entry, _boxes(file, folder, image, ordered), image.reviewed))
+            kept_back = tuple(box for box in image.boxes if box.ignored)  # which the format has no place for
+            boxes = _boxes(file, folder, image, ordered) + kept_back
+            images.append(LabelImage(image.entry, boxes, image.reviewed))
     return Labels(dict(enumerate(ordered, 1)), tuple(images))
 
 

@@ -92,18 +92,18 @@ def calibrate_command(
     if not run.begin():
         print(f"{output} is finished already: nothing to do.")
         return
-    truth = read_truth(frames[0], detectors[0].classes)
-    found = _predicted(detectors, specs, frames[0], predictions or [], fuse, nms_iou, (batch_size, workers), device)
-    metrics = average_precision(truth, found)
-    scores, hits = _evidence(metrics)
-    objects = {name: metrics.per_class[name].objects for name in truth.classes}
-    asked = {name: count for name, count in objects.items() if name not in lent}
-    fitted = calibrate(held, method, scores, hits, asked)
-    measured = _measured(fitted, metrics, truth, method)
-    write_calibration(run.work / "calibration.json", fitted, measured)
-    with atomic_write(run.work / "calibration.html") as file:
-        file.write(_page(fitted, measured) + "\n")
-    run.finish(measured)
+    with run.whole():
+        truth = read_truth(frames[0], detectors[0].classes)
+        found = _predicted(detectors, specs, frames[0], predictions or [], fuse, nms_iou, (batch_size, workers), device)
+        metrics = average_precision(truth, found)
+        scores, hits = _evidence(metrics)
+        objects = {name: metrics.per_class[name].objects for name in truth.classes}
+        fitted = calibrate(held, method, scores, hits, objects, lent)
+        measured = _measured(fitted, metrics, truth, method)
+        write_calibration(run.work / "calibration.json", fitted, measured)
+        with atomic_write(run.work / "calibration.html") as file:
+            file.write(_page(fitted, measured) + "\n")
+        run.finish(measured)
     before, after = measured["held_out"]["before"], measured["held_out"]["after"]
     print(f"{output}: calibration error on held-out recordings {100 * before:.1f} % before, {100 * after:.1f} % after.")
 

@@ -132,6 +132,9 @@ class Refinery:
         classes, found = detector.classes, None
         if options.calibration is not None:
             found = read_calibration(options.calibration, held, classes)
+        if not self.ensemble.single and found is None and threshold is None and options.top_share is None:
+            # Agreement is part of a fused score, so that a threshold of one look's scores asks too much of it.
+            print("The model's thresholds are of its own scores, not of fused ones. Give --calibration or --threshold.")
         limits = _limits(options, found, detector, threshold, fallback)
         self.rules = Rules(
             classes,

@@ -11,6 +11,7 @@ from pycocotools.coco import COCO
 
 from cahqp.__main__ import main
 from cahqp.labels.shards import LabelShards
+from cahqp.training import labelling
 
 module = import_module("cahqp.training.relabel")  # whose package has a function of that name
 LABELS = ("labels.json", "rejected.json", "source.json", "manifest.json")
@@ -134,8 +135,10 @@ def test_killed_at_the_end_it_goes_on(moment, teacher, recordings, labelled, kil
 def test_what_was_labelled_is_not_labelled_again(teacher, recordings, killed, tmp_path, monkeypatch):
     given = command(teacher, [recordings["night"]], tmp_path / "run", LOW)
     killed(given, lambda: after(4))
-    seen, plain = [], module.detect
-    monkeypatch.setattr(module, "detect", lambda detector, batch: seen.extend(batch.frames) or plain(detector, batch))
+    seen, plain = [], labelling.detect
+    monkeypatch.setattr(
+        labelling, "detect", lambda detector, batch: seen.extend(batch.frames) or plain(detector, batch)
+    )
     assert main(given) == 0
     assert [frame.id for frame in seen] == [5, 6]
 
