@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from cahqp.cycle.faults import fault, usual_change
 from cahqp.cycle.grouping import Change, groups
+from cahqp.cycle.known import long_enough, of_camera
 from cahqp.cycle.manifest import RunDirectory
 from cahqp.cycle.mmd import Reference, Verdict, blocks
 from cahqp.cycle.signals import PLAIN, Signals, join, read_signals
@@ -43,6 +44,11 @@ class DriftSettings:
     margin: float = 1.0
     confirm: int = 2
     permutations: int = 499
+
+    @property
+    def least(self) -> int:
+        """Readable frames that a reference needs: its own windows are compared with one another."""
+        return 3 * self.window
 
     def check(self) -> None:
         """Refuse what cannot be right.
@@ -82,8 +88,9 @@ def drift(
     drifted cameras that changed alike, which one adaptation can serve.
 
     Args:
-        reference: NAME=DIRECTORY of each known domain, made by `cahqp features` with one model. A camera that is in it
-            is compared with its own frames, another one with all of them.
+        reference: NAME=DIRECTORY of each known domain, made by `cahqp features` with one model. A camera that has three
+            windows in it is compared with its own frames, another one with those of all cameras. A domain of fewer
+            than three windows in all is left out, which is told.
         frames: Directories of `cahqp features` with the frames in question, each camera's in order of time.
         output: Directory to make.
         window: Frames of a window.
@@ -137,6 +144,7 @@ def judge(known: dict[str, Signals], parts: list[Signals], settings: DriftSettin
     """
     stream = join(parts)
     _check_models(known, stream)
+    known, short = long_enough(known, settings.least)
     found: dict[str, Any] = {}
     changes: dict[str, Change] = {}
     for camera, seen in stream.by_camera().items():
@@ -144,7 +152,7 @@ def judge(known: dict[str, Signals], parts: list[Signals], settings: DriftSettin
         if change is not None:
             changes[camera] = change
     silent = sorted({c for signals in known.values() for c in signals.cameras} - found.keys())
-    return {"cameras": found, "groups": groups(changes), "silent": silent, "adapt": bool(changes)}
+    return {"cameras": found, "groups": groups(changes), "silent": silent, "short": short, "adapt": bool(changes)}
 
 
 def told(found: dict[str, Any]) -> list[str]:
@@ -156,6 +164,7 @@ def told(found: dict[str, Any]) -> list[str]:
         near = f"; nearest known: {said['nearest']}" if said["nearest"] else ""
         lines.append(f"{camera}: {said['verdict']}{fault_named}{since}{near}")
     lines += [f"{camera}: silent, no frames" for camera in found["silent"]]
+    lines += [f"{name}: left out, it has fewer frames than three windows" for name in found["short"]]
     lines += [f"One adaptation serves: {', '.join(group)}" for group in found["groups"]]
     return lines
 
@@ -173,10 +182,10 @@ class Watch:
 
     def __init__(self, reference: Signals, settings: DriftSettings) -> None:
         usable = reference.take(np.flatnonzero(reference.readable))
-        if len(usable) < 3 * settings.window:
+        if len(usable) < settings.least:
             message = (
                 f"A reference of {len(usable)} readable frames is too short for windows of {settings.window}: "
-                f"it takes {3 * settings.window} or more. Give more frames, or a smaller --window."
+                f"it takes {settings.least} or more. Give more frames, or a smaller --window."
             )
             raise DataError(message)
         self.settings = settings
@@ -209,7 +218,7 @@ def kinds(signals: Signals) -> dict[str, NDArray[np.float32]]:
 def _camera(
     camera: str, seen: Signals, known: dict[str, Signals], settings: DriftSettings, seed: int
 ) -> tuple[dict[str, Any], Change | None]:
-    watches = {name: Watch(_of(signals, camera), settings) for name, signals in known.items()}
+    watches = {name: Watch(of_camera(signals, camera, settings.least), settings) for name, signals in known.items()}
     windows = []
     for number in range(len(seen) // settings.window):
         rows = np.arange(number * settings.window, (number + 1) * settings.window)
@@ -268,11 +277,6 @@ def _nearest(windows: list[dict[str, Any]]) -> str | None:
         for name, looks in window["references"].items():
             sums[name] = sums.get(name, 0.0) + looks["features"]["distance"]
     return min(sums, key=lambda name: sums[name]) if sums else None
-
-
-def _of(signals: Signals, camera: str) -> Signals:
-    rows = [row for row, name in enumerate(signals.cameras) if name == camera]
-    return signals.take(rows) if rows else signals
 
 
 def _check_models(known: dict[str, Signals], stream: Signals) -> None:

@@ -134,6 +134,20 @@ def test_few_frames_say_so():
         verdict(stream(36), {"day": stream(20)})
 
 
+def test_a_short_round_is_no_reference_and_stops_nothing():
+    known = {**USUAL, "night": stream(20, seed=8, shift=2.5)}
+    found = judge(known, [stream(48, seed=9, shift=2.5)], QUICK)
+    assert found["short"] == ["night"]
+    assert found["cameras"]["north"]["verdict"] == "drift"
+    assert found["cameras"]["north"]["nearest"] == "day"
+
+
+def test_a_camera_with_few_frames_is_compared_with_all_cameras():
+    parts = [stream(24, camera=name, seed=20 + number, shift=2.5) for number, name in enumerate(("north", "a", "b"))]
+    found = judge({**USUAL, "night": join(parts)}, [stream(48, seed=9, shift=2.5)], QUICK)
+    assert (found["cameras"]["north"]["verdict"], found["short"]) == ("steady", [])
+
+
 def test_confirmation():
     assert first_run([True, False, True, True], 2) == 2
     assert first_run([True, False, True], 2) is None
