@@ -1,4 +1,5 @@
 import json
+import time
 from pathlib import Path
 
 import cv2
@@ -6,6 +7,7 @@ import numpy as np
 import pytest
 
 from cahqp.__main__ import main
+from cahqp.cycle.fetch import listing
 from cahqp.data.coco import read_coco_frames
 
 
@@ -60,3 +62,40 @@ def test_videos_become_images(incoming):
     frames = [image for image in images("one") if image["recording"] == "north/film"]
     assert [round(frame["timestamp"]) for frame in frames] == [0, 1, 2]
     assert {frame["camera"] for frame in frames} == {"north"}
+
+
+@pytest.fixture
+def bucket(monkeypatch):
+    """A file system of a local S3 server with the empty bucket `fleet`."""
+    moto_server = pytest.importorskip("moto.server", reason="the extra dev brings it")
+    s3fs = pytest.importorskip("s3fs", reason="the extras cloud and dev bring it")
+    server = moto_server.ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "local")
+    s3fs.S3FileSystem.clear_instance_cache()
+    system = s3fs.S3FileSystem(skip_instance_cache=True)
+    system.mkdir("fleet")
+    yield system
+    server.stop()
+    s3fs.S3FileSystem.clear_instance_cache()
+
+
+def test_frames_come_from_s3_once(incoming, bucket, capsys):
+    for name in ("north/0.jpg", "south/0.jpg", "north/.half.jpg"):
+        bucket.pipe_file(f"fleet/cams/{name}", Path("incoming", name).read_bytes())
+    bucket.pipe_file("fleet/others/0.jpg", b"not asked for")
+    arrived = listing("s3://fleet/cams")
+    assert [arrival.name for arrival in arrived] == ["north/0.jpg", "south/0.jpg"]
+    assert all(arrival.size > 0 and abs(arrival.changed - time.time()) < 60 for arrival in arrived)
+    assert main(["fetch", "--frames=s3://fleet/cams", "--output=one"]) == 0
+    assert [image["file_name"] for image in images("one")] == ["north/0.jpg", "south/0.jpg"]
+    assert Path("one/images/north/0.jpg").read_bytes() == Path("incoming/north/0.jpg").read_bytes()
+    bucket.pipe_file("fleet/cams/south/1.jpg", Path("incoming/south/1.jpg").read_bytes())
+    assert main(["fetch", "--frames=s3://fleet/cams/", "--output=two", "--after", "one"]) == 0
+    assert [image["file_name"] for image in images("two")] == ["south/1.jpg"]
+    assert main(["fetch", "--frames=s3://gone/cams", "--output=three"]) == 1
+    assert "s3://gone/cams" in capsys.readouterr().err
