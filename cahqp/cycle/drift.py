@@ -226,7 +226,9 @@ def _camera(
     since = first_run([bool(w["over"]) for w in windows], settings.confirm)
     faults = [w["fault"] for w in windows[-settings.confirm :]]
     broken = faults[-1] if faults and all(faults) else None
-    verdict = FAULT if broken else DRIFT if since is not None else STEADY if windows else FEW
+    # Fewer windows than confirm a drift cannot say that there is none.
+    settled = STEADY if len(windows) >= settings.confirm else FEW
+    verdict = FAULT if broken else DRIFT if since is not None else settled
     nearest = _nearest(windows)
     result = {
         "frames": len(seen),

@@ -130,6 +130,7 @@ def test_cameras_that_change_alike_are_one_group():
 
 def test_few_frames_say_so():
     assert verdict(stream(5))["verdict"] == "too few frames"
+    assert verdict(stream(13, shift=2.5))["verdict"] == "too few frames"  # one window, where two make drift
     with pytest.raises(DataError, match="36 or more"):
         verdict(stream(36), {"day": stream(20)})
 
