@@ -203,8 +203,8 @@ def _write(work: Path, signals: Signals, files: list[Path], chosen: list[tuple[i
             }
         )
         told.append({"file_name": name, "from": signals.names[row], **reasons})
-    chosen_signals = replace(signals.take([row for row, _ in chosen]), names=[str(image["file_name"]) for image in images])
-    write_signals(work, chosen_signals, "images")
+    names = [str(image["file_name"]) for image in images]
+    write_signals(work, replace(signals.take([row for row, _ in chosen]), names=names), "images")
     write_json(work / "frames.json", coco(images, [], []))
     write_json(work / "chosen.json", {"frames": told})
 
