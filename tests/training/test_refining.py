@@ -1,0 +1,109 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from cahqp.__main__ import main
+from cahqp.labels.document import read_coco
+
+WEIGHTS = Path(__file__).parents[2] / "weights" / "demo-teacher.safetensors"
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    """A calibration of the demo's teacher, and frames 0.2 s apart; never written to but in folders of a test's own."""
+    root = tmp_path_factory.mktemp("refining")
+    size = ["--width=112", "--height=64", "--frames=8", "--recordings=2", "--interval=0.2"]
+    assert main(["scenes", f"--output={root / 'day'}", "--seed=4", *size]) == 0
+    given = [f"--frames={root / 'day' / 'annotations.json'}", f"--output={root / 'calibration'}"]
+    assert main(["calibrate", f"--weights={WEIGHTS}", *given, "--uncalibrated=person"]) == 0
+    return root
+
+
+def relabelled(root, name, *more, frames="annotations.json"):
+    given = [f"--weights={WEIGHTS}", f"--frames={root / 'day' / frames}", f"--output={root / name}"]
+    return main(["relabel", *given, "--accelerator=cpu", *more])
+
+
+def kept(root, name):
+    return [box for image in read_coco(root / name).images for box in image.boxes if not box.ignored]
+
+
+def test_calibration_says_what_it_reaches(root):
+    told = json.loads((root / "calibration" / "calibration.json").read_text())
+    found = {name: own for name, own in told["measured"]["per_class"].items() if own["own_curve"]}
+    assert len(found) == 4
+    assert all(own["after"] < own["before"] for own in found.values())
+    assert told["measured"]["held_out"]["recordings"] == 2
+    assert not told["curves"]["person"]["own"]
+    assert "calibration error" in (root / "calibration" / "calibration.html").read_text()
+
+
+def test_a_refused_calibration_leaves_nothing_behind(root, capsys):
+    given = [f"--weights={WEIGHTS}", f"--frames={root / 'day' / 'annotations.json'}", f"--output={root / 'no'}"]
+    assert main(["calibrate", *given, "--uncalibrated=lorry"]) == 1
+    assert "--uncalibrated names lorry" in capsys.readouterr().err
+    assert not list(root.glob("no*"))
+
+
+def test_asked_precision_and_a_report_of_it(root):
+    more = [f"--calibration={root / 'calibration'}", "--target_precision=0.8", "--ignore_share=0.5", "--weighted"]
+    assert relabelled(root, "precise", *more) == 0
+    boxes = kept(root, "precise")
+    assert boxes
+    assert all(0 <= box.more["weight"] <= 1 for box in boxes)
+    truth = root / "day" / "annotations.json"
+    given = [f"--labels={root / 'precise'}", f"--truth={truth}", f"--source={truth}", "--pictures=1"]
+    given += [f"--calibration={root / 'calibration'}", f"--output={root / 'quality'}"]
+    assert main(["quality", *given]) == 0
+    told = json.loads((root / "quality" / "quality.json").read_text())
+    assert told["measured"]["precision"] >= 0.77
+    assert sum(told["labels"].values()) == len(boxes)
+    assert sum(told["doubtful"].values()) > 0
+    assert set(told["drift"]) == set(told["balance"]) == set(told["labels"])
+    assert "<svg" in (root / "quality" / "quality.html").read_text()
+
+
+def test_time_formats_and_the_frames_worth_a_look(root):
+    assert relabelled(root, "timed", "--temporal", "--threshold=0.2", "--format", "yolo", "cvat", "label-studio") == 0
+    decisions = json.loads((root / "timed" / "decisions.json").read_text())
+    assert decisions["temporal"]["recordings"] == 2
+    assert all(box.track is not None for box in kept(root, "timed"))
+    for name in ("yolo/data.yaml", "cvat/annotations.xml", "label-studio/tasks.json"):
+        assert (root / "timed" / name).is_file()
+    mistakes = [frame["mistakes"] for frame in json.loads((root / "timed" / "review.json").read_text())["frames"]]
+    assert mistakes == sorted(mistakes, reverse=True)
+    assert len(mistakes) == 16
+
+
+def test_frames_without_time_are_left_alone_and_it_is_said(root, capsys):
+    assert relabelled(root, "plain", "--threshold=0.2", "--ignore_share=0.9", frames="images") == 0
+    assert relabelled(root, "folder", "--threshold=0.2", "--ignore_share=0.9", "--temporal", frames="images") == 0
+    assert "left aside in 2 recordings: frames without a time stamp" in capsys.readouterr().out
+    assert (root / "folder" / "labels.json").read_bytes() == (root / "plain" / "labels.json").read_bytes()
+
+
+def test_several_looks_agree_or_do_not(root, capsys):
+    assert relabelled(root, "mirrored", "--views", "flip", "--predictions", str(root / "precise" / "labels.json")) == 0
+    assert "not of fused ones" in capsys.readouterr().out
+    agreed = [box.more["agreement"] for box in kept(root, "mirrored")]
+    assert agreed
+    assert set(agreed) <= {0.3333, 0.6667, 1.0}
+
+
+def test_a_calibration_of_other_views_is_refused(root, capsys):
+    assert relabelled(root, "no", f"--calibration={root / 'calibration'}", "--views", "flip") == 1
+    assert "made for something else (views was" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        (["--threshold=0.3", "--top_share=0.1"], "--threshold and --top_share"),
+        (["--dynamic"], "--dynamic needs"),
+        (["--views", "sideways"], "'sideways' is unknown"),
+    ],
+)
+def test_options_that_cannot_be_are_refused(root, given, told, capsys):
+    assert relabelled(root, "no", *given) == 1
+    assert told in capsys.readouterr().err
