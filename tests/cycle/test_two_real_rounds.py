@@ -77,15 +77,25 @@ def cycle(tmp_path):
     return start
 
 
-def kill_inside(process, log, seconds):
-    """Kill the whole group when the stage of this log has run for so long; say whether it was still running."""
-    while not log.exists() and process.poll() is None:
-        time.sleep(0.01)
-    try:
-        process.wait(seconds)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        return process.wait() == -signal.SIGKILL
+def kill_inside(start, root, name, seconds):
+    """Kill the whole group when this stage has run for so long, or a part of it where that came too late.
+
+    Returns whether the stage was under way.
+    """
+    log, output = root / "logs" / f"{name}.log", root / name
+    for part in (1, 0.5, 0.25, 0.1):
+        log.unlink(missing_ok=True)
+        process = start()
+        while not log.exists() and process.poll() is None:
+            time.sleep(0.01)
+        try:
+            process.wait(part * seconds)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        if not (output / "manifest.json").is_file():
+            return True
+        shutil.rmtree(output)
     return False
 
 
@@ -111,8 +121,7 @@ def check_killed_round(start, whole, killed):
     for number, stage in enumerate(KILLED):
         name = f"round-02/{stage}"
         share = (0.2, 0.4, 0.6)[number % 3]
-        log = killed / "runs/two/logs" / f"{name}.log"
-        assert kill_inside(start("killed"), log, share * spent[name]["seconds"]), name
+        assert kill_inside(lambda: start("killed"), killed / "runs/two", name, share * spent[name]["seconds"]), name
     assert start("killed").wait() == 0
     for name in spent:
         if name.rpartition("/")[2] not in ("gate", "published"):  # they hold this machine's milliseconds
