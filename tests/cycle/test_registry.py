@@ -270,10 +270,10 @@ def test_a_finished_version_goes_out_to_s3(registry, monkeypatch):
         host, port = server.get_host_and_port()
         monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
         system = s3fs.S3FileSystem(endpoint_url=f"http://{host}:{port}")
-        system.mkdir("fleet")
-        assert main(["registry", "push", f"--registry={registry.root}", "--to=s3://fleet/site"]) == 0
-        pointer = json.loads(system.cat_file("fleet/site/running.json"))
-        there = f"fleet/site/versions/{pointer['version']}"
+        system.mkdir("depot")
+        assert main(["registry", "push", f"--registry={registry.root}", "--to=s3://depot/site"]) == 0
+        pointer = json.loads(system.cat_file("depot/site/running.json"))
+        there = f"depot/site/versions/{pointer['version']}"
         here = registry.versions.root / pointer["version"]
         for path in here.iterdir():
             assert system.cat_file(f"{there}/{path.name}") == path.read_bytes()
