@@ -148,6 +148,10 @@ def relabel(
         wanted = [teacher.preprocessing for teacher in refinery.ensemble.detectors]
         frame_set = LookFrames(source, wanted, refinery.views, max_broken)
     thresholds = threshold if threshold is not None else (detector.thresholds or DEFAULT_THRESHOLD)
+    if threshold is None and not detector.thresholds:
+        print(
+            f"{weights} holds no operating thresholds: labels are kept from {DEFAULT_THRESHOLD}. --threshold sets it."
+        )
     resolve_thresholds(thresholds, detector.classes)
 
     def trainer() -> Trainer:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cache
-from importlib.util import find_spec
 from typing import Literal, get_args
 
 import torch
@@ -26,7 +24,8 @@ def sampling_form(form: Form) -> Iterator[None]:
 
     Args:
         form: `grid_sample`, the readable reference; `gather`, the same without that operator, which TensorRT computes
-            wrongly and says nothing (NVIDIA/TensorRT #4646); `triton`, a kernel for GPUs; `auto` chooses.
+            wrongly and says nothing (NVIDIA/TensorRT #4646); `triton`, a kernel for GPUs, so far run in
+            Triton's interpreter alone; `auto` is `grid_sample`.
 
     Raises:
         ValueError: The form is unknown.
@@ -42,22 +41,13 @@ def sampling_form(form: Form) -> Iterator[None]:
         _form = before
 
 
-@cache
-def _has_triton() -> bool:
-    return find_spec("triton") is not None
-
-
-def _choose(value: Tensor) -> Callable[[Tensor, Shapes, Tensor, Tensor], Tensor]:
-    form = _form
-    if form == "auto":
-        # Double precision is for checking gradients, and the kernel adds up in float32.
-        fast = value.is_cuda and value.dtype != torch.float64 and _has_triton()
-        form = "triton" if fast else "grid_sample"
-    if form == "triton":
+def _choose() -> Callable[[Tensor, Shapes, Tensor, Tensor], Tensor]:
+    # `auto` is to take the kernel on GPUs once it was measured on one; until then only who asks for it gets it.
+    if _form == "triton":
         from cahqp.detectors.layers.deformable_triton import by_triton
 
         return by_triton
-    return by_gathers if form == "gather" else by_grid_sample
+    return by_gathers if _form == "gather" else by_grid_sample
 
 
 def deformable_attention(value: Tensor, shapes: Shapes, locations: Tensor, weights: Tensor) -> Tensor:
@@ -75,7 +65,7 @@ def deformable_attention(value: Tensor, shapes: Shapes, locations: Tensor, weigh
     Returns:
         (B, Q, H * D) in the precision of the values.
     """
-    return _choose(value)(value, shapes, locations, weights)
+    return _choose()(value, shapes, locations, weights)
 
 
 class DeformableAttention(nn.Module):
