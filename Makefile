@@ -7,6 +7,8 @@ PIP_FLAGS ?=
 PYTEST_WORKERS ?= 2
 
 BIN := .venv/bin
+# What belongs to the machine's build of torch.
+UNPINNED := ^(torch|torchvision|triton|(nvidia|cuda)-[a-z0-9-]*|sympy|mpmath|networkx)==
 DEMO := runs/demo-weights
 # The source scenes of configs/cycle/demo.yaml; a test compares them.
 SOURCE_TRAIN := --recordings=24 --frames=30 --hour='[12, 15]'
@@ -14,7 +16,7 @@ SOURCE_VAL := --recordings=6 --frames=12 --hour='[12, 15]' --first_recording=100
 SOURCE := --data.train='["$(DEMO)/train/annotations.json"]' --data.val='["$(DEMO)/val/annotations.json"]'
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test format lint types unit demo-weights clean
+.PHONY: help demo test format lint types unit constraints demo-weights clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -39,6 +41,10 @@ types: .venv/installed-dev ## Check types strictly
 # One thread each: the tests' tensors are too small to share, and the processes would fight over the cores.
 unit: .venv/installed-dev ## Run the tests
 	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/pytest -n $(PYTEST_WORKERS) --dist worksteal --durations=10
+
+constraints: .venv/installed-dev ## Write constraints.txt from what .venv holds; install without it first to take newer releases
+	{ grep '^#' constraints.txt; $(BIN)/pip freeze --exclude-editable | grep -viE '$(UNPINNED)'; } > constraints.new
+	mv constraints.new constraints.txt
 
 demo-weights: .venv/installed ## Train the demo's source models again and write weights/
 	$(BIN)/cahqp scenes --output=$(DEMO)/train --seed=0 $(SOURCE_TRAIN)
