@@ -18,31 +18,35 @@ _TINY = 1e-6
 
 
 def box_masks(
-    boxes: Tensor, image_size: tuple[int, int], spatial_shapes: Sequence[tuple[int, int]], padding: Tensor
-) -> Tensor:
-    """Return (N, S) soft masks of one image's boxes over the tokens of all levels.
+    boxes: Sequence[Tensor], image_size: tuple[int, int], spatial_shapes: Sequence[tuple[int, int]], padding: Tensor
+) -> list[Tensor]:
+    """Return per image (N, S) soft masks of its boxes over the tokens of all levels.
 
     A token's share is the area of its cell that a box covers, so the border is soft; the shares of a box add up to 1 on
     every level, so large boxes do not count more. A box that covers no unpadded cell falls to the nearest one.
 
     Args:
-        boxes: (N, 4) xyxy in pixels of the image as it is in the batch.
+        boxes: (N, 4) xyxy per image, in pixels of the image as it is in the batch.
         image_size: Height and width in pixels of the batch, padding included: what the levels' grids span.
         spatial_shapes: Height and width per level.
-        padding: (S,) bool, true where a token is padding.
+        padding: (B, S) bool, true where a token is padding.
     """
-    boxes = boxes.detach().float()
+    counts = [len(box) for box in boxes]
+    joined = torch.cat(list(boxes)).detach().float()
     cells = [height * width for height, width in spatial_shapes]
-    levels = zip(spatial_shapes, torch.split(padding, cells), strict=True)
-    return torch.cat([_level_masks(boxes, image_size, shape, padded) for shape, padded in levels], 1)
+    padded = padding.repeat_interleave(torch.tensor(counts, device=padding.device), 0)
+    levels = zip(spatial_shapes, torch.split(padded, cells, 1), strict=True)
+    masks = torch.cat([_level_masks(joined, image_size, shape, rows) for shape, rows in levels], 1)
+    return list(torch.split(masks, counts))
 
 
 def _level_masks(boxes: Tensor, image_size: tuple[int, int], shape: tuple[int, int], padded: Tensor) -> Tensor:
+    """Return (N, cells) masks of one level; `padded` has a row per box."""
     down, y = _axis(boxes[:, 1], boxes[:, 3], image_size[0], shape[0])
     right, x = _axis(boxes[:, 0], boxes[:, 2], image_size[1], shape[1])
     covered = (down[:, :, None] * right[:, None, :]).flatten(1) * ~padded
     distance = (y[:, :, None] + x[:, None, :]).flatten(1).masked_fill(padded, torch.inf)
-    nearest = nn.functional.one_hot(distance.argmin(1), len(padded)) * ~padded
+    nearest = nn.functional.one_hot(distance.argmin(1), padded.shape[1]) * ~padded
     total = covered.sum(1, keepdim=True)
     return torch.where(total > _TINY, covered / total.clamp(min=_TINY), nearest.to(covered.dtype))
 
@@ -71,8 +75,7 @@ def instance_masks(
         spatial_shapes: Height and width per level.
         padding: (B, S) bool, true where a token is padding.
     """
-    masks = [box_masks(box, image_size, spatial_shapes, row) for box, row in zip(boxes, padding, strict=True)]
-    return _weighted(masks, weights)
+    return _weighted(box_masks(boxes, image_size, spatial_shapes, padding), weights)
 
 
 def _weighted(masks: Sequence[Tensor], weights: Sequence[Tensor]) -> Tensor:
@@ -96,7 +99,7 @@ def instance_features(
         padding: (B, S) bool, true where a token is padding.
     """
     tokens = tokens.masked_fill(padding[..., None], 0.0)
-    masks = [box_masks(box, image_size, spatial_shapes, row) for box, row in zip(boxes, padding, strict=True)]
+    masks = box_masks(boxes, image_size, spatial_shapes, padding)
     return torch.cat([mask @ row.float() for mask, row in zip(masks, tokens, strict=True)]) / len(spatial_shapes)
 
 
@@ -163,10 +166,7 @@ class InstanceAlignment(nn.Module):
         padding = features.padding
         memory = features.encoder[-1].masked_fill(padding[:, :, None], 0.0)
         tokens = gradient_reversal(memory, scale)
-        masks = [
-            box_masks(target.boxes, image_size, features.spatial_shapes, row)
-            for target, row in zip(targets, padding, strict=True)
-        ]
+        masks = box_masks([target.boxes for target in targets], image_size, features.spatial_shapes, padding)
         cells = [height * width for height, width in features.spatial_shapes]
         if self.unit == "token":
             rows = self._token_rows(tokens, masks, cells, targets, frames, track_boxes)

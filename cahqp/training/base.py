@@ -184,7 +184,9 @@ class DetectionModule(LightningModule):
     def configure_optimizers(self) -> Any:
         """Return AdamW and its schedule over optimizer steps."""
         total = self.trainer.estimated_stepping_batches
-        optimizer = torch.optim.AdamW(self.parameter_groups())
+        # One pass over all parameters; with mixed precision Lightning cannot clip gradients before it.
+        fused = str(self.trainer.precision) in ("32-true", "64-true")
+        optimizer = torch.optim.AdamW(self.parameter_groups(), fused=fused)
         scheduler = torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda step: self.optimizer_settings.factor(step, float(total))
         )

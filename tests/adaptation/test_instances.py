@@ -22,7 +22,8 @@ TWO = [targets([0, 0, 40, 40], [50, 20, 90, 60]), targets([5, 5, 30, 60])]
 
 
 def masks_of(features, *rows):
-    return box_masks(boxes(*rows), IMAGE, features.spatial_shapes, features.padding[1])
+    """The masks of the second image, which has padding; the first has no box."""
+    return box_masks([boxes(), boxes(*rows)], IMAGE, features.spatial_shapes, features.padding)[1]
 
 
 def alignment(unit: str, **settings) -> InstanceAlignment:
