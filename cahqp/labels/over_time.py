@@ -14,12 +14,12 @@ from cahqp.labels.candidates import Candidates, distinct
 from cahqp.labels.decide import BELOW, DOUBTFUL, OVERLAP, TOO_MANY, Rules, entry, finished
 from cahqp.labels.fusion import nms
 from cahqp.labels.records import SCORE_DECIMALS
-from cahqp.labels.temporal import FILLED, STATIC, WEAK_TRACK, Settled, settle
+from cahqp.labels.temporal import FILLED, STANDING, STATIC, WEAK_TRACK, Settled, settle
 from cahqp.labels.tracks import Sightings
 
 Floats = NDArray[np.float64]
 
-LEAST_SURE = 0.3
+LEAST_SURE = 0.5
 """Multiple of the threshold below which a box joins no track: lower ones are mostly noise, and noise makes tracks."""
 
 SAME_PLACE = 0.5
@@ -95,8 +95,8 @@ def _is_candidate(settled: Settled) -> NDArray[np.bool_]:
 
 def _fate(settled: Settled, number: int, stays: bool, doubtful: bool) -> tuple[str, str]:
     reason = settled.reasons[number]
-    if reason == STATIC:
-        return "ignored", STATIC
+    if reason in (STATIC, STANDING):
+        return "ignored", reason
     if reason and reason not in (FILLED, WEAK_TRACK):
         return "rejected", reason
     if not doubtful:

@@ -16,10 +16,12 @@ from numpy.typing import NDArray
 from cahqp.association import pairwise_iou
 from cahqp.labels.tracks import LEAST_LINKED, Floats, Sightings, link, linked_share
 
-FLICKER, WEAK_TRACK, STATIC = "flicker", "weak track", "static false alarm"
+FLICKER, WEAK_TRACK, STANDING, STATIC = "flicker", "weak track", "stands still, unsure", "static false alarm"
 FILLED = "filled gap"
 
-_BEST_SHARE = 0.3
+_BEST_SHARE = 0.5
+"""Share of a track's sightings, the surest, whose mean is how sure the track is."""
+
 _REACH = 1.5
 """Frames over which a track's boxes are smoothed; twice as many already cut corners."""
 
@@ -37,6 +39,9 @@ class TemporalSettings:
         alone: Multiple of the threshold from which on a short track is believed all the same.
         static_seconds: Time after which a weak box that never moves is a lamp or a sign; 0 is off.
         static_sure: Multiple of the threshold up to which a box counts as weak for that.
+        standing: What a track that stays where it is counts of how sure it is: lamps, signs and reflections stand. One
+            that would be a label but for this is ignored in training, for it may be a car that waits.
+        moving: What one counts that comes further than its own diagonal; in between it grows evenly.
     """
 
     max_gap: float = 0.5
@@ -44,6 +49,8 @@ class TemporalSettings:
     alone: float = 2.0
     static_seconds: float = 30.0
     static_sure: float = 1.5
+    standing: float = 0.5
+    moving: float = 1.1
 
 
 @dataclass(frozen=True)
@@ -168,12 +175,20 @@ def _judged(
     if short and track.sure.max() < settings.alone:
         return [_sighting(track, n, track.boxes[n], float(own[n]), label, 0.0, FLICKER) for n in range(len(own))]
     best = np.sort(own)[::-1][: max(1, int(np.ceil(len(own) * _BEST_SHARE)))]
-    reached = float(best.mean())
-    reason = STATIC if static else (WEAK_TRACK if reached < 1 else "")
     boxes = _smoothed(track)
+    seen = float(best.mean())
+    reached = seen * (settings.standing + (settings.moving - settings.standing) * min(1.0, _way(boxes)))
+    reason = STATIC if static else ("" if reached >= 1 else (STANDING if seen >= 1 else WEAK_TRACK))
     steady = len(own) / float(track.frames[-1] - track.frames[0] + 1)
     found = [_sighting(track, n, boxes[n], reached, label, steady, reason) for n in range(len(own))]
     return found if reason else found + _filled(track, boxes, frames, reached, label, steady)
+
+
+def _way(boxes: Floats) -> float:
+    """Return how far a track came from its first box to its last, in mean diagonals of its boxes."""
+    first, last = ((box[:2] + box[2:]) / 2 for box in (boxes[0], boxes[-1]))
+    diagonal = float(np.linalg.norm(boxes[:, 2:] - boxes[:, :2], axis=1).mean())
+    return float(np.linalg.norm(last - first)) / max(diagonal, 1e-9)
 
 
 def _sighting(

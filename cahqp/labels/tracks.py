@@ -16,7 +16,7 @@ MIN_IOU = 0.25
 NEAR = 0.6
 """Distance of centres, in mean diagonals, up to which boxes still match: small things leap over their own width."""
 
-LEAST_LINKED = 0.25
+LEAST_LINKED = 0.2
 """Share of the moving boxes that must be found again in the next frame for time to mean anything."""
 
 _PROBES = 60

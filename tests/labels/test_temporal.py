@@ -10,6 +10,7 @@ from cahqp.labels.shards import LabelShards
 from cahqp.labels.temporal import (
     FILLED,
     FLICKER,
+    STANDING,
     STATIC,
     WEAK_TRACK,
     TemporalSettings,
@@ -94,6 +95,19 @@ def test_a_weak_sighting_of_a_sure_track_is_believed_and_a_weak_track_is_not():
     found = settled(10, lambda n: (car_at(n), 0.6 if n % 2 else 1.4, 0))
     assert all(frame.sure[0] >= 1 for frame in found)
     assert reasons(settled(10, lambda n: (car_at(n), 0.8, 0))) == [(WEAK_TRACK,)] * 10
+
+
+def test_a_track_that_stands_has_to_be_surer_than_one_that_moves():
+    def standing(sure):
+        return lambda n: ([100, 60, 130, 80], sure, 0)
+
+    assert reasons(settled(10, standing(1.5))) == [(STANDING,)] * 10
+    assert reasons(settled(10, standing(2.1))) == [("",)] * 10
+    assert reasons(settled(10, standing(1.5), standing=1.0)) == [("",)] * 10
+    assert reasons(settled(10, standing(0.9))) == [(WEAK_TRACK,)] * 10
+    assert reasons(settled(10, lambda n: (car_at(n), 0.95, 0))) == [("",)] * 10
+    slow = settled(10, lambda n: (car_at(n, speed=2.0), 1.5, 0))  # half its diagonal in all
+    assert slow[0].sure[0] == pytest.approx(1.5 * (0.5 + 0.6 * 18 / np.hypot(30, 20)))
 
 
 def test_the_class_is_voted_along_the_track():
