@@ -13,7 +13,7 @@ from cahqp.association import pairwise_iou
 from cahqp.errors import RunError
 from cahqp.labels.calibration import Curve
 from cahqp.labels.fusion import nms
-from cahqp.labels.records import PIXEL_DECIMALS, SCORE_DECIMALS, dumps, image_entry
+from cahqp.labels.records import SCORE_DECIMALS, dumps, image_entry
 
 if TYPE_CHECKING:
     from cahqp.structures import Frame
@@ -77,21 +77,21 @@ def usable(candidates: Candidates, size: tuple[int, int], floor: float, name: st
 
 def encode(position: int, frame: Frame, candidates: Candidates) -> bytes:
     """Return the line of a shard, newline included. Equal candidates give equal bytes."""
-    pixel, point = 10**PIXEL_DECIMALS, 10**SCORE_DECIMALS
     record: dict[str, Any] = {
         "position": position,
         "image": image_entry(frame),
-        "boxes": (np.rint(candidates.boxes * pixel) / pixel).tolist(),
-        "scores": (np.rint(candidates.scores * point) / point).tolist(),
+        # Not rounded: a box at a threshold must fall to the same side with these options as without them.
+        "boxes": candidates.boxes.tolist(),
+        "scores": candidates.scores.tolist(),
         "labels": candidates.labels.tolist(),
     }
     if candidates.agreement is not None:
-        record["agreement"] = (np.rint(candidates.agreement * point) / point).tolist()
+        record["agreement"] = candidates.agreement.tolist()
     return dumps(record).encode() + b"\n"
 
 
 def from_record(record: Mapping[str, Any]) -> Candidates:
-    """Return what `encode` was given, rounded."""
+    """Return what `encode` was given."""
     agreement = record.get("agreement")
     return Candidates(
         np.array(record["boxes"], np.float64).reshape(-1, 4),

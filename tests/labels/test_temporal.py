@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 
-from cahqp.labels.candidates import Candidates, encode
+from cahqp.labels.candidates import Candidates, encode, from_record
 from cahqp.labels.decide import Rules
 from cahqp.labels.refine import refine
 from cahqp.labels.shards import LabelShards
@@ -156,6 +156,14 @@ def test_frames_in_order_are_followed_and_shuffled_or_sparse_ones_are_not():
     assert "too far apart, or in no order: 0.2 s" in str(too_sparse(shuffled))
     assert "too far apart" in str(too_sparse(recording(200, *streets(200))[0][::11]))
     assert "too few boxes" in str(too_sparse(recording(50)[0]))
+
+
+def test_candidates_are_kept_to_the_last_digit():
+    """Rounded, a score just below a threshold would reach it with `--temporal` and not without."""
+    score, box = float(np.float32(0.25957)), [[float(np.float32(1 / 3)), 2.0, 30.0, 40.0]]
+    given = Candidates(np.array(box), np.array([score]), np.array([0]), np.array([1 / 3]))
+    back = from_record(json.loads(encode(0, Frame(1, "1.jpg", (120, 240), "one", "one", 0, 0.0), given)))
+    assert (back.boxes, back.scores, back.agreement) == (given.boxes, given.scores, given.agreement)
 
 
 CLASSES = ("car", "bus")
