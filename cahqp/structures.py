@@ -33,6 +33,22 @@ class View:
             x1, x2 = width - x2, width - x1
         return torch.stack([x1, y1, x2, y2], 1) + boxes.new_tensor([self.left, self.top] * 2)
 
+    def from_original(self, boxes: Tensor, size: Tensor) -> Tensor:
+        """Return (N, 4) xyxy boxes in pixels of the view as it is in the batch, cut at its border.
+
+        Args:
+            boxes: (N, 4) xyxy in pixels of the original image.
+            size: Height and width of the view in the batch.
+        """
+        height, width = self.bottom - self.top, self.right - self.left
+        limits = boxes.new_tensor([width, height] * 2)
+        inside = (boxes - boxes.new_tensor([self.left, self.top] * 2)).clamp(min=0).minimum(limits)
+        x1, y1, x2, y2 = inside.unbind(1)
+        if self.mirrored:
+            x1, x2 = width - x2, width - x1
+        scaled: Tensor = torch.stack([x1, y1, x2, y2], 1) * size[[1, 0, 1, 0]] / limits
+        return scaled
+
 
 @dataclass(frozen=True)
 class Frame:

@@ -18,7 +18,6 @@ ROUNDS = [name for name, config in FILES.items() if "rounds" in config]
 PLANS = [n for n, config in FILES.items() if "source" in config and n not in BENCHMARKS and n not in ROUNDS]
 # For GPUs; they are only read here.
 LARGE = [name for name, config in FILES.items() if "bellevue" in name and "model" in config]
-TRAININGS = [n for n, config in FILES.items() if "class_path" in config.get("model", {}) and n not in LARGE]
 # What an overlay is laid over; the last one is laid over all of them.
 OVERLAYS = {
     "configs/benchmark/source_teacher.yaml": "configs/teacher/demo.yaml",
@@ -27,6 +26,7 @@ OVERLAYS = {
     "configs/benchmark/real_teacher.yaml": "configs/teacher/resnet18.yaml",
     "configs/benchmark/real_adapt.yaml": "configs/teacher/demo_adapt.yaml",
     "configs/benchmark/real_oracle.yaml": "configs/benchmark/oracle.yaml",
+    "configs/benchmark/true_boxes.yaml": "configs/teacher/demo_adapt.yaml",
     "configs/overlays/alignment_only.yaml": "configs/teacher/demo_adapt.yaml",
     "configs/overlays/ca_hqp.yaml": "configs/teacher/demo_adapt.yaml",
     "configs/overlays/source_continued.yaml": "configs/teacher/demo_adapt.yaml",
@@ -36,6 +36,9 @@ OVERLAYS = {
     "configs/overlays/year_retrain.yaml": "configs/student/demo_retrain.yaml",
     "configs/overlays/tiny.yaml": None,
 }
+TRAININGS = [
+    n for n, config in FILES.items() if "class_path" in config.get("model", {}) and n not in (*LARGE, *OVERLAYS)
+]
 
 
 @pytest.fixture
@@ -57,6 +60,8 @@ def fit(recordings, teacher, student, tmp_path, monkeypatch):
         given += [f"--data.{role}={json.dumps([str(path)])}" for role, path in frames.items()]
         given += [] if start is None else [f"--model.weights={start}"]
         given += [f"--model.teacher={teacher}"] if distils else []
+        ceiling = any(name.endswith("true_boxes.yaml") for name in names)
+        given += [f"--model.truth={json.dumps([str(recordings['night'])])}"] if ceiling else []
         known = model["init_args"].get("detector", {}).get("init_args", {}).get("classes", CLASSES)
         given += [f"--data.ignore_categories={json.dumps(sorted(set(CLASSES) - set(known)))}"]
         assert main(["fit", *given, "--data.batch_size=2", f"--output={tmp_path / 'run'}"]) == 0
@@ -127,6 +132,10 @@ def test_a_benchmark_is_whole(name, recordings, monkeypatch, capsys, tmp_path):
 def test_an_overlay_of_a_benchmark_names_known_settings(name):
     both = ["fit", f"--config={OVERLAYS[name]}", f"--config={name}", "--print_config=skip_null"]
     assert main([*both, "--output=unused"]) == 0
+
+
+def test_the_ceiling_of_a_benchmark_runs(fit):
+    fit("configs/teacher/demo_adapt.yaml", "configs/benchmark/true_boxes.yaml")
 
 
 def test_mean_teacher_and_ca_hqp_differ_in_the_switches_of_the_three_terms_alone():

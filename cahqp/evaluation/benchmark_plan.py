@@ -32,12 +32,14 @@ class Arm:
         configs: Laid over the plan's `teacher.adapt`; an oracle has configs of its own.
         set: Settings of `cahqp fit` laid over the configs, by their flag without the dashes.
         steps: Steps, as a multiple of the plan's.
+        truth: Setting that gets the target's labelled files, for a ceiling that is told more than an adaptation may be.
     """
 
     kind: str = "adapt"
     configs: list[str] = field(default_factory=list)
     set: dict[str, Any] = field(default_factory=dict)
     steps: float = 1.0
+    truth: str | None = None
 
 
 ARMS: dict[str, Arm] = {

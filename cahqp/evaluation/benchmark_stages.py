@@ -108,7 +108,7 @@ class Bench:
         for folder in (path, *path.parents):
             if folder in self._recipes:
                 return f"{self._recipes[folder]}/{path.relative_to(folder)}"
-        return _content(path)
+        return _content(path.resolve())
 
 
 class _Seed:
@@ -147,7 +147,8 @@ class _Seed:
         epochs = max(1, round(plan.epochs * arm.steps))
         length = {"trainer.max_epochs": epochs, "data.batches_per_epoch": plan.batches}
         seconds = self.estimate.adaptation(arm)
-        settings = length | WITHOUT_ALARMS | arm.set
+        told = {} if arm.truth is None else {arm.truth: [str(path) for path in self.target_train]}
+        settings = length | WITHOUT_ALARMS | arm.set | told
         return self._fit("oracle" if oracle else "adapt", configs, self.teacher, frames, settings, seconds)
 
     def _student(self, arm: Arm, teacher: Path, running: Path) -> Path:

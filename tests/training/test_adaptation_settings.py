@@ -10,8 +10,9 @@ from safetensors.torch import load_file
 
 from cahqp.__main__ import main
 from cahqp.detectors.weights import load
-from cahqp.errors import ConfigError
-from cahqp.structures import Batch, Detections, Frame, Targets
+from cahqp.errors import ConfigError, DataError
+from cahqp.evaluation.true_instances import TrueInstances
+from cahqp.structures import Batch, Detections, Frame, Targets, View
 from cahqp.training import TeacherAdaptation
 from cahqp.training.adaptation import AlignmentSettings, PromptSettings, PseudoLabelSettings
 from cahqp.training.aligning import SOURCE, TARGET
@@ -36,7 +37,8 @@ def batch(width=96):
 def module(teacher, **settings):
     """A module as in the first step of a run, whose average is itself."""
     torch.manual_seed(0)
-    made = TeacherAdaptation(teacher, pseudo_labels=settings.pop("labels", PseudoLabelSettings(0.5, 0.02)), **settings)
+    labels = settings.pop("labels", PseudoLabelSettings(0.5, 0.02))
+    made = settings.pop("kind", TeacherAdaptation)(weights=teacher, pseudo_labels=labels, **settings)
     made._average = lambda: made.detector
     made._watching, made._seed = False, 0
     made.log = lambda *_, **__: None
@@ -172,6 +174,31 @@ def test_soft_targets_are_the_scores_of_the_boxes_own_queries(teacher):
     assert sum(map(len, labels)) == sum(map(len, made._soft_scores)) > 0
     for target, scores in zip(labels, made._soft_scores, strict=True):
         torch.testing.assert_close(scores[torch.arange(len(target)), target.labels], target.weights)
+
+
+def test_the_ceiling_tells_true_boxes_to_the_alignment_alone(teacher, tmp_path):
+    truth = {
+        "images": [{"id": 1, "file_name": "0.png", "height": 64, "width": 80, "recording": "monday", "frame": 0}],
+        "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [30, 10, 20, 20]}],
+        "categories": [{"id": 1, "name": load(teacher).classes[0]}],
+    }
+    (tmp_path / "truth.json").write_text(json.dumps(truth))
+    (tmp_path / "0.png").touch()
+    made = module(teacher, kind=lambda **given: TrueInstances([tmp_path / "truth.json"], **given))
+    seen, align = {}, made.tiafa.forward
+    made.tiafa.forward = lambda features, given, size, domain, *rest: (
+        seen.update({domain: given}), align(features, given, size, domain, *rest))[1]  # fmt: skip
+    criterion = made.criterion
+    made.criterion = lambda output, given: (seen.update(loss=given), criterion(output, given))[1]
+    one = batch(80)
+    view = View(20, 0, 60, 32)  # doubled in the batch
+    one = replace(one, frames=[replace(frame, view=view, name="0.png") for frame in one.frames])
+    step(made, target_weak=one, target_strong=one)
+    assert [t.boxes.tolist() for t in seen[TARGET]] == [[[20.0, 20.0, 60.0, 60.0]]] * 2
+    assert [len(t) for t in seen["loss"]] == [1, 2]  # the pseudo-labels
+    with pytest.raises(DataError, match="has no truth"):
+        other = replace(one, frames=[replace(frame, name="1.png") for frame in one.frames])
+        step(made, target_weak=other, target_strong=other)
 
 
 @pytest.mark.parametrize("control", ["shuffled_domains", "shuffled_time"])
