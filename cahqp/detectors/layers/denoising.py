@@ -114,5 +114,5 @@ def _padded(targets: list[Targets], sizes: Tensor, slots: int, classes: int) -> 
     boxes = torch.zeros(len(targets), slots, 4, device=sizes.device)
     for row, target in enumerate(targets):
         labels[row, : len(target)] = target.labels
-        boxes[row, : len(target)] = xyxy_to_cxcywh(target.boxes / sizes[row, [1, 0, 1, 0]])
-    return labels, boxes, labels < classes
+        boxes[row, : len(target)] = target.boxes
+    return labels, xyxy_to_cxcywh(boxes / sizes[:, None, [1, 0, 1, 0]]), labels < classes

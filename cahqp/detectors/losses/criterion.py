@@ -34,9 +34,9 @@ def pad_targets(targets: Sequence[Targets], sizes: Tensor) -> PaddedTargets:
     weights = torch.zeros(len(targets), slots, device=sizes.device)
     for row, target in enumerate(targets):
         labels[row, : counts[row]] = target.labels
-        boxes[row, : counts[row]] = xyxy_to_cxcywh(target.boxes / sizes[row, [1, 0, 1, 0]])
+        boxes[row, : counts[row]] = target.boxes
         weights[row, : counts[row]] = target.weights
-    return PaddedTargets(labels, boxes, weights, counts)
+    return PaddedTargets(labels, xyxy_to_cxcywh(boxes / sizes[:, None, [1, 0, 1, 0]]), weights, counts)
 
 
 @dataclass
