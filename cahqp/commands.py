@@ -12,9 +12,10 @@ from cahqp.errors import ConfigError
 # name -> (what it measures, module, function that takes the remaining arguments); imported only when asked for
 BENCHMARKS: dict[str, tuple[str, str, str]] = {
     "adapt": ("arms of adaptation over seeds, with intervals", "cahqp.evaluation.benchmark", "command"),
+    "attention": ("the forms of deformable attention on this machine", "cahqp.training.speed_attention", "command"),
     "gate": ("how often the gate is wrong, on simulated candidates", "cahqp.edge.commands", "benchmark_gate"),
     "measure": ("AP and operating points of models on labelled frames", "cahqp.training.measure", "command"),
-    "speed": ("images per second and memory of a config on this machine", "cahqp.training.speed", "command"),
+    "speed": ("images per second and memory of a config, beside a reference", "cahqp.training.speed", "command"),
     "store": ("what a soft-label store saves over asking the teacher", "cahqp.training.soft_benchmark", "command"),
 }
 

@@ -48,8 +48,7 @@ def soften(
     with torch.autocast(losses.device.type, enabled=False):
         padded = pad_targets(targets, output.sizes)
         normaliser = sum_over_ranks(padded.weights.sum()).clamp(min=1) / world_size()
-        logits = torch.cat([output.aux_logits, output.pred_logits[None], output.encoder_logits[None]]).float()
-        boxes = torch.cat([output.aux_boxes, output.pred_boxes[None], output.encoder_boxes[None]]).float()
+        logits, boxes = output.layers()
         matches = criterion.matcher(logits, boxes, padded)
         starts = torch.tensor([0, *padded.counts], device=losses.device).cumsum(0)
         wanted = torch.cat(list(scores))[starts[matches.image] + matches.target]

@@ -11,9 +11,11 @@ import timm.layers
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from timm.models import FeatureListNet
 from torch import Tensor, nn
 
 from cahqp.detectors.layers.basic import ConvNorm
+from cahqp.detectors.layers.checkpointing import checkpointed
 from cahqp.errors import WeightsError
 
 
@@ -31,6 +33,7 @@ class TimmBackbone(nn.Module):
 
     Attributes:
         channels: Channels of each map.
+        checkpointing: Whether training computes the inside of a stage again in the backward pass instead of keeping it.
 
     Raises:
         ValueError: The model has no map at one of the strides, or fewer stages than are to be frozen.
@@ -66,6 +69,8 @@ class TimmBackbone(nn.Module):
             freeze: Any = timm.layers.freeze_batch_norm_2d  # type: ignore[attr-defined]
             body = freeze(body)
         self.body: nn.Module = body
+        self.checkpointing = False
+        self._stages = _stages(body, ends)
         if frozen_stages:
             if frozen_stages > len(ends):
                 message = f"Backbone {name} has {len(ends)} stages, frozen_stages={frozen_stages} is too many."
@@ -83,8 +88,28 @@ class TimmBackbone(nn.Module):
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """Return one (B, C, h, w) map per stride."""
-        maps: list[Tensor] = self.body(images.contiguous(memory_format=torch.channels_last))  # convolutions' faster way
-        return maps
+        images = images.contiguous(memory_format=torch.channels_last)  # convolutions' faster way
+        if not (self.checkpointing and self._stages):
+            maps: list[Tensor] = checkpointed([self.body], images) if self.checkpointing else self.body(images)
+            return maps
+        found, x = {}, images
+        for names in self._stages:
+            x = checkpointed([self.body.get_submodule(name) for name in names], x)
+            found[names[-1]] = x
+        return [found[name] for name in self.body.return_layers]  # type: ignore[union-attr]
+
+
+def _stages(body: nn.Module, ends: Sequence[str]) -> list[list[str]]:
+    """Return the names of a feature extractor's modules, stage by stage; none where they do not run in turn."""
+    if not isinstance(body, FeatureListNet):
+        return []
+    last = {end.replace(".", "_") for end in ends}
+    stages: list[list[str]] = [[]]
+    for name, _ in body.named_children():
+        stages[-1].append(name)
+        if name.replace(".", "_") in last:
+            stages.append([])
+    return stages[:-1]
 
 
 def load_backbone(body: nn.Module, path: Path) -> list[str]:

@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from cahqp.detectors.backbones import TimmBackbone
 from cahqp.detectors.layers.basic import MLP, FeedForwardBlock, Inject, inverse_sigmoid, to_tokens
+from cahqp.detectors.layers.checkpointing import checkpointed
 from cahqp.detectors.layers.classes import ClassHead
 from cahqp.detectors.layers.decoder import DecoderLayer, gather_rows, proposals
 from cahqp.detectors.layers.deformable import DeformableAttention, Shapes
@@ -96,6 +97,9 @@ class DINO(Detector):
         box_noise: Reach of denoising box noise. The official scripts use 1.0; the 0.4 of their config file is a slip.
         members: Rows of the class heads that make up each class, whose logit is the largest of theirs; one each where
             not given.
+        activation_checkpointing: Compute the inside of the backbone's stages and of the encoder's layers again in the
+            backward pass instead of keeping it: less memory for a slower step with the same gradient. It is about a
+            training, and not written into model files.
     """
 
     def __init__(
@@ -128,9 +132,11 @@ class DINO(Detector):
         label_noise: float = 0.5,
         box_noise: float = 1.0,
         members: list[int] | None = None,
+        activation_checkpointing: bool = False,
     ) -> None:
         super().__init__()
-        self.settings = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
+        left_out = ("self", "__class__", "activation_checkpointing")
+        self.settings = {k: v for k, v in locals().items() if k not in left_out and k != "left_out"}
         self.settings |= {"backbone_weights": None, "pretrained": False}
         self.classes = check_classes(classes)
         rule: dict[str, Any] = {"size": size} if size else {"short_side": short_side, "max_side": max_side}
@@ -143,6 +149,7 @@ class DINO(Detector):
             backbone, strides, pretrained=pretrained, weights=backbone_weights, freeze_norm=freeze_norm,
             frozen_stages=frozen_stages, options=backbone_options,
         )  # fmt: skip
+        self.activation_checkpointing = activation_checkpointing
         self.input_proj = nn.ModuleList()
         channels = self.backbone.channels
         for level in range(levels):
@@ -224,6 +231,7 @@ class DINO(Detector):
 
     def _project(self, images: Tensor, padding_mask: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         """Return the maps of all levels (B, D, h, w) and their padding masks (B, h, w)."""
+        self.backbone.checkpointing = self.activation_checkpointing
         features = self.backbone(images)
         maps = [project(f) for project, f in zip(self.input_proj, features, strict=False)]
         for project in self.input_proj[len(features) :]:
@@ -257,7 +265,8 @@ class DINO(Detector):
         for index, layer in enumerate(self.encoder):
             if deeper is not None:
                 x = deeper.encoder(index, x, shapes, padding)
-            x = layer(x, position, reference, shapes, padding)
+            given = (x, position, reference, shapes, padding)
+            x = checkpointed([layer], *given) if self.activation_checkpointing else layer(*given)
             outputs.append(x)
         return outputs
 

@@ -58,22 +58,33 @@ class Output:
         pred_boxes: (B, Q, 4) of the last decoder layer.
         aux_logits: (L - 1, B, Q, C) of the decoder layers before it.
         aux_boxes: (L - 1, B, Q, 4).
-        encoder_logits: (B, Q, C) of the proposals the decoder started from.
-        encoder_boxes: (B, Q, 4).
+        encoder_logits: (B, Q, C) of the proposals the decoder started from; `None` in a detector without proposals.
+        encoder_boxes: (B, Q, 4), or `None`.
         sizes: (B, 2) height and width of the valid parts in pixels of the batch.
         features: What alignment reads.
         denoising: In training with boxes somewhere in the step.
+        groups: How many groups of queries answer every box on their own in training (Group DETR, arXiv 2207.13085).
+            They stand side by side on the axis of layers; losses are their mean.
     """
 
     pred_logits: Tensor
     pred_boxes: Tensor
     aux_logits: Tensor
     aux_boxes: Tensor
-    encoder_logits: Tensor
-    encoder_boxes: Tensor
+    encoder_logits: Tensor | None
+    encoder_boxes: Tensor | None
     sizes: Tensor
     features: Features
     denoising: DenoisingOutput | None = None
+    groups: int = 1
+
+    def layers(self) -> tuple[Tensor, Tensor]:
+        """Return float32 logits (K, B, Q, C) and boxes (K, B, Q, 4): of the decoder's layers, then of the proposals."""
+        logits, boxes = [self.aux_logits, self.pred_logits[None]], [self.aux_boxes, self.pred_boxes[None]]
+        if self.encoder_logits is not None and self.encoder_boxes is not None:
+            logits.append(self.encoder_logits[None])
+            boxes.append(self.encoder_boxes[None])
+        return torch.cat(logits).float(), torch.cat(boxes).float()
 
 
 class Detector(nn.Module, ABC):

@@ -157,11 +157,11 @@ class RTDETR(Detector):
         """Detect; see `Detector.forward`.
 
         Raises:
-            ValueError: An image is padded.
+            ValueError: An image is padded. Under `torch.compile` nobody looks.
         """
         if padding_mask is None:
             padding_mask = torch.zeros_like(images[:, 0], dtype=torch.bool)
-        elif padding_mask.any():
+        elif not torch.compiler.is_compiling() and padding_mask.any():
             message = "RT-DETR takes no padded images: give it images of one size, as its preprocessing makes them."
             raise ValueError(message)
         sizes = valid_sizes(padding_mask)

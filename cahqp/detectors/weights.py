@@ -16,6 +16,7 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
 from cahqp.detectors.dino import DINO
+from cahqp.detectors.huggingface import HuggingFaceDetector
 from cahqp.detectors.output import Detector
 from cahqp.detectors.rtdetr import RTDETR
 from cahqp.errors import WeightsError
@@ -25,7 +26,7 @@ from cahqp.structures import Preprocessing
 FORMAT = 1
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 PICKLES = (".pth", ".pt", ".bin", ".ckpt", ".pkl")
-ARCHITECTURES: dict[str, type[Detector]] = {"DINO": DINO, "RTDETR": RTDETR}
+ARCHITECTURES: dict[str, type[Detector]] = {"DINO": DINO, "RTDETR": RTDETR, "HuggingFaceDetector": HuggingFaceDetector}
 # A prompt is built by a room that this one may not import; it is looked up only when a file has one.
 PROMPT_MODULE, PROMPT_CLASS = "cahqp.adaptation.injection", "VisualPrompt"
 

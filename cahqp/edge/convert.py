@@ -67,6 +67,9 @@ def to_onnx(detector: Detector, path: Path, size: tuple[int, int], batch: int, s
         batch: Number of frames at once.
         sampling: How deformable attention reads its values: by GridSample, or by gathers for runtimes that get
             GridSample wrong.
+
+    Raises:
+        ConfigError: Gathers are asked for, and the detector has a GridSample of its own.
     """
     onnx = require("onnx")
     from torch.jit import TracerWarning  # type: ignore[attr-defined]
@@ -82,6 +85,9 @@ def to_onnx(detector: Detector, path: Path, size: tuple[int, int], batch: int, s
             opset_version=OPSET, dynamo=False,
         )  # fmt: skip
     model = onnx.load(str(path))
+    if sampling == "gather" and any(node.op_type == "GridSample" for node in model.graph.node):
+        message = f"{type(detector).__name__} samples in code of its own, with GridSample: leave out --sampling gather."
+        raise ConfigError(message)
     _without_doubles(model, onnx)
     onnx.checker.check_model(model)
     path.write_bytes(model.SerializeToString(deterministic=True))

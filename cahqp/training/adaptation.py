@@ -61,6 +61,7 @@ class TeacherAdaptation(AligningModule):
         batch_norm: Which frames move the BatchNorm buffers: of `both` domains, of `source` or `target` alone, or
             `freeze`: none, and the buffers normalise in training too.
         passes: Source and target in `separate` passes, each with its own BatchNorm statistics, or in a `joint` one.
+        activation_checkpointing: Compute backbone and encoder again in the backward pass to save memory; see `DINO`.
 
     Attributes:
         pseudo_labelled: The weak views of the last step with their labels, whose weights are the scores.
@@ -80,6 +81,7 @@ class TeacherAdaptation(AligningModule):
         trainable: Trainable = "all",
         batch_norm: BatchNorm = "both",
         passes: Passes = "separate",
+        activation_checkpointing: bool = False,
     ) -> None:
         super().__init__(weights=weights, optimizer=optimizer)
         self.prompt = prompt or PromptSettings()
@@ -90,6 +92,7 @@ class TeacherAdaptation(AligningModule):
         if not isinstance(self.detector, DINO):
             message = f"{weights} holds a {type(self.detector).__name__}; adaptation needs a DINO teacher."
             raise ConfigError(message)
+        self.detector.activation_checkpointing = activation_checkpointing
         if trainable == "prompts" and not self.prompt.enabled and self.detector.prompt is None:
             message = "trainable: prompts needs prompt.enabled: true, or nothing would train."
             raise ConfigError(message)

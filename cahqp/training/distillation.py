@@ -90,12 +90,11 @@ class DistillationCriterion:
             soft: Of as many images, and of as many classes.
         """
         with torch.autocast(output.pred_logits.device.type, enabled=False):
-            logits = torch.cat([output.aux_logits, output.pred_logits[None], output.encoder_logits[None]]).float()
-            boxes = torch.cat([output.aux_boxes, output.pred_boxes[None], output.encoder_boxes[None]]).float()
+            logits, boxes = output.layers()
             soft = surest(soft, min(logits.shape[2], soft.probs.shape[1]))
             sure = soft.probs.amax(-1)
             sure = sure * (sure >= self.settings.floor)
-            normaliser = sum_over_ranks(sure.sum()).clamp(min=1) / world_size()
+            normaliser = sum_over_ranks(sure.sum()).clamp(min=1) / world_size() * output.groups
             layer, image, query, target = self._match(logits, boxes, soft, sure)
             return self._losses(logits, boxes, soft, sure[image, target], (layer, image, query), target, normaliser)
 
@@ -181,8 +180,8 @@ def images_of(output: Output, first: int, last: int) -> Output:
         pred_boxes=output.pred_boxes[part],
         aux_logits=output.aux_logits[:, part],
         aux_boxes=output.aux_boxes[:, part],
-        encoder_logits=output.encoder_logits[part],
-        encoder_boxes=output.encoder_boxes[part],
+        encoder_logits=None if output.encoder_logits is None else output.encoder_logits[part],
+        encoder_boxes=None if output.encoder_boxes is None else output.encoder_boxes[part],
         sizes=output.sizes[part],
         denoising=denoising,
     )

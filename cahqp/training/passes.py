@@ -64,16 +64,17 @@ def part_of_output(output: Output, rows: slice) -> Output:
     )
     if denoising is not None:
         denoising = replace(denoising, logits=denoising.logits[:, rows], boxes=denoising.boxes[:, rows])
-    return Output(
-        output.pred_logits[rows],
-        output.pred_boxes[rows],
-        output.aux_logits[:, rows],
-        output.aux_boxes[:, rows],
-        output.encoder_logits[rows],
-        output.encoder_boxes[rows],
-        output.sizes[rows],
-        features,
-        denoising,
+    return replace(
+        output,
+        pred_logits=output.pred_logits[rows],
+        pred_boxes=output.pred_boxes[rows],
+        aux_logits=output.aux_logits[:, rows],
+        aux_boxes=output.aux_boxes[:, rows],
+        encoder_logits=None if output.encoder_logits is None else output.encoder_logits[rows],
+        encoder_boxes=None if output.encoder_boxes is None else output.encoder_boxes[rows],
+        sizes=output.sizes[rows],
+        features=features,
+        denoising=denoising,
     )
 
 

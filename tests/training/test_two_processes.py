@@ -46,8 +46,10 @@ def test_a_training_agrees_with_one_process(given, two_processes, tmp_path):
     assert max((one[name].float() - two[name].float()).abs().max().item() for name in one) < 1e-4
 
 
-def test_ranks_without_boxes_do_not_hang(given, two_processes, tmp_path):
-    assert two_processes([*given("adapt"), *TWO, f"--output={tmp_path / 'two'}"]) == [0, 0]
+@pytest.mark.parametrize("checkpointing", ["false", "true"])
+def test_ranks_without_boxes_do_not_hang(given, two_processes, tmp_path, checkpointing):
+    more = [f"--model.activation_checkpointing={checkpointing}", f"--output={tmp_path / 'two'}"]
+    assert two_processes([*given("adapt"), *TWO, *more]) == [0, 0]
 
 
 @pytest.mark.slow

@@ -13,6 +13,8 @@ from cahqp.detectors.losses.distributed import maximum_over_ranks
 from cahqp.detectors.losses.labels import check_labels
 from cahqp.structures import Targets
 
+NO_SEED = -(2**63)  # draws from the global generator
+
 
 @dataclass
 class DenoisingQueries:
@@ -67,12 +69,14 @@ def denoising_queries(
     Raises:
         DataError: A target has a label that the detector has no class for.
     """
-    check_labels(targets, classes)
+    if not torch.compiler.is_compiling():  # where it is, the criterion checks them
+        check_labels(targets, classes)
     slots = maximum_over_ranks(max((len(t) for t in targets), default=0), sizes.device)
     if slots == 0 or number == 0:
         return None
     groups = max(1, number // slots)
-    noise = torch.stack([_uniform(target, groups, slots) for target in targets]).to(sizes)
+    seeds = [NO_SEED if target.seed is None else target.seed for target in targets]
+    noise = _noise(seeds, [len(target) for target in targets], groups, slots).to(sizes)
     labels, boxes, filled = _padded(targets, sizes, slots, classes)
     flip = noise[..., 0] < label_noise * 0.5
     random_labels = (noise[..., 1] * classes).long().clamp(max=classes - 1)
@@ -88,12 +92,20 @@ def denoising_queries(
     return DenoisingQueries(noised_labels.flatten(1), noised_boxes.flatten(1, 3), groups, slots)
 
 
-def _uniform(target: Targets, groups: int, slots: int) -> Tensor:
-    """Return (groups, 2, slots, 10) in 0..1: label flip, new label, four signs, four lengths."""
-    generator = None if target.seed is None else torch.Generator().manual_seed(target.seed)
-    noise = torch.zeros(groups, 2, slots, 10)
-    noise[:, :, : len(target)] = torch.rand(groups, 2, len(target), 10, generator=generator)
+# An operator of its own, so that `torch.compile` passes over the generators without a break.
+@torch.library.custom_op("cahqp::denoising_noise", mutates_args=())
+def _noise(seeds: list[int], counts: list[int], groups: int, slots: int) -> Tensor:
+    """Return (B, groups, 2, slots, 10) in 0..1: label flip, new label, four signs, four lengths."""
+    noise = torch.zeros(len(seeds), groups, 2, slots, 10)
+    for row, (seed, count) in enumerate(zip(seeds, counts, strict=True)):
+        generator = None if seed == NO_SEED else torch.Generator().manual_seed(seed)
+        noise[row, :, :, :count] = torch.rand(groups, 2, count, 10, generator=generator)
     return noise
+
+
+@_noise.register_fake
+def _(seeds: list[int], counts: list[int], groups: int, slots: int) -> Tensor:
+    return torch.empty(len(seeds), groups, 2, slots, 10)
 
 
 def _padded(targets: list[Targets], sizes: Tensor, slots: int, classes: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -102,5 +114,5 @@ def _padded(targets: list[Targets], sizes: Tensor, slots: int, classes: int) -> 
     boxes = torch.zeros(len(targets), slots, 4, device=sizes.device)
     for row, target in enumerate(targets):
         labels[row, : len(target)] = target.labels
-        boxes[row, : len(target)] = xyxy_to_cxcywh(target.boxes / sizes[row, [1, 0, 1, 0]])
-    return labels, boxes, labels < classes
+        boxes[row, : len(target)] = target.boxes
+    return labels, xyxy_to_cxcywh(boxes / sizes[:, None, [1, 0, 1, 0]]), labels < classes

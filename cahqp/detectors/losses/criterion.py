@@ -34,9 +34,9 @@ def pad_targets(targets: Sequence[Targets], sizes: Tensor) -> PaddedTargets:
     weights = torch.zeros(len(targets), slots, device=sizes.device)
     for row, target in enumerate(targets):
         labels[row, : counts[row]] = target.labels
-        boxes[row, : counts[row]] = xyxy_to_cxcywh(target.boxes / sizes[row, [1, 0, 1, 0]])
+        boxes[row, : counts[row]] = target.boxes
         weights[row, : counts[row]] = target.weights
-    return PaddedTargets(labels, boxes, weights, counts)
+    return PaddedTargets(labels, xyxy_to_cxcywh(boxes / sizes[:, None, [1, 0, 1, 0]]), weights, counts)
 
 
 @dataclass
@@ -77,7 +77,7 @@ class SetCriterion:
         """Return weighted losses by name.
 
         Returns:
-            `class`, `bbox`, `giou`: (L + 1,) of the decoder layers in order, then of the encoder's proposals;
+            `class`, `bbox`, `giou`: (K,) of the decoder layers in order, then of the encoder's proposals if any;
             `dn_class`, `dn_bbox`, `dn_giou`: (L,) where there are denoising queries. Their total is what is minimised.
 
         Raises:
@@ -86,9 +86,8 @@ class SetCriterion:
         check_labels(targets, output.pred_logits.shape[-1])
         with torch.autocast(output.pred_logits.device.type, enabled=False):
             padded = pad_targets(targets, output.sizes)
-            normaliser = sum_over_ranks(padded.weights.sum()).clamp(min=1) / world_size()
-            logits = torch.cat([output.aux_logits, output.pred_logits[None], output.encoder_logits[None]]).float()
-            boxes = torch.cat([output.aux_boxes, output.pred_boxes[None], output.encoder_boxes[None]]).float()
+            normaliser = sum_over_ranks(padded.weights.sum()).clamp(min=1) / world_size() * output.groups
+            logits, boxes = output.layers()
             matches = self.matcher(logits, boxes, padded)
             losses = self._losses(logits, boxes, padded, matches, targets, output.sizes, normaliser)
             if output.denoising is not None:
