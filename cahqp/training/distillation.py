@@ -6,7 +6,7 @@ loss (arXiv 2006.04388) is the focal loss that takes a probability for an answer
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from cahqp.detectors.losses.boxes import cxcywh_to_xyxy, iou_and_giou
 from cahqp.detectors.losses.distributed import sum_over_ranks, world_size
-from cahqp.detectors.output import DenoisingOutput, Output
+from cahqp.detectors.output import Output
 from cahqp.errors import ConfigError
 
 
@@ -165,23 +165,3 @@ def surest(soft: SoftTargets, count: int) -> SoftTargets:
 def answers(output: Output) -> SoftTargets:
     """Return a teacher's output as soft targets."""
     return SoftTargets(output.pred_logits.detach().float().sigmoid(), output.pred_boxes.detach().float())
-
-
-def images_of(output: Output, first: int, last: int) -> Output:
-    """Return the predictions for the images from `first` up to, without, `last`; no features."""
-    part = slice(first, last)
-    noised = output.denoising
-    denoising = None
-    if noised is not None:
-        denoising = DenoisingOutput(noised.logits[:, part], noised.boxes[:, part], noised.groups, noised.slots)
-    return replace(
-        output,
-        pred_logits=output.pred_logits[part],
-        pred_boxes=output.pred_boxes[part],
-        aux_logits=output.aux_logits[:, part],
-        aux_boxes=output.aux_boxes[:, part],
-        encoder_logits=None if output.encoder_logits is None else output.encoder_logits[part],
-        encoder_boxes=None if output.encoder_boxes is None else output.encoder_boxes[part],
-        sizes=output.sizes[part],
-        denoising=denoising,
-    )

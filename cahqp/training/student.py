@@ -12,7 +12,8 @@ from cahqp.detectors.output import Detector
 from cahqp.detectors.weights import load
 from cahqp.structures import Batch
 from cahqp.training.base import DetectionModule, OptimizerSettings
-from cahqp.training.distillation import DistillationCriterion, DistillationSettings, SoftTargets, answers, images_of
+from cahqp.training.distillation import DistillationCriterion, DistillationSettings, SoftTargets, answers
+from cahqp.training.passes import part_of_output
 from cahqp.training.soft_views import SoftBatch
 
 
@@ -63,10 +64,10 @@ class StudentTraining(DetectionModule):
         labelled = len(batch) - batch.views
         losses: dict[str, Tensor] = {}
         if labelled:
-            losses |= self.criterion(images_of(output, 0, labelled), batch.batch.targets[:labelled])
+            losses |= self.criterion(part_of_output(output, slice(0, labelled)), batch.batch.targets[:labelled])
         soft = batch.soft if batch.soft is not None else self.ask_teacher(batch)
         weight = self.distillation.settings.weight
-        for name, value in self.distillation(images_of(output, labelled, len(batch)), soft).items():
+        for name, value in self.distillation(part_of_output(output, slice(labelled, None)), soft).items():
             losses[name] = weight * value
         return losses
 
