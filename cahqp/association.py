@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,17 @@ Floats = NDArray[np.floating[Any]]
 Integers = NDArray[np.integer[Any]]
 
 
+SAME_PLACE = 0.6
+"""Overlap from which on boxes of different frames stand at one place. On synthetic nights 0.5 took one good box in ten
+with it, and 0.7 left more of the false ones."""
+
+LEAST_FRAMES = 5
+"""Other frames that must show a place before anything is said of it."""
+
+DOUBTFUL_SHARE = 0.3
+"""Share of its threshold from which on a box says that a place is taken: a lamp is not a car in each frame."""
+
+
 def pairwise_iou(boxes_a: Floats, boxes_b: Floats) -> NDArray[np.float64]:
     """Return (N, M) intersections over unions of (N, 4) and (M, 4) xyxy boxes; boxes without area overlap nothing."""
     a, b = _as_boxes(boxes_a)[:, None], _as_boxes(boxes_b)[None]
@@ -20,6 +32,37 @@ def pairwise_iou(boxes_a: Floats, boxes_b: Floats) -> NDArray[np.float64]:
     union = _areas(a) + _areas(b) - intersection
     iou: NDArray[np.float64] = np.divide(intersection, union, out=np.zeros_like(intersection), where=union > 0)
     return iou
+
+
+def places_taken(boxes: Floats, frames: Sequence[Floats], min_iou: float = SAME_PLACE) -> NDArray[np.bool_]:
+    """Return (N, F) whether something is at each box's place in each frame.
+
+    Args:
+        boxes: (N, 4) xyxy.
+        frames: (M, 4) xyxy each, in the same coordinates.
+        min_iou: Overlap from which on it is the same place.
+    """
+    taken = np.zeros((len(boxes), len(frames)), np.bool_)
+    filled = [number for number, others in enumerate(frames) if len(others)]
+    if len(boxes) and filled:
+        same = pairwise_iou(boxes, np.concatenate([frames[number] for number in filled])) >= min_iou
+        starts = np.cumsum([0, *(len(frames[number]) for number in filled[:-1])])
+        taken[:, filled] = np.logical_or.reduceat(same, starts, axis=1)
+    return taken
+
+
+def standing_factor(shares: Floats, standing: float) -> NDArray[np.float64]:
+    """Return what scores count whose place is taken in a share of the recording's other frames.
+
+    Road users come and go, and their place is empty in other frames; a lit window that is taken for a car is so in most
+    of them. No order and no time is needed, so this works on frames too far apart for tracks.
+
+    Args:
+        shares: (N,) shares of the other frames, 0..1. Up to 0.2 a score counts fully, from 0.6 on by `standing`, and
+            evenly less in between.
+        standing: 0..1.
+    """
+    return 1 - (1 - standing) * np.clip((np.asarray(shares, np.float64) - 0.2) / 0.4, 0, 1)
 
 
 def match_boxes(

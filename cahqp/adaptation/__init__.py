@@ -10,6 +10,7 @@ from cahqp.adaptation.prompts import CBAM, VisualPromptGenerator, attention_entr
 from cahqp.adaptation.selection import DynamicThresholds, select
 from cahqp.adaptation.sfa_queries import SFAQueryAlignment
 from cahqp.adaptation.soft_targets import class_scores, soften
+from cahqp.adaptation.standing import StandingMemory
 from cahqp.adaptation.tracks import TrackBank
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "InstanceAlignment",
     "PromptMetric",
     "SFAQueryAlignment",
+    "StandingMemory",
     "TrackBank",
     "VisualPrompt",
     "VisualPromptGenerator",

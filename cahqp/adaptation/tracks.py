@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor
 
+from cahqp.adaptation.gathering import gathered
 from cahqp.association import match_boxes
 from cahqp.structures import Frame
 
@@ -109,7 +109,7 @@ class TrackBank:
 
     def commit(self) -> None:
         """Write the frames that were blended since the last time. Every process must call this equally often."""
-        pending, self._pending = _gather(self._pending), []
+        pending, self._pending = gathered(self._pending), []
         for sighting in sorted(pending, key=lambda seen: (seen.recording, seen.timestamp)):
             self._write(sighting)
         while len(self._frames) > self.max_frames:
@@ -170,12 +170,3 @@ class TrackBank:
         self._warned = True
         name = "Frames come without their origin" if frame is None else f"{frame.name!r} has no time stamp or recording"
         _log.warning("%s: TIAFA treats such frames one by one, without the bank of tracks.", name)
-
-
-def _gather(sightings: list[_Sighting]) -> list[_Sighting]:
-    """Return the sightings of all processes."""
-    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
-        return sightings
-    gathered: list[list[_Sighting]] = [[] for _ in range(dist.get_world_size())]
-    dist.all_gather_object(gathered, sightings)
-    return [sighting for rank in gathered for sighting in rank]

@@ -9,12 +9,20 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from cahqp.adaptation import VisualPrompt, class_scores, mask_blocks, select, soften
+from cahqp.adaptation import (
+    StandingMemory,
+    VisualPrompt,
+    class_scores,
+    mask_blocks,
+    select,
+    soften,
+)
+from cahqp.association import DOUBTFUL_SHARE
 from cahqp.detectors import DINO
 from cahqp.detectors.losses.criterion import pad_targets
 from cahqp.detectors.output import Detector, Output
 from cahqp.errors import ConfigError
-from cahqp.structures import Batch, Targets
+from cahqp.structures import Batch, Detections, Frame, Targets
 from cahqp.training.aligning import SOURCE, TARGET, AligningModule, Passed, counted_fully
 from cahqp.training.base import OptimizerSettings
 from cahqp.training.ema import EMA
@@ -103,6 +111,7 @@ class TeacherAdaptation(AligningModule):
         self.metric_term = fresh_metric(self.detector, self.prompt)
         choose_trainable(self.detector, trainable)
         self.thresholds = fresh_thresholds(self.detector, self.pseudo_labels)
+        self.standing = StandingMemory(self.pseudo_labels.standing) if self.pseudo_labels.standing < 1 else None
         self.train()
 
     def train(self, mode: bool = True) -> Self:
@@ -155,7 +164,7 @@ class TeacherAdaptation(AligningModule):
         output: Output = teacher(images, batch.padding_mask)
         found = [
             select(
-                detections,
+                self._settled(detections, frame, size),
                 thresholds,
                 settings.nms_iou,
                 settings.class_agnostic,
@@ -163,11 +172,25 @@ class TeacherAdaptation(AligningModule):
                 thresholds * settings.ignore_share,
                 weight_by_score=True,
             )
-            for detections in teacher.decode(output, output.sizes)
+            for detections, frame, size in zip(
+                teacher.decode(output, output.sizes), batch.frames, output.sizes, strict=True
+            )
         ]
+        if self.standing is not None:
+            self.standing.commit()
         if settings.targets == "soft":
             self._soft_scores = class_scores(output, found)
         return found
+
+    def _settled(self, detections: Detections, frame: Frame, size: Tensor) -> Detections:
+        """Return detections of which those count less whose place is taken in the recording's other frames, too."""
+        if self.standing is None:
+            return detections
+        boxes = detections.boxes if frame.view is None else frame.view.to_original(detections.boxes, size)
+        factors = self.standing.factors(frame, boxes)
+        limits = self.thresholds.values[detections.labels]
+        self.standing.note(frame, boxes[detections.scores >= DOUBTFUL_SHARE * limits])
+        return replace(detections, scores=detections.scores * factors)
 
     @torch.no_grad()
     def easiness(self, batch: Batch) -> list[float]:

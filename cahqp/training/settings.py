@@ -94,6 +94,8 @@ class PseudoLabelSettings:
         nms_iou: Overlap above which the lower-scored of two boxes is dropped; 1 keeps both.
         class_agnostic: Whether boxes of different classes are duplicates too.
         max_boxes: Most boxes of a frame.
+        standing: What a score counts whose place is taken in most other frames of the recording: lit windows and lamps
+            look like cars and never move. 1 switches this off.
         weight_by_score: A box counts by its score instead of fully.
         targets: `hard`: the best class; `soft`: the teacher's scores of all classes.
         box_loss: Whether pseudo-boxes train the places of boxes, or their classes alone.
@@ -112,6 +114,7 @@ class PseudoLabelSettings:
     nms_iou: float = 0.6
     class_agnostic: bool = True
     max_boxes: int = 100
+    standing: float = 0.5
     weight_by_score: bool = False
     targets: Literal["hard", "soft"] = "hard"
     box_loss: bool = True
@@ -138,6 +141,7 @@ def check_settings(
         "pseudo_labels.ignore_share": labels.ignore_share,
         "pseudo_labels.nms_iou": labels.nms_iou,
         "pseudo_labels.masked": labels.masked,
+        "pseudo_labels.standing": labels.standing,
         **({"pseudo_labels.threshold": labels.threshold} if isinstance(labels.threshold, float) else {}),
     }
     weights = {

@@ -64,6 +64,21 @@ def test_attached_alignment_changes_no_bit_of_any_detection(form, teacher):
     assert torch.equal(one.pred_logits, two.pred_logits) and torch.equal(one.pred_boxes, two.pred_boxes)
 
 
+def test_boxes_whose_place_is_always_taken_lose_score_and_then_training(teacher):
+    seen = [replace(batch(), frames=[replace(f, id=2 * n + k) for k, f in enumerate(batch().frames)]) for n in range(4)]
+    made = {s: module(teacher, labels=PseudoLabelSettings(threshold=0.02, standing=s)) for s in (0.0, 0.5, 1.0)}
+    first, last = {}, {}
+    for standing, one in made.items():
+        one.eval()
+        labels = [one.label(same) for same in seen]  # the same pictures under other numbers: nothing moves
+        first[standing], last[standing] = (
+            sum(t.weights.sum().item() for t in found) for found in (labels[0], labels[-1])
+        )
+    assert first[0.0] == first[0.5] == first[1.0] == last[1.0] > 0
+    assert last[0.5] < 0.6 * last[1.0]
+    assert last[0.0] == 0
+
+
 @pytest.mark.parametrize("form", ["dense", "sfa"])
 def test_denoising_queries_do_not_reach_the_domain_queries(form, teacher):
     made = module(teacher, alignment=AlignmentSettings(dqfa_form=form))
