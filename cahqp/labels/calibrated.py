@@ -16,7 +16,8 @@ from cahqp.labels.calibration import Curve, Method, fit, from_json, to_json
 from cahqp.labels.thresholds import Histogram, for_precision
 
 Floats = NDArray[np.float64]
-FORMAT = 1
+FORMAT = 2
+"""2 holds what suppression by calibrated scores keeps, too."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,8 @@ class Calibration:
         scores: By class name, each (N,) uncalibrated scores of the detections.
         hits: By class name, each (N,) whether they found an object.
         objects: By class name, how many objects there were.
+        decided: By class name, calibrated scores and hits of the boxes that are left where suppression goes by
+            calibrated scores, as relabelling does: other boxes win than by the scores that the curves were fitted on.
     """
 
     identity: Mapping[str, Any]
@@ -38,14 +41,15 @@ class Calibration:
     scores: Mapping[str, Floats]
     hits: Mapping[str, NDArray[np.bool_]]
     objects: Mapping[str, int]
+    decided: Mapping[str, tuple[Floats, NDArray[np.bool_]]]
 
     def calibrated(self, name: str) -> Floats:
         """Return the calibrated scores of a class's detections on the source."""
         return self.curves[name](self.scores[name])
 
     def thresholds(self, precision: float) -> dict[str, float]:
-        """Return by class the lowest calibrated score from which on this share of the source's detections hit."""
-        return {name: for_precision(self.calibrated(name), self.hits[name], precision) for name in self.curves}
+        """Return by class the lowest calibrated score from which on this share of the source's labels hit."""
+        return {name: for_precision(*self.decided[name], precision) for name in self.curves}
 
     def means(self, thresholds: Mapping[str, float]) -> dict[str, float]:
         """Return by class how sure the model was on the source of its boxes from half the threshold on."""
@@ -93,7 +97,9 @@ def calibrate(
             "of all classes together."
         )
         raise DataError(message)
-    return Calibration(identity, method, fit(method, scores, hits, lent), scores, hits, objects)
+    curves = fit(method, scores, hits, lent)
+    decided = {name: (curve(scores[name]), hits[name]) for name, curve in curves.items()}
+    return Calibration(identity, method, curves, scores, hits, objects, decided)
 
 
 def write_calibration(path: Path, found: Calibration, measured: Mapping[str, Any]) -> None:
@@ -103,6 +109,11 @@ def write_calibration(path: Path, found: Calibration, measured: Mapping[str, Any
             "scores": [round(float(score), 4) for score in found.scores[name]],
             "hits": "".join("1" if hit else "0" for hit in found.hits[name]),
             "objects": int(found.objects[name]),
+            "decided": {
+                # Rounded down: a threshold is one of these, and the boxes it is taken from must reach it.
+                "scores": (np.floor(found.decided[name][0] * 1e6) / 1e6).tolist(),
+                "hits": "".join("1" if hit else "0" for hit in found.decided[name][1]),
+            },
         }
         for name in found.curves
     }
@@ -142,6 +153,11 @@ def read_calibration(path: Path, identity: Mapping[str, Any] | None, classes: Se
         data["method"],
         {name: curves[name] for name in classes},
         {name: np.array(own["scores"], np.float64) for name, own in source.items()},
-        {name: np.array([hit == "1" for hit in own["hits"]], np.bool_) for name, own in source.items()},
+        {name: _hits(own) for name, own in source.items()},
         {name: int(own["objects"]) for name, own in source.items()},
+        {name: (np.array(o["decided"]["scores"], np.float64), _hits(o["decided"])) for name, o in source.items()},
     )
+
+
+def _hits(own: Mapping[str, Any]) -> NDArray[np.bool_]:
+    return np.array([hit == "1" for hit in own["hits"]], np.bool_)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from cahqp.evaluation.truth import ImagePredictions, Predictions, Truth, read_tr
 from cahqp.files import atomic_write
 from cahqp.labels.calibrated import Calibration, calibrate, write_calibration
 from cahqp.labels.calibration import Curve, Method, expected_error, fit, reliability
+from cahqp.labels.candidates import Candidates, calibrated
 from cahqp.labels.fusion import Method as Fusion
 from cahqp.labels.fusion import nms
 from cahqp.training.looks import Ensemble, LookFrames, ViewSpec, collate_looks, open_externals, parse_views
@@ -94,11 +96,13 @@ def calibrate_command(
         return
     with run.whole():
         truth = read_truth(frames[0], detectors[0].classes)
-        found = _predicted(detectors, specs, frames[0], predictions or [], fuse, nms_iou, (batch_size, workers), device)
-        metrics = average_precision(truth, found)
+        found = _candidates(detectors, specs, frames[0], predictions or [], fuse, (batch_size, workers), device)
+        metrics = average_precision(truth, _suppressed(truth.classes, found, nms_iou))
         scores, hits = _evidence(metrics)
         objects = {name: metrics.per_class[name].objects for name in truth.classes}
         fitted = calibrate(held, method, scores, hits, objects, lent)
+        curves = [fitted.curves[name] for name in truth.classes]
+        fitted = replace(fitted, decided=_decided(truth, found, curves, nms_iou))
         measured = _measured(fitted, metrics, truth, method)
         write_calibration(run.work / "calibration.json", fitted, measured)
         with atomic_write(run.work / "calibration.html") as file:
@@ -108,31 +112,44 @@ def calibrate_command(
     print(f"{output}: calibration error on held-out recordings {100 * before:.1f} % before, {100 * after:.1f} % after.")
 
 
-def _predicted(
+def _candidates(
     detectors: Sequence[Detector],
     views: Sequence[ViewSpec],
     path: Path,
     predictions: Sequence[Path],
     fuse: Fusion,
-    nms_iou: float,
     loading: tuple[int, int],
     device: str,
-) -> Predictions:
-    """Return the candidates of a COCO file's frames, duplicates gone as relabelling has it."""
+) -> dict[int, Candidates]:
+    """Return the candidates of a COCO file's frames by image id."""
     source = open_frames([path])
     names = {frame.name: frame for frame in source.frames}
     ensemble = Ensemble(detectors, views, open_externals(predictions, detectors[0].classes, names), fuse)
     data = LookFrames(source, [d.preprocessing for d in detectors], views)
-    empty = ImagePredictions(np.zeros((0, 4)), np.zeros(0), np.zeros(0, np.int64))
-    answers = {frame.id: empty for frame in source.frames}
+    answers = {frame.id: Candidates(np.zeros((0, 4)), np.zeros(0), np.zeros(0, np.int64)) for frame in source.frames}
     for item in FrameLoader(data, fixed_batches(len(data), loading[0]), loading[1], collate_looks):
         if item.batch is not None:
             looks = item.to(device).looks  # type: ignore[attr-defined]
-            for frame, one in zip(item.batch.frames, ensemble(looks), strict=True):
-                kept = one[nms(one.boxes, one.scores, nms_iou)]
-                answers[frame.id] = ImagePredictions(kept.boxes, kept.scores, kept.labels)
+            answers |= {frame.id: one for frame, one in zip(item.batch.frames, ensemble(looks), strict=True)}
         data.quarantine.check()
-    return Predictions(detectors[0].classes, answers)
+    return answers
+
+
+def _suppressed(classes: Sequence[str], found: Mapping[int, Candidates], nms_iou: float) -> Predictions:
+    """Return what is left of candidates when duplicates are gone as relabelling has it."""
+    left = {id_: one[nms(one.boxes, one.scores, nms_iou)] for id_, one in found.items()}
+    return Predictions(
+        tuple(classes), {id_: ImagePredictions(one.boxes, one.scores, one.labels) for id_, one in left.items()}
+    )
+
+
+def _decided(
+    truth: Truth, found: Mapping[int, Candidates], curves: Sequence[Curve], nms_iou: float
+) -> dict[str, tuple[Floats, NDArray[np.bool_]]]:
+    """Return by class calibrated scores and hits of what is left when calibrated scores decide what is a duplicate."""
+    valued = {id_: calibrated(one, curves) for id_, one in found.items()}
+    matches = average_precision(truth, _suppressed(truth.classes, valued, nms_iou)).matches
+    return {name: (own.scores, own.hits) for name, own in zip(matches.classes, matches.per_class, strict=True)}
 
 
 def _evidence(metrics: Metrics) -> tuple[dict[str, Floats], dict[str, NDArray[np.bool_]]]:
