@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from cahqp.data.datasets import as_tensor
+from cahqp.data.images import read_image
 from cahqp.data.transforms import plain
 from cahqp.detectors.output import Detector
 from cahqp.detectors.weights import load as load_detector
@@ -33,28 +34,30 @@ class Predictor:
         return self.detector.classes
 
     @torch.no_grad()
-    def predict(self, images: Sequence[NDArray[np.uint8]], threshold: float = 0.0) -> list[Detections]:
+    def predict(self, images: Sequence[NDArray[np.uint8] | Path | str], threshold: float = 0.0) -> list[Detections]:
         """Return each image's detections in its own pixels, best first.
 
         Args:
-            images: (H, W, 3) uint8 RGB, of any sizes.
+            images: (H, W, 3) uint8 RGB, of any sizes, or image files.
             threshold: Lowest score that is returned.
 
         Raises:
             ValueError: An image has another shape or type.
+            BrokenImageError: A file cannot be read as an image.
         """
-        for number, image in enumerate(images):
+        pixels = [read_image(Path(image)) if isinstance(image, (str, Path)) else image for image in images]
+        for number, image in enumerate(pixels):
             if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
                 message = f"images[{number}] must be (H, W, 3) uint8 RGB, got {image.shape} {image.dtype}."
                 raise ValueError(message)
-        if not images:
+        if not pixels:
             return []
         device = next(self.detector.parameters()).device
-        views = [as_tensor(self._resize(image, Targets.empty(), 0)[0]) for image in images]
+        views = [as_tensor(self._resize(image, Targets.empty(), 0)[0]) for image in pixels]
         batch = collate([(view, Targets.empty(), None) for view in views]).to(device)  # type: ignore[misc]
-        pixels = self.detector.preprocessing.normalise(batch.images, batch.padding_mask)
-        sizes = torch.tensor([image.shape[:2] for image in images], device=device)
-        found = self.detector.decode(self.detector(pixels, batch.padding_mask), sizes)
+        normalised = self.detector.preprocessing.normalise(batch.images, batch.padding_mask)
+        sizes = torch.tensor([image.shape[:2] for image in pixels], device=device)
+        found = self.detector.decode(self.detector(normalised, batch.padding_mask), sizes)
         return [detections[detections.scores >= threshold] for detections in found]
 
 

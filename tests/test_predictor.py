@@ -2,8 +2,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from PIL import Image
 
 import cahqp
+from cahqp.data.images import BrokenImageError
 from cahqp.detectors import RTDETR
 from cahqp.detectors.weights import save
 
@@ -31,3 +34,13 @@ def test_threshold_cuts(model_file: Path) -> None:
 def test_wrong_images_are_named(model_file: Path) -> None:
     with pytest.raises(ValueError, match=r"images\[1\] must be .* uint8"):
         cahqp.load(model_file).predict([np.zeros((8, 8, 3), np.uint8), np.zeros((8, 8, 3))])
+
+
+def test_files_are_read_as_their_pixels_are(model_file, tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    found = cahqp.load(model_file).predict([pixels, tmp_path / "a.png", str(tmp_path / "a.png")])
+    torch.testing.assert_close(found[1].scores, found[0].scores)
+    torch.testing.assert_close(found[2].scores, found[0].scores)
+    with pytest.raises(BrokenImageError, match=r"none\.jpg"):
+        cahqp.load(model_file).predict([tmp_path / "none.jpg"])
