@@ -85,13 +85,30 @@ class Student:
 
 @dataclass(frozen=True)
 class Relabel:
-    """How detections become labels.
+    """How detections become labels; see `cahqp relabel`.
 
     Attributes:
         threshold: Score in 0..1 from which a box is kept. Default none: the thresholds in the teacher's model file.
+        ignore_share: From this share of the threshold on a box is neither object nor background. Default 0.6.
+        temporal: Judge boxes by their tracks, where frames are close together. Default true.
+        standing: What a score counts whose place is taken in most other frames of its recording. Default 0.5.
+        weighted: Boxes train by their confidence. Default false.
+        views: Further views of each frame. Default none.
     """
 
     threshold: float | None = None
+    ignore_share: float = 0.6
+    temporal: bool = True
+    standing: float = 0.5
+    weighted: bool = False
+    views: list[str] = field(default_factory=list)
+
+    def flags(self) -> list[str]:
+        """Return the arguments of `cahqp relabel`."""
+        given = [] if self.threshold is None else [f"--threshold={self.threshold}"]
+        given += [f"--ignore_share={self.ignore_share}", f"--standing={self.standing}"]
+        given += [f"--{name}=true" for name in ("temporal", "weighted") if getattr(self, name)]
+        return given + (["--views", *self.views] if self.views else [])
 
 
 @dataclass(frozen=True)
@@ -188,8 +205,10 @@ def problems_of(plan: Plan) -> Iterator[str]:
         yield f"name must be letters, digits, `-`, `_` and `.`, got {plan.name!r}."
     if plan.seed < 0:
         yield f"seed must be 0 or more, got {plan.seed}."
-    if plan.relabel.threshold is not None and not 0 <= plan.relabel.threshold <= 1:
-        yield f"relabel.threshold must be in 0..1, got {plan.relabel.threshold}."
+    for name in ("threshold", "ignore_share", "standing"):
+        value = getattr(plan.relabel, name)
+        if value is not None and not 0 <= value <= 1:
+            yield f"relabel.{name} must be in 0..1, got {value}."
     if plan.target.every is not None and plan.target.every <= 0:
         yield f"target.every must be more than 0 seconds, got {plan.target.every}."
     yield from _scene_problems(plan)

@@ -113,9 +113,7 @@ class Stages:
 
     def relabel(self, name: str, weights: Path, target: Sequence[Path], every: float | None) -> Stage:
         """Return the stage that labels target frames with a teacher."""
-        threshold = self.plan.relabel.threshold
-        given = [f"--weights={weights}", "--frames", *map(str, target)]
-        given += [] if threshold is None else [f"--threshold={threshold}"]
+        given = [f"--weights={weights}", "--frames", *map(str, target), *self.plan.relabel.flags()]
         given += [] if every is None else [f"--every={every}"]
         return self.stage(name, "relabel", [weights, *target], given)
 

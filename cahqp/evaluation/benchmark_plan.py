@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from cahqp.cycle import schema
+from cahqp.cycle.plan import Relabel
 from cahqp.errors import ConfigError
 
 SCENES, DATA = "scenes:", "data:"
@@ -125,6 +126,7 @@ class Plan:
         scenes: Synthetic recordings: name, and arguments of `cahqp scenes`.
         epochs: Epochs of an adaptation.
         batches: Steps in an epoch of an adaptation.
+        relabel: How a teacher's detections become its student's labels.
         classes: Classes whose AP50 stands beside the mean.
         set: Settings of every `cahqp fit`, by their flag without the dashes.
         backbone: The teacher's training on the source needs --backbone, a file of pretrained weights.
@@ -145,6 +147,7 @@ class Plan:
     scenes: dict[str, dict[str, Any]] = field(default_factory=dict)
     epochs: int = 10
     batches: int = 25
+    relabel: Relabel = field(default_factory=Relabel)
     classes: list[str] = field(default_factory=list)
     set: dict[str, Any] = field(default_factory=dict)
     backbone: bool = False

@@ -154,7 +154,7 @@ class _Seed:
     def _student(self, arm: Arm, teacher: Path, running: Path) -> Path:
         labels = self.target_train
         if arm.kind != "oracle":  # whose student learns from the very labels that the oracle learnt from
-            given = [f"--weights={teacher}", "--frames", *map(str, self.target_train)]
+            given = [f"--weights={teacher}", "--frames", *map(str, self.target_train), *self.plan.relabel.flags()]
             inputs = [teacher, *self.target_train]
             stage = self.bench.stage("relabel", ["relabel"], given, inputs, self.seed, self.estimate.relabel())
             labels = [stage.output / "labels.json"]

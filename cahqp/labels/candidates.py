@@ -30,12 +30,14 @@ class Candidates:
         scores: (N,) in 0..1, best first.
         labels: (N,) class indices.
         agreement: (N,) share of the looks that found the box, 0..1; `None` where there was one look.
+        detector_scores: (N,) the scores before their place was looked at; `None` where it was not.
     """
 
     boxes: Floats
     scores: Floats
     labels: NDArray[np.int64]
     agreement: Floats | None = None
+    detector_scores: Floats | None = None
 
     def __len__(self) -> int:
         """Return the number of boxes."""
@@ -43,12 +45,13 @@ class Candidates:
 
     def __getitem__(self, rows: NDArray[Any]) -> Candidates:
         """Return the boxes that a mask or an index selects."""
-        agreement = None if self.agreement is None else self.agreement[rows]
-        return Candidates(self.boxes[rows], self.scores[rows], self.labels[rows], agreement)
+        more = (None if values is None else values[rows] for values in (self.agreement, self.detector_scores))
+        return Candidates(self.boxes[rows], self.scores[rows], self.labels[rows], *more)
 
-    def agreed(self, row: int) -> dict[str, float]:
-        """Return the agreement at a row under its name, where it is known."""
-        return {} if self.agreement is None else {"agreement": round(float(self.agreement[row]), SCORE_DECIMALS)}
+    def known(self, row: int) -> dict[str, float]:
+        """Return what is known of a row beside its score, by name."""
+        values = {"agreement": self.agreement, "detector_score": self.detector_scores}
+        return {key: round(float(v[row]), SCORE_DECIMALS) for key, v in values.items() if v is not None}
 
 
 def usable(candidates: Candidates, size: tuple[int, int], floor: float, name: str) -> Candidates:

@@ -18,6 +18,7 @@ from cahqp.labels.temporal import TemporalSettings
 Floats = NDArray[np.float64]
 
 BELOW, OVERLAP, TOO_MANY, DOUBTFUL = "below threshold", "overlaps a better box", "over max_boxes", "doubtful"
+TAKEN = "place is taken in other frames"
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,8 @@ class Rules:
         curves: Calibration of each class.
         top_share: Share of a class's candidates that become labels, instead of thresholds.
         source_means: By class, how sure the model was on the source; thresholds then follow how sure it is here.
+        standing: What a score counts whose place is taken in most frames of its recording, where there are no tracks to
+            say more; 1 leaves places aside.
         weighted: A box trains with its confidence as weight, not fully.
     """
 
@@ -48,6 +51,7 @@ class Rules:
     curves: Sequence[Curve] | None = None
     top_share: float | None = None
     source_means: Mapping[str, float] | None = None
+    standing: float = 1.0
     weighted: bool = False
 
     def with_thresholds(self, thresholds: Mapping[str, float]) -> Rules:
@@ -60,22 +64,24 @@ def by_frame(record: Mapping[str, Any], candidates: Candidates, rules: Rules) ->
 
     A box below its class's band cannot suppress another one; among the others the better score stays.
     """
-    limits = rules.limits[candidates.labels]
+    limits, detected = rules.limits[candidates.labels], candidates.detector_scores
     parts: dict[str, list[dict[str, Any]]] = {"kept": [], "ignored": [], "rejected": []}
     doubtful = candidates.scores >= limits * rules.ignore_share
     alive = np.flatnonzero(doubtful)
     stays = set(alive[nms(candidates.boxes[alive], candidates.scores[alive], rules.nms_iou)].tolist())
     for row in range(len(candidates)):
-        part, reason = _fate(row, bool(doubtful[row]), row in stays, candidates.scores[row] >= limits[row])
+        part, reason = _fate(bool(doubtful[row]), row in stays, candidates.scores[row] >= limits[row])
+        if reason in (BELOW, DOUBTFUL) and detected is not None and detected[row] >= limits[row]:
+            reason = TAKEN
         if part == "kept" and len(parts["kept"]) >= rules.max_boxes:
             part, reason = "rejected", TOO_MANY
         box = entry(candidates.labels[row], candidates.boxes[row], candidates.scores[row])
-        box |= candidates.agreed(row) | ({"reason": reason} if reason else {})
+        box |= candidates.known(row) | ({"reason": reason} if reason else {})
         parts[part].append(box)
     return finished(record, parts, rules)
 
 
-def _fate(row: int, doubtful: bool, stays: bool, sure: bool) -> tuple[str, str]:
+def _fate(doubtful: bool, stays: bool, sure: bool) -> tuple[str, str]:
     if not doubtful:
         return "rejected", BELOW
     if not stays:

@@ -114,7 +114,7 @@ def _entry(frame: Prepared, settled: Settled, number: int, box: Floats, reason: 
     if row >= 0:
         own = int(frame.rows[row])
         found["detector_score"] = round(float(frame.candidates.scores[own]), SCORE_DECIMALS)
-        found |= frame.candidates.agreed(own)
+        found |= frame.candidates.known(own)
     return found | ({"reason": reason} if reason else {})
 
 

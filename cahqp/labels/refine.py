@@ -24,6 +24,7 @@ from cahqp.labels.over_time import decide, prepare
 from cahqp.labels.records import decode, dumps
 from cahqp.labels.review import Review
 from cahqp.labels.shards import ShardIndex, index_shards
+from cahqp.labels.standing import Places, probes
 from cahqp.labels.temporal import BLOCK, too_sparse, why_not
 from cahqp.labels.thresholds import Histogram, dynamic
 
@@ -65,6 +66,15 @@ class _Place:
     order: tuple[float, int, int]
     time: float | None
     size: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class _Read:
+    """A frame as its shard has it."""
+
+    place: _Place
+    record: dict[str, Any]
+    candidates: Candidates
 
 
 def refine(shards: Path, output: Path, rules: Rules) -> Refined:
@@ -148,24 +158,41 @@ def _recording(
     edges = [len(places) * number // count for number in range(count + 1)]
     blocks = [places[start:end] for start, end in itertools.pairwise(edges)]
     reason = why_not([(place.time, place.size) for place in places]) if rules.temporal else None
+    taken = _taken(places, reader, rules) if rules.standing < 1 and any(name) else {}
     for number, block in enumerate(blocks):
-        frames = [reader(place.row) for place in block]
-        yield from _block(frames, reason, number == 0, rules, found)
+        frames = [_Read(place, *reader(place.row)) for place in block]
+        yield from _block(frames, reason, number == 0, taken, rules, found)
+
+
+def _taken(places: Sequence[_Place], reader: _Reader, rules: Rules) -> dict[tuple[int, int], Places]:
+    """Return by frame size which places are taken: frames of other sizes have other pixels."""
+    found = {}
+    for size in dict.fromkeys(place.size for place in places):
+        rows = probes([place.row for place in places if place.size == size])
+        found[size] = Places({row: reader(row)[1] for row in rows}, rules.limits)
+    return found
 
 
 def _block(
-    frames: list[tuple[dict[str, Any], Candidates]], reason: str | None, first: bool, rules: Rules, found: Refined
+    frames: list[_Read],
+    reason: str | None,
+    first: bool,
+    taken: Mapping[tuple[int, int], Places],
+    rules: Rules,
+    found: Refined,
 ) -> Iterator[dict[str, Any]]:
-    if rules.temporal is None:
-        yield from (by_frame(record, candidates, rules) for record, candidates in frames)
-        return
-    if reason is None:
-        prepared = [prepare(record, candidates, rules) for record, candidates in frames]
+    if rules.temporal is not None and reason is None:
+        prepared = [prepare(frame.record, frame.candidates, rules) for frame in frames]
         reason = too_sparse([frame.sightings for frame in prepared])
+        if reason is None:
+            found.recordings += first
+            records, found.tracks = decide(prepared, rules, found.tracks)
+            yield from records
+            return
     if reason is not None:
         found.left.update([reason] * first)
-        yield from (by_frame(record, candidates, rules) for record, candidates in frames)
-        return
-    found.recordings += first
-    records, found.tracks = decide(prepared, rules, found.tracks)
-    yield from records
+    for frame in frames:
+        candidates, known = frame.candidates, taken.get(frame.place.size)
+        if known is not None:
+            candidates = known.counted(frame.place.row, candidates, rules.standing)
+        yield by_frame(frame.record, candidates, rules)

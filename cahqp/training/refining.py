@@ -38,6 +38,7 @@ class Options:
         dynamic: Thresholds follow how sure the teacher is of these frames.
         ignore_share: From this share of the threshold on a box is neither object nor background.
         temporal: Judge boxes by their tracks.
+        standing: What a score counts whose place is always taken.
         weighted: Boxes train with their confidence as weight.
         views: Views of each frame.
         teachers: Further model files.
@@ -51,6 +52,7 @@ class Options:
     dynamic: bool = False
     ignore_share: float = 1.0
     temporal: bool = False
+    standing: float = 1.0
     weighted: bool = False
     views: list[str] = field(default_factory=list)
     teachers: list[Path] = field(default_factory=list)
@@ -72,7 +74,16 @@ class Options:
     @property
     def settings(self) -> dict[str, Any]:
         """What the labels depend on besides files."""
-        names = ("target_precision", "top_share", "dynamic", "ignore_share", "temporal", "weighted", "views")
+        names = (
+            "target_precision",
+            "top_share",
+            "dynamic",
+            "ignore_share",
+            "temporal",
+            "standing",
+            "weighted",
+            "views",
+        )
         return {name: getattr(self, name) for name in names} | ({"fuse": self.fuse} if self.views or self.files else {})
 
     def check(self, threshold: float | None) -> None:
@@ -85,7 +96,7 @@ class Options:
             ConfigError: Some cannot.
         """
         shares = {"--target_precision": self.target_precision, "--top_share": self.top_share}
-        check_numbers(shares | {"--ignore_share": self.ignore_share}, {})
+        check_numbers(shares | {"--ignore_share": self.ignore_share, "--standing": self.standing}, {})
         rules = {"--threshold": threshold is not None, **{name: value is not None for name, value in shares.items()}}
         check_rules(rules)
         parse_views(self.views)
@@ -147,6 +158,7 @@ class Refinery:
             None if found is None else [found.curves[name] for name in classes],
             options.top_share,
             found.means(limits) if found is not None and options.dynamic else None,
+            options.standing,
             options.weighted,
         )
 

@@ -44,6 +44,7 @@ def relabel(
     dynamic: bool = False,
     ignore_share: float = 1.0,
     temporal: bool = False,
+    standing: float = 1.0,
     weighted: bool = False,
     views: list[str] | None = None,
     teachers: list[Path] | None = None,
@@ -80,6 +81,8 @@ def relabel(
             makes all below the threshold background.
         temporal: Follow boxes over time: drop flickers, fill gaps, vote classes. Recordings whose frames have no time
             stamps or lie too far apart are left as they are, and said to be.
+        standing: What a score counts whose place is taken in most other frames of the recording, 0..1: lamps and lit
+            windows look like road users and never move. Where `temporal` follows boxes, tracks decide instead.
         weighted: Boxes count in training by their confidence, not fully.
         views: Further views of each frame: flip, scale:1.5, tiles:2x2.
         teachers: Further model files whose word counts as well.
@@ -106,6 +109,7 @@ def relabel(
         dynamic,
         ignore_share,
         temporal,
+        standing,
         weighted,
         views or [],
         teachers or [],

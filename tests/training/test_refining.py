@@ -1,4 +1,5 @@
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -107,3 +108,20 @@ def test_a_calibration_of_other_views_is_refused(root, capsys):
 def test_options_that_cannot_be_are_refused(root, given, told, capsys):
     assert relabelled(root, "no", *given) == 1
     assert told in capsys.readouterr().err
+
+
+def test_places_that_are_always_taken_lose_labels_and_say_why(root, tmp_path):
+    document = json.loads((root / "day" / "annotations.json").read_text())
+    still = document["images"][0]
+    names = [Path(still["file_name"]).with_name(f"still-{n}.jpg") for n in range(7)]
+    for name in names:
+        shutil.copy(root / "day" / "images" / still["file_name"], root / "day" / "images" / name)
+    document["images"] = [still | {"id": n, "file_name": str(name), "frame": n} for n, name in enumerate(names)]
+    document["annotations"] = []
+    (root / "day" / "still.json").write_text(json.dumps(document))
+    assert relabelled(root, "standing", "--standing=0", "--threshold=0.2", frames="still.json") == 0
+    assert relabelled(root, "passing", "--standing=0.999", "--threshold=0.2", frames="still.json") == 0
+    assert kept(root, "standing") == [] and len(kept(root, "passing")) >= 7
+    rejected = json.loads((root / "standing" / "rejected.json").read_text())["annotations"]
+    taken = [box for box in rejected if box["reason"] == "place is taken in other frames"]
+    assert len(taken) >= 7 and all(box["detector_score"] >= 0.2 for box in taken)
