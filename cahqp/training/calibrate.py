@@ -102,7 +102,7 @@ def calibrate_command(
         objects = {name: metrics.per_class[name].objects for name in truth.classes}
         fitted = calibrate(held, method, scores, hits, objects, lent)
         curves = [fitted.curves[name] for name in truth.classes]
-        fitted = replace(fitted, decided=_decided(truth, found, curves, nms_iou))
+        fitted = replace(fitted, decided=decided(truth, found, curves, nms_iou))
         measured = _measured(fitted, metrics, truth, method)
         write_calibration(run.work / "calibration.json", fitted, measured)
         with atomic_write(run.work / "calibration.html") as file:
@@ -143,7 +143,7 @@ def _suppressed(classes: Sequence[str], found: Mapping[int, Candidates], nms_iou
     )
 
 
-def _decided(
+def decided(
     truth: Truth, found: Mapping[int, Candidates], curves: Sequence[Curve], nms_iou: float
 ) -> dict[str, tuple[Floats, NDArray[np.bool_]]]:
     """Return by class calibrated scores and hits of what is left when calibrated scores decide what is a duplicate."""

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -90,6 +91,14 @@ def test_a_file_comes_back_and_knows_what_it_is_for(tmp_path):
     (tmp_path / "calibration.json").write_text(json.dumps({"format": 0}))
     with pytest.raises(DataError, match="no calibration of this version"):
         read_calibration(tmp_path, IDENTITY, ("car",))
+
+
+def test_asked_precision_is_that_of_what_suppression_by_calibrated_scores_keeps(tmp_path):
+    kept = np.array([0.9, 0.7666666, 0.7, 0.6]), np.array([True, True, False, True])
+    found = replace(made(), decided={"car": kept, "bus": kept})
+    write_calibration(tmp_path / "calibration.json", found, {})
+    threshold = read_calibration(tmp_path, IDENTITY, ("car", "bus")).thresholds(0.9)["car"]
+    assert 0.7 < threshold <= 0.7666666  # what is written must not ask for more than the box that it is taken from has
 
 
 def test_drift_is_nothing_on_the_source_and_much_elsewhere():

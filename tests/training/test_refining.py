@@ -2,10 +2,14 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from cahqp.__main__ import main
+from cahqp.evaluation.truth import Truth, TruthImage
+from cahqp.labels.candidates import Candidates
 from cahqp.labels.document import read_coco
+from cahqp.training.calibrate import decided
 
 WEIGHTS = Path(__file__).parents[2] / "weights" / "demo-teacher.safetensors"
 
@@ -125,3 +129,12 @@ def test_places_that_are_always_taken_lose_labels_and_say_why(root, tmp_path):
     rejected = json.loads((root / "standing" / "rejected.json").read_text())["annotations"]
     taken = [box for box in rejected if box["reason"] == "place is taken in other frames"]
     assert len(taken) >= 7 and all(box["detector_score"] >= 0.2 for box in taken)
+
+
+def test_evidence_of_thresholds_is_what_calibrated_scores_leave():
+    boxes, nothing = np.array([[0.0, 0, 10, 10], [0, 0, 10, 10.5]]), np.zeros(1, np.bool_)
+    image = TruthImage(1, "a.jpg", "north", 0, boxes[:1], np.array([0]), nothing)
+    found = {1: Candidates(boxes[::-1], np.array([0.6, 0.5]), np.array([1, 0]))}  # the bus is surer, and wrong
+    left = decided(Truth(("car", "bus"), (image,)), found, [lambda s: s, lambda s: s / 2], nms_iou=0.7)
+    assert left["car"][0].tolist() == [0.5] and left["car"][1].tolist() == [True]
+    assert len(left["bus"][0]) == 0
