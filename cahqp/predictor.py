@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from cahqp.data.datasets import as_tensor
-from cahqp.data.images import read_image
+from cahqp.data.images import BrokenImageError, read_image
 from cahqp.data.transforms import plain
 from cahqp.detectors.output import Detector
 from cahqp.detectors.weights import load as load_detector
@@ -45,7 +45,10 @@ class Predictor:
             ValueError: An image has another shape or type.
             BrokenImageError: A file cannot be read as an image.
         """
-        pixels = [read_image(Path(image)) if isinstance(image, (str, Path)) else image for image in images]
+        if isinstance(images, (str, Path)):
+            message = f"predict takes a list of images: predict([{str(images)!r}])."
+            raise TypeError(message)
+        pixels = [_read(Path(image)) if isinstance(image, (str, Path)) else image for image in images]
         for number, image in enumerate(pixels):
             if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
                 message = f"images[{number}] must be (H, W, 3) uint8 RGB, got {image.shape} {image.dtype}."
@@ -59,6 +62,14 @@ class Predictor:
         sizes = torch.tensor([image.shape[:2] for image in pixels], device=device)
         found = self.detector.decode(self.detector(normalised, batch.padding_mask), sizes)
         return [detections[detections.scores >= threshold] for detections in found]
+
+
+def _read(path: Path) -> NDArray[np.uint8]:
+    try:
+        return read_image(path)
+    except BrokenImageError as error:
+        message = f"{path}: {error}"
+        raise BrokenImageError(message) from error
 
 
 def load(path: Path | str) -> Predictor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,12 +32,13 @@ class StandingMemory(nn.Module):
     Args:
         standing: What a score counts whose place is always taken, 0..1.
         max_frames: Frames remembered of each recording; those not seen for longest are forgotten first.
+        most: Frames remembered in all; recordings not seen for longest are forgotten first.
     """
 
-    def __init__(self, standing: float = 0.5, max_frames: int = 128) -> None:
+    def __init__(self, standing: float = 0.5, max_frames: int = 64, most: int = 8192) -> None:
         super().__init__()
-        self.standing, self.max_frames = standing, max_frames
-        self._recordings: dict[str, dict[int, _Seen]] = defaultdict(dict)
+        self.standing, self.max_frames, self.most = standing, max_frames, most
+        self._recordings: dict[str, dict[int, _Seen]] = {}
         self._pending: list[tuple[str, int, _Seen]] = []
 
     def __len__(self) -> int:
@@ -57,7 +57,7 @@ class StandingMemory(nn.Module):
         others = [seen for id_, seen in self._recordings.get(_key(frame), {}).items() if id_ != frame.id]
         if not others or not len(boxes):
             return torch.ones(len(boxes), device=boxes.device)
-        places = boxes.detach().double().cpu().numpy()
+        places = boxes.detach().cpu().double().numpy()
         centres = (places[:, None, :2] + places[:, None, 2:]) / 2
         regions = np.stack([seen.region for seen in others])
         inside = ((centres >= regions[:, :2]) & (centres < regions[:, 2:])).all(2)
@@ -77,35 +77,43 @@ class StandingMemory(nn.Module):
             return
         view, (height, width) = frame.view, frame.size
         region = (0, 0, width, height) if view is None else (view.left, view.top, view.right, view.bottom)
-        places = boxes.detach().double().cpu().numpy()
+        places = boxes.detach().cpu().double().numpy()
         self._pending.append((_key(frame), frame.id, _Seen(np.array(region, np.float64), places)))
 
     def commit(self) -> None:
         """Write what was noted since the last time. Every process must call this equally often."""
         pending, self._pending = gathered(self._pending), []
         for key, id_, seen in sorted(pending, key=lambda noted: noted[:2]):
-            recording = self._recordings[key]
-            recording.pop(id_, None)  # A frame seen again goes to the end of the line of the forgotten.
+            # What is seen again goes to the end of the line of the forgotten.
+            recording = self._recordings[key] = self._recordings.pop(key, {})
+            recording.pop(id_, None)
             recording[id_] = seen
             while len(recording) > self.max_frames:
                 del recording[next(iter(recording))]
+        while len(self) > self.most:
+            del self._recordings[next(iter(self._recordings))]
 
     def get_extra_state(self) -> dict[str, Any]:
         """Return everything remembered for the checkpoint, as plain values and tensors: a resumed run knows as much."""
         return {
-            key: [(id_, torch.from_numpy(seen.region), torch.from_numpy(seen.boxes)) for id_, seen in frames.items()]
+            key: {
+                "ids": list(frames),
+                "regions": torch.from_numpy(np.stack([seen.region for seen in frames.values()])),
+                "counts": [len(seen.boxes) for seen in frames.values()],
+                "boxes": torch.from_numpy(np.concatenate([seen.boxes for seen in frames.values()])),
+            }
             for key, frames in self._recordings.items()
         }
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
         """Go on from what `get_extra_state` returned."""
-        self._recordings = defaultdict(dict)
-        for key, frames in state.items():
-            self._recordings[key] = {
-                id_: _Seen(region.cpu().numpy(), boxes.cpu().numpy()) for id_, region, boxes in frames
-            }
-        self._pending = []
+        self._recordings, self._pending = {}, []
+        for key, told in state.items():
+            parts = told["boxes"].cpu().split(told["counts"])
+            seen = zip(told["ids"], told["regions"].cpu(), parts, strict=True)
+            self._recordings[key] = {id_: _Seen(region.numpy(), boxes.numpy()) for id_, region, boxes in seen}
 
 
 def _key(frame: Frame) -> str:
-    return f"{frame.camera}/{frame.recording}" if frame.camera or frame.recording else ""
+    # Frames of another size have other pixels.
+    return f"{frame.camera}/{frame.recording}/{frame.size}" if frame.camera or frame.recording else ""

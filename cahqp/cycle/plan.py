@@ -12,6 +12,7 @@ import yaml
 
 from cahqp.cycle import schema
 from cahqp.errors import ConfigError
+from cahqp.labels.views import unknown_view
 
 SCENES = "scenes:"
 ARMS = ("mean-teacher", "oracle")
@@ -199,16 +200,22 @@ def parse(path: Path) -> dict[str, Any]:
     return parsed
 
 
+def relabel_problems(relabel: Relabel) -> Iterator[str]:
+    """Yield what cannot be right about how labels are made, a line each."""
+    for name in ("threshold", "ignore_share", "standing"):
+        value = getattr(relabel, name)
+        if value is not None and not 0 <= value <= 1:
+            yield f"relabel.{name} must be in 0..1, got {value}."
+    yield from (f"relabel.views: {wrong}" for wrong in map(unknown_view, relabel.views) if wrong)
+
+
 def problems_of(plan: Plan) -> Iterator[str]:
     """Yield what cannot be right about a plan, a line each."""
     if not NAME.fullmatch(plan.name):
         yield f"name must be letters, digits, `-`, `_` and `.`, got {plan.name!r}."
     if plan.seed < 0:
         yield f"seed must be 0 or more, got {plan.seed}."
-    for name in ("threshold", "ignore_share", "standing"):
-        value = getattr(plan.relabel, name)
-        if value is not None and not 0 <= value <= 1:
-            yield f"relabel.{name} must be in 0..1, got {value}."
+    yield from relabel_problems(plan.relabel)
     if plan.target.every is not None and plan.target.every <= 0:
         yield f"target.every must be more than 0 seconds, got {plan.target.every}."
     yield from _scene_problems(plan)

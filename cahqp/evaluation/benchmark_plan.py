@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from cahqp.cycle import schema
-from cahqp.cycle.plan import Relabel
+from cahqp.cycle.plan import Relabel, relabel_problems
 from cahqp.errors import ConfigError
 
 SCENES, DATA = "scenes:", "data:"
@@ -248,6 +248,7 @@ def _problems(plan: Plan, data: Path | None) -> Iterator[str]:
             yield f"variants.{name} must have kind adapt or oracle and steps above 0: {variant.kind}, {variant.steps}."
     for name in set(plan.students) - {*plan.arms, *plan.variants}:
         yield schema.unknown(f"students: {name}", name, [*plan.arms, *plan.variants], "arm of this plan")
+    yield from relabel_problems(plan.relabel)
     yield from _file_problems(plan, data)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,8 +26,9 @@ class LabelFile:
     Attributes:
         names: Category names by id.
         images: COCO images by id.
-        boxes: COCO annotations by image id.
+        boxes: COCO annotations of the labels by image id; without those that training ignores.
         kept: Number of labels by class name.
+        ignored: Number of boxes that training ignores, by reason.
         rejected: Number of rejected boxes by reason.
         roots: Folders of the frames.
     """
@@ -36,6 +37,7 @@ class LabelFile:
     images: dict[int, dict[str, Any]]
     boxes: Mapping[int, list[dict[str, Any]]]
     kept: dict[str, int]
+    ignored: dict[str, int]
     rejected: dict[str, int]
     roots: list[Path]
 
@@ -47,28 +49,35 @@ def read_labels(directory: Path) -> LabelFile | None:
     data = read_json(directory / "labels.json")
     names = {category["id"]: str(category["name"]) for category in data["categories"]}
     boxes: dict[int, list[dict[str, Any]]] = defaultdict(list)
-    for annotation in data["annotations"]:
+    labels = [annotation for annotation in data["annotations"] if not annotation.get("iscrowd")]
+    for annotation in labels:
         boxes[annotation["image_id"]].append(annotation)
-    found = Counter(names[annotation["category_id"]] for annotation in data["annotations"])
+    found = Counter(names[annotation["category_id"]] for annotation in labels)
     kept = {name: found[name] for name in names.values()}
+    ignored = _by_reason(annotation for annotation in data["annotations"] if annotation.get("iscrowd"))
     images = {image["id"]: image for image in data["images"]}
-    return LabelFile(names, images, boxes, kept, _rejected(directory), _roots(directory))
+    return LabelFile(names, images, boxes, kept, ignored, _rejected(directory), _roots(directory))
 
 
 def labelled_frames(before: LabelFile | None, after: LabelFile) -> Markup:
     """Return counts and example frames."""
     said = f"{len(after.images):,} frames were labelled."
     kept = counts(before.kept if before else None, after.kept, "class", "Labels by class")
+    doubtful = counts(before.ignored if before else None, after.ignored, "reason", "Boxes that training ignores")
     rejected = counts(before.rejected if before else None, after.rejected, "reason", "Rejected boxes by reason")
     examples = [_example(number, image, before, after) for number, image in enumerate(_chosen(before, after))]
     hint = element("p", "Small boxes in full scenes carry no text; the colour names the class.", class_="soft")
-    return join([element("p", said), kept, rejected, legend(after.names), hint, *examples])
+    return join([element("p", said), kept, doubtful, rejected, legend(after.names), hint, *examples])
 
 
 def _rejected(directory: Path) -> dict[str, int]:
     path = directory / "rejected.json"
     found = read_json(path)["annotations"] if path.is_file() else []
-    return dict(sorted(Counter(str(annotation.get("reason", "")) for annotation in found).items()))
+    return _by_reason(found)
+
+
+def _by_reason(annotations: Iterable[Mapping[str, Any]]) -> dict[str, int]:
+    return dict(sorted(Counter(str(annotation.get("reason", "")) for annotation in annotations).items()))
 
 
 def _roots(directory: Path) -> list[Path]:

@@ -162,16 +162,16 @@ def measured(labels: Labels, truth: Truth) -> dict[str, Any]:
 
 
 def _drift(labels: Labels, folder: Path, calibration: Calibration) -> dict[str, Any]:
-    """Return the estimated drift by class, over labels and rejected boxes alike."""
+    """Return the estimated drift by class, over labels and rejected boxes alike, by the detector's own scores."""
     names = labels.categories
     scores: dict[str, list[float]] = {name: [] for name in names.values()}
     for box in (box for image in labels.images for box in image.boxes):
         if box.score is not None:
-            scores[box.name].append(box.score)
+            scores[box.name].append(float(box.more.get("detector_score", box.score)))
     path = folder / "rejected.json"
     for annotation in read_json(path)["annotations"] if path.is_file() else []:
         if annotation.get("reason") != "overlaps a better box":
-            scores[names[annotation["category_id"]]].append(annotation["score"])
+            scores[names[annotation["category_id"]]].append(annotation.get("detector_score", annotation["score"]))
     found: dict[str, Any] = {}
     for name, own in scores.items():
         bars = reliability(calibration.calibrated(name), calibration.hits[name])

@@ -32,7 +32,8 @@ class Calibration:
         hits: By class name, each (N,) whether they found an object.
         objects: By class name, how many objects there were.
         decided: By class name, calibrated scores and hits of the boxes that are left where suppression goes by
-            calibrated scores, as relabelling does: other boxes win than by the scores that the curves were fitted on.
+            calibrated scores: other boxes win than by the scores that the curves were fitted on. Relabelling suppresses
+            like this, but among the boxes above their thresholds alone, and so may keep a few more.
     """
 
     identity: Mapping[str, Any]

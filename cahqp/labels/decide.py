@@ -72,7 +72,7 @@ def by_frame(record: Mapping[str, Any], candidates: Candidates, rules: Rules) ->
     for row in range(len(candidates)):
         part, reason = _fate(bool(doubtful[row]), row in stays, candidates.scores[row] >= limits[row])
         if reason in (BELOW, DOUBTFUL) and detected is not None and detected[row] >= limits[row]:
-            reason = TAKEN
+            part, reason = "ignored" if rules.ignore_share < 1 else part, TAKEN  # it may be a car that is parked
         if part == "kept" and len(parts["kept"]) >= rules.max_boxes:
             part, reason = "rejected", TOO_MANY
         box = entry(candidates.labels[row], candidates.boxes[row], candidates.scores[row])

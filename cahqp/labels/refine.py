@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from cahqp.association import LEAST_FRAMES
 from cahqp.labels.calibration import Curve
 from cahqp.labels.candidates import Candidates, calibrated, from_record
 from cahqp.labels.decide import Rules, by_frame
@@ -166,11 +167,14 @@ def _recording(
 
 def _taken(places: Sequence[_Place], reader: _Reader, rules: Rules) -> dict[tuple[int, int], Places]:
     """Return by frame size which places are taken: frames of other sizes have other pixels."""
-    found = {}
-    for size in dict.fromkeys(place.size for place in places):
-        rows = probes([place.row for place in places if place.size == size])
-        found[size] = Places({row: reader(row)[1] for row in rows}, rules.limits)
-    return found
+    by_size: dict[tuple[int, int], list[int]] = {}
+    for place in places:
+        by_size.setdefault(place.size, []).append(place.row)
+    return {
+        size: Places({row: reader(row)[1] for row in probes(rows)}, rules.limits)
+        for size, rows in by_size.items()
+        if len(rows) > LEAST_FRAMES
+    }
 
 
 def _block(

@@ -183,14 +183,20 @@ class TeacherAdaptation(AligningModule):
         return found
 
     def _settled(self, detections: Detections, frame: Frame, size: Tensor) -> Detections:
-        """Return detections of which those count less whose place is taken in the recording's other frames, too."""
+        """Return detections of which those count less whose place is taken in the recording's other frames, too.
+
+        One that would be a pseudo-label but for this falls no deeper than the doubtful band: it may be a parked car.
+        """
         if self.standing is None:
             return detections
         boxes = detections.boxes if frame.view is None else frame.view.to_original(detections.boxes, size)
-        factors = self.standing.factors(frame, boxes)
-        limits = self.thresholds.values[detections.labels]
-        self.standing.note(frame, boxes[detections.scores >= DOUBTFUL_SHARE * limits])
-        return replace(detections, scores=detections.scores * factors)
+        scores, limits = detections.scores, self.thresholds.values[detections.labels]
+        self.standing.note(frame, boxes[scores >= DOUBTFUL_SHARE * limits])
+        band = self.pseudo_labels.ignore_share * limits
+        looked_at = scores >= band  # the others train nothing either way
+        settled = scores.clone()
+        settled[looked_at] *= self.standing.factors(frame, boxes[looked_at])
+        return replace(detections, scores=torch.where(scores >= limits, torch.maximum(settled, band), settled))
 
     @torch.no_grad()
     def easiness(self, batch: Batch) -> list[float]:

@@ -173,7 +173,8 @@ class Alarms(Callback):
     def _stop_for_count(self, trainer: Trainer, happened: str, verb: str) -> None:
         change = (
             f"{verb} model.pseudo_labels.threshold, or lower the learning rate; look at the target frames too: a "
-            "covered or unplugged camera ends like this. Set the limit to null to go on regardless."
+            "covered or unplugged camera ends like this, and where most road users are parked, so does "
+            "model.pseudo_labels.standing below 1. Set the limit to null to go on regardless."
         )
         self._stop(trainer, happened, change)
 

@@ -20,7 +20,7 @@ from cahqp.evaluation.page import document, element, table
 from cahqp.evaluation.reliability import diagram
 from cahqp.evaluation.truth import ImagePredictions, Predictions, Truth, read_truth
 from cahqp.files import atomic_write
-from cahqp.labels.calibrated import Calibration, calibrate, write_calibration
+from cahqp.labels.calibrated import FORMAT, Calibration, calibrate, write_calibration
 from cahqp.labels.calibration import Curve, Method, expected_error, fit, reliability
 from cahqp.labels.candidates import Candidates, calibrated
 from cahqp.labels.fusion import Method as Fusion
@@ -89,7 +89,7 @@ def calibrate_command(
     inputs |= {f"predictions.{i}": path for i, path in enumerate(predictions or [])}
     held = identity(detectors, specs, len(predictions or []), fuse, nms_iou)
     lent = uncalibrated or []
-    settings = {"method": method, "uncalibrated": lent, "batch_size": batch_size, **held}
+    settings = {"format": FORMAT, "method": method, "uncalibrated": lent, "batch_size": batch_size, **held}
     run = RunDirectory(output, "calibrate", settings, inputs, seed)
     if not run.begin():
         print(f"{output} is finished already: nothing to do.")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
@@ -22,6 +21,7 @@ from cahqp.errors import ConfigError
 from cahqp.labels.candidates import Candidates, usable
 from cahqp.labels.external import External
 from cahqp.labels.fusion import Look, Method, fuse
+from cahqp.labels.views import unknown_view, view_scale, view_tiles
 from cahqp.structures import Batch, Frame, Preprocessing, Targets, View, collate
 from cahqp.training.predict import FrameBatch, FrameSet
 
@@ -48,18 +48,15 @@ def parse_views(given: Sequence[str]) -> list[ViewSpec]:
     """
     views = [ViewSpec()]
     for text in given:
-        scale = re.fullmatch(r"scale:(\d+(?:\.\d+)?)", text)
-        tiles = re.fullmatch(r"tiles:(\d+)x(\d+)", text)
-        if text == "flip":
-            views.append(ViewSpec(mirrored=True))
-        elif scale and 0.25 <= float(scale[1]) <= 4:
-            views.append(ViewSpec(scale=float(scale[1])))
-        elif tiles and 1 < int(tiles[1]) * int(tiles[2]) <= 64 and int(tiles[1]) and int(tiles[2]):
-            columns, rows = _cut(int(tiles[1])), _cut(int(tiles[2]))
+        wrong, scale, tiles = unknown_view(text), view_scale(text), view_tiles(text)
+        if wrong:
+            message = f"--views {wrong}"
+            raise ConfigError(message)
+        if tiles:
+            columns, rows = _cut(tiles[0]), _cut(tiles[1])
             views += [ViewSpec((x[0], y[0], x[1], y[1])) for y, x in product(rows, columns)]
         else:
-            message = f"--views {text!r} is unknown. Allowed: flip, scale:S with S in 0.25..4, tiles:CxR such as 2x2."
-            raise ConfigError(message)
+            views.append(ViewSpec(mirrored=True) if scale is None else ViewSpec(scale=scale))
     return views
 
 

@@ -74,17 +74,10 @@ class Options:
     @property
     def settings(self) -> dict[str, Any]:
         """What the labels depend on besides files."""
-        names = (
-            "target_precision",
-            "top_share",
-            "dynamic",
-            "ignore_share",
-            "temporal",
-            "standing",
-            "weighted",
-            "views",
-        )
-        return {name: getattr(self, name) for name in names} | ({"fuse": self.fuse} if self.views or self.files else {})
+        names = ("target_precision", "top_share", "dynamic", "ignore_share", "temporal", "weighted", "views")
+        settings = {name: getattr(self, name) for name in names}
+        settings |= {"standing": self.standing} if self.standing < 1 else {}
+        return settings | ({"fuse": self.fuse} if self.views or self.files else {})
 
     def check(self, threshold: float | None) -> None:
         """Refuse options that cannot be together, all at once.
@@ -104,6 +97,9 @@ class Options:
             if value and self.calibration is None:
                 message = f"{name} needs to know what scores are worth: make a file with `cahqp calibrate` and give it "
                 raise ConfigError(message + "as --calibration.")
+        if self.standing < 1 and self.top_share is not None:
+            message = "--top_share takes a share of all boxes, and --standing lowers some of them. Give one of them."
+            raise ConfigError(message)
         if self.dynamic and self.top_share is not None:
             message = "--dynamic moves thresholds and --top_share sets them. Give one of them."
             raise ConfigError(message)

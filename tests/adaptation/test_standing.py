@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -85,3 +87,30 @@ def test_a_restored_memory_knows_as_much():
 
 def test_no_boxes_at_all():
     assert watched(7).factors(frame(8), torch.zeros(0, 4)).shape == (0,)
+
+
+def test_a_restored_memory_forgets_in_the_same_order():
+    memory, restored = watched(4, max_frames=4), StandingMemory(max_frames=4)
+    restored.load_state_dict(memory.state_dict())
+    for one in (memory, restored):
+        one.note(frame(0), boxes(0))  # seen again: frame 1 is now the oldest
+        one.commit()
+        one.note(frame(9), boxes(9))
+        one.commit()
+        assert list(one.get_extra_state()["camera/night/(100, 200)"]["ids"]) == [2, 3, 0, 9]
+
+
+def test_frames_of_another_size_have_other_places():
+    memory = watched(8)
+    assert memory.factors(replace(frame(9), size=(200, 400)), boxes(9)).tolist() == [1.0, 1.0]
+
+
+def test_recordings_not_seen_for_longest_are_forgotten_first():
+    memory = StandingMemory(most=4)
+    for recording in ("one", "two", "one"):
+        for number in range(2):
+            memory.note(frame(number + (recording == "one"), recording=recording), boxes(number))
+        memory.commit()
+    memory.note(frame(0, recording="three"), boxes(0))
+    memory.commit()
+    assert list(memory.get_extra_state()) == ["camera/one/(100, 200)", "camera/three/(100, 200)"]

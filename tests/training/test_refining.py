@@ -128,6 +128,9 @@ def test_places_that_are_always_taken_lose_labels_and_say_why(root, tmp_path):
     assert kept(root, "standing") == [] and len(kept(root, "passing")) >= 7
     rejected = json.loads((root / "standing" / "rejected.json").read_text())["annotations"]
     taken = [box for box in rejected if box["reason"] == "place is taken in other frames"]
+    assert relabelled(root, "band", "--standing=0", "--threshold=0.2", "--ignore_share=0.9", frames="still.json") == 0
+    in_band = [box for image in read_coco(root / "band").images for box in image.boxes]
+    assert all(box.ignored for box in in_band) and len(in_band) >= len(taken)
     assert len(taken) >= 7 and all(box["detector_score"] >= 0.2 for box in taken)
 
 
@@ -138,3 +141,15 @@ def test_evidence_of_thresholds_is_what_calibrated_scores_leave():
     left = decided(Truth(("car", "bus"), (image,)), found, [lambda s: s, lambda s: s / 2], nms_iou=0.7)
     assert left["car"][0].tolist() == [0.5] and left["car"][1].tolist() == [True]
     assert len(left["bus"][0]) == 0
+
+
+def test_a_share_of_boxes_and_places_are_refused_together(root, capsys):
+    assert relabelled(root, "both", "--standing=0.5", "--top_share=0.1") != 0
+    assert "Give one of them" in capsys.readouterr().err
+
+
+def test_a_calibration_of_another_form_is_not_taken_for_finished(root, capsys, monkeypatch):
+    monkeypatch.setattr("cahqp.training.calibrate.FORMAT", 3)
+    given = [f"--frames={root / 'day' / 'annotations.json'}", f"--output={root / 'calibration'}"]
+    assert main(["calibrate", f"--weights={WEIGHTS}", *given, "--uncalibrated=person"]) != 0
+    assert "format" in capsys.readouterr().err
