@@ -43,7 +43,7 @@ def test_all_problems_come_together(refuse):
         seed="one",
         source={"train": ["gone.json"], "val": 5},
         target={"train": ["scenes:nihgt"]},
-        relabel={"threshold": 2},
+        relabel={"threshold": 2, "standing": 7, "views": ["flip", "flop"]},
         student=None,
     )
     for part in (
@@ -54,9 +54,11 @@ def test_all_problems_come_together(refuse):
         "source.val must be a list, each a text, got 5",
         "target.train: scenes:nihgt is no known recording. Did you mean scenes:night?",
         "relabel.threshold must be in 0..1, got 2",
+        "relabel.standing must be in 0..1, got 7",
+        "relabel.views: 'flop' is unknown",
     ):
         assert part.removeprefix("6 problems") in told
-    assert "plan.yaml has 7 problems" in told
+    assert "plan.yaml has 9 problems" in told
 
 
 def test_missing_section_is_told_once(refuse, plan_values):

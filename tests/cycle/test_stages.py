@@ -1,10 +1,12 @@
 import json
 from dataclasses import replace
+from functools import wraps
 from pathlib import Path
 
 import pytest
 import yaml
 
+from cahqp import cli
 from cahqp.cycle.plan import read_plan
 from cahqp.cycle.stages import Stages
 
@@ -98,3 +100,14 @@ def test_lists_are_json(stages):
     flag = next(a for a in stages["student-retrain"].arguments if a.startswith("--data.pseudo="))
     assert json.loads(flag.partition("=")[2]) == ["out/relabel/labels.json"]
     assert yaml.safe_load(flag.partition("=")[2]) == ["out/relabel/labels.json"]
+
+
+def test_relabelling_understands_what_a_plan_says(plan, monkeypatch):
+    told = replace(plan.relabel, threshold=0.3, views=["flip", "scale:1.5"], weighted=True)
+    stages = {stage.name: stage for stage in Stages(replace(plan, relabel=told), Path("out")).all()}
+    given = {}
+    stand_in = wraps(cli.training.relabel)(lambda **settings: given.update(settings))
+    monkeypatch.setattr(cli.training, "relabel", stand_in)
+    cli.relabel(list(stages["relabel"].arguments))
+    assert (given["threshold"], given["views"], given["weighted"]) == (0.3, ["flip", "scale:1.5"], True)
+    assert (given["standing"], given["ignore_share"], given["temporal"]) == (0.5, 0.6, True)

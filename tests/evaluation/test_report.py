@@ -10,6 +10,7 @@ import pytest
 
 from cahqp.cycle.manifest import read_manifest
 from cahqp.errors import RunError
+from cahqp.evaluation.labelled import read_labels
 from cahqp.evaluation.report import report
 
 HOSTILE = "<script>alert('car')</script>\"&"
@@ -233,3 +234,11 @@ def test_without_an_output_it_is_written_anew(cycle):
 def test_torch_is_not_imported():
     code = "import sys, cahqp.evaluation.report; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_boxes_in_doubt_are_no_labels(cycle):
+    doubtful = labels(9)["annotations"][0] | {"id": 2, "iscrowd": 1, "reason": "place is taken in other frames"}
+    write(cycle / "relabel/labels.json", labels(9) | {"annotations": [*labels(9)["annotations"], doubtful]})
+    found = read_labels(cycle / "relabel")
+    assert (found.kept, found.ignored) == ({"car": 1}, {"place is taken in other frames": 1})
+    assert [box["id"] for box in found.boxes[1]] == [1]
