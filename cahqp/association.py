@@ -27,8 +27,10 @@ DOUBTFUL_SHARE = 0.3
 def pairwise_iou(boxes_a: Floats, boxes_b: Floats) -> NDArray[np.float64]:
     """Return (N, M) intersections over unions of (N, 4) and (M, 4) xyxy boxes; boxes without area overlap nothing."""
     a, b = _as_boxes(boxes_a)[:, None], _as_boxes(boxes_b)[None]
-    sides = np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2])
-    intersection = np.prod(np.clip(sides, 0, None), -1)
+    # Coordinate by coordinate: on pairs of short rows NumPy spends most of its time between them.
+    wide = np.minimum(a[..., 2], b[..., 2]) - np.maximum(a[..., 0], b[..., 0])
+    high = np.minimum(a[..., 3], b[..., 3]) - np.maximum(a[..., 1], b[..., 1])
+    intersection = np.maximum(wide, 0) * np.maximum(high, 0)
     union = _areas(a) + _areas(b) - intersection
     iou: NDArray[np.float64] = np.divide(intersection, union, out=np.zeros_like(intersection), where=union > 0)
     return iou

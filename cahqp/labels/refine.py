@@ -198,5 +198,5 @@ def _block(
     for frame in frames:
         candidates, known = frame.candidates, taken.get(frame.place.size)
         if known is not None:
-            candidates = known.counted(frame.place.row, candidates, rules.standing)
+            candidates = known.counted(frame.place.row, candidates, rules.standing, rules.ignore_share)
         yield by_frame(frame.record, candidates, rules)

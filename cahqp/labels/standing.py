@@ -34,23 +34,26 @@ class Places:
     """
 
     def __init__(self, candidates: dict[int, Candidates], limits: NDArray[np.float64]) -> None:
+        self._limits = limits
         self._boxes = {
             number: found.boxes[found.scores >= DOUBTFUL_SHARE * limits[found.labels]]
             for number, found in candidates.items()
         }
 
-    def counted(self, number: int, candidates: Candidates, standing: float) -> Candidates:
+    def counted(self, number: int, candidates: Candidates, standing: float, least: float = 0.0) -> Candidates:
         """Return a frame's candidates, those whose place is always taken with less of their score, best first.
 
         Args:
             number: Of the frame: it does not speak for itself.
             candidates: Its boxes.
             standing: What a score counts whose place is always taken, 0..1.
+            least: Share of its threshold below which a box is left as it is, for it will be no label anyhow.
         """
         others = [boxes for key, boxes in self._boxes.items() if key != number]
         if len(others) < LEAST_FRAMES or not len(candidates):
             return candidates
-        shares = places_taken(candidates.boxes, others).mean(1)
-        scores = candidates.scores * standing_factor(shares, standing)
+        rows = np.flatnonzero(candidates.scores >= least * self._limits[candidates.labels])
+        scores = candidates.scores.copy()
+        scores[rows] *= standing_factor(places_taken(candidates.boxes[rows], others).mean(1), standing)
         counted = replace(candidates, scores=scores, detector_scores=candidates.scores)
         return counted[np.argsort(-scores, kind="stable")]

@@ -51,3 +51,8 @@ def test_the_factor_falls_between_its_corners():
     shares = np.array([0.0, 0.2, 0.4, 0.6, 1.0])
     assert np.allclose(standing_factor(shares, 0.5), [1, 1, 0.75, 0.5, 0.5])
     assert np.allclose(standing_factor(shares, 1.0), 1)
+
+
+def test_what_will_be_no_label_is_left_as_it_is():
+    places = Places({number: candidates(number) for number in range(7)}, LIMITS)
+    assert places.counted(7, candidates(7, lamp=0.2), 0.5, least=0.6).scores.tolist() == [0.45, 0.2]
