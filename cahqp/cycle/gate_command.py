@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,20 @@ from cahqp.edge.runs import whole_or_nothing
 from cahqp.edge.runtime import Runtime
 from cahqp.errors import ConfigError, WeightsError, check_numbers
 from cahqp.files import atomic_write, write_json
+
+
+@dataclass(frozen=True)
+class _Set:
+    """Labelled frames that are judged together."""
+
+    role: Role
+    name: str
+    paths: list[Path]
+
+    def inputs(self) -> dict[str, Path]:
+        """Return the files by what the manifest calls them."""
+        first, *more = self.paths
+        return {f"{self.role}.{self.name}": first} | {f"{self.role}.{self.name}.{n}": p for n, p in enumerate(more, 2)}
 
 
 def gate(
@@ -43,7 +58,7 @@ def gate(
         running: The package that runs, or the registry that says which.
         output: Directory to make; never overwritten.
         source: COCO files of the labelled source's validation; each may be NAME=FILE.
-        replay: COCO files of past domains; each may be NAME=FILE.
+        replay: COCO files of past domains; each may be NAME=FILE, and files of one NAME are judged as one set.
         canary: Small COCO files of the target with labels; each may be NAME=FILE. Needed where there is no source.
         labels: The adapted teacher's labels on target frames that were held out; advice only.
         loss: AP50 in 0..1 that the lower bound may lie below.
@@ -59,11 +74,11 @@ def gate(
     check_numbers({"loss": loss, "class_loss": class_loss}, {"resamples": resamples})
     limits = Limits(loss, class_loss, slowdown, milliseconds, growth, megabytes)
     sets = _sets(source, replay, canary)
-    check_sets([role for role, _, _ in sets])
+    check_sets([one.role for one in sets])
     place = find_package(running)
-    inputs = {"candidate": candidate, "running": place} | {f"{role}.{name}": path for role, name, path in sets}
+    inputs = {"candidate": candidate, "running": place} | {k: path for one in sets for k, path in one.inputs().items()}
     inputs |= {} if labels is None else {"labels": labels}
-    settings = {"limits": vars(limits), "resamples": resamples, "sets": [[role, name] for role, name, _ in sets]}
+    settings = {"limits": vars(limits), "resamples": resamples, "sets": [[one.role, one.name] for one in sets]}
     run = RunDirectory(output, "gate", settings, inputs, seed)
     if not run.begin():
         print(f"{output} is finished already: nothing to do.")
@@ -76,7 +91,7 @@ def gate(
 
 
 def _decision(
-    candidate: Path, running: Path, trusted: Path | None, sets: list[tuple[Role, str, Path]], labels: Path | None,
+    candidate: Path, running: Path, trusted: Path | None, sets: list[_Set], labels: Path | None,
     limits: Limits, run: RunDirectory, resamples: int,
 ) -> dict[str, Any]:  # fmt: skip
     """Return the decision: a candidate that cannot be measured is refused; that the running one cannot is an error."""
@@ -91,7 +106,7 @@ def _decision(
 
 
 def _measured(
-    new: Runtime, old: Runtime, sets: list[tuple[Role, str, Path]], labels: Path | None, limits: Limits,
+    new: Runtime, old: Runtime, sets: list[_Set], labels: Path | None, limits: Limits,
     run: RunDirectory, resamples: int,
 ) -> dict[str, Any]:  # fmt: skip
     if new.classes != old.classes:
@@ -100,7 +115,7 @@ def _measured(
             f"{', '.join(old.classes)}."
         )
         raise WeightsError(message)
-    evidence = [collect(new, old, role, name, path, seed=run.seed, resamples=resamples) for role, name, path in sets]
+    evidence = [collect(new, old, s.role, s.name, s.paths, seed=run.seed, resamples=resamples) for s in sets]
     ours, theirs = costs(new, old)
     # A log, which no hash covers: a decision made again after a kill must not differ by how busy the machine was.
     with atomic_write(run.work / "times.log") as file:
@@ -110,16 +125,17 @@ def _measured(
     return decision if labels is None else decision | {"advice": advise(new, old, labels)}
 
 
-def _sets(source: list[str] | None, replay: list[str] | None, canary: list[str] | None) -> list[tuple[Role, str, Path]]:
+def _sets(source: list[str] | None, replay: list[str] | None, canary: list[str] | None) -> list[_Set]:
     roles: list[tuple[Role, list[str]]] = [("source", source or []), ("replay", replay or []), ("canary", canary or [])]
-    sets: list[tuple[Role, str, Path]] = []
+    sets: dict[str, _Set] = {}
     for role, given in roles:
         for number, text in enumerate(given, start=1):
             name, sign, path = text.partition("=")
             if not sign:
                 name, path = (role if number == 1 else f"{role}-{number}"), text
-            if name in {known for _, known, _ in sets}:
+            known = sets.setdefault(name, _Set(role, name, []))
+            if known.role != role or (known.paths and not sign):
                 message = f"Two sets are called {name}. Give each of them a name of its own: --{role} NAME=FILE."
                 raise ConfigError(message)
-            sets.append((role, name, Path(path)))
-    return sets
+            known.paths.append(Path(path))
+    return list(sets.values())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -24,22 +26,46 @@ _SAME = 0.3  # IoU above which two boxes of neighbouring frames are one object
 
 
 def collect(
-    candidate: Runtime, running: Runtime, role: Role, name: str, path: Path, *, seed: int, resamples: int
+    candidate: Runtime, running: Runtime, role: Role, name: str, paths: Sequence[Path], *, seed: int, resamples: int
 ) -> SetEvidence:
-    """Measure both packages on a COCO file.
+    """Measure both packages on COCO files that are one set.
 
     Raises:
-        ConfigError: The file has no object of the packages' classes.
+        ConfigError: The files have no object of the packages' classes.
         WeightsError: The candidate says numbers that are none.
     """
-    truth = read_truth(path, running.classes)
-    said = answers(candidate, path)
+    truth = _joined([read_truth(path, running.classes) for path in paths])
+    said, running_said = (_all_answers(runtime, paths) for runtime in (candidate, running))
     _check_finite(said, candidate)
-    ours, theirs = (average_precision(truth, _heard(found)) for found in (said, answers(running, path)))
+    ours, theirs = (average_precision(truth, _heard(found)) for found in (said, running_said))
     if ours.ap50 is None or theirs.ap50 is None:
-        message = f"{path} has no object of {', '.join(running.classes)}, so it cannot judge. Leave it out."
+        told = ", ".join(map(str, paths))
+        message = f"{told}: no object of {', '.join(running.classes)}, so it cannot judge. Leave it out."
         raise ConfigError(message)
     return weigh(role, name, ours.matches, theirs.matches, group_frames(truth), seed=seed, resamples=resamples)
+
+
+def _joined(truths: Sequence[Truth]) -> Truth:
+    """Return several files as one set; image ids and recordings of different files are different ones."""
+    images = [
+        replace(image, id=_id(number, image.id), recording=f"{number}/{image.recording}")
+        for number, truth in enumerate(truths)
+        for image in truth.images
+    ]
+    return replace(truths[0], images=tuple(images))
+
+
+def _all_answers(runtime: Runtime, paths: Sequence[Path]) -> Predictions:
+    images = {
+        _id(number, id_): found
+        for number, path in enumerate(paths)
+        for id_, found in answers(runtime, path).images.items()
+    }
+    return Predictions(runtime.classes, images)
+
+
+def _id(number: int, image: int) -> int:
+    return (number << 48) + image  # ids of COCO files are far smaller
 
 
 def weigh(

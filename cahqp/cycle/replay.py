@@ -35,13 +35,15 @@ class Domain:
     """Frames of one past domain in the buffer.
 
     Attributes:
-        name: Of the domain.
+        name: Of the domain, numbered where the buffer has older frames of it.
+        domain: Its plain name.
         directory: Where its labels, images and features lie.
         frames: How many of them.
         held: How many of them are held out for the gate.
     """
 
     name: str
+    domain: str
     directory: Path
     frames: int
     held: int
@@ -101,8 +103,8 @@ def remember(
     kept = _keep(past, room, chosen, run.work)
     _write_past(run.work, [domain for domain in kept if domain.name in chosen])
     own = _free(name, past)
-    listed = [*kept, Domain(own, run.work / own, len(taken), len(held & set(taken)))]
-    entries = [{"name": d.name, "frames": d.frames, "held": d.held} for d in listed]
+    listed = [*kept, Domain(own, name, run.work / own, len(taken), len(held & set(taken)))]
+    entries = [{"name": d.name, "domain": d.domain, "frames": d.frames, "held": d.held} for d in listed]
     told = {"domains": entries, "distances": {n: round(d, 6) for n, d in distances.items()}, "replayed": chosen}
     write_json(run.work / BUFFER, told)
     run.finish({"frames": sum(d.frames for d in listed), "domains": len(listed)})
@@ -119,7 +121,10 @@ def read_buffer(directory: Path) -> list[Domain]:
         message = f"{directory} is no buffer: it has no {BUFFER}. Give what `cahqp remember` made."
         raise DataError(message)
     listed = read_json(directory / BUFFER)["domains"]
-    return [Domain(entry["name"], directory / entry["name"], entry["frames"], entry["held"]) for entry in listed]
+    return [
+        Domain(entry["name"], entry["domain"], directory / entry["name"], entry["frames"], entry["held"])
+        for entry in listed
+    ]
 
 
 def held_out(images: list[dict[str, Any]], share: float) -> set[int]:
@@ -255,7 +260,7 @@ def _carry(domain: Domain, count: int, work: Path) -> Domain:
     write_json(directory / "source.json", {"root": "."})
     signals = read_signals(domain.directory)
     write_signals(directory, signals.take(list(range(min(count, len(signals))))), None)
-    return Domain(domain.name, directory, count, held_count)
+    return Domain(domain.name, domain.domain, directory, count, held_count)
 
 
 def _write_past(work: Path, domains: list[Domain]) -> None:

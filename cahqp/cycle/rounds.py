@@ -170,7 +170,10 @@ class RoundStages:
         package = self.root / prefix / "export"
         sets: dict[str, list[tuple[str, Path]]] = {
             "source": [(f"source-{number}", path) for number, path in enumerate(self.single.source_val, 1)],
-            "replay": [(d, running.buffer / d / "held.json") for d in _held(running.buffer)] if running.buffer else [],
+            # Rounds of one domain are one set: a few frames each would judge nothing.
+            "replay": [(d, running.buffer / n / "held.json") for n, d in _held(running.buffer)]
+            if running.buffer
+            else [],
             "canary": [(f"canary-{number}", self.single.data(e)) for number, e in enumerate(gate.canary, 1)],
         }
         given = [f"--candidate={package}", f"--running={running.package}", f"--loss={gate.loss}"]
@@ -262,9 +265,9 @@ def _entries(buffer: Path | None) -> list[dict[str, Any]]:
     return listed
 
 
-def _held(buffer: Path | None) -> list[str]:
-    """Return the domains of a buffer that have frames held out; none while it is not made."""
-    return [entry["name"] for entry in _entries(buffer) if entry["held"]]
+def _held(buffer: Path | None) -> list[tuple[str, str]]:
+    """Return directory and domain of a buffer's parts that have frames held out; none while it is not made."""
+    return [(entry["name"], entry["domain"]) for entry in _entries(buffer) if entry["held"]]
 
 
 def _free(name: str, buffer: Path | None) -> str:

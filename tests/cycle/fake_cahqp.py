@@ -82,7 +82,7 @@ def _results(command, output, flags, text):
     if command == "remember":
         old = json.loads(Path(flags["buffer"], "buffer.json").read_text())["domains"] if "buffer" in flags else []
         name = flags["name"] + (f".{len(old) + 1}" if flags["name"] in [d["name"] for d in old] else "")
-        domains = [*old, {"name": name, "frames": 8, "held": 2}]
+        domains = [*old, {"name": name, "domain": flags["name"], "frames": 8, "held": 2}]
         files = {f"{d['name']}/held.json": "{}" for d in domains}
         return {"buffer.json": json.dumps({"domains": domains}), "new/labels.json": text, "past.json": text, **files}
     if command == "sample":

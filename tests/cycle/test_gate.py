@@ -225,3 +225,14 @@ def test_a_file_that_does_not_load_is_refused_and_a_running_one_is_an_error(runn
     assert main(["gate", *given, f"--canary={running / 'truth.json'}"]) == 1
     assert main(["gate", *given, f"--replay={running / 'truth.json'}"]) == 1
     assert "--canary" in capsys.readouterr().err
+
+
+def test_files_of_one_name_are_one_set(running, tmp_path):
+    truth = running / "truth.json"
+    both = [f"night={truth}", f"night={truth}"]
+    said = gate(running, running / "package", tmp_path / "g", "--source", str(truth), "--replay", *both)
+    night, alone = said["sets"]["night"], said["sets"]["source"]
+    assert night["groups"] == 2 * alone["groups"]  # recordings of the same name in two files are two
+    assert night["running_ap50"] == pytest.approx(alone["running_ap50"], abs=1e-6)
+    given = [f"--candidate={running / 'package'}", f"--running={running / 'package'}", f"--output={tmp_path / 'h'}"]
+    assert main(["gate", *given, f"--source=night={truth}", "--replay", f"night={truth}"]) == 1

@@ -67,6 +67,15 @@ def test_two_rounds_hang_together(started, planned):
     assert f"night-round-01={root}round-01/features" in stages["round-02/drift"]
 
 
+def test_rounds_of_one_domain_are_judged_as_one_set(started, planned):
+    rounds = [{"name": name, "train": ["night.json"]} for name in ("night", "night", "fog")]
+    planned(rounds=rounds)
+    cycle.run(PLAN)
+    stages = {stage.name: " ".join(stage.arguments) for stage in choose(PLAN, None, None).stages}
+    buffer = "runs/year/round-02/remember"
+    assert f"night={buffer}/night/held.json night={buffer}/night.2/held.json" in stages["round-03/gate"]
+
+
 def test_a_round_without_drift_changes_nothing(started, planned, monkeypatch):
     monkeypatch.setenv("FAKE_GROUPS", json.dumps({"round-01": []}))
     cycle.run(PLAN)
