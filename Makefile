@@ -1,4 +1,5 @@
-# `make` alone tells what there is. Everything happens in .venv, which is made once, and again when pyproject.toml changes.
+# `make` alone tells what there is. Everything happens in .venv, which is made once, and again when pyproject.toml or
+# constraints.txt changes.
 
 PYTHON ?= python3
 # Handed to `pip install`, such as the index of a CPU-only build of PyTorch.

@@ -38,7 +38,12 @@ class Arrival:
 
 
 def fetch(
-    frames: str, output: Path, after: list[Path] | None = None, every: float | None = None, limit: int | None = None
+    frames: str,
+    output: Path,
+    after: list[Path] | None = None,
+    every: float | None = None,
+    limit: int | None = None,
+    until: float | None = None,
 ) -> None:
     """Bring images and videos of a folder or a URL here; videos become images. Writes `frames.json` (COCO).
 
@@ -48,6 +53,8 @@ def fetch(
         after: Directories of earlier fetches, whose files are not taken again. Default none.
         every: Seconds between the frames taken from a video; all of them where not given.
         limit: Most files; the first by name. Default all.
+        until: Seconds since 1970; files that changed after it may still be written, and are left for later. Default
+            all.
     """
     if every is not None and not every > 0:
         message = f"--every is a number of seconds above 0, got {every}."
@@ -61,7 +68,7 @@ def fetch(
     # What is there grows while we look: a fetch that was begun keeps to what it saw first.
     seen = run.work / TAKEN
     if not seen.is_file():
-        arrivals = new(frames, after or [])[:limit]
+        arrivals = new(frames, after or [], until)[:limit]
         write_json(seen, {"files": {arrival.name: arrival.size for arrival in arrivals}})
     names = list(read_json(seen)["files"])
     if not names:
@@ -75,10 +82,11 @@ def fetch(
     print(f"{output}: {len(images)} frames of {len(names)} files.")
 
 
-def new(frames: str, after: list[Path]) -> list[Arrival]:
-    """Return the files that no earlier fetch has taken, by name."""
+def new(frames: str, after: list[Path], until: float | None = None) -> list[Arrival]:
+    """Return the files that no earlier fetch has taken, and that did not change after a time, by name."""
     taken = {name for directory in after for name in read_json(directory / TAKEN)["files"]}
-    return [arrival for arrival in listing(frames) if arrival.name not in taken]
+    late = float("inf") if until is None else until
+    return [arrival for arrival in listing(frames) if arrival.name not in taken and arrival.changed <= late]
 
 
 def is_url(frames: str) -> bool:

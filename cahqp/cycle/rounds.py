@@ -56,10 +56,8 @@ class RoundStages:
         """The rounds of the plan, or those that a watched folder has made."""
         if self.plan.watch is None:
             return self.plan.rounds
-        path = self.root / ARRIVED
         watch = self.plan.watch
-        names: list[str] = read_json(path)["rounds"] if path.is_file() else []
-        return [Round(name, frames=watch.frames, every=watch.every) for name in names]
+        return [Round(name, frames=watch.frames, every=watch.every) for name in _arrivals(self.root)]
 
     def all(self) -> list[Stage]:
         """Return the stages that are known by now; of a round whose drift is not told yet, as if it had drifted."""
@@ -97,12 +95,20 @@ class RoundStages:
             running = replace(running, features=(*running.features, (f"{one.name}-{prefix}", features)))
             if self.plan.drift.when == "drifted" and groups == []:
                 return stages, running
-        several = groups if groups and len(groups) > 1 else [None]
+        several = self._separate(groups, prefix)
         for number, cameras in enumerate(several, 1):
-            place = f"{prefix}/group-{number}" if cameras else prefix
+            place = f"{prefix}/group-{number}" if len(several) > 1 else prefix
             found, running = self._turn(place, one.name, target, every, features, cameras, running)
             stages += found
         return stages, running
+
+    def _separate(self, groups: list[list[str]] | None, prefix: str) -> Sequence[list[str] | None]:
+        """Return the cameras of each adaptation of a round; `None` stands for all frames that came."""
+        if not groups or self.plan.drift is None:
+            return [None]
+        came = read_json(self.root / prefix / "drift" / "drift.json")["cameras"]
+        alone = self.plan.drift.when == "drifted" and set(groups[0]) != set(came)
+        return groups if len(groups) > 1 or alone else [None]
 
     def _turn(
         self,
@@ -192,6 +198,7 @@ class RoundStages:
         # A plan's own rounds each name what they mean; only a watched folder must not be taken twice.
         after = list(fetched) if self.plan.watch is not None else []
         given += ["--after", *map(str, after)] if after else []
+        given += [f"--until={until}"] if (until := _arrivals(self.root).get(one.name)) else []
         return self.single.stage(name, "fetch", after, given, seeded=False)
 
     def _features(self, name: str, frames: Sequence[Path], every: float | None = None) -> Stage:
@@ -236,8 +243,8 @@ class RoundStages:
         inputs = [weights]
         if gate.precision == "int8":
             calibration = self.single.source_train
-            given += ["--calibration", *map(str, calibration)]
-            inputs += calibration
+            given += ["--calibration", *map(str, calibration), "--labelled", *map(str, self.single.source_val)]
+            inputs += [*calibration, *self.single.source_val]
         return self.single.stage(name, "export", inputs, given)
 
 
@@ -249,13 +256,24 @@ def drifted_groups(directory: Path) -> list[list[str]] | None:
     return [list(group) for group in found["groups"]]
 
 
-def add_arrival(root: Path, write: Any) -> str:
-    """Add a round to those that a watched folder has made, and return its name."""
-    path = root / ARRIVED
-    names = read_json(path)["rounds"] if path.is_file() else []
-    name = f"arrival-{len(names) + 1:03d}"
-    write(path, {"rounds": [*names, name]})
+def add_arrival(root: Path, until: float, write: Any) -> str:
+    """Add a round to those that a watched folder has made, and return its name.
+
+    Args:
+        root: The cycle's directory.
+        until: Seconds since 1970; what changed after it is left to a later round.
+        write: Writes a file.
+    """
+    known = _arrivals(root)
+    name = f"arrival-{len(known) + 1:03d}"
+    write(root / ARRIVED, {"rounds": [{"name": n, "until": u} for n, u in (known | {name: until}).items()]})
     return name
+
+
+def _arrivals(root: Path) -> dict[str, float]:
+    """Return the rounds that a watched folder has made so far, each with the time up to which it takes files."""
+    path = root / ARRIVED
+    return {one["name"]: one["until"] for one in read_json(path)["rounds"]} if path.is_file() else {}
 
 
 def _entries(buffer: Path | None) -> list[dict[str, Any]]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from cahqp import files
 from cahqp.cycle import locks, process, run, table
-from cahqp.cycle.fetch import Arrival, new
+from cahqp.cycle.fetch import new
 from cahqp.cycle.rounds import RoundStages, add_arrival
 from cahqp.cycle.rounds_plan import RoundsPlan, Watch, read_rounds
 from cahqp.cycle.stages import Stage
@@ -137,12 +137,8 @@ def _arrived(rounds: Rounds, watch: Watch) -> bool:
     """Begin a round if enough has arrived and been left alone."""
     stages = RoundStages(rounds.plan, rounds.root)
     fetched = [rounds.root / f"round-{number:02d}" / "fetch" for number in range(1, len(stages.rounds) + 1)]
-    if len(_settled(new(watch.frames, fetched), watch.settle, time.time())) < watch.at_least:
+    until = time.time() - watch.settle
+    if len(new(watch.frames, fetched, until)) < watch.at_least:
         return False
-    add_arrival(rounds.root, files.write_json)
+    add_arrival(rounds.root, until, files.write_json)
     return True
-
-
-def _settled(arrivals: list[Arrival], settle: float, now: float) -> list[Arrival]:
-    """Return the files that have been left alone, or none while any of them has not: a round takes them together."""
-    return arrivals if all(now - arrival.changed >= settle for arrival in arrivals) else []

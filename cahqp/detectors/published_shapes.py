@@ -215,6 +215,6 @@ def _rtdetr_size(theirs: Tensors, asked: Asked) -> tuple[tuple[int, int], list[s
     cells = anchors.shape[1]
     side = round(math.sqrt(cells / 21)) * 32  # a square of 32 n pixels has (16 + 4 + 1) n^2 cells
     if side * side // 1024 * 21 != cells:
-        message = f"It was made for images with {cells} anchors, which no square has. Give --size HEIGHT,WIDTH."
+        message = f"It was made for images with {cells} anchors, which no square has. Give --size '[HEIGHT,WIDTH]'."
         raise WeightsError(message)
     return (side, side), [f"Made for {side}x{side} pixels, as its anchors say."] if side != 640 else []

@@ -104,7 +104,7 @@ def require(name: str) -> Any:
     try:
         return import_module(name)
     except ModuleNotFoundError as error:
-        message = f"Exporting needs {name}, which is not installed: pip install cahqp[edge]."
+        message = f"Exporting needs {name}, which is not installed: pip install 'cahqp[edge]'."
         raise ConfigError(message) from error
 
 

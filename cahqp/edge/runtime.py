@@ -163,7 +163,7 @@ def open_session(model: bytes, threads: int, providers: Sequence[str], name: str
     try:
         import onnxruntime
     except ModuleNotFoundError as error:
-        message = "Packages run on onnxruntime, which is not installed: pip install cahqp[edge]."
+        message = "Packages run on onnxruntime, which is not installed: pip install 'cahqp[edge]'."
         raise ConfigError(message) from error
     unknown = sorted(set(providers) - set(onnxruntime.get_available_providers()))
     if unknown:

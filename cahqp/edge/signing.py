@@ -140,6 +140,6 @@ def _cryptography() -> tuple[Any, Any]:
         from cryptography.hazmat.primitives import serialization
         from cryptography.hazmat.primitives.asymmetric import ed25519
     except ModuleNotFoundError as error:
-        message = "Signatures need the package cryptography: pip install cahqp[edge]."
+        message = "Signatures need the package cryptography: pip install 'cahqp[edge]'."
         raise ConfigError(message) from error
     return ed25519, serialization

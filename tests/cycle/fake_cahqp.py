@@ -43,7 +43,7 @@ def main(arguments):
             if "--after" in arguments
             else []
         )
-        fetch(flags["frames"], output, after)
+        fetch(flags["frames"], output, after, until=float(flags["until"]) if "until" in flags else None)
         return
     if command == "adopt":
         adopt(**{key: Path(flags[key]) for key in ("decision", "candidate", "running")},
@@ -75,7 +75,9 @@ def _results(command, output, flags, text):
     if command == "drift":
         groups = json.loads(os.environ.get("FAKE_GROUPS", '{"": [["north"]]}'))
         found = groups.get(output.parent.name, [["north"]])
-        return {"drift.json": json.dumps({"groups": found, "cameras": {}, "silent": [], "adapt": bool(found)})}
+        cameras = os.environ.get("FAKE_CAMERAS", "").split() or [camera for group in found for camera in group]
+        told = {"groups": found, "cameras": {camera: {} for camera in cameras}, "silent": [], "adapt": bool(found)}
+        return {"drift.json": json.dumps(told)}
     if command == "gate":
         kept = os.environ.get("FAKE_KEEP", "") == output.parent.name
         return {"decision.json": json.dumps({"published": not kept, "reason": "Kept." if kept else "Published."})}

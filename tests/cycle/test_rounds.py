@@ -201,6 +201,34 @@ def test_files_that_are_being_written_are_waited_for(started, planned):
     assert not Path("runs/year/rounds.json").exists()
 
 
+def test_a_camera_that_always_writes_does_not_hold_up_what_is_there(started, planned):
+    planned(rounds=None, watch={"frames": "incoming", "at_least": 2, "settle": 30})
+    arrive("north", 3)
+    arrive("north", 1, start=3, age=1.0)
+    cycle.run(PLAN)
+    assert "round-01/published" in names()
+    taken = files.read_json(Path("runs/year/round-01/fetch/taken.json"))["files"]
+    assert sorted(taken) == ["north/0.jpg", "north/1.jpg", "north/2.jpg"]
+
+
+def test_one_drifted_group_leaves_the_other_cameras_out(started, planned, monkeypatch):
+    monkeypatch.setenv("FAKE_CAMERAS", "north south")
+    planned(drift={"when": "drifted"})
+    cycle.run(PLAN)
+    stages = {stage.name: " ".join(stage.arguments) for stage in choose(PLAN, None, None).stages}
+    assert "--cameras north " in stages["round-01/sample"] + " "
+    assert "round-01/sample/frames.json" in stages["round-01/teacher-adapt"]
+    planned(drift={"when": "always"})
+    stages = {stage.name: " ".join(stage.arguments) for stage in choose(PLAN, None, None).stages}
+    assert "round-01/sample" not in stages
+
+
+def test_a_gate_of_int8_packages_has_frames_to_measure_them_on(started, planned):
+    planned(gate={"precision": "int8"})
+    stages = {stage.name: " ".join(stage.arguments) for stage in choose(PLAN, None, None).stages}
+    assert "--labelled val.json" in stages["export-start"] and "--calibration" in stages["export-start"]
+
+
 @pytest.mark.parametrize(
     ("more", "said"),
     [
