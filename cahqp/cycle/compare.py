@@ -32,24 +32,26 @@ def lines(runs: list[Path]) -> list[str]:
     """Return the table's lines.
 
     Raises:
-        ConfigError: There are fewer than two runs, or they hold other models or frames.
+        ConfigError: There are fewer than two runs, or they share no model and frames.
     """
     if len(runs) < 2:
         message = "Give --runs the directories of two or more finished cycles."
         raise ConfigError(message)
     found = [_figures(run) for run in runs]
-    if any(figures.keys() != found[0].keys() for figures in found):
-        message = "The runs measured different models or frames: compare cycles of one plan with the same arms."
+    shared = sorted({key for key in found[0] if all(key in figures for figures in found)}, key=_place)
+    if not shared:
+        message = "The runs measured no model on the same frames: compare cycles of one plan."
         raise ConfigError(message)
-    rows = [
-        (f"{NAMES.get(m, m)}, {frames}", [f[m, frames] for f in found]) for m, frames in sorted(found[0], key=_place)
-    ]
+    rows = [(f"{NAMES.get(m, m)}, {frames}", [f[m, frames] for f in found]) for m, frames in shared]
     for model, start in PAIRS:
-        for frames in [frames for name, frames in found[0] if name == model and (start, frames) in found[0]]:
+        for frames in [frames for name, frames in shared if name == model and (start, frames) in shared]:
             gains = [f[model, frames] - f[start, frames] for f in found]
             rows.append((f"gain of {NAMES.get(model, model)}, {frames}", gains))
     width = max(len(name) for name, _ in rows)
-    return [f"{'AP50 in %'.ljust(width)}{'mean':>8}{'sd':>7}   each run"] + [_row(*row, width) for row in rows]
+    table = [f"{'AP50 in %'.ljust(width)}{'mean':>8}{'sd':>7}   each run"] + [_row(*row, width) for row in rows]
+    others = {model for figures in found for model, frames in figures if (model, frames) not in shared}
+    left_out = ", ".join(NAMES.get(model, model) for model in sorted(others))
+    return table + ([f"Not in all runs, and left out: {left_out}."] if others else [])
 
 
 def _place(key: tuple[str, str]) -> tuple[str, int]:

@@ -25,8 +25,16 @@ def test_one_run_is_no_comparison(tmp_path: Path) -> None:
         lines([cycle(tmp_path / "a", 0.1, 0.2)])
 
 
-def test_other_models_are_refused(tmp_path: Path) -> None:
+def test_runs_without_a_model_in_common_are_refused(tmp_path: Path) -> None:
     other = tmp_path / "b"
     write_json(other / "evaluate" / "metrics.json", {"models": {}})
-    with pytest.raises(ConfigError, match="different models"):
+    with pytest.raises(ConfigError, match="no model on the same frames"):
         lines([cycle(tmp_path / "a", 0.1, 0.2), other])
+
+
+def test_an_arm_that_one_run_lacks_is_left_out_and_named(tmp_path: Path) -> None:
+    one, other = cycle(tmp_path / "a", 0.1, 0.2), tmp_path / "b"
+    write_json(other / "evaluate" / "metrics.json", {"models": {"teacher-source": {"target-test": {"ap50": 0.3}}}})
+    table = lines([one, other])
+    assert [line.split(",")[0] for line in table[1:-1]] == ["teacher"]
+    assert table[-1] == "Not in all runs, and left out: teacher, adapted (CA-HQP)."
