@@ -50,6 +50,7 @@ class SetEvidence:
         unit: What the bootstrap drew: recordings, or blocks of frames.
         groups: How many there were.
         classes: By class name the difference and its upper 95 % bound.
+        too_few: Classes of which the set has too few objects to judge; they count in none of the figures.
     """
 
     name: str
@@ -60,6 +61,7 @@ class SetEvidence:
     unit: str
     groups: int
     classes: Mapping[str, tuple[float, float]]
+    too_few: tuple[str, ...] = ()
 
     @property
     def difference(self) -> float:
@@ -188,4 +190,5 @@ def _figures(one: SetEvidence) -> dict[str, Any]:
         "unit": one.unit,
         "groups": one.groups,
         "classes": {name: round(difference, _DIGITS) for name, (difference, _) in one.classes.items()},
+        "too_few": list(one.too_few),
     }

@@ -45,6 +45,7 @@ def gate(
     growth: float = 1.5,
     megabytes: float | None = None,
     trusted: Path | None = None,
+    fewest: int = 20,
     resamples: int = 1000,
     seed: int = 0,
 ) -> None:
@@ -68,23 +69,29 @@ def gate(
         growth: Times as large as the running package's model that the candidate's may be.
         megabytes: Largest model.
         trusted: Ed25519 public key (PEM) that the candidate must be signed with.
+        fewest: Objects that a class must have in a set to count there; fewer say more of chance than of a package.
         resamples: Draws of the bootstrap.
         seed: Of the bootstrap.
     """
-    check_numbers({"loss": loss, "class_loss": class_loss}, {"resamples": resamples})
+    check_numbers({"loss": loss, "class_loss": class_loss}, {"resamples": resamples, "fewest": fewest})
     limits = Limits(loss, class_loss, slowdown, milliseconds, growth, megabytes)
     sets = _sets(source, replay, canary)
     check_sets([one.role for one in sets])
     place = find_package(running)
     inputs = {"candidate": candidate, "running": place} | {k: path for one in sets for k, path in one.inputs().items()}
     inputs |= {} if labels is None else {"labels": labels}
-    settings = {"limits": vars(limits), "resamples": resamples, "sets": [[one.role, one.name] for one in sets]}
+    settings = {
+        "limits": vars(limits),
+        "resamples": resamples,
+        "fewest": fewest,
+        "sets": [[one.role, one.name] for one in sets],
+    }
     run = RunDirectory(output, "gate", settings, inputs, seed)
     if not run.begin():
         print(f"{output} is finished already: nothing to do.")
         return
     with whole_or_nothing(run):
-        decision = _decision(candidate, place, trusted, sets, labels, limits, run, resamples)
+        decision = _decision(candidate, place, trusted, sets, labels, limits, run, (fewest, resamples))
         write_json(run.work / "decision.json", decision)
         run.finish({"published": decision["published"], "mean_difference": decision["mean_difference"]})
     print(decision["reason"])
@@ -92,13 +99,13 @@ def gate(
 
 def _decision(
     candidate: Path, running: Path, trusted: Path | None, sets: list[_Set], labels: Path | None,
-    limits: Limits, run: RunDirectory, resamples: int,
+    limits: Limits, run: RunDirectory, counts: tuple[int, int],
 ) -> dict[str, Any]:  # fmt: skip
     """Return the decision: a candidate that cannot be measured is refused; that the running one cannot is an error."""
     old = Runtime(read_package(running))
     try:
         new = Runtime(read_package(candidate, trusted))
-        decision = _measured(new, old, sets, labels, limits, run, resamples)
+        decision = _measured(new, old, sets, labels, limits, run, *counts)
         decision["candidate"] = {"package": new.package.digest}
     except WeightsError as error:
         decision = refuse(str(error), limits) | {"candidate": {"package": None}}
@@ -107,7 +114,7 @@ def _decision(
 
 def _measured(
     new: Runtime, old: Runtime, sets: list[_Set], labels: Path | None, limits: Limits,
-    run: RunDirectory, resamples: int,
+    run: RunDirectory, fewest: int, resamples: int,
 ) -> dict[str, Any]:  # fmt: skip
     if new.classes != old.classes:
         message = (
@@ -115,13 +122,27 @@ def _measured(
             f"{', '.join(old.classes)}."
         )
         raise WeightsError(message)
-    evidence = [collect(new, old, s.role, s.name, s.paths, seed=run.seed, resamples=resamples) for s in sets]
+    evidence, unjudged = [], []
+    for one in sets:
+        found = collect(
+            new, old, one.role, one.name, one.paths, fewest=fewest, seed=run.seed, resamples=resamples
+        )  # fmt: skip
+        if found is not None:
+            evidence.append(found)
+        elif one.role == "replay":
+            unjudged.append(one.name)
+        else:
+            message = (
+                f"{', '.join(map(str, one.paths))}: no class has {fewest} objects (--fewest), so it cannot judge. Give "
+                "more frames, or leave it out."
+            )
+            raise ConfigError(message)
     ours, theirs = costs(new, old)
     # A log, which no hash covers: a decision made again after a kill must not differ by how busy the machine was.
     with atomic_write(run.work / "times.log") as file:
         file.write(f"candidate {ours.milliseconds:.2f} ms, running {theirs.milliseconds:.2f} ms a run\n")
     print(f"One run takes {ours.milliseconds:.1f} ms; the running package's takes {theirs.milliseconds:.1f} ms.")
-    decision = decide(evidence, limits, ours, theirs)
+    decision = decide(evidence, limits, ours, theirs) | {"unjudged": unjudged}
     return decision if labels is None else decision | {"advice": advise(new, old, labels)}
 
 

@@ -236,3 +236,32 @@ def test_files_of_one_name_are_one_set(running, tmp_path):
     assert night["running_ap50"] == pytest.approx(alone["running_ap50"], abs=1e-6)
     given = [f"--candidate={running / 'package'}", f"--running={running / 'package'}", f"--output={tmp_path / 'h'}"]
     assert main(["gate", *given, f"--source=night={truth}", "--replay", f"night={truth}"]) == 1
+
+
+def test_a_class_of_few_objects_does_not_judge(running, tmp_path):
+    truth = running / "truth.json"
+    document = json.loads(truth.read_text())
+    of_class = {
+        c["name"]: [a for a in document["annotations"] if a["category_id"] == c["id"]] for c in document["categories"]
+    }
+    kept = [a for name, own in of_class.items() for a in (own[:4] if name == "bus" else own)]
+    few = running / "few-buses.json"
+    few.write_text(json.dumps(document | {"annotations": kept}))
+    fewest = min(len(own) for name, own in of_class.items() if name != "bus")
+    said = gate(running, running / "package", tmp_path / "g", f"--source={few}", f"--fewest={fewest}")
+    assert said["sets"]["source"]["too_few"] == ["bus"]
+    assert list(said["sets"]["source"]["classes"]) == ["car", "person"]
+
+
+def test_a_set_of_few_objects_is_left_out_of_replay_and_refused_as_source(running, tmp_path, capsys):
+    truth = running / "truth.json"
+    few = json.loads(truth.read_text())
+    few["annotations"] = few["annotations"][:3]
+    (running / "few.json").write_text(json.dumps(few))
+    said = gate(
+        running, running / "package", tmp_path / "g", f"--source={truth}", f"--replay=night={running / 'few.json'}"
+    )
+    assert said["unjudged"] == ["night"] and list(said["sets"]) == ["source"] and said["published"]
+    given = [f"--candidate={running / 'package'}", f"--running={running / 'package'}", f"--output={tmp_path / 'h'}"]
+    assert main(["gate", *given, f"--source={running / 'few.json'}"]) == 1
+    assert "no class has 20 objects" in capsys.readouterr().err
