@@ -26,8 +26,12 @@ from cahqp.labels.records import decode, dumps
 from cahqp.labels.review import Review
 from cahqp.labels.shards import ShardIndex, index_shards
 from cahqp.labels.standing import Places, probes
-from cahqp.labels.temporal import BLOCK, too_sparse, why_not
+from cahqp.labels.temporal import BLOCK, interval, too_sparse, why_not
 from cahqp.labels.thresholds import Histogram, dynamic
+from cahqp.labels.tracks import linked_share
+
+_PROBED, _PROBED_FRAMES = 32, 120
+"""Recordings, and frames of each, that tell whether boxes can be followed at all."""
 
 
 @dataclass
@@ -78,6 +82,9 @@ class _Read:
     candidates: Candidates
 
 
+Recordings = dict[tuple[str, str], list[_Place]]
+
+
 def refine(shards: Path, output: Path, rules: Rules) -> Refined:
     """Decide over every candidate.
 
@@ -98,8 +105,9 @@ def refine(shards: Path, output: Path, rules: Rules) -> Refined:
         rules = rules.with_thresholds(_thresholds(rules, histograms))
         found = Refined(thresholds=dict(zip(rules.classes, rules.limits.tolist(), strict=True)))
         file = stack.enter_context((output / "rank-00000.jsonl").open("wb"))
+        typical = _typical(recordings, reader, rules) if rules.temporal else {}
         for name, places in recordings.items():
-            for record in _recording(name, sorted(places, key=lambda p: p.order), reader, rules, found):
+            for record in _recording(name, places, reader, rules, typical, found):
                 found.review.add(record)
                 found.reasons.update(box["reason"] for box in record["rejected"] + record["ignored"])
                 file.write(dumps(record).encode() + b"\n")
@@ -128,9 +136,9 @@ class _Reader:
         yield from np.flatnonzero(np.diff(positions, prepend=-1) != 0).tolist()
 
 
-def _survey(reader: _Reader, rules: Rules) -> tuple[dict[tuple[str, str], list[_Place]], dict[str, Histogram]]:
-    """Return the frames of each recording, and every class's scores."""
-    recordings: dict[tuple[str, str], list[_Place]] = {}
+def _survey(reader: _Reader, rules: Rules) -> tuple[Recordings, dict[str, Histogram]]:
+    """Return the frames of each recording in the order of time, and every class's scores."""
+    recordings: Recordings = {}
     histograms = {name: Histogram() for name in rules.classes}
     for row in reader.rows():
         record, candidates = reader(row)
@@ -141,7 +149,7 @@ def _survey(reader: _Reader, rules: Rules) -> tuple[dict[tuple[str, str], list[_
         recordings.setdefault((image["camera"], image["recording"]), []).append(place)
         for label in np.unique(candidates.labels).tolist():
             histograms[rules.classes[label]].add(candidates.scores[candidates.labels == label])
-    return recordings, histograms
+    return {name: sorted(places, key=lambda p: p.order) for name, places in recordings.items()}, histograms
 
 
 def _thresholds(rules: Rules, histograms: Mapping[str, Histogram]) -> dict[str, float]:
@@ -152,17 +160,48 @@ def _thresholds(rules: Rules, histograms: Mapping[str, Histogram]) -> dict[str, 
 
 
 def _recording(
-    name: tuple[str, str], places: list[_Place], reader: _Reader, rules: Rules, found: Refined
+    name: tuple[str, str],
+    places: list[_Place],
+    reader: _Reader,
+    rules: Rules,
+    typical: Mapping[str, float],
+    found: Refined,
 ) -> Iterator[dict[str, Any]]:
     """Yield the frames of a recording as they will stand in the labels."""
     count = -(-len(places) // BLOCK)  # of even length: two frames left over would be too few to follow anything
     edges = [len(places) * number // count for number in range(count + 1)]
     blocks = [places[start:end] for start, end in itertools.pairwise(edges)]
-    reason = why_not([(place.time, place.size) for place in places]) if rules.temporal else None
+    reason = _unordered(places) if rules.temporal else None
+    usual = typical.get(_apart(places))
     taken = _taken(places, reader, rules) if rules.standing < 1 and any(name) else {}
     for number, block in enumerate(blocks):
         frames = [_Read(place, *reader(place.row)) for place in block]
-        yield from _block(frames, reason, number == 0, taken, rules, found)
+        yield from _block(frames, reason, usual, number == 0, taken, rules, found)
+
+
+def _typical(recordings: Recordings, reader: _Reader, rules: Rules) -> dict[str, float]:
+    """Return by time between frames how many moving boxes the next frame usually shows again.
+
+    One recording alone tells that badly, but all that are as far apart have the same answer.
+    """
+    shares: dict[str, list[float]] = {}
+    ordered = [places for places in recordings.values() if _unordered(places) is None]
+    for number in np.unique(np.linspace(0, len(ordered) - 1, min(_PROBED, len(ordered))).astype(int)).tolist():
+        places = ordered[number]
+        frames = [prepare(*reader(place.row), rules).sightings for place in places[:_PROBED_FRAMES]]
+        share = linked_share(frames)
+        if share is not None:
+            shares.setdefault(_apart(places), []).append(share)
+    return {apart: float(np.median(own)) for apart, own in shares.items()}
+
+
+def _unordered(places: Sequence[_Place]) -> str | None:
+    return why_not([(place.time, place.size) for place in places])
+
+
+def _apart(places: Sequence[_Place]) -> str:
+    """Return the usual time between frames to one digit: recordings of one sampling vary a little."""
+    return f"{interval([place.order[0] for place in places]):.1g}"
 
 
 def _taken(places: Sequence[_Place], reader: _Reader, rules: Rules) -> dict[tuple[int, int], Places]:
@@ -180,6 +219,7 @@ def _taken(places: Sequence[_Place], reader: _Reader, rules: Rules) -> dict[tupl
 def _block(
     frames: list[_Read],
     reason: str | None,
+    typical: float | None,
     first: bool,
     taken: Mapping[tuple[int, int], Places],
     rules: Rules,
@@ -187,7 +227,7 @@ def _block(
 ) -> Iterator[dict[str, Any]]:
     if rules.temporal is not None and reason is None:
         prepared = [prepare(frame.record, frame.candidates, rules) for frame in frames]
-        reason = too_sparse([frame.sightings for frame in prepared])
+        reason = too_sparse([frame.sightings for frame in prepared], typical)
         if reason is None:
             found.recordings += first
             records, found.tracks = decide(prepared, rules, found.tracks)

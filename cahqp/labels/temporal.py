@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cahqp.association import pairwise_iou
-from cahqp.labels.tracks import LEAST_LINKED, Floats, Sightings, link, linked_share
+from cahqp.labels.tracks import LEAST_LINKED, LEAST_TYPICAL, Floats, Sightings, link, linked_share
 
 FLICKER, WEAK_TRACK, STANDING, STATIC = "flicker", "weak track", "stands still, unsure", "static false alarm"
 FILLED = "filled gap"
@@ -107,15 +107,25 @@ def why_not(frames: Sequence[tuple[float | None, tuple[int, int]]]) -> str | Non
     return None
 
 
-def too_sparse(frames: Sequence[Sightings]) -> str | None:
-    """Return why boxes cannot be followed from frame to frame, `None` where they can."""
+def too_sparse(frames: Sequence[Sightings], typical: float | None) -> str | None:
+    """Return why boxes cannot be followed from frame to frame, `None` where they can.
+
+    Args:
+        frames: In the order of time.
+        typical: Median of `linked_share` over recordings with frames as far apart; `None` where none of them can tell.
+    """
     share = linked_share(frames)
-    if share is None:
+    if share is None or typical is None:
         return "too few boxes to tell whether frames follow each other"
-    if share < LEAST_LINKED:
-        interval = float(np.median(np.diff([frame.time for frame in frames])))
-        return f"frames too far apart, or in no order: {interval:g} s, and boxes are not in the next one"
+    if share < LEAST_LINKED or typical < LEAST_TYPICAL:
+        apart = interval([frame.time for frame in frames])
+        return f"frames too far apart, or in no order: {apart:g} s, and boxes are not in the next one"
     return None
+
+
+def interval(times: Sequence[float]) -> float:
+    """Return the usual time between frames in seconds."""
+    return float(np.median(np.diff(times))) if len(times) > 1 else 0.0
 
 
 def settle(
@@ -132,8 +142,7 @@ def settle(
     Returns:
         The frames, and the number that the next track may have.
     """
-    interval = float(np.median(np.diff([frame.time for frame in frames]))) if len(frames) > 1 else 0.0
-    count = link(frames, max(settings.max_gap, 2.5 * interval))
+    count = link(frames, max(settings.max_gap, 2.5 * interval([frame.time for frame in frames])))
     tracks = _collect(frames, classes)
     static = _static(tracks, settings)
     parts: dict[int, list[Settled]] = defaultdict(list)

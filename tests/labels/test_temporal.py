@@ -150,12 +150,14 @@ def streets(count):
 
 def test_frames_in_order_are_followed_and_shuffled_or_sparse_ones_are_not():
     frames, _ = recording(50, *streets(50))
-    assert too_sparse(frames) is None
+    assert too_sparse(frames, 0.5) is None
+    assert "too far apart" in str(too_sparse(frames, 0.1))  # others with frames as far apart cannot be followed
+    assert "too few boxes" in str(too_sparse(frames, None))
     order = np.random.default_rng(0).permutation(50)
     shuffled = [Sightings(n * RATE, frames[m].boxes, frames[m].sure, frames[m].labels) for n, m in enumerate(order)]
-    assert "too far apart, or in no order: 0.2 s" in str(too_sparse(shuffled))
-    assert "too far apart" in str(too_sparse(recording(200, *streets(200))[0][::11]))
-    assert "too few boxes" in str(too_sparse(recording(50)[0]))
+    assert "too far apart, or in no order: 0.2 s" in str(too_sparse(shuffled, 0.5))
+    assert "too far apart" in str(too_sparse(recording(200, *streets(200))[0][::11], 0.5))
+    assert "too few boxes" in str(too_sparse(recording(50)[0], 0.5))
 
 
 def test_candidates_are_kept_to_the_last_digit():
