@@ -185,7 +185,8 @@ class TeacherAdaptation(AligningModule):
     def _settled(self, detections: Detections, frame: Frame, size: Tensor) -> Detections:
         """Return detections of which those count less whose place is taken in the recording's other frames, too.
 
-        One that would be a pseudo-label but for this falls no deeper than the doubtful band: it may be a parked car.
+        One that would be a pseudo-label but for this falls no deeper than the doubtful band, where there is one: it may
+        be a parked car.
         """
         if self.standing is None:
             return detections
@@ -196,7 +197,9 @@ class TeacherAdaptation(AligningModule):
         looked_at = scores >= band  # the others train nothing either way
         settled = scores.clone()
         settled[looked_at] *= self.standing.factors(frame, boxes[looked_at])
-        return replace(detections, scores=torch.where(scores >= limits, torch.maximum(settled, band), settled))
+        if self.pseudo_labels.ignore_share < 1:
+            settled = torch.where(scores >= limits, torch.maximum(settled, band), settled)
+        return replace(detections, scores=settled)
 
     @torch.no_grad()
     def easiness(self, batch: Batch) -> list[float]:

@@ -79,6 +79,14 @@ def test_boxes_whose_place_is_always_taken_lose_score_and_then_training(teacher)
     assert last[0.0] == 0
 
 
+def test_without_a_doubtful_band_what_always_stands_is_background(teacher):
+    seen = [replace(batch(), frames=[replace(f, id=2 * n + k) for k, f in enumerate(batch().frames)]) for n in range(4)]
+    made = module(teacher, labels=PseudoLabelSettings(threshold=0.02, standing=0.0, ignore_share=1.0)).eval()
+    first, *_, last = [made.label(same) for same in seen]
+    assert sum(map(len, first)) > 0
+    assert sum(len(t) + len(t.ignore) for t in last) == 0
+
+
 @pytest.mark.parametrize("form", ["dense", "sfa"])
 def test_denoising_queries_do_not_reach_the_domain_queries(form, teacher):
     made = module(teacher, alignment=AlignmentSettings(dqfa_form=form))
