@@ -34,6 +34,9 @@ class LabelledFrames(Dataset[Sample]):
         max_broken: Share of broken images, 0..1, that is put up with.
         ignore_categories: Names of categories whose boxes are left out.
 
+    Attributes:
+        augmentation: As given.
+
     Raises:
         DataError: A box has a category that the detector does not know.
     """
@@ -53,7 +56,7 @@ class LabelledFrames(Dataset[Sample]):
         self._files = files
         self._classes = [class_indices(file, classes, ignore_categories) for file in files]
         self._starts = np.cumsum([0, *(len(file) for file in files)])
-        self._augmentation = augmentation
+        self.augmentation = augmentation
         self._seed = seed
         self.quarantine = Quarantine([f.name for f in self.frames], max_broken, self._reason)
 
@@ -104,8 +107,8 @@ class LabelledFrames(Dataset[Sample]):
     def _sample(self, position: int, image: Image, passes: int) -> Sample:
         frame = self.frames[position]
         seed = seed_of(self._seed, passes, frame.name)
-        view, targets = self._augmentation(image, self.targets(position), seed)
-        frame = replace(frame, view=self._augmentation.view(image.shape[0], image.shape[1], seed))
+        view, targets = self.augmentation(image, self.targets(position), seed)
+        frame = replace(frame, view=self.augmentation.view(image.shape[0], image.shape[1], seed))
         return as_tensor(view), replace(targets, seed=seed), frame
 
     def _read(self, position: int) -> Image:
@@ -151,6 +154,10 @@ class UnlabelledFrames(Dataset[tuple[Sample, Sample]]):
     def located(self) -> list[Located]:
         """Return each frame with its image file, where it has one."""
         return [(frame, self.source.path(position)) for position, frame in enumerate(self.frames)]
+
+    def look(self, position: int) -> Image:
+        """Return the image at a position as (H, W, 3) uint8 RGB; the next healthy one where it is broken."""
+        return self.quarantine.healthy(position, self.source.read)[1]
 
     def brightness(self) -> list[float]:
         """Return the mean luminance of every frame, 0..255; -1 for broken ones, which are marked."""

@@ -11,7 +11,8 @@ from cahqp.data.datasets import Sample, UnlabelledFrames, as_tensor
 from cahqp.data.frames import open_frames
 from cahqp.data.images import BrokenImageError
 from cahqp.data.loaders import Loader
-from cahqp.errors import ConfigError
+from cahqp.data.transforms import Restyle
+from cahqp.errors import ConfigError, check_numbers
 from cahqp.structures import Batch, Preprocessing, Targets, collate
 
 
@@ -91,6 +92,7 @@ class AdaptationData(DetectionData):
         batch_size: Source frames in a batch of one device.
         target_batch_size: Target frames in a batch of one device; as many as source frames where not given.
         augmentation: How source frames are changed.
+        restyle: Share of the source frames, 0..1, that take light and colours of a target frame (Fourier domain adaptation).
         every: Seconds between the frames taken from a target video; all of them where not given.
         curriculum: Share of the target frames, easiest first, used in epoch 0, 1, ...; the last holds from then on.
         easiness: What is easy: `brightness`, or the `confidence` of the teacher as it comes, its mean score in a frame.
@@ -114,6 +116,7 @@ class AdaptationData(DetectionData):
         batch_size: int = 8,
         target_batch_size: int | None = None,
         augmentation: Strength = "strong",
+        restyle: float = 0.0,
         every: float | None = None,
         curriculum: Sequence[float] | None = None,
         easiness: Literal["brightness", "confidence"] = "brightness",
@@ -142,7 +145,9 @@ class AdaptationData(DetectionData):
         self.source = source
         self.target = target
         self.target_batch_size = target_batch_size
+        check_numbers(shares={"data.restyle": restyle}, counts={})
         self.augmentation: Strength = augmentation
+        self.restyle = restyle
         self.every = every
         self.curriculum = curriculum
         self.easiness: Literal["brightness", "confidence"] = easiness
@@ -160,7 +165,11 @@ class AdaptationData(DetectionData):
         )
         if self.curriculum:
             self._easiness = target.brightness() if self.easiness == "brightness" else self._confidence(target)
-        return [*([self.to_train_on(self.source, self.augmentation)] if self.source else []), target]
+        source = [self.to_train_on(self.source, self.augmentation)] if self.source else []
+        if self.restyle:
+            for frames in source:
+                frames.augmentation.restyle = Restyle(target.look, len(target), self.restyle)
+        return [*source, target]
 
     def _confidence(self, target: UnlabelledFrames) -> list[float]:
         """Return how sure the teacher is of every frame, the same on all devices; -1 for broken ones.

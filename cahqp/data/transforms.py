@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import random
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -16,6 +17,7 @@ import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.fft import irfft2, rfft2
 
 from cahqp.structures import Preprocessing, Targets, View
 
@@ -36,12 +38,16 @@ class Augmentation:
         smallest: Smallest share of the height and width that a random crop may keep; no crop and no mirroring where
             `None`.
         photometric: Change colours, light, sharpness and noise, too.
+
+    Attributes:
+        restyle: Gives images the look of another domain before their colours are changed; `None` leaves them.
     """
 
     def __init__(self, preprocessing: Preprocessing, smallest: float | None, photometric: bool) -> None:
         self._preprocessing = preprocessing
         self._smallest = smallest
         self._photometric = _Photometric() if photometric else None
+        self.restyle: Restyle | None = None
 
     def __call__(self, image: Image, targets: Targets, seed: int) -> tuple[Image, Targets]:
         """Return the image, resized, and the targets in its pixels.
@@ -67,7 +73,8 @@ class Augmentation:
         size = self._preprocessing.target_size(window.bottom - window.top, window.right - window.left)
         targets = _move_targets(targets, window, size, drop=self._smallest is not None)
         view = _resize(image, window, size)
-        return view, self._photometric(view, rng) if self._photometric else view, targets
+        looked = view if self.restyle is None else self.restyle(view, seed)
+        return view, self._photometric(looked, rng) if self._photometric else looked, targets
 
     def view(self, height: int, width: int, seed: int) -> View:
         """Return which part of an image of this height and width the same seed shows."""
@@ -133,6 +140,48 @@ def _move(boxes: torch.Tensor, window: View, size: tuple[int, int]) -> tuple[tor
 
 def _area(boxes: torch.Tensor) -> torch.Tensor:
     return (boxes[:, 2:] - boxes[:, :2]).clamp(min=0).prod(1)
+
+
+class Restyle:
+    """Give labelled images the look of unlabelled ones: Fourier domain adaptation (Yang and Soatto, arXiv 2004.05498).
+
+    The lowest frequencies of an image's amplitude, which hold its light and colours, become those of a frame of the other
+    domain; the phase, which holds what is to be seen, stays, and with it every box. No label of that frame is needed.
+    albumentations' version leaves the mean brightness out where few frequencies are taken, so this is our own.
+
+    Args:
+        look: Returns one of so many frames of the other domain, (H, W, 3) uint8 RGB.
+        count: Number of these frames.
+        share: Share of the images that are changed, 0..1.
+        reach: Largest share of the shorter side up to which frequencies are taken; drawn anew for each image.
+    """
+
+    def __init__(self, look: Callable[[int], Image], count: int, share: float, reach: float = 0.1) -> None:
+        self._look, self._count, self._share, self._reach = look, count, share, reach
+
+    def __call__(self, image: Image, seed: int) -> Image:
+        """Return the image in another look, or as it is.
+
+        Args:
+            image: (H, W, 3) uint8 RGB.
+            seed: Decides everything random.
+        """
+        rng = np.random.default_rng([seed, 1])
+        if rng.random() >= self._share:
+            return image
+        height, width = image.shape[:2]
+        other = cv2.resize(self._look(int(rng.integers(self._count))), (width, height), interpolation=cv2.INTER_AREA)
+        return _with_amplitude(image, other, int(min(height, width) * rng.uniform(0, self._reach)))
+
+
+def _with_amplitude(image: Image, other: Image, border: int) -> Image:
+    """Return the image with the other's amplitude at frequencies of up to `border` periods in either direction."""
+    spectrum = rfft2(image.astype(np.float32), axes=(0, 1))
+    theirs = rfft2(other.astype(np.float32), axes=(0, 1))
+    low = np.ix_(np.arange(-border, border + 1), np.arange(border + 1))
+    spectrum[low] = np.abs(theirs[low]) * np.exp(1j * np.angle(spectrum[low]))
+    changed = irfft2(spectrum, s=image.shape[:2], axes=(0, 1))
+    return np.clip(np.rint(changed), 0, 255).astype(np.uint8)
 
 
 class _Photometric:

@@ -19,7 +19,7 @@ from cahqp.detectors.layers.decoder import DecoderLayer, gather_rows, proposals
 from cahqp.detectors.layers.deformable import DeformableAttention, Shapes
 from cahqp.detectors.layers.denoising import DenoisingQueries, denoising_queries
 from cahqp.detectors.layers.positions import box_positions, sine_positions
-from cahqp.detectors.output import DenoisingOutput, Detector, Features, Output, check_classes
+from cahqp.detectors.output import DenoisingOutput, Detector, Features, Output, check_classes, check_nms_iou
 from cahqp.structures import Preprocessing, Targets, valid_sizes
 
 EPS = 1e-3  # of the inverse sigmoid, in the official code and in detrex
@@ -86,6 +86,9 @@ class DINO(Detector):
         dropout: In encoder and decoder.
         queries: Number of object queries.
         max_detections: Detections kept per image.
+        nms_iou: Overlap above which the lower-scored of two detections of one class is dropped; the published models keep
+            both. Matching one query to one box teaches not to say an object twice, but a short training ends before
+            that is learnt.
         short_side: Length in pixels that the shorter side is resized to.
         max_side: Longest length in pixels of the longer side.
         size: Fixed height and width instead; the aspect ratio is then not kept.
@@ -122,6 +125,7 @@ class DINO(Detector):
         dropout: float = 0.0,
         queries: int = 900,
         max_detections: int = 300,
+        nms_iou: float | None = None,
         short_side: int = 800,
         max_side: int | None = 1333,
         size: tuple[int, int] | None = None,
@@ -143,6 +147,7 @@ class DINO(Detector):
         self.preprocessing = Preprocessing(**rule, mean=IMAGENET_MEAN, std=IMAGENET_STD)
         self.class_loss = "focal"
         self.queries, self.max_detections, self.denoising = queries, max_detections, denoising
+        self.nms_iou = check_nms_iou(nms_iou)
         self.label_noise, self.box_noise = label_noise, box_noise
         self.position = (position_temperature, position_offset)
         self.backbone = TimmBackbone(

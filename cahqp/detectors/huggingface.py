@@ -24,7 +24,7 @@ from cahqp.detectors.huggingface_models import (
 )
 from cahqp.detectors.layers.basic import to_tokens
 from cahqp.detectors.layers.denoising import DenoisingQueries, denoising_queries
-from cahqp.detectors.output import DenoisingOutput, Detector, Features, Output, check_classes
+from cahqp.detectors.output import DenoisingOutput, Detector, Features, Output, check_classes, check_nms_iou
 from cahqp.errors import ConfigError
 from cahqp.structures import Preprocessing, Targets, valid_sizes
 
@@ -63,6 +63,9 @@ class HuggingFaceDetector(Detector):
             640x640 unnormalised for RT-DETR and D-FINE, 560x560 for RF-DETR, and a short side of 800 for Deformable
             DETR, these two with ImageNet statistics.
         max_detections: Detections kept per image.
+        nms_iou: Overlap above which the lower-scored of two detections of one class is dropped; the published models keep
+            both. Matching one query to one box teaches not to say an object twice, but a short training ends before
+            that is learnt.
 
     Attributes:
         left_out: What the published training has beside our criterion; said once in the log.
@@ -81,6 +84,7 @@ class HuggingFaceDetector(Detector):
         pretrained: bool = True,
         size: tuple[int, int] | None = None,
         max_detections: int = 300,
+        nms_iou: float | None = None,
     ) -> None:
         super().__init__()
         self.classes = check_classes(classes)
@@ -91,6 +95,7 @@ class HuggingFaceDetector(Detector):
             found if size is None else Preprocessing((size[0], size[1]), None, None, found.mean, found.std)
         )
         self.class_loss, self.max_detections = self.family.class_loss, max_detections
+        self.nms_iou = check_nms_iou(nms_iou)
         self.left_out = self.family.left_out
         own = with_classes(published, self.classes)
         self.kind: str = own.model_type
@@ -111,6 +116,7 @@ class HuggingFaceDetector(Detector):
             "pretrained": False,
             "size": None,
             "max_detections": max_detections,
+            "nms_iou": nms_iou,
         }
 
     def backbone_parameters(self) -> list[nn.Parameter]:

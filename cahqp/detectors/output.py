@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torchvision.ops import batched_nms
 
 from cahqp.detectors.losses.boxes import cxcywh_to_xyxy
 from cahqp.structures import Detections, Preprocessing, Targets
@@ -95,6 +96,8 @@ class Detector(nn.Module, ABC):
         preprocessing: The size rule and normalisation it was trained with.
         settings: The constructor's arguments; with them and the weights it can be built again.
         max_detections: Kept per image by `decode`.
+        nms_iou: Overlap above which `decode` drops the lower-scored of two detections of one class; `None` keeps both, as
+            the published models do.
         class_loss: `focal` (DINO) or `varifocal` (RT-DETR); what the criterion uses unless told otherwise.
         prompt: Changes the projected features before the encoder; `None` until one is attached.
         thresholds: Per class name the score above which a detection is believed; empty until they are measured.
@@ -105,12 +108,14 @@ class Detector(nn.Module, ABC):
     preprocessing: Preprocessing
     settings: dict[str, Any]
     max_detections: int
+    nms_iou: float | None
     class_loss: str
     prompt: nn.Module | None
 
     def __init__(self) -> None:
         super().__init__()
         self.prompt = None
+        self.nms_iou = None
         self.thresholds: dict[str, float] = {}
         self.provenance: dict[str, Any] = {}
 
@@ -131,7 +136,7 @@ class Detector(nn.Module, ABC):
         return [p for name, p in self.named_parameters() if name.startswith("backbone.")]
 
     def decode(self, output: Output, sizes: Tensor) -> list[Detections]:
-        """Return the best-scored query-class pairs of each image, best first, without suppression.
+        """Return the best-scored query-class pairs of each image, best first, less what `nms_iou` suppresses.
 
         Args:
             output: Of `forward`.
@@ -145,7 +150,22 @@ class Detector(nn.Module, ABC):
         boxes = cxcywh_to_xyxy(output.pred_boxes.float()).gather(1, query[..., None].expand(-1, -1, 4))
         boxes = boxes * sizes.to(boxes)[:, None, [1, 0, 1, 0]]
         labels = index % classes
-        return [Detections(*one) for one in zip(boxes, scores, labels, strict=True)]
+        found = [Detections(*one) for one in zip(boxes, scores, labels, strict=True)]
+        if self.nms_iou is None:
+            return found
+        return [one[batched_nms(one.boxes, one.scores, one.labels, self.nms_iou)] for one in found]
+
+
+def check_nms_iou(nms_iou: float | None) -> float | None:
+    """Return the overlap.
+
+    Raises:
+        ValueError: It is not above 0 and at most 1.
+    """
+    if nms_iou is not None and not 0 < nms_iou <= 1:
+        message = f"nms_iou must be above 0 and at most 1, or null for no suppression; got {nms_iou}."
+        raise ValueError(message)
+    return nms_iou
 
 
 def check_classes(classes: list[str] | tuple[str, ...]) -> tuple[str, ...]:

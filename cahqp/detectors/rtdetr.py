@@ -17,7 +17,7 @@ from cahqp.detectors.layers.deformable import Shapes
 from cahqp.detectors.layers.denoising import DenoisingQueries, denoising_queries
 from cahqp.detectors.layers.hybrid import HybridEncoder
 from cahqp.detectors.layers.sampling import LevelwiseDeformableAttention
-from cahqp.detectors.output import DenoisingOutput, Detector, Features, Output, check_classes
+from cahqp.detectors.output import DenoisingOutput, Detector, Features, Output, check_classes, check_nms_iou
 from cahqp.structures import Preprocessing, Targets, valid_sizes
 
 EPS = 1e-5  # of the inverse sigmoid, as published
@@ -52,6 +52,9 @@ class RTDETR(Detector):
         dropout: In the encoder's attention and the decoder.
         queries: Number of object queries.
         max_detections: Detections kept per image.
+        nms_iou: Overlap above which the lower-scored of two detections of one class is dropped; the published models keep
+            both. Matching one query to one box teaches not to say an object twice, but a short training ends before
+            that is learnt.
         size: Height and width in pixels; the aspect ratio is not kept.
         mean: Subtracted from RGB in 0..1; nothing in the published models.
         std: What the difference is divided by.
@@ -85,6 +88,7 @@ class RTDETR(Detector):
         dropout: float = 0.0,
         queries: int = 300,
         max_detections: int = 300,
+        nms_iou: float | None = None,
         size: tuple[int, int] = (640, 640),
         mean: tuple[float, float, float] = (0.0, 0.0, 0.0),
         std: tuple[float, float, float] = (1.0, 1.0, 1.0),
@@ -105,6 +109,7 @@ class RTDETR(Detector):
         self.preprocessing = Preprocessing(size=(size[0], size[1]), mean=mean, std=std)
         self.class_loss = "varifocal"
         self.queries, self.max_detections, self.denoising = queries, max_detections, denoising
+        self.nms_iou = check_nms_iou(nms_iou)
         self.label_noise, self.box_noise = label_noise, box_noise
         self.backbone: ResNetVd | TimmBackbone
         if backbone in RESNET_VD:

@@ -154,8 +154,8 @@ def _described(detector: Detector, size: tuple[int, int], batch: int, sampling: 
         "output": {
             "logits": "(batch, queries, classes) before the sigmoid",
             "boxes": "(batch, queries, 4) cxcywh in 0..1 of the frame",
-            "select": "best scores over all pairs of query and class, no suppression",
-            "max_detections": detector.max_detections,
+            "select": "best scores over all pairs of query and class, less what a better one of its class suppresses",
+            "max_detections": detector.max_detections, "nms_iou": detector.nms_iou,
         },
         "thresholds": dict(detector.thresholds),
         "sampling": sampling,
@@ -181,11 +181,13 @@ def _pictures(
 
 
 def _parity(predictor: Predictor, runtime: Runtime, pictures: list[NDArray[np.uint8]]) -> Parity:
+    """Compare before suppression: two runtimes that differ in the last digit may keep either of two boxes."""
     parity = Parity()
+    predictor.detector.nms_iou = None
     for image in pictures:
         expected = predictor.predict([image])[0]
         reference = Found(expected.boxes.numpy(), expected.scores.numpy(), expected.labels.numpy())
-        parity.add(runtime.detect([image])[0], reference)
+        parity.add(runtime.detect([image], suppress=False)[0], reference)
     return parity
 
 

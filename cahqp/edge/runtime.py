@@ -74,16 +74,18 @@ class Runtime:
         known: Mapping[str, float] = self.package.manifest["thresholds"]
         return np.array([known.get(name, 0.5) for name in self.classes], np.float32)
 
-    def detect(self, images: Sequence[Image]) -> list[Found]:
+    def detect(self, images: Sequence[Image], suppress: bool = True) -> list[Found]:
         """Return what is found on each frame.
 
         Args:
             images: (H, W, 3) uint8 RGB of any size; no more than `batch`.
+            suppress: Drop what the manifest's `nms_iou` says.
 
         Raises:
             DataError: A frame is none, or has another shape than the package was exported for.
         """
-        return self.run([self.prepare(image) for image in images], [(i.shape[0], i.shape[1]) for i in images])
+        sizes = [(image.shape[0], image.shape[1]) for image in images]
+        return self.run([self.prepare(image) for image in images], sizes, suppress)
 
     def prepare(self, image: Image, bgr: bool = False) -> NDArray[np.float32]:
         """Return a frame as the model wants it: (3, h, w) float32, resized and normalised.
@@ -109,20 +111,23 @@ class Runtime:
             pixels /= self._std
         return pixels
 
-    def run(self, prepared: Sequence[NDArray[np.float32]], sizes: Sequence[tuple[int, int]]) -> list[Found]:
+    def run(
+        self, prepared: Sequence[NDArray[np.float32]], sizes: Sequence[tuple[int, int]], suppress: bool = True
+    ) -> list[Found]:
         """Return what is found on frames that `prepare` made ready.
 
         Args:
             prepared: (3, h, w) each, no more than `batch`.
             sizes: Height and width in pixels that the boxes are scaled to.
+            suppress: Drop what the manifest's `nms_iou` says.
         """
         if len(prepared) > self.batch:
             message = f"{self.package.path} takes {self.batch} frames at once, got {len(prepared)}."
             raise DataError(message)
         missing = [np.zeros_like(prepared[0])] * (self.batch - len(prepared))  # the batch is fixed: fill it up
         logits, boxes = self.session.run(["logits", "boxes"], {"images": np.stack([*prepared, *missing])})
-        most = int(self._output["max_detections"])
-        return [decode(row, at, size, most) for row, at, size in zip(logits, boxes, sizes, strict=False)]
+        most, nms_iou = int(self._output["max_detections"]), self._output.get("nms_iou") if suppress else None
+        return [decode(row, at, size, most, nms_iou) for row, at, size in zip(logits, boxes, sizes, strict=False)]
 
     def _size(self, height: int, width: int) -> tuple[int, int]:
         fixed = (int(self._input["height"]), int(self._input["width"]))
@@ -182,15 +187,20 @@ def open_session(model: bytes, threads: int, providers: Sequence[str], name: str
 
 
 def decode(
-    logits: NDArray[np.float32], boxes: NDArray[np.float32], size: tuple[int, int], max_detections: int
+    logits: NDArray[np.float32],
+    boxes: NDArray[np.float32],
+    size: tuple[int, int],
+    max_detections: int,
+    nms_iou: float | None = None,
 ) -> Found:
-    """Return the best-scored query-class pairs of a frame, best first, without suppression.
+    """Return the best-scored query-class pairs of a frame, best first.
 
     Args:
         logits: (Q, C) before the sigmoid.
         boxes: (Q, 4) cxcywh in 0..1.
         size: Height and width in pixels that the boxes are scaled to.
         max_detections: Number of pairs kept.
+        nms_iou: Overlap above which the lower-scored of two of one class is dropped; `None` keeps both.
     """
     flat = logits.reshape(-1)
     best = np.argsort(-flat, kind="stable")[:max_detections]
@@ -198,4 +208,20 @@ def decode(
     centre, half = boxes[query, :2], boxes[query, 2:] * np.float32(0.5)
     scale = np.array([size[1], size[0], size[1], size[0]], np.float32)
     scores = 1 / (1 + np.exp(-flat[best].astype(np.float64)))
-    return Found(np.concatenate([centre - half, centre + half], 1) * scale, scores.astype(np.float32), labels)
+    found = Found(np.concatenate([centre - half, centre + half], 1) * scale, scores.astype(np.float32), labels)
+    return found if nms_iou is None else _suppressed(found, nms_iou)
+
+
+def _suppressed(found: Found, nms_iou: float) -> Found:
+    """Return what no better-scored detection of the same class overlaps by more; OpenCV's own suppression errs."""
+    left, top, right, bottom = found.boxes.astype(np.float64).T
+    areas = (right - left) * (bottom - top)
+    alive = np.ones(len(areas), np.bool_)
+    for one in range(len(areas)):
+        if alive[one]:
+            wide = np.minimum(right, right[one]) - np.maximum(left, left[one])
+            high = np.minimum(bottom, bottom[one]) - np.maximum(top, top[one])
+            shared = np.maximum(wide, 0) * np.maximum(high, 0)
+            worse = (found.labels == found.labels[one]) & (shared > nms_iou * (areas + areas[one] - shared))
+            alive[one + 1 :] &= ~worse[one + 1 :]
+    return Found(found.boxes[alive], found.scores[alive], found.labels[alive])

@@ -24,6 +24,7 @@ from cahqp.training.settings import (
     Trainable,
 )
 
+_MOST = 0.95  # a threshold above it would let nothing train
 _NORMS = (nn.LayerNorm, nn.GroupNorm, nn.modules.batchnorm._BatchNorm)
 
 
@@ -102,7 +103,8 @@ def fresh_thresholds(detector: DINO, settings: PseudoLabelSettings) -> DynamicTh
     if threshold is None and not own:
         message = "The teacher's file holds no operating thresholds: give pseudo_labels.threshold, such as 0.3."
         raise ConfigError(message)
-    given = own if threshold is None else threshold
+    surer = {name: min(_MOST, settings.surer * value) for name, value in own.items()}
+    given = surer if threshold is None else threshold
     per_class = given if isinstance(given, dict) else dict.fromkeys(detector.classes, given)
     if set(per_class) != set(detector.classes):
         classes = ", ".join(detector.classes)

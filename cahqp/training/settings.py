@@ -85,6 +85,9 @@ class PseudoLabelSettings:
         weight: Weight of the target's loss; 0 switches self-training off.
         threshold: Lowest score that trains, or one per class name; `null` takes the teacher's own operating thresholds
             per class, which follow how sure that teacher is. A fixed 0.4 left a small teacher one box in ten.
+        surer: Factor on the teacher's own thresholds where `threshold` is null, for what trains should be surer than what
+            is reported: those thresholds weigh misses and false alarms alike, and of the two a false alarm teaches more
+            wrong. The thresholds stay at or below 0.95.
         dynamic: Let the thresholds follow after every epoch how sure the learner is of source objects (MRT).
         dynamic_factor: Of the square root of that mean probability.
         dynamic_momentum: Share of the old threshold.
@@ -106,6 +109,7 @@ class PseudoLabelSettings:
 
     weight: float = 1.0
     threshold: float | dict[str, float] | None = None
+    surer: float = 1.3
     dynamic: bool = False
     dynamic_factor: float = 0.5
     dynamic_momentum: float = 0.9
@@ -150,6 +154,7 @@ def check_settings(
         "alignment.tiafa": alignment.tiafa,
         "alignment.reversal": alignment.reversal,
         "pseudo_labels.weight": labels.weight,
+        "pseudo_labels.surer": labels.surer,
     }
     counts = {
         "prompt.prompt_dim": prompt.prompt_dim,

@@ -194,6 +194,21 @@ def test_adaptation_never_reads_the_targets_labels(write_coco):
     assert next(iter(ready(data).train_dataloader()))["target_weak"].frames[0].recording == "b"
 
 
+def test_source_frames_take_the_light_of_target_frames_and_keep_their_boxes(write_coco):
+    source, target = write_coco("a", 4, "a", grey=20), write_coco("b", 4, "b", grey=160)
+
+    def first(restyle):
+        settings = {"batch_size": 4, "augmentation": "none", "restyle": restyle}
+        return next(iter(ready(AdaptationData([target], [source], [], **settings)).train_dataloader()))["source"]
+
+    plain, half, whole = first(0.0), first(0.5), first(1.0)
+    light = [float(batch.images.float().mean()) for batch in (plain, half, whole)]
+    assert light[0] < 40 < light[1] < 150 < light[2] < 175
+    for one, other in zip(plain.targets, whole.targets, strict=True):
+        assert torch.equal(one.boxes, other.boxes)
+    assert torch.equal(whole.images, first(1.0).images)
+
+
 def test_curriculum_starts_with_the_brightest(write_coco):
     target = write_coco("b", 10, "b", grey=90)
     data = AdaptationData([target], [write_coco("a", grey=20)], [], batch_size=2, curriculum=[0.2, 1.0])

@@ -9,6 +9,8 @@ from torch import nn
 from cahqp.detectors.layers import denoising
 from cahqp.detectors.losses import criterion
 from cahqp.detectors.losses.criterion import SetCriterion
+from cahqp.detectors.output import Output
+from cahqp.detectors.weights import load, save
 from cahqp.structures import Detections, Targets
 
 
@@ -210,3 +212,28 @@ def test_classes_must_differ(build, kind, classes):
 def test_the_backbone_is_told_apart(detector):
     backbone = {id(p) for p in detector.backbone_parameters()}
     assert backbone == {id(p) for p in detector.backbone.parameters()}
+
+
+def test_decode_drops_the_second_name_of_an_object_only_if_asked(detector):
+    logits = torch.tensor([[[3.0, -9, -9], [2.0, -9, -9], [-9, 1.0, -9], [0.0, -9, -9]]])
+    boxes = torch.tensor([[[0.3, 0.3, 0.2, 0.2], [0.31, 0.3, 0.2, 0.2], [0.3, 0.3, 0.2, 0.2], [0.7, 0.7, 0.2, 0.2]]])
+    out = Output(logits, boxes, *[torch.zeros(0)] * 5, features=None)
+    detector.max_detections = 4
+    assert len(detector.decode(out, torch.tensor([[100, 100]]))[0]) == 4
+    detector.nms_iou = 0.6
+    found = detector.decode(out, torch.tensor([[100, 100]]))[0]
+    # Another class may stand at the same place: which of the two it is, scores say.
+    assert [(round(float(s), 2), int(c)) for s, c in zip(found.scores, found.labels, strict=True)] == [
+        (0.95, 0), (0.73, 1), (0.5, 0),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("overlap", [0.0, -0.5, 1.5])
+def test_an_impossible_overlap_is_refused(build, kind, overlap):
+    with pytest.raises(ValueError, match="nms_iou must be above 0"):
+        build(kind, nms_iou=overlap)
+
+
+def test_a_model_file_keeps_its_suppression(build, kind, tmp_path):
+    save(tmp_path / "model.safetensors", build(kind, nms_iou=0.55))
+    assert load(tmp_path / "model.safetensors").nms_iou == 0.55

@@ -60,6 +60,20 @@ def test_decoding_is_that_of_the_detector(edge):
     assert found.labels.tolist() == expected.labels.tolist()
 
 
+@pytest.mark.parametrize("seed", range(20))
+def test_suppression_is_that_of_the_detector(edge, seed):
+    detector = load_detector(edge / "student.safetensors")
+    detector.nms_iou = 0.6
+    random = torch.Generator().manual_seed(seed)
+    logits, boxes = torch.randn(1, 40, 3, generator=random), torch.rand(1, 40, 4, generator=random) * 0.5 + 0.2
+    boxes[:, 20:] = boxes[:, :20] + torch.randn(1, 20, 4, generator=random) * 0.02
+    output = Output(logits, boxes, *[torch.zeros(0)] * 5, features=None)
+    expected = detector.decode(output, torch.tensor([[80, 140]]))[0]
+    found = decode(logits[0].numpy(), boxes[0].numpy(), (80, 140), 12, 0.6)
+    np.testing.assert_allclose(found.boxes, expected.boxes, atol=1e-4)
+    assert found.labels.tolist() == expected.labels.tolist()
+
+
 def test_detects_without_torch(edge, tmp_path):
     given = [f"--weights={edge / 'student-package'}", f"--frames={edge / 'frames'}", f"--output={tmp_path / 'd'}"]
     command = [sys.executable, "-c", WITHOUT_TORCH, "detect", *given, "--draw=true", "--threshold=0.3"]

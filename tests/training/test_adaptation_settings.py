@@ -16,6 +16,7 @@ from cahqp.structures import Batch, Detections, Frame, Targets, View
 from cahqp.training import TeacherAdaptation
 from cahqp.training.adaptation import AlignmentSettings, PromptSettings, PseudoLabelSettings
 from cahqp.training.aligning import SOURCE, TARGET
+from cahqp.training.parts import fresh_thresholds
 from cahqp.training.passes import batch_norms, forgetting, join, part, part_of_output
 
 SHORT = "--trainer.max_epochs=1"
@@ -310,6 +311,19 @@ def test_source_free_refuses_what_needs_source(arguments, teacher, tmp_path, cap
     assert main([*arguments("adapt", source=[]), *given, f"--output={tmp_path / 'run'}"]) != 0
     told = capsys.readouterr().err
     assert "pseudo_labels.dynamic" in told and "batch_norm: source" in told
+
+
+@pytest.mark.parametrize(
+    ("settings", "wanted"),
+    [({}, [0.39, 0.95]), ({"surer": 1.0}, [0.3, 0.9]), ({"threshold": 0.4}, [0.4, 0.4])],
+)
+def test_what_trains_is_surer_than_what_is_reported(teacher, settings, wanted):
+    detector = load(teacher)
+    detector.thresholds = dict.fromkeys(detector.classes, 0.3) | {"person": 0.9}
+    values = dict(
+        zip(detector.classes, fresh_thresholds(detector, PseudoLabelSettings(**settings)).values, strict=True)
+    )
+    assert [round(float(values[name]), 6) for name in ("car", "person")] == wanted
 
 
 def test_a_settings_mapping_and_lists_come_through_the_command_line(arguments, teacher, tmp_path):
