@@ -145,9 +145,9 @@ def _area(boxes: torch.Tensor) -> torch.Tensor:
 class Restyle:
     """Give labelled images the look of unlabelled ones: Fourier domain adaptation (Yang and Soatto, arXiv 2004.05498).
 
-    The lowest frequencies of an image's amplitude, which hold its light and colours, become those of a frame of the other
-    domain; the phase, which holds what is to be seen, stays, and with it every box. No label of that frame is needed.
-    albumentations' version leaves the mean brightness out where few frequencies are taken, so this is our own.
+    The lowest frequencies of an image's amplitude, which hold its light and colours, become those of a frame of the
+    other domain; the phase, which holds what is to be seen, stays, and with it every box. No label of that frame is
+    needed. albumentations' version leaves the mean brightness out where few frequencies are taken, so this is our own.
 
     Args:
         look: Returns one of so many frames of the other domain, (H, W, 3) uint8 RGB.
@@ -170,7 +170,8 @@ class Restyle:
         if rng.random() >= self._share:
             return image
         height, width = image.shape[:2]
-        other = cv2.resize(self._look(int(rng.integers(self._count))), (width, height), interpolation=cv2.INTER_AREA)
+        look = self._look(int(rng.integers(self._count)))
+        other: Any = cv2.resize(look, (width, height), interpolation=cv2.INTER_AREA)
         return _with_amplitude(image, other, int(min(height, width) * rng.uniform(0, self._reach)))
 
 

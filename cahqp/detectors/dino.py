@@ -86,9 +86,9 @@ class DINO(Detector):
         dropout: In encoder and decoder.
         queries: Number of object queries.
         max_detections: Detections kept per image.
-        nms_iou: Overlap above which the lower-scored of two detections of one class is dropped; the published models keep
-            both. Matching one query to one box teaches not to say an object twice, but a short training ends before
-            that is learnt.
+        nms_iou: Overlap above which the lower-scored of two detections of one class is dropped; the published models
+            keep both. Matching one query to one box teaches not to say an object twice, but a short training ends
+            before that is learnt.
         short_side: Length in pixels that the shorter side is resized to.
         max_side: Longest length in pixels of the longer side.
         size: Fixed height and width instead; the aspect ratio is then not kept.

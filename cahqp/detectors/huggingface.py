@@ -63,9 +63,9 @@ class HuggingFaceDetector(Detector):
             640x640 unnormalised for RT-DETR and D-FINE, 560x560 for RF-DETR, and a short side of 800 for Deformable
             DETR, these two with ImageNet statistics.
         max_detections: Detections kept per image.
-        nms_iou: Overlap above which the lower-scored of two detections of one class is dropped; the published models keep
-            both. Matching one query to one box teaches not to say an object twice, but a short training ends before
-            that is learnt.
+        nms_iou: Overlap above which the lower-scored of two detections of one class is dropped; the published models
+            keep both. Matching one query to one box teaches not to say an object twice, but a short training ends
+            before that is learnt.
 
     Attributes:
         left_out: What the published training has beside our criterion; said once in the log.

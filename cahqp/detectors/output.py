@@ -96,8 +96,8 @@ class Detector(nn.Module, ABC):
         preprocessing: The size rule and normalisation it was trained with.
         settings: The constructor's arguments; with them and the weights it can be built again.
         max_detections: Kept per image by `decode`.
-        nms_iou: Overlap above which `decode` drops the lower-scored of two detections of one class; `None` keeps both, as
-            the published models do.
+        nms_iou: Overlap above which `decode` drops the lower-scored of two detections of one class; `None` keeps both,
+            as the published models do.
         class_loss: `focal` (DINO) or `varifocal` (RT-DETR); what the criterion uses unless told otherwise.
         prompt: Changes the projected features before the encoder; `None` until one is attached.
         thresholds: Per class name the score above which a detection is believed; empty until they are measured.

@@ -52,9 +52,9 @@ class RTDETR(Detector):
         dropout: In the encoder's attention and the decoder.
         queries: Number of object queries.
         max_detections: Detections kept per image.
-        nms_iou: Overlap above which the lower-scored of two detections of one class is dropped; the published models keep
-            both. Matching one query to one box teaches not to say an object twice, but a short training ends before
-            that is learnt.
+        nms_iou: Overlap above which the lower-scored of two detections of one class is dropped; the published models
+            keep both. Matching one query to one box teaches not to say an object twice, but a short training ends
+            before that is learnt.
         size: Height and width in pixels; the aspect ratio is not kept.
         mean: Subtracted from RGB in 0..1; nothing in the published models.
         std: What the difference is divided by.
