@@ -34,6 +34,7 @@ class Arm:
         set: Settings of `cahqp fit` laid over the configs, by their flag without the dashes.
         steps: Steps, as a multiple of the plan's.
         truth: Setting that gets the target's labelled files, for a ceiling that is told more than an adaptation may be.
+        relabel: How this arm's detections become its student's labels, where not as the plan says.
     """
 
     kind: str = "adapt"
@@ -41,6 +42,7 @@ class Arm:
     set: dict[str, Any] = field(default_factory=dict)
     steps: float = 1.0
     truth: str | None = None
+    relabel: Relabel | None = None
 
 
 ARMS: dict[str, Arm] = {
@@ -249,6 +251,9 @@ def _problems(plan: Plan, data: Path | None) -> Iterator[str]:
     for name in set(plan.students) - {*plan.arms, *plan.variants}:
         yield schema.unknown(f"students: {name}", name, [*plan.arms, *plan.variants], "arm of this plan")
     yield from relabel_problems(plan.relabel)
+    for name, variant in plan.variants.items():
+        if variant.relabel is not None:
+            yield from (f"variants.{name}.{problem}" for problem in relabel_problems(variant.relabel))
     yield from _file_problems(plan, data)
 
 

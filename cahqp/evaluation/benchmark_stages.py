@@ -154,7 +154,8 @@ class _Seed:
     def _student(self, arm: Arm, teacher: Path, running: Path) -> Path:
         labels = self.target_train
         if arm.kind != "oracle":  # whose student learns from the very labels that the oracle learnt from
-            given = [f"--weights={teacher}", "--frames", *map(str, self.target_train), *self.plan.relabel.flags()]
+            relabel = arm.relabel or self.plan.relabel
+            given = [f"--weights={teacher}", "--frames", *map(str, self.target_train), *relabel.flags()]
             inputs = [teacher, *self.target_train]
             stage = self.bench.stage("relabel", ["relabel"], given, inputs, self.seed, self.estimate.relabel())
             labels = [stage.output / "labels.json"]

@@ -223,6 +223,17 @@ def test_plans_share_what_they_have_in_common(adapt, workplace):
     assert "--model.x=1" in added[0]
 
 
+def test_a_variant_may_make_its_labels_in_another_way_from_the_same_teacher(adapt, workplace):
+    adapt(students=["ca-hqp"])
+    count = len(workplace)
+    plain = {"configs": ["configs/overlays/ca_hqp.yaml"], "relabel": {"threshold": 0.3, "temporal": False}}
+    adapt(students=["ca-hqp", "plain"], variants={"plain": plain})
+    added = workplace[count:]
+    assert [command[0] for command in added] == ["relabel", "fit", "benchmark"] * 2
+    assert "--threshold=0.3" in added[0]
+    assert "--temporal=true" not in added[0]
+
+
 def test_a_dry_run_estimates_and_starts_nothing(adapt, workplace):
     code, said = adapt("--dry-run", "--seeds", "3", cost={"adapt": 60.0, "start": 0.0})
     assert code == 0
@@ -264,6 +275,7 @@ def test_the_sections_of_our_docs_are_what_their_figures_say():
         ({"target": {"train": ["scenes:test"], "test": "scenes:test"}}, "is trained on too"),
         ({"target": {"train": ["scenes:tset"], "test": "scenes:test"}}, "scenes:tset is no known recording"),
         ({"colour": "red"}, "colour is no known key"),
+        ({"variants": {"x": {"relabel": {"threshold": 3.0}}}}, "variants.x.relabel.threshold must be in 0..1"),
     ],
 )
 def test_a_plan_that_cannot_be_right_starts_nothing(changes, said, adapt, workplace):
