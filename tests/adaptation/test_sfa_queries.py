@@ -116,15 +116,17 @@ def _with_masked_level(layer):
     return wide
 
 
-def test_padding_has_no_influence(alignment, features, seen):
+def test_padding_has_no_influence_on_loss_or_gradients(alignment, features, seen):
     def run(value):
         maps = [m.detach().clone() for m in seen.backbone]
         cells = torch.split(seen.padding, [m.shape[2] * m.shape[3] for m in maps], 1)
         for m, padded in zip(maps, cells, strict=True):
             m.movedim(1, -1)[padded.view(2, *m.shape[2:])] = value
-        return alignment(LayerFeatures(features.with_padded(value), maps), 1)[0]
+        loss, _ = alignment(LayerFeatures(features.with_padded(value), maps), 1)
+        return loss, *torch.autograd.grad(loss, list(alignment.parameters()), materialize_grads=True)
 
-    assert torch.equal(run(0.0), run(torch.nan))
+    for calm, wild in zip(run(0.0), run(torch.nan), strict=True):
+        assert torch.equal(calm, wild)
 
 
 def test_accuracy_is_told_per_branch_and_missing_layers_are_named(alignment, layers, seen):
