@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from cahqp.adaptation import InstanceAlignment, box_masks, instance_masks
+from cahqp.adaptation.instances import instance_features
 from cahqp.errors import ConfigError
 from cahqp.structures import Frame, Targets
 
@@ -86,6 +87,12 @@ def test_only_tokens_under_boxes_count(unit, features):
 def test_padding_has_no_influence(unit, features):
     module = alignment(unit)
     calm, wild = (module(features.with_padded(v), TWO, IMAGE, 1)[0] for v in (0.0, torch.nan))
+    assert torch.equal(calm, wild)
+
+
+def test_padding_has_no_influence_on_the_mean_token_of_a_box(features):
+    found = [[t.boxes for t in TWO], IMAGE, features.spatial_shapes, features.padding]
+    calm, wild = (instance_features(features.with_padded(v).encoder[-1], *found) for v in (0.0, torch.nan))
     assert torch.equal(calm, wild)
 
 
