@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from jsonargparse import ArgumentParser
@@ -44,6 +45,7 @@ def adapt(
     backbone: Path | None = None,
     docs: Path | None = None,
     jobs: int = 1,
+    students: bool = True,
     dry_run: bool = False,
 ) -> None:
     """Compare ways to adapt a teacher, over seeds, with intervals.
@@ -61,10 +63,13 @@ def adapt(
         docs: Page whose section of each plan is written anew, with the figures beside it as `benchmark/NAME.json`.
         jobs: Stages at a time. Two on two cores are faster than one, but the minutes in the tables are then those of
             one thread beside another process.
+        students: Retrain the students that a plan names; a comparison of teachers alone takes two thirds of the time.
         dry_run: Print the stages with estimated minutes and start nothing.
     """
     check_numbers(shares={}, counts={"--jobs": jobs})
     plans = {path: read_plan(path, seeds, arms, data, backbone) for path in plan}
+    if not students:
+        plans = {path: replace(each, students=[]) for path, each in plans.items()}
     if len({each.name for each in plans.values()}) != len(plans):
         message = "Two of the plans have the same name: each names a folder of tables."
         raise ConfigError(message)
@@ -79,7 +84,8 @@ def adapt(
         for path, each in plans.items():
             stages = bench.needed(runs[path])
             carry_out(output, stages) if jobs == 1 else carry_out_together(output, stages, jobs)
-            told = shlex.join(["cahqp", "benchmark", "adapt", *_flags(each, path, seeds, arms, data)])
+            flags = _flags(each, path, seeds, arms, data) + ([] if students else ["--students", "false"])
+            told = shlex.join(["cahqp", "benchmark", "adapt", *flags])
             print("\n" + _write(each, runs[path], output, told, docs))
     finally:
         locks.release(output)
@@ -99,7 +105,7 @@ def _write(plan: Plan, runs: Sequence[Run], output: Path, told: str, docs: Path 
     return f"{text}\n{folder / TABLE}"
 
 
-def _flags(plan: Plan, path: Path, seeds: Iterable[int], arms: Iterable[str], data: Path | None) -> list[str]:
+def _flags(plan: Plan, path: Path, seeds: Sequence[int], arms: Sequence[str], data: Path | None) -> list[str]:
     flags = ["--plan", str(path)]
     flags += ["--seeds", *map(str, seeds)] if seeds else []
     flags += ["--arms", *arms] if arms else []

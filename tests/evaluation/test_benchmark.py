@@ -234,6 +234,12 @@ def test_a_variant_may_make_its_labels_in_another_way_from_the_same_teacher(adap
     assert "--temporal=true" not in added[0]
 
 
+def test_teachers_alone_are_compared_where_asked(adapt, workplace):
+    assert adapt("--students=false")[0] == 0
+    assert not [command for command in workplace if "student" in " ".join(command)]
+    assert "--students false" in results()["command"]
+
+
 def test_a_dry_run_estimates_and_starts_nothing(adapt, workplace):
     code, said = adapt("--dry-run", "--seeds", "3", cost={"adapt": 60.0, "start": 0.0})
     assert code == 0
