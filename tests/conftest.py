@@ -60,6 +60,7 @@ RTDETR = {
         "denoising": 10,
     },
 }
+TERMS = {"prompt": {"enabled": True}, "alignment": {"dqfa": 0.1, "tiafa": 0.1}}
 OPTIMIZER = {"learning_rate": 1e-3, "warmup": 2}
 
 
@@ -103,11 +104,11 @@ def configs(tmp_path_factory):
     root = tmp_path_factory.mktemp("configs")
     trainer = {"accelerator": "cpu", "max_epochs": 3, "log_every_n_steps": 1, "enable_progress_bar": False}
     feed = {"batch_size": 2, "batches_per_epoch": 3, "val": []}
-    labels = {"threshold": 0.02}
+    adaptation = {**TERMS, "pseudo_labels": {"threshold": 0.02}}
     kinds = {
         "fit": ("SupervisedTraining", {"detector": DINO}, "LabelledData", {"train": []}),
         "student": ("SupervisedTraining", {"detector": RTDETR}, "LabelledData", {"train": []}),
-        "adapt": ("TeacherAdaptation", {"pseudo_labels": labels}, "AdaptationData", {"source": [], "target": []}),
+        "adapt": ("TeacherAdaptation", adaptation, "AdaptationData", {"source": [], "target": []}),
         "retrain": ("StudentTraining", {}, "StudentData", {"source": [], "pseudo": []}),
     }  # fmt: skip
     for name, (module, init, kind, roles) in kinds.items():

@@ -14,6 +14,7 @@ from cahqp.files import read_json
 PAIRS = (
     ("teacher-adapted", "teacher-source"),
     ("teacher-mean-teacher", "teacher-source"),
+    ("teacher-ca-hqp", "teacher-source"),
     ("teacher-oracle", "teacher-source"),
     ("student-new", "student-old"),
 )

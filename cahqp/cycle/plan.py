@@ -15,7 +15,7 @@ from cahqp.errors import ConfigError
 from cahqp.labels.views import unknown_view
 
 SCENES = "scenes:"
-ARMS = ("mean-teacher", "oracle")
+ARMS = ("mean-teacher", "ca-hqp", "oracle")
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
@@ -59,6 +59,7 @@ class Teacher:
         fit: Configs of the training on the source; later ones are laid over earlier ones.
         adapt: Configs of the adaptation to the target.
         mean_teacher: Configs laid over `adapt` for the arm mean-teacher.
+        ca_hqp: Configs laid over `adapt` for the arm ca-hqp.
         oracle: Configs laid over `fit` for the arm oracle, which learns from the target's labels.
     """
 
@@ -66,6 +67,7 @@ class Teacher:
     fit: list[str] = field(default_factory=list)
     adapt: list[str] = field(default_factory=list)
     mean_teacher: list[str] = field(default_factory=lambda: ["configs/overlays/mean_teacher.yaml"])
+    ca_hqp: list[str] = field(default_factory=lambda: ["configs/overlays/ca_hqp.yaml"])
     oracle: list[str] = field(default_factory=lambda: ["configs/overlays/oracle.yaml"])
 
 
@@ -125,7 +127,7 @@ class Plan:
         seed: Seed of every stage. Default 0.
         scenes: Synthetic recordings to make first: name, and the arguments of `cahqp scenes`. Default none.
         relabel: How detections become labels.
-        arms: Further teachers for comparison, of `mean-teacher` and `oracle`. Default none.
+        arms: Further teachers for comparison, of `mean-teacher`, `ca-hqp` and `oracle`. Default none.
     """
 
     name: str
@@ -289,6 +291,8 @@ def _arm_problems(plan: Plan) -> Iterator[str]:
             yield schema.unknown(f"arms: {arm}", arm, ARMS, "arm")
     if "mean-teacher" in plan.arms:
         yield from _missing("teacher.mean_teacher", plan.teacher.mean_teacher)
+    if "ca-hqp" in plan.arms:
+        yield from _missing("teacher.ca_hqp", plan.teacher.ca_hqp)
     if "oracle" in plan.arms:
         yield from _missing("teacher.oracle", plan.teacher.oracle)
         if not plan.teacher.fit:

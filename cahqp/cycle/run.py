@@ -69,7 +69,7 @@ def run(
         plan: The YAML file; `configs/cycle/demo.yaml` is one to start from.
         output: Directory of the cycle. Default `runs/<name>`, with `-seed<N>` where --seed differs from the plan's.
         seed: Seed of every stage. Default the plan's.
-        arms: Further teachers to compare with, separated by commas: mean-teacher, oracle.
+        arms: Further teachers to compare with, separated by commas: mean-teacher, ca-hqp, oracle.
         dry_run: Print the commands and start nothing.
         watch: Of a plan with `watch`: wait for more frames, until interrupted.
         rounds: Of a plan with `watch`: end after so many rounds.

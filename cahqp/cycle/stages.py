@@ -96,9 +96,10 @@ class Stages:
         teacher = self.plan.teacher
         unlabelled = {"source": self.source_train, "target": self.target_train}
         stages = [self._fit("teacher-adapt", teacher.adapt, self.old_teacher, **unlabelled)]
-        if "mean-teacher" in self.plan.arms:
-            configs = [*teacher.adapt, *teacher.mean_teacher]
-            stages.append(self._fit("teacher-mean-teacher", configs, self.old_teacher, **unlabelled))
+        for arm, overlays in (("mean-teacher", teacher.mean_teacher), ("ca-hqp", teacher.ca_hqp)):
+            if arm in self.plan.arms:
+                configs = [*teacher.adapt, *overlays]
+                stages.append(self._fit(f"teacher-{arm}", configs, self.old_teacher, **unlabelled))
         if "oracle" in self.plan.arms:
             configs = [*teacher.fit, *teacher.oracle]
             stages.append(self._fit("teacher-oracle", configs, self.old_teacher, train=self.target_train))

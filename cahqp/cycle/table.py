@@ -10,8 +10,9 @@ from cahqp.cycle.stages import TEST
 
 NAMES = {
     "teacher-source": "teacher, source only",
-    "teacher-adapted": "teacher, adapted (CA-HQP)",
+    "teacher-adapted": "teacher, adapted",
     "teacher-mean-teacher": "teacher, mean teacher alone",
+    "teacher-ca-hqp": "teacher, CA-HQP",
     "teacher-oracle": "teacher, oracle (target labels)",
     "student-old": "student, before",
     "student-new": "student, retrained",

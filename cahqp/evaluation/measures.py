@@ -9,8 +9,9 @@ from cahqp.evaluation.page import Markup, element, folded, join, table
 
 NAMES = {
     "teacher-source": "Teacher, source only",
-    "teacher-adapted": "Teacher, adapted (CA-HQP)",
+    "teacher-adapted": "Teacher, adapted",
     "mean-teacher": "Teacher, mean teacher alone",
+    "ca-hqp": "Teacher, CA-HQP",
     "oracle": "Teacher, oracle (target labels)",
     "student-old": "Student, before",
     "student-new": "Student, retrained",

@@ -21,7 +21,9 @@ from cahqp.evaluation.page import Markup, document, element, folded, join, secti
 from cahqp.evaluation.rounds_report import compose_rounds, is_rounds
 from cahqp.files import atomic_write, read_json
 
-STAGES = ("teacher-source", "student-source", "teacher-adapt", "teacher-mean-teacher", "teacher-oracle")
+STAGES = (
+    "teacher-source", "student-source", "teacher-adapt", "teacher-mean-teacher", "teacher-ca-hqp", "teacher-oracle",
+)  # fmt: skip
 """The order of the trainings; others follow."""
 
 REPORT = "report.html"

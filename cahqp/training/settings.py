@@ -30,7 +30,7 @@ class PromptSettings:
         control: For benchmarks alone: `constant` shows the generator no image, `other_image` the next one of the batch.
     """
 
-    enabled: bool = True
+    enabled: bool = False
     prompt_dim: int = 128
     components: int = 4
     attention: Literal["softmax", "cosine"] = "softmax"
@@ -62,10 +62,10 @@ class AlignmentSettings:
             deals the time stamps of a batch out anew.
     """
 
-    dqfa: float = 0.1
+    dqfa: float = 0.0
     dqfa_form: Literal["dense", "sfa"] = "dense"
     dqfa_layers: list[int] = field(default_factory=lambda: [0, -1])
-    tiafa: float = 0.1
+    tiafa: float = 0.0
     unit: Literal["token", "instance"] = "token"
     soft_masks: bool = True
     temporal: bool = True

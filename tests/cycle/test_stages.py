@@ -62,6 +62,14 @@ def test_mean_teacher_lies_over_the_same_adaptation(stages):
     assert arm.index("--config=adapt.yaml") < arm.index("--config=mean.yaml")
 
 
+def test_the_terms_of_ca_hqp_lie_over_the_same_adaptation(plan):
+    plan = replace(plan, arms=["ca-hqp"], teacher=replace(plan.teacher, ca_hqp=["terms.yaml"]))
+    stages = {stage.name: stage for stage in Stages(plan, Path("out")).all()}
+    added = set(stages["teacher-ca-hqp"].arguments) - set(stages["teacher-adapt"].arguments)
+    assert added == {"--config=terms.yaml", "--output=out/teacher-ca-hqp"}
+    assert "teacher-ca-hqp=out/teacher-ca-hqp/model.safetensors" in stages["evaluate"].arguments
+
+
 def test_oracle_alone_trains_on_target_frames_as_labelled(plan):
     plan = replace(plan, arms=["oracle"], teacher=replace(plan.teacher, fit=["adapt.yaml"]))
     arguments = {stage.name: " ".join(stage.arguments) for stage in Stages(plan, Path("out")).all()}

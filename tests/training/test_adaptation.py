@@ -74,7 +74,7 @@ def test_branches_that_only_train_are_not_in_the_file(adapted):
 @pytest.mark.parametrize("injection", ["add", "concat", "cross_attention"])
 def test_a_fresh_prompt_changes_no_detection(injection, teacher):
     images = torch.rand(2, 3, 64, 96, generator=torch.Generator().manual_seed(0))
-    module = TeacherAdaptation(teacher, prompt=PromptSettings(injection=injection))
+    module = TeacherAdaptation(teacher, prompt=PromptSettings(enabled=True, injection=injection))
     with torch.no_grad():
         one, two = load(teacher)(images), module.detector.eval()(images)
     assert torch.equal(one.pred_logits, two.pred_logits)
@@ -95,7 +95,7 @@ def test_what_is_not_trainable_stays(trainable, adapted, teacher):
 
 
 def test_the_parts_have_their_own_learning_rate(teacher):
-    module = TeacherAdaptation(teacher, alignment=AlignmentSettings(discriminator_factor=3.0))
+    module = TeacherAdaptation(teacher, alignment=AlignmentSettings(dqfa=0.1, tiafa=0.1, discriminator_factor=3.0))
     assert sorted({group["lr"] for group in module.parameter_groups()}) == pytest.approx([1e-4, 2e-4, 6e-4])
 
 

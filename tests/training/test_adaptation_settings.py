@@ -39,6 +39,8 @@ def module(teacher, **settings):
     """A module as in the first step of a run, whose average is itself."""
     torch.manual_seed(0)
     labels = settings.pop("labels", PseudoLabelSettings(0.5, 0.02))
+    terms = {"prompt": PromptSettings(enabled=True), "alignment": AlignmentSettings(dqfa=0.1, tiafa=0.1)}
+    settings = terms | settings
     made = settings.pop("kind", TeacherAdaptation)(weights=teacher, pseudo_labels=labels, **settings)
     made._average = lambda: made.detector
     made._watching, made._seed = False, 0
@@ -58,7 +60,7 @@ def step(made, **given):
 @pytest.mark.parametrize("form", ["dense", "sfa"])
 def test_attached_alignment_changes_no_bit_of_any_detection(form, teacher):
     images = torch.rand(2, 3, 64, 96, generator=torch.Generator().manual_seed(0))
-    attached = TeacherAdaptation(teacher, alignment=AlignmentSettings(dqfa_form=form)).eval()
+    attached = TeacherAdaptation(teacher, alignment=AlignmentSettings(dqfa=0.1, tiafa=0.1, dqfa_form=form)).eval()
     assert attached.dqfa is not None and attached.tiafa is not None
     with torch.no_grad():
         one, two = load(teacher)(images), attached.detector(images)
@@ -90,7 +92,7 @@ def test_without_a_doubtful_band_what_always_stands_is_background(teacher):
 
 @pytest.mark.parametrize("form", ["dense", "sfa"])
 def test_denoising_queries_do_not_reach_the_domain_queries(form, teacher):
-    made = module(teacher, alignment=AlignmentSettings(dqfa_form=form))
+    made = module(teacher, alignment=AlignmentSettings(dqfa=0.1, tiafa=0.1, dqfa_form=form))
     with torch.no_grad():
         with_noise = made.detect(batch(), batch().targets)
         without = made.detect(batch())
@@ -102,11 +104,11 @@ def test_denoising_queries_do_not_reach_the_domain_queries(form, teacher):
 
 
 SWITCHES = {
-    "sfa": {"alignment": AlignmentSettings(dqfa_form="sfa")},
-    "one layer": {"alignment": AlignmentSettings(dqfa_layers=[-1])},
-    "hard masks": {"alignment": AlignmentSettings(soft_masks=False)},
-    "instances": {"alignment": AlignmentSettings(unit="instance")},
-    "metric": {"prompt": PromptSettings(metric=0.5)},
+    "sfa": {"alignment": AlignmentSettings(dqfa=0.1, tiafa=0.1, dqfa_form="sfa")},
+    "one layer": {"alignment": AlignmentSettings(dqfa=0.1, tiafa=0.1, dqfa_layers=[-1])},
+    "hard masks": {"alignment": AlignmentSettings(dqfa=0.1, tiafa=0.1, soft_masks=False)},
+    "instances": {"alignment": AlignmentSettings(dqfa=0.1, tiafa=0.1, unit="instance")},
+    "metric": {"prompt": PromptSettings(enabled=True, metric=0.5)},
     "by score": {"labels": PseudoLabelSettings(0.5, 0.02, weight_by_score=True)},
     "classes alone": {"labels": PseudoLabelSettings(0.5, 0.02, box_loss=False)},
     "no denoising": {"labels": PseudoLabelSettings(0.5, 0.02, denoising=False)},
@@ -227,7 +229,7 @@ def test_the_ceiling_tells_true_boxes_to_the_alignment_alone(teacher, tmp_path):
 
 @pytest.mark.parametrize("control", ["shuffled_domains", "shuffled_time"])
 def test_controls_of_alignment(control, teacher):
-    made = module(teacher, alignment=AlignmentSettings(control=control))
+    made = module(teacher, alignment=AlignmentSettings(dqfa=0.1, tiafa=0.1, control=control))
     told, stamps = [], []
     for number in range(12):
         made._trainer.global_step = number
@@ -258,10 +260,12 @@ def test_easiness_is_the_score_weighted_mean_score(teacher):
 
 
 WRONG = {
-    r"prompt\.places must name": {"prompt": PromptSettings(places=[])},
-    r"places: \[decoder\]": {"prompt": PromptSettings(injection="tokens")},
-    r"dqfa_layers must name a layer": {"alignment": AlignmentSettings(dqfa_layers=[])},
-    r"encoder_layers of DQFA names \[7\]": {"alignment": AlignmentSettings(dqfa_form="sfa", dqfa_layers=[7])},
+    r"prompt\.places must name": {"prompt": PromptSettings(enabled=True, places=[])},
+    r"places: \[decoder\]": {"prompt": PromptSettings(enabled=True, injection="tokens")},
+    r"dqfa_layers must name a layer": {"alignment": AlignmentSettings(dqfa=0.1, tiafa=0.1, dqfa_layers=[])},
+    r"encoder_layers of DQFA names \[7\]": {
+        "alignment": AlignmentSettings(dqfa=0.1, tiafa=0.1, dqfa_form="sfa", dqfa_layers=[7])
+    },
     r"dynamic_range must be": {"labels": PseudoLabelSettings(1.0, 0.3, dynamic_range=[0.5])},
     r"alignment\.tiafa must not be negative": {"alignment": AlignmentSettings(tiafa=-1.0)},
     r"nms_iou must lie in 0\.\.1": {"labels": PseudoLabelSettings(1.0, 0.3, nms_iou=1.5)},
