@@ -92,7 +92,8 @@ class AdaptationData(DetectionData):
         batch_size: Source frames in a batch of one device.
         target_batch_size: Target frames in a batch of one device; as many as source frames where not given.
         augmentation: How source frames are changed.
-        restyle: Share of the source frames, 0..1, that take light and colours of a target frame (see `Restyle`).
+        restyle: Share of the source frames, 0..1, that take light and colours of a target frame (see `Restyle`);
+            source-free there are none to change.
         every: Seconds between the frames taken from a target video; all of them where not given.
         curriculum: Share of the target frames, easiest first, used in epoch 0, 1, ...; the last holds from then on.
         easiness: What is easy: `brightness`, or the `confidence` of the teacher as it comes, its mean score in a frame.

@@ -24,7 +24,7 @@ from cahqp.training.settings import (
     Trainable,
 )
 
-_MOST = 0.95  # a threshold above it would let nothing train
+_MOST = 0.95  # being surer raises no threshold beyond it, where nothing would train
 _NORMS = (nn.LayerNorm, nn.GroupNorm, nn.modules.batchnorm._BatchNorm)
 
 
@@ -103,7 +103,7 @@ def fresh_thresholds(detector: DINO, settings: PseudoLabelSettings) -> DynamicTh
     if threshold is None and not own:
         message = "The teacher's file holds no operating thresholds: give pseudo_labels.threshold, such as 0.3."
         raise ConfigError(message)
-    surer = {name: min(_MOST, settings.surer * value) for name, value in own.items()}
+    surer = {name: min(settings.surer * value, max(_MOST, value)) for name, value in own.items()}
     given = surer if threshold is None else threshold
     per_class = given if isinstance(given, dict) else dict.fromkeys(detector.classes, given)
     if set(per_class) != set(detector.classes):

@@ -87,7 +87,7 @@ class PseudoLabelSettings:
             per class, which follow how sure that teacher is. A fixed 0.4 left a small teacher one box in ten.
         surer: Factor on the teacher's own thresholds where `threshold` is null, for what trains should be surer than
             what is reported: those thresholds weigh misses and false alarms alike, and of the two a false alarm teaches
-            more wrong. The thresholds stay at or below 0.95.
+            more wrong. It raises none above 0.95.
         dynamic: Let the thresholds follow after every epoch how sure the learner is of source objects (MRT).
         dynamic_factor: Of the square root of that mean probability.
         dynamic_momentum: Share of the old threshold.

@@ -319,15 +319,20 @@ def test_source_free_refuses_what_needs_source(arguments, teacher, tmp_path, cap
 
 @pytest.mark.parametrize(
     ("settings", "wanted"),
-    [({}, [0.39, 0.95]), ({"surer": 1.0}, [0.3, 0.9]), ({"threshold": 0.4}, [0.4, 0.4])],
+    [
+        ({}, [0.39, 0.95, 0.97]),
+        ({"surer": 1.0}, [0.3, 0.9, 0.97]),
+        ({"surer": 0.5}, [0.15, 0.45, 0.485]),
+        ({"threshold": 0.4}, [0.4, 0.4, 0.4]),
+    ],
 )
 def test_what_trains_is_surer_than_what_is_reported(teacher, settings, wanted):
     detector = load(teacher)
-    detector.thresholds = dict.fromkeys(detector.classes, 0.3) | {"person": 0.9}
+    detector.thresholds = dict.fromkeys(detector.classes, 0.3) | {"person": 0.9, "bus": 0.97}
     values = dict(
         zip(detector.classes, fresh_thresholds(detector, PseudoLabelSettings(**settings)).values, strict=True)
     )
-    assert [round(float(values[name]), 6) for name in ("car", "person")] == wanted
+    assert [round(float(values[name]), 6) for name in ("car", "person", "bus")] == wanted
 
 
 def test_a_settings_mapping_and_lists_come_through_the_command_line(arguments, teacher, tmp_path):
