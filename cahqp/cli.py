@@ -1,20 +1,16 @@
-"""The commands that need torch: LightningCLI for fit, validate, test and predict; relabel, evaluate and info."""
+"""The commands that need Lightning: LightningCLI for fit, validate, test and predict; and relabel."""
 
 from __future__ import annotations
 
-import inspect
-import itertools
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
-import docstring_parser
 import yaml
-from jsonargparse import ArgumentParser, auto_cli
 from jsonargparse.typing import NonNegativeInt
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
@@ -23,17 +19,16 @@ from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 import cahqp.data.modules  # noqa: F401  so that a config may name its classes without their module
-from cahqp import training
-from cahqp.commands import switched
+from cahqp.commands import LABEL_LISTS
 from cahqp.cycle.manifest import RunDirectory
 from cahqp.data.base import DetectionData
 from cahqp.data.frames import open_frames
 from cahqp.errors import CahqpError, ConfigError, shortened
 from cahqp.files import write_json
-from cahqp.labels.formats import Format
+from cahqp.options import check_configs, run_with_lists, switched
+from cahqp.training import adaptation, soft_data, student, supervised  # noqa: F401  likewise
 from cahqp.training.alarms import Alarms
 from cahqp.training.base import DetectionModule
-from cahqp.training.calibrate import calibrate_command
 from cahqp.training.callbacks import AtomicCheckpointIO, ExampleImages, checkpoints
 from cahqp.training.ema import EMA
 from cahqp.training.finish import finish_fit
@@ -42,8 +37,7 @@ from cahqp.training.labelling import label_frames
 from cahqp.training.pictures import PseudoLabelImages
 from cahqp.training.predict import FrameSet
 from cahqp.training.relabel import complete
-
-_LABEL_LISTS = {"views": str, "teachers": Path, "predictions": Path, "uncalibrated": str, "format": Format}
+from cahqp.training.relabel import relabel as relabel_command
 
 # Its tips and device listings advertise; what matters of them is told as an error.
 logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
@@ -208,22 +202,6 @@ def _own(error: BaseException | None) -> CahqpError | None:
     return error
 
 
-def _check_configs(arguments: list[str]) -> None:
-    """Refuse config files that are no YAML; jsonargparse would not say which of them it is.
-
-    Raises:
-        ConfigError: One cannot be read.
-    """
-    split = [part for text in arguments for part in (text.split("=", 1) if text.startswith("--config=") else [text])]
-    for flag, value in itertools.pairwise(split):
-        if flag in ("--config", "-c") and Path(value).is_file():
-            try:
-                yaml.safe_load(Path(value).read_text(encoding="utf-8"))
-            except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-                message = f"{value} is not readable YAML: {error}"
-                raise ConfigError(message) from error
-
-
 def _is_rank_zero() -> bool:
     return (getattr(rank_zero_only, "rank", None) or 0) == 0
 
@@ -231,7 +209,7 @@ def _is_rank_zero() -> bool:
 def lightning(arguments: list[str]) -> None:
     """Run `cahqp fit|validate|test|predict`."""
     os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
-    _check_configs(arguments)
+    check_configs(arguments)
     # Lightning starts further ranks with this process's own command line, so that must be what is run here.
     given, sys.argv = sys.argv, [sys.argv[0], *arguments]
     try:
@@ -274,66 +252,4 @@ def relabel(arguments: list[str]) -> None:
     """Run `cahqp relabel`."""
     given = switched(arguments, "--soft", "--temporal", "--dynamic", "--weighted")
     with _lightning_errors():
-        _run_with_lists(training.relabel, given, {"frames": Path}, _LABEL_LISTS)
-
-
-def calibrate(arguments: list[str]) -> None:
-    """Run `cahqp calibrate`."""
-    _run_with_lists(calibrate_command, arguments, {"frames": Path}, _LABEL_LISTS)
-
-
-def evaluate(arguments: list[str]) -> None:
-    """Run `cahqp evaluate`."""
-    _run_with_lists(training.evaluate, arguments, {"weights": str, "frames": str})
-
-
-def convert(arguments: list[str]) -> None:
-    """Run `cahqp convert FILE OUTPUT`; both may be given as flags too."""
-    from cahqp.detectors.convert import convert as command
-
-    given = with_flags(arguments[1:], ("--weights", "--output"))
-    auto_cli(command, args=given, exit_on_error=False, prog="cahqp convert", as_positional=False)
-
-
-def with_flags(arguments: list[str], flags: tuple[str, ...]) -> list[str]:
-    """Return the arguments with the bare ones among them, in order, named by `flags`; all options take a value."""
-    left, found, value = list(flags), [], False
-    for text in arguments:
-        if not text.startswith("-") and not value and left:
-            found.append(left.pop(0))
-        value = text.startswith("--") and "=" not in text and text != "--help"
-        found.append(text)
-    return found
-
-
-def info(arguments: list[str]) -> None:
-    """Run `cahqp info FILE`."""
-    auto_cli(training.info, args=arguments[1:], prog="cahqp info")
-
-
-def _run_with_lists(
-    function: Callable[..., None],
-    arguments: list[str],
-    lists: dict[str, type],
-    optional: dict[str, Any] | None = None,
-) -> None:
-    """Run a command whose `lists`, and those `optional` ones that it has, take several values after one flag."""
-    more = {name: kind for name, kind in (optional or {}).items() if name in inspect.signature(function).parameters}
-    _check_configs(arguments)
-    parser = ArgumentParser(
-        prog=f"cahqp {arguments[0]}", exit_on_error=False, description=(function.__doc__ or "").partition("\n")[0]
-    )
-    parser.add_argument("--config", action="config", help="YAML file with any of these options.")
-    parser.add_function_arguments(function, skip={*lists, *more}, as_group=False)
-    for name, kind in {**lists, **more}.items():
-        text = docstring(function, name)
-        parser.add_argument(f"--{name}", nargs="+", type=kind, required=name in lists, default=None, help=text)
-    given = parser.instantiate_classes(parser.parse_args(arguments[1:])).as_dict()
-    given.pop("config", None)
-    function(**given)
-
-
-def docstring(function: Callable[..., None], argument: str) -> str:
-    """Return what a function's docstring says of an argument."""
-    found = {p.arg_name: p.description for p in docstring_parser.parse(function.__doc__ or "").params}
-    return found.get(argument) or ""
+        run_with_lists(relabel_command, given, {"frames": Path}, LABEL_LISTS)

@@ -1,13 +1,26 @@
-"""The commands that need no torch."""
+"""The commands that need no Lightning, which takes seconds to import; most of them need no torch either."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from importlib import import_module
+from pathlib import Path
+from typing import Any
 
 from jsonargparse import auto_cli
 
 from cahqp.errors import ConfigError
+from cahqp.labels.formats import Format
+from cahqp.options import run_with_lists, switched, with_flags
+
+LABEL_LISTS: dict[str, Any] = {
+    "views": str,
+    "teachers": Path,
+    "predictions": Path,
+    "uncalibrated": str,
+    "format": Format,
+}
+"""Options of `relabel` and `calibrate` that take several values."""
 
 # name -> (what it measures, module, function that takes the remaining arguments); imported only when asked for
 BENCHMARKS: dict[str, tuple[str, str, str]] = {
@@ -73,15 +86,6 @@ def report(arguments: list[str]) -> None:
     auto_cli(command, args=arguments[1:], exit_on_error=False, prog="cahqp report", as_positional=False)
 
 
-def switched(arguments: list[str], *names: str) -> list[str]:
-    """Return the arguments with `--name` as `--name=true` where no value follows it."""
-    following = [*arguments[1:], ""]
-    return [
-        f"{text}=true" if text in names and after.lower() not in ("true", "false") else text
-        for text, after in zip(arguments, following, strict=True)
-    ]
-
-
 def reformat(arguments: list[str]) -> None:
     """Run `cahqp reformat`."""
     from cahqp.evaluation.reformat import reformat as command
@@ -100,3 +104,32 @@ def quality(arguments: list[str]) -> None:
     from cahqp.evaluation.quality import quality as command
 
     auto_cli(command, args=arguments[1:], exit_on_error=False, prog="cahqp quality", as_positional=False)
+
+
+def evaluate(arguments: list[str]) -> None:
+    """Run `cahqp evaluate`."""
+    from cahqp.training.evaluate import evaluate as command
+
+    run_with_lists(command, arguments, {"weights": str, "frames": str})
+
+
+def calibrate(arguments: list[str]) -> None:
+    """Run `cahqp calibrate`."""
+    from cahqp.training.calibrate import calibrate_command as command
+
+    run_with_lists(command, arguments, {"frames": Path}, LABEL_LISTS)
+
+
+def convert(arguments: list[str]) -> None:
+    """Run `cahqp convert FILE OUTPUT`; both may be given as flags too."""
+    from cahqp.detectors.convert import convert as command
+
+    given = with_flags(arguments[1:], ("--weights", "--output"))
+    auto_cli(command, args=given, exit_on_error=False, prog="cahqp convert", as_positional=False)
+
+
+def info(arguments: list[str]) -> None:
+    """Run `cahqp info FILE`."""
+    from cahqp.training.evaluate import info as command
+
+    auto_cli(command, args=arguments[1:], prog="cahqp info")

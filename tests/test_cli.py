@@ -70,6 +70,12 @@ def test_light_commands_import_no_torch(command):
     subprocess.run([sys.executable, "-c", code, command, "--help"], check=True, capture_output=True)
 
 
+def test_commands_that_only_detect_import_no_lightning():
+    modules = "training.evaluate, cahqp.training.features, cahqp.training.calibrate, cahqp.detectors.convert"
+    code = f"import sys, cahqp.{modules}, cahqp.edge.export, cahqp.commands; assert 'lightning' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
 def test_an_unknown_command_is_named(capsys):
     assert main(["relable"]) == 2
     assert "there is no command 'relable'. Known: fit," in capsys.readouterr().err

@@ -34,6 +34,11 @@ OVERLAYS = {
     "configs/overlays/oracle.yaml": "configs/teacher/demo.yaml",
     "configs/overlays/year_adapt.yaml": "configs/teacher/demo_adapt.yaml",
     "configs/overlays/year_retrain.yaml": "configs/student/demo_retrain.yaml",
+    "configs/overlays/real_backbone.yaml": "configs/teacher/resnet18.yaml",
+    "configs/overlays/real_cameras.yaml": "configs/student/demo.yaml",
+    "configs/overlays/real_daynight.yaml": "configs/student/demo.yaml",
+    "configs/overlays/real_round.yaml": "configs/teacher/demo_adapt.yaml",
+    "configs/overlays/later_block.yaml": "configs/student/demo_retrain.yaml",
     "configs/overlays/tiny.yaml": None,
 }
 TRAININGS = [
@@ -98,9 +103,10 @@ def test_a_plan_of_rounds_is_whole(name, tmp_path, monkeypatch, capsys):
         (tmp_path / folder).symlink_to(ROOT / folder)
     monkeypatch.chdir(tmp_path)
     source = FILES[name]["source"]
-    for entry in [*source["train"], *source["val"], *FILES[name]["tests"].values()]:
+    frames = [path for one in FILES[name]["rounds"] for path in one.get("train", [])]
+    for entry in [*source["train"], *source["val"], *FILES[name]["tests"].values(), *frames]:
         if not entry.startswith("scenes:"):  # what the reader brings
-            Path(entry).parent.mkdir(exist_ok=True)
+            Path(entry).parent.mkdir(parents=True, exist_ok=True)
             Path(entry).touch()
     assert main(["cycle", "run", f"--plan={name}", "--dry-run"]) == 0
     told = capsys.readouterr().out
@@ -128,8 +134,8 @@ def test_a_benchmark_is_whole(name, recordings, monkeypatch, capsys, tmp_path):
     assert "All together: " in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("name", [name for name in OVERLAYS if "benchmark/" in name])
-def test_an_overlay_of_a_benchmark_names_known_settings(name):
+@pytest.mark.parametrize("name", [n for n in OVERLAYS if "benchmark/" in n or "real_" in n or "later" in n])
+def test_an_overlay_names_known_settings(name):
     both = ["fit", f"--config={OVERLAYS[name]}", f"--config={name}", "--print_config=skip_null"]
     assert main([*both, "--output=unused"]) == 0
 

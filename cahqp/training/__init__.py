@@ -1,18 +1,32 @@
-"""LightningModules and the commands that run them; thin, over plain modules."""
+"""LightningModules and the commands that run them; thin, over plain modules.
 
-from cahqp.training.adaptation import TeacherAdaptation
-from cahqp.training.evaluate import evaluate, info
-from cahqp.training.relabel import relabel
-from cahqp.training.soft_data import DistillationData
-from cahqp.training.student import StudentTraining
-from cahqp.training.supervised import SupervisedTraining
+Importing this imports no Lightning, which takes seconds: commands that only detect do without.
+"""
 
-__all__ = [
-    "DistillationData",
-    "StudentTraining",
-    "SupervisedTraining",
-    "TeacherAdaptation",
-    "evaluate",
-    "info",
-    "relabel",
-]
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from cahqp.training.adaptation import TeacherAdaptation
+    from cahqp.training.soft_data import DistillationData
+    from cahqp.training.student import StudentTraining
+    from cahqp.training.supervised import SupervisedTraining
+
+__all__ = ["DistillationData", "StudentTraining", "SupervisedTraining", "TeacherAdaptation"]
+
+_MODULES = {
+    "DistillationData": "soft_data",
+    "StudentTraining": "student",
+    "SupervisedTraining": "supervised",
+    "TeacherAdaptation": "adaptation",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Return a class of `__all__`, imported when it is first asked for."""
+    if name not in _MODULES:
+        message = f"module {__name__!r} has no attribute {name!r}"
+        raise AttributeError(message)
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)

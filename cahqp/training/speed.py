@@ -14,10 +14,12 @@ import torch
 from jsonargparse import ArgumentParser
 from lightning.pytorch import seed_everything
 
-import cahqp.training  # noqa: F401  so that a config may name its classes without their module
 from cahqp.errors import ConfigError, check_numbers
 from cahqp.files import write_json
 from cahqp.structures import Batch, Targets
+
+# So that a config may name their classes without their module.
+from cahqp.training import adaptation, soft_data, student, supervised  # noqa: F401
 from cahqp.training.base import DetectionModule
 from cahqp.training.speed_clock import Times, alternate, peak
 from cahqp.training.speed_phases import INFERENCE, MATCHING, OURS, REFERENCE, RELABELLING, STEP, Bench, Precision
