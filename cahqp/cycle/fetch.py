@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
@@ -12,14 +13,15 @@ import cv2
 
 from cahqp.cycle.coco_frames import coco, place
 from cahqp.cycle.manifest import RunDirectory
-from cahqp.errors import ConfigError, DataError
-from cahqp.files import atomic_write, read_json, write_json
+from cahqp.errors import CahqpError, ConfigError, DataError, RunError
+from cahqp.files import atomic_write, natural, read_json, write_json
 
 PICTURES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp"})
 VIDEOS = frozenset({".mp4", ".avi", ".mkv", ".mov", ".webm", ".m4v", ".mpg", ".mpeg", ".ts", ".wmv"})
 TAKEN = "taken.json"
 
 _QUALITY = 95
+_TOLD = 10  # files that gave nothing, by name
 
 
 @dataclass(frozen=True)
@@ -69,17 +71,40 @@ def fetch(
     seen = run.work / TAKEN
     if not seen.is_file():
         arrivals = new(frames, after or [], until)[:limit]
+        if not arrivals:
+            message = f"{frames} has no new image or video. Allowed are {', '.join(sorted(PICTURES | VIDEOS))}."
+            raise DataError(message)
         write_json(seen, {"files": {arrival.name: arrival.size for arrival in arrivals}})
-    names = list(read_json(seen)["files"])
-    if not names:
-        message = f"{frames} has no new image or video. Allowed are {', '.join(sorted(PICTURES | VIDEOS))}."
+    names = sorted(read_json(seen)["files"], key=natural)  # JSON sorts by text
+    images, lost = _bring_all(frames, names, run.work, every)
+    if not images:
+        shutil.rmtree(run.work / "checkpoints", ignore_errors=True)
+        seen.unlink()  # so that the same command looks again
+        message = f"None of the {len(names)} files of {frames} gave a frame:\n" + "\n".join(lost[:_TOLD])
         raise DataError(message)
-    images = [image for name in names for image in _bring(frames, name, run.work, every)]
     for number, image in enumerate(images, 1):
         image["id"] = number
     write_json(run.work / "frames.json", coco(images, [], []))
-    run.finish({"files": len(names), "frames": len(images)})
-    print(f"{output}: {len(images)} frames of {len(names)} files.")
+    run.finish({"files": len(names), "frames": len(images), "lost": len(lost)})
+    print("\n".join([*lost[:_TOLD], f"{output}: {len(images)} frames of {len(names) - len(lost)} files."]))
+
+
+def _bring_all(
+    frames: str, names: list[str], work: Path, every: float | None
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """Bring files; one camera's broken video must not stop a fleet.
+
+    Returns:
+        The images, and a line for each file that gave none.
+    """
+    images: list[dict[str, Any]] = []
+    lost: list[str] = []
+    for name in names:
+        try:
+            images += _bring(frames, name, work, every)
+        except (DataError, FileNotFoundError) as error:
+            lost.append(f"Left out: {error}")
+    return images, lost
 
 
 def new(frames: str, after: list[Path], until: float | None = None) -> list[Arrival]:
@@ -95,14 +120,16 @@ def is_url(frames: str) -> bool:
 
 
 def listing(frames: str) -> list[Arrival]:
-    """Return all images and videos below a folder or a URL, by name. Hidden ones are still being written.
+    """Return all images and videos below a folder or a URL, by name: `2.jpg` before `10.jpg`.
+
+    Hidden ones are still being written.
 
     Raises:
         DataError: There is no such folder, or the store cannot be reached.
     """
     found = list(_remote(frames) if is_url(frames) else _local(Path(frames)))
     kept = [a for a in found if PurePosixPath(a.name).suffix.lower() in PICTURES | VIDEOS and _shown(a.name)]
-    return sorted(kept, key=lambda arrival: arrival.name)
+    return sorted(kept, key=lambda arrival: natural(arrival.name))
 
 
 def _shown(name: str) -> bool:
@@ -123,7 +150,7 @@ def _remote(url: str) -> Iterator[Arrival]:
     system, root = _system(url)
     try:
         entries: dict[str, dict[str, Any]] = system.find(root, detail=True)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # every store has errors of its own
         message = f"{url} cannot be listed ({error}). Check the URL, and the credentials that fsspec finds."
         raise DataError(message) from error
     for path, entry in entries.items():
@@ -168,8 +195,13 @@ def _copy(frames: str, name: str, local: Path) -> None:
         with atomic_write(local, "wb") as file:
             file.write(system.cat_file(f"{root}/{name}"))
     except FileNotFoundError as error:
-        message = f"{frames}/{name} is gone since it was listed. Remove {local.parents[1]} and fetch again."
+        message = f"{frames}/{name} is gone since it was listed."
         raise DataError(message) from error
+    except CahqpError:
+        raise
+    except Exception as error:  # every store has errors of its own
+        message = f"{frames}/{name} cannot be read ({error}). The same command again goes on from here."
+        raise RunError(message) from error
 
 
 def _frames_of(video: Path, name: PurePosixPath, work: Path, every: float | None) -> list[dict[str, Any]]:
@@ -194,7 +226,7 @@ def _frames_of(video: Path, name: PurePosixPath, work: Path, every: float | None
         images.append(_image(work / "images" / file_name, file_name, recording, round(seconds, 6)))
     capture.release()
     if not images:
-        message = f"{name} holds no frame that can be decoded. Is it whole? Remove it, or encode it again."
+        message = f"{name} holds no frame that can be decoded. Is it whole?"
         raise DataError(message)
     return images
 

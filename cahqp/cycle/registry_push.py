@@ -7,7 +7,7 @@ from typing import Any
 
 from cahqp.cycle.registry import Registry
 from cahqp.edge.pointer import RUNNING, VERSION, VERSIONS
-from cahqp.errors import ConfigError, RunError
+from cahqp.errors import CahqpError, ConfigError, RunError
 
 
 def push_files(registry: Registry, name: str, url: str) -> None:
@@ -33,7 +33,9 @@ def push_files(registry: Registry, name: str, url: str) -> None:
         now = registry.pointer
         if now is not None and now.version == name:
             _put(system, f"{root}/{RUNNING}", (registry.root / RUNNING).read_bytes())
-    except OSError as error:
+    except CahqpError:
+        raise
+    except Exception as error:  # every store has errors of its own
         message = f"{url} cannot be written ({error}). Check the address and your credentials, and run it again."
         raise RunError(message) from error
 

@@ -27,6 +27,7 @@ NEW = Path("new/labels.json")
 PAST = Path("past.json")
 BUFFER = "buffer.json"
 
+_FEWEST = 2  # frames that a domain needs to be one
 _PART_FOR_NEW = 0.5  # the newest domain may not push more than this share of the others out at once
 
 
@@ -160,7 +161,10 @@ def _distance(domain: Domain, signals: Signals) -> float:
     if old.features.shape[1] != signals.features.shape[1]:
         message = f"The buffer's {domain.name} has features of another model. Begin the buffer anew, without --buffer."
         raise DataError(message)
-    return distance(old.features, signals.features[signals.readable], fit_scale(old.features))
+    now = signals.features[signals.readable]
+    if min(len(old), len(now)) < _FEWEST:
+        return 0.0  # of one frame nobody can say how far it is from the next
+    return distance(old.features, now, fit_scale(old.features))
 
 
 def _write_new(work: Path, document: dict[str, Any], labels: Path, held: set[int]) -> None:
@@ -237,7 +241,7 @@ def _keep(past: list[Domain], room: int, chosen: list[str], work: Path) -> list[
     kept: list[Domain] = []
     for domain in reversed(past):
         count = min(domain.frames, room)
-        if count <= 0:
+        if count < _FEWEST:
             break
         room -= count
         kept.append(_carry(domain, count, work))

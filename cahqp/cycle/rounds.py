@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from cahqp.cycle.drift import FAULT
 from cahqp.cycle.plan import Target
 from cahqp.cycle.replay import BUFFER, NEW, PAST
 from cahqp.cycle.rounds_plan import Drift, Round, RoundsPlan
@@ -92,23 +93,37 @@ class RoundStages:
         if self.plan.drift is not None:
             stages.append(self._drift(f"{prefix}/drift", self.plan.drift, features, running))
             groups = drifted_groups(stages[-1].output)
-            running = replace(running, features=(*running.features, (f"{one.name}-{prefix}", features)))
             if self.plan.drift.when == "drifted" and groups == []:
                 return stages, running
         several = self._separate(groups, prefix)
-        for number, cameras in enumerate(several, 1):
-            place = f"{prefix}/group-{number}" if len(several) > 1 else prefix
+        places = [f"{prefix}/group-{n}" if len(several) > 1 else prefix for n in range(1, len(several) + 1)]
+        for place, cameras in zip(places, several, strict=True):
             found, running = self._turn(place, one.name, target, every, features, cameras, running)
             stages += found
+        if self.plan.drift is not None and any(self._published(place) for place in places):
+            # Only what a running student has learnt is known; else night that was refused would be steady ever after,
+            # and dusk would creep up on a camera round by round.
+            running = replace(running, features=(*running.features, (f"{one.name}-{prefix}", features)))
         return stages, running
+
+    def _published(self, place: str) -> bool:
+        """Say whether a turn's student went out; yes while that is not decided."""
+        decision = self.root / place / "published" / "decision.json"
+        return not decision.is_file() or bool(read_json(decision)["published"])
 
     def _separate(self, groups: list[list[str]] | None, prefix: str) -> Sequence[list[str] | None]:
         """Return the cameras of each adaptation of a round; `None` stands for all frames that came."""
-        if not groups or self.plan.drift is None:
+        if groups is None or self.plan.drift is None:
             return [None]
         came = read_json(self.root / prefix / "drift" / "drift.json")["cameras"]
-        alone = self.plan.drift.when == "drifted" and set(groups[0]) != set(came)
-        return groups if len(groups) > 1 or alone else [None]
+        parts = [list(group) for group in groups]
+        if self.plan.drift.when == "always":
+            healthy = [camera for camera, said in came.items() if said["verdict"] != FAULT]
+            rest = [camera for camera in healthy if not any(camera in group for group in parts)]
+            parts = [healthy] if len(parts) < 2 else [*parts, *([rest] if rest else [])]
+        if len(parts) == 1 and set(parts[0]) == set(came):
+            return [None]
+        return [part for part in parts if part]
 
     def _turn(
         self,

@@ -14,7 +14,7 @@ from cahqp.cycle.rounds import RoundStages, add_arrival
 from cahqp.cycle.rounds_plan import RoundsPlan, Watch, read_rounds
 from cahqp.cycle.stages import Stage
 from cahqp.cycle.state import State
-from cahqp.errors import ConfigError, RunError
+from cahqp.errors import ConfigError, DataError, RunError
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,9 @@ def choose(path: Path, output: Path | None, seed: int | None, replay: bool = Tru
     name = plan.name + ("" if replay else "-without-replay") + ("" if wanted == plan.seed else f"-seed{wanted}")
     root = output or Path("runs") / name
     chosen = replace(plan, seed=wanted, replay=plan.replay if replay else None)
+    if chosen.gate is not None and not (replay and wanted == plan.seed):
+        # What is run for comparison must not go out to the cameras.
+        chosen = replace(chosen, gate=replace(chosen.gate, registry=None))
     if (root / run.CYCLE).is_file():
         begun = files.read_json(root / run.CYCLE)
         same = {"name": plan.name, "seed": wanted, "replay": replay}
@@ -91,7 +94,7 @@ def carry_out(rounds: Rounds, watch: bool = False, most: int | None = None) -> N
         _remember(rounds)
         _known(rounds)
         while rounds.plan.watch is not None and (most is None or _count(rounds) < most):
-            if _arrived(rounds, rounds.plan.watch):
+            if _arrived(rounds, rounds.plan.watch, patient=watch):
                 _known(rounds)
             elif watch:
                 time.sleep(rounds.plan.watch.seconds)
@@ -114,13 +117,17 @@ def _remember(rounds: Rounds) -> None:
 def _known(rounds: Rounds) -> None:
     """Carry out the stages; what comes after one is asked anew, because it may depend on what that one found."""
     state = State(rounds.root)
-    number = 0
+    number, told = 0, False
     while number < len(stages := rounds.stages):
         stage = stages[number]
         number += 1
         fresh = run.carry_out_stage(stage, state, f"[{number}/{len(stages)}] {stage.name}")
+        told = told and not fresh
         if fresh and stage.name.endswith("/published"):
             _report(rounds)
+            told = True
+    if not told:  # a round without drift publishes nothing, and a kill may have come between
+        _report(rounds)
 
 
 def _report(rounds: Rounds) -> None:
@@ -133,12 +140,19 @@ def _report(rounds: Rounds) -> None:
         raise RunError(message)
 
 
-def _arrived(rounds: Rounds, watch: Watch) -> bool:
-    """Begin a round if enough has arrived and been left alone."""
+def _arrived(rounds: Rounds, watch: Watch, patient: bool) -> bool:
+    """Begin a round if enough has arrived and been left alone; `patient` tells of a store that fails, and waits."""
     stages = RoundStages(rounds.plan, rounds.root)
     fetched = [rounds.root / f"round-{number:02d}" / "fetch" for number in range(1, len(stages.rounds) + 1)]
     until = time.time() - watch.settle
-    if len(new(watch.frames, fetched, until)) < watch.at_least:
+    try:
+        arrivals = new(watch.frames, fetched, until)
+    except DataError as error:
+        if not patient:
+            raise
+        print(f"{error} Looking again in {watch.seconds:g} s.", flush=True)
+        return False
+    if len(arrivals) < watch.at_least:
         return False
     add_arrival(rounds.root, until, files.write_json)
     return True

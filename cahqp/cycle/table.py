@@ -35,7 +35,9 @@ def lines(root: Path) -> list[str]:
 def round_lines(root: Path) -> list[str]:
     """Return the table of a plan of rounds: AP50 of the running student by domain, after each round."""
     told: list[str] = []
-    for evaluated in sorted(root.glob("round-*/**/evaluate/metrics.json")):
+    for evaluated in sorted(
+        root.glob("round-*/**/evaluate/metrics.json"), key=lambda path: files.natural(path.as_posix())
+    ):
         models = files.read_json(evaluated)["models"]
         decision = evaluated.parents[1] / "published" / "decision.json"
         published = files.read_json(decision)["published"] if decision.is_file() else None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from numpy.typing import NDArray
 
 from cahqp.data.folders import ImageFolder
 from cahqp.errors import DataError
-from cahqp.files import read_json
+from cahqp.files import natural, read_json
 
 IMAGES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp"})
 VIDEOS = frozenset({".mp4", ".avi", ".mkv", ".mov", ".webm", ".m4v", ".mpg", ".mpeg", ".ts", ".wmv"})
@@ -89,7 +88,7 @@ def _images(root: Path, names: list[tuple[int, str]]) -> Iterator[EdgeFrame]:
 
 def _names(root: Path) -> list[str]:
     files = (p for p in root.rglob("*") if p.suffix.lower() in IMAGES and not p.name.startswith(".") and p.is_file())
-    names = sorted((p.relative_to(root).as_posix() for p in files), key=_natural)
+    names = sorted((p.relative_to(root).as_posix() for p in files), key=natural)
     if not names:
         message = f"{root} holds no images ({', '.join(sorted(IMAGES))})."
         raise DataError(message)
@@ -153,11 +152,6 @@ def _stream(url: str, patience: float, tell: Callable[[str], None]) -> Iterator[
         tell(f"{url} broke off after {number} frames: trying again in {wait:g} s.")
         time.sleep(wait)
         wait = min(2 * wait, _LONGEST_WAIT)
-
-
-def _natural(name: str) -> list[tuple[int, int, str]]:
-    """Return a key that sorts `frame2` before `frame10`."""
-    return [(0, int(part), part) if part.isdigit() else (1, 0, part) for part in re.split("([0-9]+)", name)]
 
 
 def _kinds() -> str:

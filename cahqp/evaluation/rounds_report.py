@@ -11,7 +11,7 @@ from cahqp.evaluation.labelled import labelled_frames, read_labels
 from cahqp.evaluation.measures import percent
 from cahqp.evaluation.page import Markup, document, element, folded, join, section, table
 from cahqp.evaluation.trend import Line, lines
-from cahqp.files import read_json
+from cahqp.files import natural, read_json
 
 _PICTURES = 3  # rounds whose frames are shown: each frame is embedded, and a page of a year should still open
 
@@ -67,7 +67,7 @@ def compose_rounds(run: Path) -> Markup:
 def read_turns(run: Path) -> list[Turn]:
     """Return the rounds that have been measured, in their order."""
     found = []
-    for path in sorted(run.glob("round-*/**/evaluate/metrics.json")):
+    for path in sorted(run.glob("round-*/**/evaluate/metrics.json"), key=_in_order):
         directory = path.parents[1]
         models = {
             model: {frames: figures["ap50"] for frames, figures in sets.items()}
@@ -135,7 +135,7 @@ def _drift(run: Path) -> Markup:
     rows: list[list[str]] = []
     curves: dict[str, list[tuple[float, float]]] = {}
     at: dict[str, int] = {}
-    for path in sorted(run.glob("round-*/drift/drift.json")):
+    for path in sorted(run.glob("round-*/drift/drift.json"), key=_in_order):
         found = read_json(path)
         for camera, said in found["cameras"].items():
             for window in said["windows"]:
@@ -177,3 +177,7 @@ def _pictures(turns: Sequence[Turn]) -> Markup:
         if labels is not None:
             shown += [element("h3", turn.name), labelled_frames(None, labels)]
     return section("Labels of the last rounds", join(shown)) if shown else Markup("")
+
+
+def _in_order(path: Path) -> list[tuple[int, int, str]]:
+    return natural(path.as_posix())

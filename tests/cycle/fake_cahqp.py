@@ -76,7 +76,12 @@ def _results(command, output, flags, text):
         groups = json.loads(os.environ.get("FAKE_GROUPS", '{"": [["north"]]}'))
         found = groups.get(output.parent.name, [["north"]])
         cameras = os.environ.get("FAKE_CAMERAS", "").split() or [camera for group in found for camera in group]
-        told = {"groups": found, "cameras": {camera: {} for camera in cameras}, "silent": [], "adapt": bool(found)}
+        told = {
+            "groups": found,
+            "cameras": {camera: {"verdict": "fault" if camera == "dark" else "steady"} for camera in cameras},
+            "silent": [],
+            "adapt": bool(found),
+        }
         return {"drift.json": json.dumps(told)}
     if command == "gate":
         kept = os.environ.get("FAKE_KEEP", "") == output.parent.name

@@ -53,6 +53,39 @@ def test_nothing_new_and_nowhere_are_told(incoming, capsys):
     assert "gone is no folder" in capsys.readouterr().err
 
 
+def test_frames_are_in_the_order_of_their_numbers(incoming):
+    for number in (2, 10, 11):
+        cv2.imwrite(f"incoming/north/{number}.jpg", np.full((8, 12, 3), 9, np.uint8))
+    assert main(["fetch", "--frames=incoming", "--output=one"]) == 0
+    north = [image["file_name"] for image in images("one") if image["camera"] == "north"]
+    assert north == [f"north/{number}.jpg" for number in (0, 1, 2, 10, 11)]
+
+
+def test_the_same_command_works_once_something_has_arrived(incoming, capsys):
+    Path("empty/north").mkdir(parents=True)
+    assert main(["fetch", "--frames=empty", "--output=one"]) == 1
+    cv2.imwrite("empty/north/0.jpg", np.full((8, 12, 3), 9, np.uint8))
+    assert main(["fetch", "--frames=empty", "--output=one"]) == 0
+    assert len(images("one")) == 1
+
+
+def test_a_broken_video_stops_nothing(incoming, capsys):
+    Path("incoming/south/film.avi").write_bytes(b"torn")
+    assert main(["fetch", "--frames=incoming", "--output=one"]) == 0
+    assert "Left out: south/film.avi holds no frame" in capsys.readouterr().out
+    assert len(images("one")) == 4
+
+
+def test_nothing_but_broken_videos_is_an_error_that_can_be_mended(incoming, capsys):
+    Path("films/north").mkdir(parents=True)
+    Path("films/north/film.avi").write_bytes(b"torn")
+    assert main(["fetch", "--frames=films", "--output=one"]) == 1
+    assert "None of the 1 files of films gave a frame" in capsys.readouterr().err
+    Path("films/north/film.avi").unlink()
+    cv2.imwrite("films/north/0.jpg", np.full((8, 12, 3), 9, np.uint8))
+    assert main(["fetch", "--frames=films", "--output=one"]) == 0
+
+
 def test_videos_become_images(incoming):
     film = cv2.VideoWriter("incoming/north/film.avi", cv2.VideoWriter.fourcc(*"MJPG"), 4, (32, 16))
     for number in range(12):

@@ -62,6 +62,13 @@ def test_the_buffer_stays_bounded_and_the_oldest_go_first(domain, remember):
     assert sum(len(list((third / name / "images").iterdir())) for name in ("night", "fog")) == 24
 
 
+def test_a_domain_of_one_frame_stops_nothing(domain, remember):
+    remember(domain("day", 1), "one", capacity=100)
+    second = remember(domain("night", 1, shift=2.0), "two", "one", capacity=100)
+    assert counts(remember(domain("fog", shift=4.0), "three", "two", capacity=21, share=1.0)) == {"fog": 20}
+    assert json.loads((second / "buffer.json").read_text())["distances"] == {"day": 0.0}
+
+
 def test_the_most_unlike_domain_is_replayed(domain, remember):
     remember(domain("day"), "one", capacity=60, share=0.2)
     remember(domain("night", shift=3.0, seed=1), "two", "one", capacity=60, share=0.2)

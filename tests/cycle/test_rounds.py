@@ -110,6 +110,52 @@ def test_a_refused_candidate_leaves_the_old_student(started, planned, monkeypatc
     assert "round-02, published" in told
 
 
+def test_only_what_a_running_student_has_learnt_is_known(started, planned, monkeypatch):
+    monkeypatch.setenv("FAKE_KEEP", "round-01")
+    planned(rounds=[{"name": name, "train": ["night.json"]} for name in ("night", "night", "fog")])
+    cycle.run(PLAN)
+    stages = {stage.name: " ".join(stage.arguments) for stage in choose(PLAN, None, None).stages}
+    assert "night-round-01=" not in stages["round-02/drift"]
+    assert "night-round-01=" not in stages["round-03/drift"]
+    assert "night-round-02=runs/year/round-02/features" in stages["round-03/drift"]
+
+
+def test_a_round_that_was_steady_is_not_known_either(started, planned, monkeypatch):
+    monkeypatch.setenv("FAKE_GROUPS", json.dumps({"round-01": []}))
+    cycle.run(PLAN)
+    stages = {stage.name: " ".join(stage.arguments) for stage in choose(PLAN, None, None).stages}
+    assert "night-round-01=" not in stages["round-02/drift"]
+
+
+def test_a_faulty_camera_is_never_adapted_to(started, planned, monkeypatch):
+    monkeypatch.setenv("FAKE_CAMERAS", "north dark")
+    monkeypatch.setenv("FAKE_GROUPS", json.dumps({"round-01": []}))
+    planned(drift={"when": "always"})
+    cycle.run(PLAN)
+    stages = {stage.name: " ".join(stage.arguments) for stage in choose(PLAN, None, None).stages}
+    assert "--cameras north " in stages["round-01/sample"] + " "
+    monkeypatch.setenv("FAKE_CAMERAS", "dark")
+    cycle.run(PLAN, output=Path("runs/dark"))
+    assert "round-01/teacher-adapt" not in names(Path("runs/dark"))
+
+
+def test_the_report_is_written_without_a_decision_and_after_a_kill(started, planned, monkeypatch):
+    monkeypatch.setenv("FAKE_GROUPS", json.dumps({"round-01": [], "round-02": []}))
+    cycle.run(PLAN)
+    report = Path("runs/year/report.html")
+    assert report.is_file()
+    report.unlink()
+    cycle.run(PLAN)
+    assert report.is_file()
+
+
+def test_what_runs_for_comparison_leaves_the_registry_alone(planned):
+    planned(gate={"registry": "fleet"})
+    assert choose(PLAN, None, None).plan.gate.registry == "fleet"
+    assert choose(PLAN, None, None, replay=False).plan.gate.registry is None
+    assert choose(PLAN, None, 7).plan.gate.registry is None
+
+
 def test_without_replay_and_gate_it_publishes_by_figures(started, planned):
     planned(replay=None, gate=None, drift=None)
     cycle.run(PLAN)
