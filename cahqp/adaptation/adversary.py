@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cahqp.detectors.losses.distributed import sum_over_ranks, world_size
+
 SOURCE = 0
 TARGET = 1
 
@@ -102,8 +104,8 @@ class Discriminator(nn.Module):
 def domain_loss(logits: Tensor, domain: int, weight: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Return how badly a discriminator tells the domain, and how often it is right.
 
-    Binary cross-entropy in float32 also under autocast, averaged with the weights. Without any weight the loss is 0
-    and still connected to the logits, so that every parameter gets a gradient on every rank.
+    Binary cross-entropy in float32 also under autocast, averaged with the weights over all ranks. Without any weight
+    the loss is 0 and still connected to the logits, so that every parameter gets a gradient on every rank.
 
     Args:
         logits: Any shape; above 0 means target. One domain at a time: a joint pass is cut by domain by the caller, and
@@ -120,7 +122,8 @@ def domain_loss(logits: Tensor, domain: int, weight: Tensor | None = None) -> tu
     logits = logits.float()
     weight = torch.ones_like(logits) if weight is None else weight.detach().to(logits)
     losses = F.binary_cross_entropy_with_logits(logits, torch.full_like(logits, float(domain)), reduction="none")
-    total = weight.sum()
+    # Of all ranks together, as in the criterion: else a box on a rank with one would count more than one of ten.
+    total = sum_over_ranks(weight.sum()) / world_size()
     loss = (losses * weight).sum() / total.clamp(min=1e-6)
     correct = (logits.detach() > 0) == (domain == TARGET)
-    return loss, (correct * weight).sum() / total
+    return loss, (correct * weight).sum() / weight.sum()

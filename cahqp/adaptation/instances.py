@@ -215,8 +215,12 @@ class InstanceAlignment(nn.Module):
             self.bank.blend(frame, box, target.labels, value)
             for frame, box, target, value in zip(origins, boxes, targets, values, strict=True)
         ]
-        self.bank.commit()
         return blended
+
+    def commit(self) -> None:
+        """Write what the step has seen to the bank. Every process must call this once a step."""
+        if self.bank is not None:
+            self.bank.commit()
 
     def get_extra_state(self) -> dict[str, Any] | None:
         """Return the bank for the checkpoint: a resumed run must remember what the uninterrupted one does."""

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cahqp.adaptation.prompts import VisualPromptGenerator
+from cahqp.detectors.losses.distributed import sum_over_ranks
 
 
 def proxy_anchor(
@@ -90,7 +91,7 @@ class PromptMetric(nn.Module):
     @torch.no_grad()
     def _remember(self, instances: Tensor, labels: Tensor) -> None:
         hot = F.one_hot(labels, len(self.means)).to(self.means)
-        count = hot.sum(0)[:, None]
-        mean = hot.T @ instances.to(self.means) / count.clamp(min=1)
+        count = sum_over_ranks(hot.sum(0)[:, None])
+        mean = sum_over_ranks(hot.T @ instances.to(self.means)) / count.clamp(min=1)
         moved = torch.where(self.means.any(1, keepdim=True), self.momentum, 0.0)
         self.means.copy_(torch.where(count > 0, moved * self.means + (1 - moved) * mean, self.means))

@@ -94,7 +94,7 @@ class TrackBank:
         sighting = _Sighting(
             f"{frame.camera}/{frame.recording}",
             frame.timestamp,
-            boxes.detach().double().cpu().numpy(),
+            boxes.detach().cpu().double().numpy(),
             labels.detach().cpu().numpy(),
             values.detach().float().cpu(),
         )

@@ -15,6 +15,9 @@ from cahqp.files import read_json
 _DEFAULT_FRAMES = {"recordings": 4, "frames": 40}  # of `cahqp scenes`
 
 
+_ALONE = ARMS["source-continued"]  # it passes no target frame
+
+
 class Estimate:
     """The estimates of one plan, in seconds.
 
@@ -35,8 +38,7 @@ class Estimate:
 
     def adaptation(self, arm: Arm) -> float:
         """Return the time of an arm's training; that of the source alone has no target frames to do."""
-        alone = arm == ARMS["source-continued"]
-        per_step = self.cost.labelled if arm.kind == "oracle" or alone else self.cost.adapt
+        per_step = self.cost.labelled if arm.kind == "oracle" or arm == _ALONE else self.cost.adapt
         return self.cost.start + per_step * self._length(arm)
 
     def images(self, arm: Arm) -> int:
@@ -46,7 +48,7 @@ class Estimate:
         model = self.plan.teacher
         data = _merged(model.oracle if arm.kind == "oracle" else model.then).get("data", {}).get("init_args", {})
         per_step = int(data.get("batch_size", 8))
-        if arm.kind == "adapt":
+        if arm.kind == "adapt" and arm != _ALONE:
             per_step += int(data.get("target_batch_size") or per_step)
         return per_step * self._length(arm)
 

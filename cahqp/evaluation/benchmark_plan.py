@@ -209,7 +209,7 @@ def _only(plan: Plan, arms: Sequence[str]) -> Plan:
         return plan
     return replace(
         plan,
-        arms=[arm for arm in plan.arms if arm in arms],
+        arms=[arm for arm in plan.arms if arm in arms or arm == SOURCE_ONLY],  # which all gains are over
         variants={name: arm for name, arm in plan.variants.items() if name in arms},
         students=[arm for arm in plan.students if arm in arms],
     )

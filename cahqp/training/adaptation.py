@@ -176,8 +176,6 @@ class TeacherAdaptation(AligningModule):
                 teacher.decode(output, output.sizes), batch.frames, output.sizes, strict=True
             )
         ]
-        if self.standing is not None:
-            self.standing.commit()
         if settings.targets == "soft":
             self._soft_scores = class_scores(output, found)
         return found
@@ -308,7 +306,14 @@ class TeacherAdaptation(AligningModule):
         self.thresholds.observe(logits.sigmoid()[0, matches.image, matches.query, labels], labels)
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Log what is watched beside the losses."""
+        """Remember what the step has seen, and log what is watched beside the losses.
+
+        Only now: a step that an alarm stops is kept with what it knew, and its replay makes the same step again.
+        """
+        if self.standing is not None:
+            self.standing.commit()
+        if self.tiafa is not None and not self.source_free:
+            self.tiafa.commit()
         if not self._watching:
             return
         watched = (

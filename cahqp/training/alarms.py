@@ -11,6 +11,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
+from cahqp.adaptation.gathering import gathered
 from cahqp.errors import CahqpError, ConfigError
 from cahqp.structures import Targets
 from cahqp.training.adaptation import TeacherAdaptation
@@ -153,7 +154,7 @@ class Alarms(Callback):
 
     def _judge_labels(self, trainer: Trainer, classes: Sequence[str]) -> None:
         assert self._counts is not None
-        counts = trainer.strategy.reduce(self._counts.double(), reduce_op="sum")
+        counts = trainer.strategy.reduce(self._counts.float(), reduce_op="sum")
         assert isinstance(counts, Tensor)
         frames, *boxes = counts.tolist()
         rate = sum(boxes) / frames
@@ -206,10 +207,13 @@ class Alarms(Callback):
                 self._answers.setdefault(name, []).append(float(value))
 
     def _judge_discriminators(self, trainer: Trainer) -> None:
-        means = {name: sum(values) / len(values) for name, values in sorted(self._answers.items())}
-        for name in sorted({name.rpartition("_")[0] for name in means}):
-            pair = [means.get(f"{name}_{domain}") for domain in ("source", "target")]
-            known = [float(trainer.strategy.reduce(torch.tensor(v))) for v in pair if v is not None]
+        # Of all ranks: one that had no instance in this window has nothing to say of them.
+        answers: dict[str, list[float]] = {}
+        for name, values in gathered(sorted(self._answers.items())):
+            answers.setdefault(name, []).extend(values)
+        for name in sorted({name.rpartition("_")[0] for name in answers}):
+            pair = [answers.get(f"{name}_{domain}") for domain in ("source", "target")]
+            known = [sum(values) / len(values) for values in pair if values]
             wins = len(known) == 2 and min(known) >= ALWAYS
             gives_up = len(known) == 2 and max(known) >= ALWAYS and min(known) <= NEVER
             self.stuck[name] = self.stuck.get(name, 0) + self._steps if wins or gives_up else 0
@@ -248,11 +252,11 @@ def divergence(first: Sequence[float], second: Sequence[float]) -> float:
 
 def _told(replay: Path, trainer: Trainer, loss: Tensor) -> str:
     parts = {name: float(v) for name, v in sorted(trainer.callback_metrics.items()) if v.numel() == 1}
+    scaler = getattr(trainer.precision_plugin, "scaler", None)  # of 16-mixed, which has multiplied the loss by then
+    value = float(loss.detach()) / (1.0 if scaler is None else float(scaler.get_scale()))
     width = max(map(len, parts), default=0)
     lines = [f"  {name.ljust(width)}  {value:.6g}" for name, value in parts.items()]
-    return "\n".join(
-        [f"The batch of {replay} gives the loss {float(loss.detach()):.6g}:", *lines, "Nothing was trained."]
-    )
+    return "\n".join([f"The batch of {replay} gives the loss {value:.6g}:", *lines, "Nothing was trained."])
 
 
 def _check(window: int, fewest: float | None, most: float | None, drift: float | None, patience: int | None) -> None:

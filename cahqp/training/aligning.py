@@ -97,7 +97,7 @@ class AligningModule(DetectionModule):
                 size = (batch.images.shape[2], batch.images.shape[3])
                 targets = batch.targets if settings.soft_masks else [counted_fully(t) for t in batch.targets]
                 tracked = _track_boxes(batch, output)
-                frames = self._frames(batch) if tracked else None
+                frames = self._frames(batch, domain) if tracked else None
                 loss, accuracy = self.tiafa(output.features, targets, size, told, scale, frames, tracked)
                 losses.setdefault("tiafa", []).append(loss)
                 self._log_accuracy(accuracy, domain, batch)
@@ -109,13 +109,18 @@ class AligningModule(DetectionModule):
             return domain
         return seed_of(self._seed, "domain", self.global_step, domain) & 1
 
-    def _frames(self, batch: Batch) -> list[Frame]:
-        """Return where the images come from; in the control of shuffled time, with each other's time stamps."""
+    def _frames(self, batch: Batch, domain: int) -> list[Frame]:
+        """Return where the images come from; in the control of shuffled time, with each other's time stamps.
+
+        A recording of the source and one of the target may have the same name and are never the same.
+        """
+        name = ("source", "target")[domain]
+        frames = [replace(f, recording=f"{name}/{f.recording}") if f.recording else f for f in batch.frames]
         if self.alignment.control != "shuffled_time":
-            return batch.frames
+            return frames
         generator = torch.Generator().manual_seed(seed_of(self._seed, "time", self.global_step))
-        times = [batch.frames[n].timestamp for n in torch.randperm(len(batch), generator=generator).tolist()]
-        return [replace(frame, timestamp=time) for frame, time in zip(batch.frames, times, strict=True)]
+        times = [frames[n].timestamp for n in torch.randperm(len(batch), generator=generator).tolist()]
+        return [replace(frame, timestamp=time) for frame, time in zip(frames, times, strict=True)]
 
     def _log_accuracy(self, accuracy: dict[str, Tensor], domain: int, batch: Batch) -> None:
         for name, value in accuracy.items():

@@ -12,6 +12,7 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 from torchmetrics.detection import MeanAveragePrecision
 
+from cahqp.adaptation.gathering import gathered
 from cahqp.data.randomness import seed_of
 from cahqp.detectors.losses.criterion import SetCriterion
 from cahqp.detectors.output import Detector, Output
@@ -90,8 +91,10 @@ class DetectionModule(LightningModule):
         self.detector = resolve_detector(detector, weights)
         self.optimizer_settings = optimizer or OptimizerSettings()
         self.criterion = SetCriterion(self.detector.class_loss)
-        self.metric = MeanAveragePrecision(class_metrics=True)
+        # It would gather tensor by tensor, and hang where ranks hold unequal numbers of frames; `_log_metric` gathers.
+        self.metric = MeanAveragePrecision(class_metrics=True, sync_on_compute=False)
         self.metric.warn_on_many_detections = False
+        self._collected: list[tuple[dict[str, Tensor], dict[str, Tensor]]] = []
 
     def detect(self, batch: Batch, targets: list[Targets] | None = None) -> Output:
         """Return the detector's output for a batch; with targets, also for denoising queries."""
@@ -139,9 +142,9 @@ class DetectionModule(LightningModule):
         return self.detector.decode(output, sizes)
 
     def _collect(self, batch: Batch) -> None:
-        found = [{"boxes": d.boxes, "scores": d.scores, "labels": d.labels} for d in self.detections(batch)]
-        truth = [{"boxes": t.boxes, "labels": t.labels} for t in batch.targets]
-        self.metric.update(found, truth)
+        for found, truth in zip(self.detections(batch), batch.targets, strict=True):
+            said = {"boxes": found.boxes.cpu(), "scores": found.scores.cpu(), "labels": found.labels.cpu()}
+            self._collected.append((said, {"boxes": truth.boxes.cpu(), "labels": truth.labels.cpu()}))
 
     def on_validation_epoch_end(self) -> None:
         """Log average precision on the source's validation frames."""
@@ -152,6 +155,8 @@ class DetectionModule(LightningModule):
         self._log_metric("test")
 
     def _log_metric(self, prefix: str) -> None:
+        seen, self._collected = gathered(self._collected), []
+        self.metric.update(*([part[side] for part in seen] for side in (0, 1)))
         result: dict[str, Any] = self.metric.compute()
         self.metric.reset()
         # torchmetrics says -1 where there was nothing to measure; that is no precision.

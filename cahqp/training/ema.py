@@ -64,6 +64,11 @@ class EMA(WeightAveraging):
         if self._average_model is not None:
             self._average_model.requires_grad_(False)
 
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Follow the model to its device: Lightning makes the average before it moves the model."""
+        if self._average_model is not None:
+            self._average_model.to(pl_module.device)
+
     def _has_updates(self) -> bool:
         return self._average_model is not None and int(self._average_model.n_averaged) > 0
 

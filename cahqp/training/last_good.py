@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from pathlib import Path
 
+import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
@@ -37,13 +38,14 @@ class LastGood:
         self.keep(trainer.global_step)
 
     def keep(self, step: int) -> None:
-        """Copy the weights as they are.
+        """Copy the weights as they are, unless one is not a number: then the copy before is the last good one.
 
         Args:
             step: How many steps they have seen.
         """
-        self.step = step
-        self._state: dict[str, Tensor] = {k: v.detach().cpu().clone() for k, v in self._detector.state_dict().items()}
+        state: dict[str, Tensor] = {k: v.detach().cpu().clone() for k, v in self._detector.state_dict().items()}
+        if all(bool(torch.isfinite(value).all()) for value in state.values()):
+            self.step, self._state = step, state
 
     def write(self, trainer: Trainer, reason: str) -> str:
         """Write the copy as a model file and say where it is.

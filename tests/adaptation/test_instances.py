@@ -144,6 +144,7 @@ def test_instance_features_are_drawn_towards_their_tracks_past(features):
     seen = []
     module.discriminators[0].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].detach()))
     module(features, TWO, IMAGE, 1, frames=frames(0.0, 50.0))
+    module.commit()
     past = seen[0]
     features.encoder[-1] = features.encoder[-1] + 1
     module(features, TWO, IMAGE, 1, frames=frames(1.0, 51.0))
@@ -155,6 +156,7 @@ def test_token_weights_are_drawn_towards_their_tracks_past(features):
     row = [0, 0, 32, 32]
     other = [targets([32, 32, 64, 64])]
     module(features, [targets(row), *other], IMAGE, 1, frames=frames(0.0, 50.0))
+    module.commit()
     steady, _ = module(features, [targets(row, weight=0.5), *other], IMAGE, 1, frames=frames(1.0, 51.0))
     plain = alignment("token", temporal=False)
     torch.testing.assert_close(steady, plain(features, [targets(row, weight=0.75), *other], IMAGE, 1)[0])
@@ -164,6 +166,7 @@ def test_token_weights_are_drawn_towards_their_tracks_past(features):
 def test_the_bank_travels_in_the_state(unit, features):
     first, second = alignment(unit), alignment(unit)
     first(features, TWO, IMAGE, 1, frames=frames(0.0, 50.0))
+    first.commit()
     second.load_state_dict(first.state_dict())
     features.encoder[-1] = features.encoder[-1] * 2
     weak = [targets([0, 0, 40, 40], [50, 20, 90, 60], weight=0.3), TWO[1]]

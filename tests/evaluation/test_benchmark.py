@@ -169,6 +169,11 @@ def test_what_is_done_is_not_done_again(adapt, workplace):
     assert results()["order"] == ["source-only", "mean-teacher"]
 
 
+def test_gains_are_over_source_only_which_is_measured_too(adapt):
+    assert adapt("--arms", "mean-teacher", "ca-hqp")[0] == 0
+    assert results()["order"] == ["source-only", "mean-teacher", "ca-hqp"]
+
+
 def test_two_at_a_time_give_the_same_figures(adapt, workplace, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")  # and back again
     monkeypatch.setenv("MKL_NUM_THREADS", "1")

@@ -1,5 +1,6 @@
 import json
 
+import cv2
 import pytest
 import torch
 import yaml
@@ -110,6 +111,17 @@ def test_the_mean_teacher_differs_in_these_settings_alone(pytestconfig):
     assert overlay == {"model": {"init_args": expected}}
 
 
-def test_a_curriculum_and_a_video_train(adapted, arguments, teacher, tmp_path):
+def test_a_curriculum_trains(adapted):
     given = ["--data.curriculum=[0.5,1.0]", "--data.workers=1", "--model.pseudo_labels.weight_by_score=true"]
+    assert (adapted(*given) / "model.safetensors").is_file()
+
+
+def test_a_video_is_adapted_to(adapted, recordings, tmp_path):
+    pictures = sorted(recordings["night"].parent.glob("images/*/*"))
+    height, width = cv2.imread(str(pictures[0])).shape[:2]
+    film = cv2.VideoWriter(str(tmp_path / "night.avi"), cv2.VideoWriter.fourcc(*"MJPG"), 5, (width, height))
+    for picture in pictures:
+        film.write(cv2.imread(str(picture)))
+    film.release()
+    given = [f'--data.target=["{tmp_path}/night.avi"]', "--data.restyle=1", "--model.pseudo_labels.standing=0.5"]
     assert (adapted(*given) / "model.safetensors").is_file()

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from cahqp.__main__ import main
+from cahqp.adaptation.standing import StandingMemory
 from cahqp.detectors.weights import load
 from cahqp.training.adaptation import TeacherAdaptation
 from cahqp.training.alarms import AlarmError, Alarms, divergence
@@ -148,6 +149,38 @@ def test_a_loss_that_is_not_finite_is_replayed(adapt, fifth_loss_is_nan):
     assert "source/" in said
     assert [names for _, names in again] == [names for _, names in failed]
     assert [loss for loss, _ in again] == pytest.approx([loss for loss, _ in failed])
+
+
+def test_a_replay_knows_no_more_than_the_step_did(adapt, monkeypatch):
+    loss, factors, steps, known = DetectionModule.supervised_loss, StandingMemory.factors, [], []
+
+    def spoilt(self, batch, prefix="train"):
+        steps.append(prefix)
+        found, output = loss(self, batch, prefix)
+        return found * (float("nan") if steps.count("source") == 2 else 1.0), output
+
+    def counted(self, frame, boxes):
+        known.append(len(self))
+        return factors(self, frame, boxes)
+
+    monkeypatch.setattr(DetectionModule, "supervised_loss", spoilt)
+    monkeypatch.setattr(StandingMemory, "factors", counted)
+    standing = "--model.pseudo_labels.standing=0"
+    _, _, kept = adapt(standing)
+    assert known == [0, 0, 2, 2]
+    adapt(standing, f"--alarms.replay={kept / 'failing-rank0.pt'}", name="replay")
+    assert known[4:] == [2, 2]
+
+
+def test_weights_that_are_no_numbers_are_not_the_last_good_ones(adapt, monkeypatch):
+    def spoil(self, *args):
+        with torch.no_grad():
+            for parameter in self._average().parameters():
+                parameter.fill_(float("nan"))
+
+    monkeypatch.setattr(TeacherAdaptation, "on_train_batch_end", spoil)
+    _, said, kept = adapt("--alarms.window=1", "--alarms.fewest=0.5")
+    assert torch.isfinite(next(load(kept / "last_good.safetensors").parameters())).all(), said
 
 
 def test_the_file_to_replay_must_be_there(adapt):

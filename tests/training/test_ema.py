@@ -141,3 +141,11 @@ def test_a_fit_validates_saves_and_publishes_the_same_weights(arguments, tmp_pat
     for name, value in seen[-1].items():
         assert torch.equal(saved[f"detector.{name}"], value), name
         assert torch.equal(published[name], value), name
+
+
+def test_the_average_follows_the_model_to_its_device():
+    module, ema = Tiny(), EMA(0.9)
+    ema.setup(Trainer(logger=False, accelerator="cpu"), module, "fit")
+    module.to("meta")  # as a strategy does, after the callbacks are set up
+    ema.on_fit_start(Trainer(logger=False, accelerator="cpu"), module)
+    assert {tensor.device.type for tensor in ema.average.state_dict().values()} == {"meta"}
