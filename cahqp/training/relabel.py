@@ -18,12 +18,12 @@ from cahqp.data.frames import FrameSource, open_frames
 from cahqp.detectors.output import Detector
 from cahqp.detectors.weights import load
 from cahqp.errors import DataError, check_numbers
-from cahqp.files import read_json, write_json
+from cahqp.files import write_json
 from cahqp.labels.formats import write_format
 from cahqp.labels.fusion import Method
 from cahqp.labels.select import resolve_thresholds
 from cahqp.labels.writers import merge
-from cahqp.training.labelling import SHARDS, Names, label_frames
+from cahqp.training.labelling import SHARDS, Names, label_frames, read_broken
 from cahqp.training.looks import LookFrames
 from cahqp.training.predict import FrameSet
 from cahqp.training.refining import Options, Refinery
@@ -200,7 +200,7 @@ def complete(
     categories = getattr(source, "categories", None) or {}
     listed = [{"id": key, "name": name} for key, name in categories.items()]
     merged = merge(shards, detector.classes, listed, run.work)
-    broken = _broken(run.work, source)
+    broken = read_broken(run.work, names)
     if merged.frames + len(broken) != len(source):
         message = f"{len(source) - merged.frames - len(broken)} frames were not labelled. Run the same command again."
         raise DataError(message)
@@ -215,9 +215,3 @@ def complete(
     run.finish(metrics)
     shutil.rmtree(run.output / Path(SHARDS).parts[0])  # only now: killed before, a run goes on from its shards
     return metrics
-
-
-def _broken(work: Path, source: FrameSource) -> list[dict[str, str]]:
-    """Return name and reason of the frames that no rank could read, each once."""
-    found = [entry for path in sorted((work / SHARDS).glob("quarantine-*.json")) for entry in read_json(path)["images"]]
-    return list({entry["file_name"]: entry for entry in found}.values())
