@@ -142,15 +142,21 @@ def _annotation(box: LabelBox, ids: Mapping[str, int]) -> dict[str, Any]:
 
 def accepted(labels: Labels) -> Labels:
     """Return the labels as a person's word: every box is truth, every image was seen, and no doubt is left."""
-    images = []
-    for image in labels.images:
-        boxes = tuple(_truth(box) for box in image.boxes if not (box.ignored and "reason" in box.more))
-        images.append(replace(image, boxes=boxes, reviewed=True))
-    return replace(labels, images=tuple(images))
+    return replace(labels, images=tuple(_accepted(image) for image in labels.images))
+
+
+def _accepted(image: LabelImage) -> LabelImage:
+    return replace(image, boxes=tuple(_truth(box) for box in image.boxes if not _doubt(box)), reviewed=True)
+
+
+def _doubt(box: LabelBox) -> bool:
+    """Say whether a box is a region that a model, not a person, wants ignored."""
+    return box.ignored and "reason" in box.more
 
 
 def _key(box: LabelBox) -> tuple[object, ...]:
-    return box.name, box.bbox, box.score
+    # A doubtful box that a person left as it is has no score any more where the format makes all of them a person's.
+    return box.name, box.bbox, None if box.ignored else box.score, box.ignored
 
 
 def _truth(box: LabelBox) -> LabelBox:
@@ -158,12 +164,13 @@ def _truth(box: LabelBox) -> LabelBox:
     return replace(box, score=None, origin=HUMAN, more=kept)
 
 
-def brought_back(labels: Labels, like: Labels) -> Labels:
+def brought_back(labels: Labels, like: Labels, reviewed: bool = False) -> Labels:
     """Return earlier labels with what came back in their place.
 
     Args:
         labels: What came back; images are known by name. Boxes of a person become truth.
         like: The labels that were sent out. Images that did not come back keep what they had.
+        reviewed: A person accepted every box and image that came back. Doubt of a model that nobody touched goes.
 
     Raises:
         DataError: An image or a class came back that was never sent out.
@@ -185,7 +192,14 @@ def brought_back(labels: Labels, like: Labels) -> Labels:
             images.append(image)
             continue
         same = {_key(box): box for box in image.boxes}  # what the format has no place for, its untouched boxes keep
-        boxes = tuple(_truth(box) if box.origin == HUMAN else same.get(_key(box), box) for box in found.boxes)
-        reviewed = found.reviewed or any(box.origin == HUMAN for box in boxes)
-        images.append(LabelImage(image.entry, boxes, reviewed))
+        boxes = tuple(_with_more(box, same.get(_key(box))) for box in found.boxes)
+        back = LabelImage(image.entry, boxes, found.reviewed or any(box.origin == HUMAN for box in boxes))
+        images.append(_accepted(back) if reviewed else back)
     return Labels(like.categories, tuple(images))
+
+
+def _with_more(box: LabelBox, sent: LabelBox | None) -> LabelBox:
+    """Return a box that came back as it was sent out where nobody touched it, and as truth where it is a person's."""
+    if sent is not None and _doubt(sent):
+        return sent
+    return _truth(box) if box.origin == HUMAN else sent or box

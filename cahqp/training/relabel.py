@@ -23,6 +23,7 @@ from cahqp.labels.formats import write_format
 from cahqp.labels.fusion import Method
 from cahqp.labels.select import resolve_thresholds
 from cahqp.labels.writers import merge
+from cahqp.labels.yolo import check_names
 from cahqp.training.labelling import SHARDS, Names, label_frames, read_broken
 from cahqp.training.looks import LookFrames
 from cahqp.training.predict import FrameSet
@@ -138,6 +139,9 @@ def relabel(
     settings |= {"soft_store": asdict(kept)} if soft else {}
     detector = load(weights)
     source = open_frames(frames, every)
+    if "yolo" in formats:  # before hours of work, not after
+        names = Names(source)
+        check_names(names.of(position) for position in range(len(source)))
     inputs = {"weights": weights, **{f"frames.{i}": path for i, path in enumerate(frames)}, **options.files}
     run = RunDirectory(output, "relabel", settings, inputs, seed)
     first = (getattr(rank_zero_only, "rank", None) or 0) == 0

@@ -135,6 +135,14 @@ def test_pictures_saved_beside_a_video_overwrite_none(teacher, tmp_path):
     assert len(set(names)) == len(list((run / "images").rglob("*.jpg"))) == 7
 
 
+def test_images_that_a_format_mixes_up_are_refused_before_any_work(teacher, tmp_path, capsys):
+    folder, _ = cameras(tmp_path / "in", "clip")
+    (folder / "0.bmp").write_bytes((folder / "0.png").read_bytes())
+    assert main(command(teacher, [folder], tmp_path / "run", LOW, "--format", "yolo")) == 1
+    assert "in one text file" in capsys.readouterr().err
+    assert not list(tmp_path.glob("run*"))
+
+
 def die(*_):
     os.kill(os.getpid(), signal.SIGKILL)
 
