@@ -22,7 +22,7 @@ from cahqp.labels.fusion import Method
 from cahqp.labels.refine import Refined, refine
 from cahqp.labels.select import resolve_thresholds
 from cahqp.labels.temporal import TemporalSettings
-from cahqp.labels.thresholds import check_rules
+from cahqp.labels.thresholds import LEAST, check_rules
 from cahqp.training.calibrate import identity
 from cahqp.training.looks import Ensemble, LookBatch, open_externals, parse_views
 
@@ -199,5 +199,5 @@ def _limits(
     given = threshold if threshold is not None else (detector.thresholds or fallback)
     limits = dict(zip(classes, resolve_thresholds(given, classes).double().tolist(), strict=True))
     if found is not None and threshold is None:  # the model's own are of its raw scores
-        return {name: max(1e-3, float(found.curves[name](np.array([value]))[0])) for name, value in limits.items()}
-    return {name: max(1e-6, value) for name, value in limits.items()}
+        return {name: max(LEAST, float(found.curves[name](np.array([value]))[0])) for name, value in limits.items()}
+    return {name: max(LEAST, value) for name, value in limits.items()}

@@ -18,6 +18,7 @@ from cahqp.labels.temporal import (
     too_sparse,
     why_not,
 )
+from cahqp.labels.thresholds import NEVER
 from cahqp.labels.tracks import Sightings, link
 from cahqp.structures import Frame
 
@@ -219,6 +220,19 @@ def test_a_recording_is_decided_over_time_and_twice_the_same(tmp_path):
     assert {box["reason"] for box in records[30]["kept"]} == {FILLED}
     assert refined(folder, "two", temporal=True)[1] == records
     assert found.review.ranked()[0]["rank"] == 1
+
+
+@pytest.mark.parametrize("ignore_share", [1.0, 0.6])
+def test_a_class_that_is_to_have_no_labels_gets_none_from_tracks(ignore_share, tmp_path):
+    sure = 0.98 / 0.4
+    frames, _ = recording(10, lambda n: (car_at(n), sure, 0), lambda n: (car_at(n, 60), sure, 1))
+    shards = shards_of(tmp_path / "shards", frames)
+    rules = Rules(("car", "bus"), np.array([NEVER, 0.5]), ignore_share, temporal=TemporalSettings())
+    refine(shards, tmp_path / "out", rules)
+    records = [json.loads(line) for line in (tmp_path / "out" / "rank-00000.jsonl").open()]
+    assert {box["label"] for record in records for box in record["kept"]} == {1}
+    doubtful = [box["label"] for record in records for box in record["ignored"]]
+    assert doubtful == ([0] * 10 if ignore_share < 1 else [])
 
 
 def test_a_recording_with_nothing_on_it_is_left_alone(tmp_path):

@@ -143,6 +143,14 @@ def test_evidence_of_thresholds_is_what_calibrated_scores_leave():
     assert len(left["bus"][0]) == 0
 
 
+def test_dynamic_thresholds_stay_on_the_frames_of_the_calibration(root):
+    given = [f"--calibration={root / 'calibration'}", "--threshold=0.4", "--dynamic"]
+    assert relabelled(root, "moved", *given) == 0
+    told = json.loads((root / "moved" / "decisions.json").read_text())["thresholds"]
+    # Scores are counted in bins of a thousandth, and one at half the threshold may fall on the other side.
+    assert told == pytest.approx(dict.fromkeys(told, 0.4), rel=0.01)
+
+
 def test_a_share_of_boxes_and_places_are_refused_together(root, capsys):
     assert relabelled(root, "both", "--standing=0.5", "--top_share=0.1") != 0
     assert "Give one of them" in capsys.readouterr().err
