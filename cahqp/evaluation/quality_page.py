@@ -76,6 +76,8 @@ def _time(told: Mapping[str, Any]) -> list[Markup]:
         lines.append(f"{told['filled']:,} labels fill gaps.")
     for reason, count in temporal.get("left_alone", {}).items():
         lines.append(f"Time was left aside in {count} recordings: {reason}.")
+    for reason, count in temporal.get("left_alone_in_part", {}).items():
+        lines.append(f"Time was left aside in {count} parts of long recordings: {reason}.")
     if disagreements["of"]:
         lines.append(
             f"On {disagreements['boxes']:,} of {disagreements['of']:,} labels not all views and teachers agree."

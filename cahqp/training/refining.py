@@ -169,6 +169,8 @@ class Refinery:
         write_json(run / "decisions.json", found.to_json())
         for reason, count in found.left.items():
             print(f"Time was left aside in {count} recording{'s' * (count != 1)}: {reason}.")
+        for reason, count in found.left_parts.items():
+            print(f"Time was left aside in {count} part{'s' * (count != 1)} of long recordings: {reason}.")
         return found
 
 

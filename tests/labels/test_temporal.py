@@ -247,3 +247,27 @@ def test_a_long_recording_is_cut_into_even_blocks(tmp_path, monkeypatch):
     found, records = refined(folder, "one", temporal=True)
     assert (found.recordings, found.left) == (1, {})
     assert all("track_id" in box for record in records for box in record["kept"])
+
+
+@pytest.mark.parametrize("empty", [range(24), range(24, 48)])
+def test_what_time_says_of_a_long_recording_is_counted_by_part(empty, tmp_path, monkeypatch):
+    monkeypatch.setattr("cahqp.labels.refine.BLOCK", 24)
+    frames, nothing = recording(48, *streets(48))[0], recording(48)[0]
+    folder = shards_of(tmp_path / "shards", [nothing[n] if n in empty else frames[n] for n in range(48)])
+    found, _ = refined(folder, "one", temporal=True)
+    assert found.tracks > 0
+    assert (found.recordings, found.left) == (1, {})
+    assert found.left_parts == {"too few boxes to tell whether frames follow each other": 1}
+
+
+def test_every_interval_is_asked_for_however_rare(tmp_path):
+    frames = recording(8, *streets(8))[0]
+    with LabelShards(tmp_path / "shards", 0) as shards:
+        for number in range(70):
+            for row, frame in enumerate(frames):
+                time = row * (0.1 if number == 1 else RATE)
+                named = Frame(8 * number + row + 1, f"{row}.jpg", (120, 240), "one", f"{number:03d}", row, time)
+                found = Candidates(frame.boxes, frame.sure * 0.4, frame.labels)
+                shards.write_line(encode(8 * number + row, named, found))
+    found, _ = refined(tmp_path / "shards", "one", temporal=True)
+    assert (found.recordings, found.left) == (70, {})
