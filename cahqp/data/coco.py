@@ -79,7 +79,7 @@ def read_coco(path: Path) -> CocoFile:
     path = Path(path)
     document = read_document(path)
     problems = Problems(path)
-    categories = _categories(document, problems)
+    categories = read_categories(document, problems)
     root, frames = _images(document, path, problems)
     table = read_annotations(rows(document, "annotations", problems), frames, categories)
     problems.tell(_REMEDY)
@@ -98,7 +98,7 @@ def read_coco_frames(path: Path) -> CocoFrames:
     path = Path(path)
     document = read_document(path)
     problems = Problems(path)
-    categories = _categories(document, problems) if "categories" in document else {}
+    categories = read_categories(document, problems) if "categories" in document else {}
     root, frames = _images(document, path, problems)
     problems.tell(_REMEDY)
     return CocoFrames(path, root, tuple(frames), categories)
@@ -138,7 +138,8 @@ def _listed(names: Iterable[str]) -> str:
     return ", ".join(names) or "none"
 
 
-def _categories(document: dict[str, Any], problems: Problems) -> dict[int, str]:
+def read_categories(document: dict[str, Any], problems: Problems) -> dict[int, str]:
+    """Return the names of a document's categories by id, and note what is wrong with them."""
     categories: dict[int, str] = {}
     for row in rows(document, "categories", problems):
         identifier, name = row.whole("id"), row.text("name")

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from cahqp.errors import DataError
-from cahqp.files import read_json, write_json
+from cahqp.files import write_json
+from cahqp.labels.rows import BoxRow, read_tables
 
 HUMAN, MODEL = "human", "model"
 
@@ -76,46 +77,35 @@ def read_coco(path: Path) -> Labels:
         path: The file, or a directory of `cahqp relabel`.
 
     Raises:
-        DataError: It is no COCO file, or a row refers to something that is not there.
+        DataError: It is no COCO file, or rows lack something, stand twice or refer to what is not there; all together.
     """
-    path = Path(path) / "labels.json" if Path(path).is_dir() else Path(path)
-    data = read_json(path)
-    keys = ("images", "annotations", "categories")
-    if not isinstance(data, dict) or any(not isinstance(data.get(key), list) for key in keys):
-        message = f"{path} is no COCO file: it needs lists of {', '.join(keys)}."
-        raise DataError(message)
-    names = {int(category["id"]): str(category["name"]) for category in data["categories"]}
-    boxes: dict[int, list[LabelBox]] = {image["id"]: [] for image in data["images"]}
-    for number, annotation in enumerate(data["annotations"]):
-        image, category = annotation.get("image_id"), annotation.get("category_id")
-        if image not in boxes or category not in names:
-            message = f"{path}: annotations[{number}] is on image {image!r} with category {category!r}; one is unknown."
-            raise DataError(message)
-        boxes[image].append(_box(annotation, names[category]))
+    found = read_tables(Path(path) / "labels.json" if Path(path).is_dir() else Path(path))
+    boxes: dict[int, list[LabelBox]] = {identifier: [] for identifier in found.images}
+    for row in found.boxes:
+        boxes[row.image].append(_box(row, found.categories[row.category]))
     images = tuple(
         LabelImage(
             {key: value for key, value in entry.items() if key != "reviewed"},
-            tuple(boxes[entry["id"]]),
+            tuple(boxes[identifier]),
             bool(entry.get("reviewed")),
         )
-        for entry in data["images"]
+        for identifier, entry in found.images.items()
     )
-    return Labels(names, images)
+    return Labels(found.categories, images)
 
 
 _OWN = ("id", "image_id", "category_id", "bbox", "area", "iscrowd", "score", "track_id", "origin")
 
 
-def _box(annotation: Mapping[str, Any], name: str) -> LabelBox:
-    x, y, width, height = (float(value) for value in annotation["bbox"])
+def _box(row: BoxRow, name: str) -> LabelBox:
     return LabelBox(
         name,
-        (x, y, width, height),
-        annotation.get("score"),
-        annotation.get("track_id"),
-        str(annotation.get("origin", MODEL)),
-        bool(annotation.get("iscrowd")),
-        {key: value for key, value in annotation.items() if key not in _OWN},
+        row.bbox,
+        row.entry.get("score"),
+        row.entry.get("track_id"),
+        str(row.entry.get("origin", MODEL)),
+        bool(row.entry.get("iscrowd")),
+        {key: value for key, value in row.entry.items() if key not in _OWN},
     )
 
 

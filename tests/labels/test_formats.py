@@ -296,8 +296,51 @@ def test_predictions_of_other_detectors(tmp_path):
         found.check(["b.jpg"])
     with pytest.raises(DataError, match="none of the classes"):
         External(predictions(tmp_path / "a.json"), ["bus"])
-    with pytest.raises(DataError, match=r"annotations\[0\] needs"):
+    with pytest.raises(DataError, match=r"annotations\[0\]: lacks `score`"):
         External(predictions(tmp_path / "a.json", score=None), ["car"])
+
+
+def changed(document, part, **values):
+    row = {key: value for key, value in (document[part][0] | values).items() if value != "gone"}
+    return document | {part: [row, *document[part][1:]]}
+
+
+def twice(document, part):
+    return document | {part: [document[part][0], *document[part]]}
+
+
+DOCUMENT = {
+    "images": [{"id": 1, "file_name": "a.jpg", "width": 90, "height": 60}],
+    "annotations": [{"id": 1, "image_id": 1, "category_id": 2, "bbox": [1, 2, 3, 4], "score": 0.5}],
+    "categories": [{"id": 2, "name": "car"}],
+}
+BAD = [
+    (changed(DOCUMENT, "images", id="gone"), r"images\[0\]: lacks `id`"),
+    (changed(DOCUMENT, "images", file_name="gone"), r"images\[0\]: lacks `file_name`"),
+    (twice(DOCUMENT, "images"), r"images\[1\]: id 1 is already"),
+    (changed(DOCUMENT, "annotations", bbox="gone"), r"annotations\[0\]: .*`bbox`"),
+    (changed(DOCUMENT, "annotations", bbox=[1, 2, float("nan"), 4]), r"annotations\[0\]: .*`bbox`"),
+    (changed(DOCUMENT, "annotations", bbox=[1, 2, 3, 10**400]), r"annotations\[0\]: .*`bbox`"),
+    (changed(DOCUMENT, "annotations", image_id=7), r"annotations\[0\]: `image_id` 7"),
+    (changed(DOCUMENT, "annotations", category_id=7), r"annotations\[0\]: `category_id` 7"),
+    (changed(DOCUMENT, "annotations", score=2), r"annotations\[0\]: .*`score`"),
+    (changed(DOCUMENT, "categories", name="gone"), r"categories\[0\]: lacks `name`"),
+]
+
+
+@pytest.mark.parametrize("read", [read_coco, lambda path: External(path, ["car"])])
+@pytest.mark.parametrize(("document", "told"), BAD)
+def test_bad_rows_are_named_with_their_file(read, document, told, tmp_path):
+    (tmp_path / "bad.json").write_text(json.dumps(document))
+    with pytest.raises(DataError, match=rf"(?s)bad\.json.*{told}"):
+        read(tmp_path / "bad.json")
+
+
+@pytest.mark.parametrize(("width", "told"), [("gone", "lacks `width`"), (0, "`width` must be above 0")])
+def test_labels_need_the_sizes_of_their_images(width, told, tmp_path):
+    (tmp_path / "a.json").write_text(json.dumps(changed(DOCUMENT, "images", width=width)))
+    with pytest.raises(DataError, match=rf"images\[0\]: {told}"):
+        read_coco(tmp_path / "a.json")
 
 
 def test_reformat_there_and_back(labels, tmp_path, capsys):
