@@ -7,8 +7,7 @@ from collections.abc import Container
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from cahqp.data.coco import read_categories
-from cahqp.data.documents import Row, read_document, rows, to_number
+from cahqp.data.documents import Row, read_categories, read_document, rows, to_number
 from cahqp.data.problems import Problems
 
 _REMEDY = "Mend these rows, or take them out of the file."
