@@ -28,7 +28,7 @@ from cahqp.labels.review import Review
 from cahqp.labels.shards import ShardIndex, index_shards
 from cahqp.labels.standing import Places, probes
 from cahqp.labels.temporal import BLOCK, interval, too_sparse, why_not
-from cahqp.labels.thresholds import Histogram, dynamic
+from cahqp.labels.thresholds import LEAST, Histogram, dynamic
 from cahqp.labels.tracks import Sightings, linked_share
 
 _PROBED, _LEAST_PROBED, _PROBED_FRAMES = 32, 4, 120
@@ -120,7 +120,8 @@ def refine(shards: Path, output: Path, rules: Rules) -> Refined:
     with ExitStack() as stack:
         reader = _Reader(stack, index, rules.curves)
         recordings, histograms = _survey(reader, rules)
-        rules = rules.with_thresholds(_thresholds(rules, histograms))
+        chosen = _thresholds(rules, histograms)
+        rules = rules.with_thresholds({name: max(LEAST, value) for name, value in chosen.items()})
         found = Refined(thresholds=dict(zip(rules.classes, rules.limits.tolist(), strict=True)))
         file = stack.enter_context((output / "rank-00000.jsonl").open("wb"))
         typical = _typical(recordings, reader, rules) if rules.temporal else {}

@@ -249,6 +249,15 @@ def test_a_long_recording_is_cut_into_even_blocks(tmp_path, monkeypatch):
     assert all("track_id" in box for record in records for box in record["kept"])
 
 
+def test_a_threshold_of_zero_leaves_scores_as_they_are(tmp_path):
+    folder = shards_of(tmp_path / "shards", recording(10, car, lambda n: (car_at(n, 60), 0.2, 1))[0])
+    rules = Rules(CLASSES, np.array([0.4, 0.0]), temporal=TemporalSettings())
+    refine(folder, tmp_path / "out", rules)
+    records = [json.loads(line) for line in (tmp_path / "out" / "rank-00000.jsonl").open()]
+    scores = [box["score"] for record in records for box in record["kept"] if box["label"] == 1]
+    assert scores == pytest.approx([0.2 * 0.4 * 1.1] * 10, abs=1e-3)
+
+
 @pytest.mark.parametrize("empty", [range(24), range(24, 48)])
 def test_what_time_says_of_a_long_recording_is_counted_by_part(empty, tmp_path, monkeypatch):
     monkeypatch.setattr("cahqp.labels.refine.BLOCK", 24)
