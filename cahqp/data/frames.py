@@ -200,7 +200,7 @@ def _told_apart(sources: Sequence[FrameSource]) -> list[Frame]:
     """Return the frames of all sources, none with a name or recording that another folder's frames have."""
     places = [source.place for source in sources]
     folders = [place if place.is_dir() else place.parent for place in places]
-    common = os.path.commonpath(folders)
+    common = os.path.commonpath(folders or [Path()])
     names = _shared(places, [{frame.name for frame in source.frames} for source in sources])
     recordings = _shared(places, [{frame.recording for frame in source.frames} - {""} for source in sources])
     parts = _differing([places[number] for number in sorted(recordings)])

@@ -86,6 +86,7 @@ def test_files_of_one_folder_share_their_recordings(write_coco):
     other = path.with_name("other.json")
     other.write_text(path.read_text())
     assert {f.recording for f in open_frames([path, other]).frames} == {"north"}
+    assert len(open_frames([])) == 0
 
 
 def test_video_frames_are_known_by_time_stamp(video):
