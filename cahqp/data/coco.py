@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cahqp.data.annotations import Annotations, AnnotationTable, read_annotations
-from cahqp.data.documents import Row, read_document, rows
+from cahqp.data.documents import Row, read_categories, read_document, rows
 from cahqp.data.folders import ImageFolder
 from cahqp.data.problems import Problems
 from cahqp.errors import DataError
@@ -79,7 +79,7 @@ def read_coco(path: Path) -> CocoFile:
     path = Path(path)
     document = read_document(path)
     problems = Problems(path)
-    categories = _categories(document, problems)
+    categories = read_categories(document, problems)
     root, frames = _images(document, path, problems)
     table = read_annotations(rows(document, "annotations", problems), frames, categories)
     problems.tell(_REMEDY)
@@ -98,7 +98,7 @@ def read_coco_frames(path: Path) -> CocoFrames:
     path = Path(path)
     document = read_document(path)
     problems = Problems(path)
-    categories = _categories(document, problems) if "categories" in document else {}
+    categories = read_categories(document, problems) if "categories" in document else {}
     root, frames = _images(document, path, problems)
     problems.tell(_REMEDY)
     return CocoFrames(path, root, tuple(frames), categories)
@@ -136,20 +136,6 @@ def class_indices(file: CocoFile, classes: Sequence[str], ignore: Sequence[str] 
 
 def _listed(names: Iterable[str]) -> str:
     return ", ".join(names) or "none"
-
-
-def _categories(document: dict[str, Any], problems: Problems) -> dict[int, str]:
-    categories: dict[int, str] = {}
-    for row in rows(document, "categories", problems):
-        identifier, name = row.whole("id"), row.text("name")
-        if identifier is None:
-            continue
-        if identifier in categories:
-            row.complain(f"id {identifier} is already that of {categories[identifier]!r}")
-        if name and name in categories.values():
-            row.complain(f"name {name!r} is already that of another category")
-        categories.setdefault(identifier, name)
-    return categories
 
 
 def _images(document: dict[str, Any], path: Path, problems: Problems) -> tuple[Path, list[Frame]]:

@@ -142,3 +142,18 @@ def rows(document: dict[str, Any], key: str, problems: Problems) -> Iterator[Row
         if isinstance(entry, RepeatedKeys):
             row.complain(f"key {entry.repeated[0]!r} stands more than once")
         yield row
+
+
+def read_categories(document: dict[str, Any], problems: Problems) -> dict[int, str]:
+    """Return the names of a document's categories by id, and note what is wrong with them."""
+    categories: dict[int, str] = {}
+    for row in rows(document, "categories", problems):
+        identifier, name = row.whole("id"), row.text("name")
+        if identifier is None:
+            continue
+        if identifier in categories:
+            row.complain(f"id {identifier} is already that of {categories[identifier]!r}")
+        if name and name in categories.values():
+            row.complain(f"name {name!r} is already that of another category")
+        categories.setdefault(identifier, name)
+    return categories

@@ -31,17 +31,9 @@ class ImageFolder:
 
     def problem(self, name: str) -> str | None:
         """Return what is wrong with a file name, `None` where an image file lies inside the folder under it."""
-        parts = PurePosixPath(name).parts
-        # A backslash or a drive letter is harmless here and leads out of the folder on another system.
-        if (
-            not parts
-            or name.startswith("/")
-            or ".." in parts
-            or "\\" in name
-            or "\0" in name
-            or re.match("[A-Za-z]:", name)
-        ):
+        if leads_out(name):
             return f"file_name {name!r} leaves its folder; it must be relative to {self.root}, without `..` or `\\`"
+        parts = PurePosixPath(name).parts
         entries = self._listing("/".join(parts[:-1]))
         if entries is None:
             return f"file_name {name!r} leaves its folder {self.root} through a link; copy the images there"
@@ -69,6 +61,14 @@ class ImageFolder:
     def _inside(self, path: Path) -> bool:
         real = os.path.realpath(path)
         return real == self._real_root or real.startswith(self._real_root.rstrip(os.sep) + os.sep)
+
+
+def leads_out(name: str) -> bool:
+    """Say whether a file name is no name below a folder."""
+    parts = PurePosixPath(name).parts
+    # A backslash or a drive letter is harmless here and leads out of the folder on another system.
+    strange = "\\" in name or "\0" in name or re.match("[A-Za-z]:", name) is not None
+    return not parts or name.startswith("/") or ".." in parts or strange
 
 
 def _root(folder: Path) -> Path:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-import re
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from cahqp.data.coco import read_coco_frames
 from cahqp.data.images import SUFFIXES, read_brightness, read_image
 from cahqp.errors import DataError
+from cahqp.files import natural
 from cahqp.structures import Frame
 
 VIDEO_SUFFIXES = frozenset({".mp4", ".avi", ".mkv", ".mov", ".webm", ".m4v", ".mpg", ".mpeg", ".ts", ".wmv"})
@@ -35,6 +36,11 @@ class FrameSource(ABC):
         Raises:
             BrokenImageError: It cannot be decoded.
         """
+
+    @property
+    def place(self) -> Path:
+        """Folder that the names are relative to, or the video file."""
+        return Path.cwd()
 
     def path(self, position: int) -> Path | None:
         """Return the image file at a position, `None` where there is none of its own."""
@@ -68,6 +74,11 @@ class ImageFrames(FrameSource):
         """Where each frame comes from."""
         return self._frames
 
+    @property
+    def place(self) -> Path:
+        """Folder that the names are relative to."""
+        return self.root.resolve()
+
     def read(self, position: int) -> NDArray[np.uint8]:
         """Return the image at a position as (H, W, 3) uint8 RGB."""
         size = self._frames[position].size
@@ -83,7 +94,11 @@ class ImageFrames(FrameSource):
 
 
 class JoinedFrames(FrameSource):
-    """Several sources one after the other, with ids that are unique across them.
+    """Several sources one after the other, with ids, names and recordings that are unique across them.
+
+    Where sources of different folders call a frame or a recording the same, each gets the part of its path that
+    differs: recording `night` of `cam1/night` and `cam2/night` becomes `cam1/night` and `cam2/night`. Otherwise names
+    and recordings stay as they are.
 
     Args:
         sources: The sources.
@@ -91,7 +106,7 @@ class JoinedFrames(FrameSource):
 
     def __init__(self, sources: Sequence[FrameSource]) -> None:
         self.sources = sources
-        self._frames = unique_ids([frame for source in sources for frame in source.frames])
+        self._frames = unique_ids(_told_apart(sources))
         self._starts = np.cumsum([0, *(len(source) for source in sources)])
 
     @property
@@ -164,7 +179,7 @@ def _open_folder(root: Path) -> ImageFrames:
     if not names:
         message = f"{root} holds no images ({_kinds(SUFFIXES)}). Videos in it must be named one by one."
         raise DataError(message)
-    names.sort(key=_natural)
+    names.sort(key=natural)
     frames = []
     counts: dict[str, int] = {}
     for number, name in enumerate(names, 1):
@@ -181,9 +196,45 @@ def unique_ids(frames: Sequence[Frame]) -> list[Frame]:
     return [replace(frame, id=number) for number, frame in enumerate(frames, 1)]
 
 
-def _natural(name: str) -> list[tuple[int, int, str]]:
-    """Return a key that sorts `frame2` before `frame10`."""
-    return [(0, int(part), part) if part.isdigit() else (1, 0, part) for part in re.split("([0-9]+)", name)]
+def _told_apart(sources: Sequence[FrameSource]) -> list[Frame]:
+    """Return the frames of all sources, none with a name or recording that another folder's frames have."""
+    places = [source.place for source in sources]
+    folders = [place if place.is_dir() else place.parent for place in places]
+    common = os.path.commonpath(folders or [Path()])
+    names = _shared(places, [{frame.name for frame in source.frames} for source in sources])
+    recordings = _shared(places, [{frame.recording for frame in source.frames} - {""} for source in sources])
+    parts = _differing([places[number] for number in sorted(recordings)])
+    found: list[Frame] = []
+    for number, source in enumerate(sources):
+        below = os.path.relpath(folders[number], common) if number in names else "."
+        part = parts.get(places[number], "") if number in recordings else ""
+        for frame in source.frames:
+            name = frame.name if below == "." else f"{Path(below).as_posix()}/{frame.name}"
+            recording = f"{part}/{frame.recording}" if part and frame.recording else frame.recording
+            found.append(replace(frame, name=name, recording=recording))
+    return found
+
+
+def _shared(places: Sequence[Path], values: Sequence[Iterable[Hashable]]) -> set[int]:
+    """Return the numbers of the sources that have a value in common with a source of another place."""
+    owners: dict[Hashable, set[int]] = defaultdict(set)
+    for number, own in enumerate(values):
+        for value in own:
+            owners[value].add(number)
+    return {n for numbers in owners.values() if len({places[m] for m in numbers}) > 1 for n in numbers}
+
+
+def _differing(places: Sequence[Path]) -> dict[Path, str]:
+    """Return of each path what is left without the folders that all begin with, and those that all end with."""
+    parts = {place: place.parts for place in places}
+    start, shortest = 0, min(map(len, parts.values()), default=0)
+    while start < shortest and len({own[start] for own in parts.values()}) == 1:
+        start += 1
+    end = 0
+    while start + end < shortest and len({own[-1 - end] for own in parts.values()}) == 1:
+        end += 1
+    return {place: "/".join(own[start : len(own) - end]) for place, own in parts.items()}
+
 
 
 def _kinds(suffixes: frozenset[str]) -> str:

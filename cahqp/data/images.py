@@ -143,10 +143,14 @@ class Quarantine:
         """Return the number of frames known to be broken."""
         return int(self._marks.sum())
 
+    def positions(self) -> list[int]:
+        """Return the positions of the frames known to be broken, in order."""
+        found: list[int] = self._marks.nonzero().flatten().tolist()
+        return found
+
     def entries(self) -> list[dict[str, str]]:
         """Return name and reason of each frame known to be broken, in the order of the set."""
-        positions = self._marks.nonzero().flatten().tolist()
-        return [{"file_name": self._names[p], "reason": self._reason(p)} for p in positions]
+        return [{"file_name": self._names[p], "reason": self._reason(p)} for p in self.positions()]
 
     def check(self) -> None:
         """Stop when too many are broken.

@@ -52,6 +52,11 @@ class VideoFrames(FrameSource):
         """Where each frame comes from; `timestamp` is the container's, `name` holds it to the millisecond."""
         return self._frames
 
+    @property
+    def place(self) -> Path:
+        """The video file."""
+        return self._file.resolve()
+
     def read(self, position: int) -> NDArray[np.uint8]:
         """Return the frame at a position as (H, W, 3) uint8 RGB. Reading forward is fast, going back has to seek."""
         wanted = self._times[position]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,8 @@ def quality(
         if source is not None:
             told["balance"] = _balance(found, read_truth(source))
         if truth is not None:
-            told["measured"] = measured(found, read_truth(truth, tuple(found.categories.values())))
+            held = read_truth(truth, tuple(found.categories.values()))
+            told["measured"] = measured(found, held, _unreadable(folder))
         if calibration is not None:
             told["drift"] = _drift(found, folder, read_calibration(calibration, None, tuple(found.categories.values())))
         write_json(run.work / "quality.json", told)
@@ -123,13 +125,27 @@ def _balance(labels: Labels, source: Truth) -> dict[str, dict[str, float]]:
     }
 
 
-def measured(labels: Labels, truth: Truth) -> dict[str, Any]:
+def _unreadable(folder: Path) -> set[str]:
+    """Return the names of the images that could not be labelled because they are broken."""
+    path = folder / "quarantine.json"
+    return {str(entry["file_name"]) for entry in read_json(path)["images"]} if path.is_file() else set()
+
+
+def measured(labels: Labels, truth: Truth, unreadable: Collection[str] = ()) -> dict[str, Any]:
     """Return precision, recall, F1 and AP50 of the labels, by class and together. Doubtful boxes are left out.
 
+    Args:
+        labels: What is judged.
+        truth: What it is judged by.
+        unreadable: Names of images that could not be labelled; they are left out of the truth, and counted.
+
     Raises:
-        DataError: The truth has images that the labels do not have.
+        DataError: The truth has other images that the labels do not have.
     """
     by_name = {image.name: image for image in labels.images}
+    count = len(truth.images)
+    readable = tuple(image for image in truth.images if image.name in by_name or image.name not in unreadable)
+    truth = replace(truth, images=readable)
     missing = [image.name for image in truth.images if image.name not in by_name]
     if missing:
         message = f"{len(missing)} images of the truth are not in the labels, {missing[0]!r} among them."
@@ -157,6 +173,7 @@ def measured(labels: Labels, truth: Truth) -> dict[str, Any]:
         "recall": hits / objects if objects else None,
         "f1": 2 * hits / (taken + objects) if taken + objects else None,
         "objects": objects,
+        "unreadable": count - len(readable),
         "per_class": per_class,
     }
 

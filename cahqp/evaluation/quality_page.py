@@ -53,7 +53,10 @@ def _measured(told: Mapping[str, Any]) -> list[Markup]:
     keys = ("precision", "recall", "f1", "ap50")
     rows = [["all", *(percent(found[key]) for key in keys)]]
     rows += [[name, *(percent(own[key]) for key in keys)] for name, own in found["per_class"].items()]
-    return [table(["in %", "precision", "recall", "F1", "AP50"], rows)]
+    count = found["unreadable"]
+    said = f"{count} image{'s' * (count != 1)} of the truth could not be read when labelled: left out here."
+    left_out = [element("p", said)] if count else []
+    return [table(["in %", "precision", "recall", "F1", "AP50"], rows), *left_out]
 
 
 def _balance(told: Mapping[str, Any]) -> list[Markup]:
@@ -76,6 +79,8 @@ def _time(told: Mapping[str, Any]) -> list[Markup]:
         lines.append(f"{told['filled']:,} labels fill gaps.")
     for reason, count in temporal.get("left_alone", {}).items():
         lines.append(f"Time was left aside in {count} recordings: {reason}.")
+    for reason, count in temporal.get("left_alone_in_part", {}).items():
+        lines.append(f"Time was left aside in {count} parts of long recordings: {reason}.")
     if disagreements["of"]:
         lines.append(
             f"On {disagreements['boxes']:,} of {disagreements['of']:,} labels not all views and teachers agree."

@@ -41,8 +41,10 @@ def reformat(
     with run.whole():
         before = read_coco(like) if like else None
         found = read_format(labels, source, before)
-        found = accepted(found) if reviewed else found
-        found = brought_back(found, before) if before else found
+        if before is not None:
+            found = brought_back(found, before, reviewed)
+        elif reviewed:
+            found = accepted(found)
         if to == "coco":
             write_coco(found, run.work / "labels.json")
             _say_where(like or labels, run)

@@ -89,9 +89,11 @@ def read_truth(path: Path, classes: Sequence[str] | None = None) -> Truth:
             and counted in `left_out`.
 
     Raises:
-        DataError: A row refers to an image or a category that is not there, or its box is no box.
+        DataError: A row refers to an image or a category that is not there, its box is no box, or two have one id.
     """
     data = _check_keys(path, read_json(path))
+    _check_rows(path, "images", data["images"], ("id",))
+    _check_rows(path, "categories", data["categories"], ("id", "name"))
     names = {category["id"]: str(category["name"]) for category in data["categories"]}
     wanted = tuple(classes) if classes is not None else tuple(names.values())
     rows: dict[int, list[tuple[list[float], int, bool]]] = {image["id"]: [] for image in data["images"]}
@@ -112,6 +114,20 @@ def _check_keys(path: Path, data: Any) -> dict[str, list[dict[str, Any]]]:
         message = f"{path} is no COCO annotation file: it has no list of {', '.join(missing)}."
         raise DataError(message)
     return {key: data[key] for key in keys}
+
+
+def _check_rows(path: Path, part: str, rows: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> None:
+    seen: dict[Any, int] = {}
+    for number, row in enumerate(rows):
+        lacking = [key for key in keys if not isinstance(row, dict) or row.get(key) is None]
+        if lacking:
+            message = f"{path}: {part}[{number}] lacks `{lacking[0]}`. Mend this row, or take it out of the file."
+            raise DataError(message)
+        if seen.setdefault(row["id"], number) != number:
+            message = (
+                f"{path}: {part}[{number}] has id {row['id']}, which is already that of {part}[{seen[row['id']]}]."
+            )
+            raise DataError(message)
 
 
 def _annotation(

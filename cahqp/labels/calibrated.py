@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from cahqp.errors import DataError
 from cahqp.files import read_json, write_json
 from cahqp.labels.calibration import Curve, Method, fit, from_json, to_json
-from cahqp.labels.thresholds import Histogram, for_precision
+from cahqp.labels.thresholds import LEAST, Histogram, for_precision
 
 Floats = NDArray[np.float64]
 FORMAT = 2
@@ -50,14 +50,17 @@ class Calibration:
 
     def thresholds(self, precision: float) -> dict[str, float]:
         """Return by class the lowest calibrated score from which on this share of the source's labels hit."""
-        return {name: for_precision(*self.decided[name], precision) for name in self.curves}
+        return {name: max(LEAST, for_precision(*self.decided[name], precision)) for name in self.curves}
 
     def means(self, thresholds: Mapping[str, float]) -> dict[str, float]:
-        """Return by class how sure the model was on the source of its boxes from half the threshold on."""
+        """Return by class how sure the model was on the source of its boxes from half the threshold on.
+
+        Asked are the boxes that suppression by calibrated scores keeps, as on the frames to label.
+        """
         found = {}
         for name, value in thresholds.items():
             histogram = Histogram()
-            histogram.add(self.calibrated(name))
+            histogram.add(self.decided[name][0])
             mean = histogram.mean_above(0.5 * value)
             if mean is not None:
                 found[name] = mean

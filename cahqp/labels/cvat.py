@@ -11,6 +11,7 @@ from cahqp.labels.document import HUMAN, MODEL, LabelBox, LabelImage, Labels
 
 FILE = "annotations.xml"
 _ATTRIBUTES = ("confidence", "track_id", "ignored")
+_OTHER_SHAPES = ("polygon", "polyline", "points", "ellipse", "cuboid", "skeleton", "mask")
 _BY_MODEL = ("auto", "file")
 """What CVAT writes as `source` of boxes that nobody touched; edited ones become `manual` or `semi-auto`."""
 
@@ -67,7 +68,7 @@ def read(path: Path) -> Labels:
         path: The file, or its folder.
 
     Raises:
-        DataError: It is no such file, or a box lacks something.
+        DataError: It is no such file, a box lacks something, or a shape is no upright rectangle.
     """
     path = Path(path) / FILE if Path(path).is_dir() else Path(path)
     try:
@@ -93,11 +94,21 @@ def _read_image(path: Path, number: int, element: ElementTree.Element) -> LabelI
     try:
         entry = {"id": number, "file_name": element.attrib["name"]}
         entry |= {key: int(element.attrib[key]) for key in ("width", "height")}
+        _check_shapes(path, element)
         boxes = tuple(_read_box(box) for box in element.iterfind("box"))
     except (KeyError, ValueError) as error:
         message = f"{path}: image {number} or one of its boxes lacks a value or has one that is no number ({error})."
         raise DataError(message) from error
     return LabelImage(entry, boxes, any(box.origin == HUMAN for box in boxes))
+
+
+def _check_shapes(path: Path, element: ElementTree.Element) -> None:
+    kinds = [child.tag for child in element if child.tag in _OTHER_SHAPES]
+    kinds += ["rotated box" for box in element.iterfind("box") if float(box.get("rotation", 0)) % 360]
+    if kinds:
+        name = element.attrib["name"]
+        message = f"{path}: {name} has a {kinds[0]}; labels are upright boxes. Draw it as a box, and export it again."
+        raise DataError(message)
 
 
 def _read_box(element: ElementTree.Element) -> LabelBox:

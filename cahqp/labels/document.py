@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from cahqp.errors import DataError
-from cahqp.files import read_json, write_json
+from cahqp.files import write_json
+from cahqp.labels.rows import BoxRow, read_tables
 
 HUMAN, MODEL = "human", "model"
 
@@ -76,46 +77,35 @@ def read_coco(path: Path) -> Labels:
         path: The file, or a directory of `cahqp relabel`.
 
     Raises:
-        DataError: It is no COCO file, or a row refers to something that is not there.
+        DataError: It is no COCO file, or rows lack something, stand twice or refer to what is not there; all together.
     """
-    path = Path(path) / "labels.json" if Path(path).is_dir() else Path(path)
-    data = read_json(path)
-    keys = ("images", "annotations", "categories")
-    if not isinstance(data, dict) or any(not isinstance(data.get(key), list) for key in keys):
-        message = f"{path} is no COCO file: it needs lists of {', '.join(keys)}."
-        raise DataError(message)
-    names = {int(category["id"]): str(category["name"]) for category in data["categories"]}
-    boxes: dict[int, list[LabelBox]] = {image["id"]: [] for image in data["images"]}
-    for number, annotation in enumerate(data["annotations"]):
-        image, category = annotation.get("image_id"), annotation.get("category_id")
-        if image not in boxes or category not in names:
-            message = f"{path}: annotations[{number}] is on image {image!r} with category {category!r}; one is unknown."
-            raise DataError(message)
-        boxes[image].append(_box(annotation, names[category]))
+    found = read_tables(Path(path) / "labels.json" if Path(path).is_dir() else Path(path))
+    boxes: dict[int, list[LabelBox]] = {identifier: [] for identifier in found.images}
+    for row in found.boxes:
+        boxes[row.image].append(_box(row, found.categories[row.category]))
     images = tuple(
         LabelImage(
             {key: value for key, value in entry.items() if key != "reviewed"},
-            tuple(boxes[entry["id"]]),
+            tuple(boxes[identifier]),
             bool(entry.get("reviewed")),
         )
-        for entry in data["images"]
+        for identifier, entry in found.images.items()
     )
-    return Labels(names, images)
+    return Labels(found.categories, images)
 
 
 _OWN = ("id", "image_id", "category_id", "bbox", "area", "iscrowd", "score", "track_id", "origin")
 
 
-def _box(annotation: Mapping[str, Any], name: str) -> LabelBox:
-    x, y, width, height = (float(value) for value in annotation["bbox"])
+def _box(row: BoxRow, name: str) -> LabelBox:
     return LabelBox(
         name,
-        (x, y, width, height),
-        annotation.get("score"),
-        annotation.get("track_id"),
-        str(annotation.get("origin", MODEL)),
-        bool(annotation.get("iscrowd")),
-        {key: value for key, value in annotation.items() if key not in _OWN},
+        row.bbox,
+        row.entry.get("score"),
+        row.entry.get("track_id"),
+        str(row.entry.get("origin", MODEL)),
+        bool(row.entry.get("iscrowd")),
+        {key: value for key, value in row.entry.items() if key not in _OWN},
     )
 
 
@@ -142,15 +132,21 @@ def _annotation(box: LabelBox, ids: Mapping[str, int]) -> dict[str, Any]:
 
 def accepted(labels: Labels) -> Labels:
     """Return the labels as a person's word: every box is truth, every image was seen, and no doubt is left."""
-    images = []
-    for image in labels.images:
-        boxes = tuple(_truth(box) for box in image.boxes if not (box.ignored and "reason" in box.more))
-        images.append(replace(image, boxes=boxes, reviewed=True))
-    return replace(labels, images=tuple(images))
+    return replace(labels, images=tuple(_accepted(image) for image in labels.images))
+
+
+def _accepted(image: LabelImage) -> LabelImage:
+    return replace(image, boxes=tuple(_truth(box) for box in image.boxes if not _doubt(box)), reviewed=True)
+
+
+def _doubt(box: LabelBox) -> bool:
+    """Say whether a box is a region that a model, not a person, wants ignored."""
+    return box.ignored and "reason" in box.more
 
 
 def _key(box: LabelBox) -> tuple[object, ...]:
-    return box.name, box.bbox, box.score
+    # A doubtful box that a person left as it is has no score any more where the format makes all of them a person's.
+    return box.name, box.bbox, None if box.ignored else box.score, box.ignored
 
 
 def _truth(box: LabelBox) -> LabelBox:
@@ -158,12 +154,13 @@ def _truth(box: LabelBox) -> LabelBox:
     return replace(box, score=None, origin=HUMAN, more=kept)
 
 
-def brought_back(labels: Labels, like: Labels) -> Labels:
+def brought_back(labels: Labels, like: Labels, reviewed: bool = False) -> Labels:
     """Return earlier labels with what came back in their place.
 
     Args:
         labels: What came back; images are known by name. Boxes of a person become truth.
         like: The labels that were sent out. Images that did not come back keep what they had.
+        reviewed: A person accepted every box and image that came back. Doubt of a model that nobody touched goes.
 
     Raises:
         DataError: An image or a class came back that was never sent out.
@@ -185,7 +182,14 @@ def brought_back(labels: Labels, like: Labels) -> Labels:
             images.append(image)
             continue
         same = {_key(box): box for box in image.boxes}  # what the format has no place for, its untouched boxes keep
-        boxes = tuple(_truth(box) if box.origin == HUMAN else same.get(_key(box), box) for box in found.boxes)
-        reviewed = found.reviewed or any(box.origin == HUMAN for box in boxes)
-        images.append(LabelImage(image.entry, boxes, reviewed))
+        boxes = tuple(_with_more(box, same.get(_key(box))) for box in found.boxes)
+        back = LabelImage(image.entry, boxes, found.reviewed or any(box.origin == HUMAN for box in boxes))
+        images.append(_accepted(back) if reviewed else back)
     return Labels(like.categories, tuple(images))
+
+
+def _with_more(box: LabelBox, sent: LabelBox | None) -> LabelBox:
+    """Return a box that came back as it was sent out where nobody touched it, and as truth where it is a person's."""
+    if sent is not None and _doubt(sent):
+        return sent
+    return _truth(box) if box.origin == HUMAN else sent or box

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from cahqp.errors import DataError
-from cahqp.files import read_json
 from cahqp.labels.fusion import Look
+from cahqp.labels.rows import read_tables
 
 
 class External:
@@ -21,42 +20,24 @@ class External:
         classes: Class names that count.
 
     Raises:
-        DataError: It is no such file, or a box has no score in 0..1.
+        DataError: It is no such file, or rows lack something, stand twice or refer to what is not there; all together.
     """
 
     def __init__(self, path: Path, classes: Sequence[str]) -> None:
         self.path = Path(path)
-        data = read_json(self.path)
-        keys = ("images", "annotations", "categories")
-        if not isinstance(data, dict) or any(not isinstance(data.get(key), list) for key in keys):
-            message = f"{path} is no COCO file of predictions: it needs lists of {', '.join(keys)}."
-            raise DataError(message)
+        found = read_tables(self.path, sizes=False, scores=True)
         index = {name: number for number, name in enumerate(classes)}
-        labels = {category["id"]: index.get(str(category["name"]), -1) for category in data["categories"]}
+        labels = {identifier: index.get(name, -1) for identifier, name in found.categories.items()}
         if all(label < 0 for label in labels.values()):
-            known = ", ".join(str(category["name"]) for category in data["categories"])
+            known = ", ".join(found.categories.values())
             message = f"{path} has none of the classes {', '.join(classes)}; it has {known}. Rename its categories."
             raise DataError(message)
-        names = {image["id"]: str(image["file_name"]) for image in data["images"]}
-        rows: dict[str, list[tuple[list[float], float, int]]] = {name: [] for name in names.values()}
-        for number, annotation in enumerate(data["annotations"]):
-            box, score = self._row(number, annotation)
-            label = labels.get(annotation.get("category_id"), -1)
-            if label >= 0 and annotation.get("image_id") in names and not annotation.get("iscrowd"):
-                rows[names[annotation["image_id"]]].append((box, score, label))
-        self._looks = {name: _look(found) for name, found in rows.items()}
-
-    def _row(self, number: int, annotation: dict[str, Any]) -> tuple[list[float], float]:
-        box, score = annotation.get("bbox"), annotation.get("score")
-        whole = isinstance(box, list) and len(box) == 4 and all(isinstance(v, int | float) for v in box)
-        if not whole or not isinstance(score, int | float) or not 0 <= score <= 1:
-            message = (
-                f"{self.path}: annotations[{number}] needs `bbox` (four numbers) and `score` in 0..1; "
-                f"it has {str(box)[:60]} and {str(score)[:20]}."
-            )
-            raise DataError(message)
-        assert isinstance(box, list)
-        return [float(box[0]), float(box[1]), float(box[0] + box[2]), float(box[1] + box[3])], float(score)
+        rows: dict[int, list[tuple[list[float], float, int]]] = {identifier: [] for identifier in found.images}
+        for row in found.boxes:
+            if labels[row.category] >= 0 and not row.entry.get("iscrowd"):
+                x, y, width, height = row.bbox
+                rows[row.image].append(([x, y, x + width, y + height], row.score or 0.0, labels[row.category]))
+        self._looks = {str(found.images[identifier]["file_name"]): _look(own) for identifier, own in rows.items()}
 
     def look(self, name: str, floor: float) -> Look | None:
         """Return what it says of a frame; `None` where the file does not know the frame, and so keeps silent."""

@@ -12,6 +12,8 @@ from cahqp.labels.document import HUMAN, MODEL, LabelBox, LabelImage, Labels
 
 FILE = "tasks.json"
 CONFIG = "labeling_config.xml"
+_OTHER_SHAPES = ("rectangle", "polygon", "ellipse", "keypoint", "brush", "bitmask", "vector")
+"""What else a person can draw; each kind comes as this or as this and `labels`."""
 _PERCENT_DECIMALS = 6
 """Of a percent: a hundredth of a pixel on any image up to a hundred million pixels wide."""
 
@@ -76,39 +78,56 @@ def _result(number: int, box: LabelBox, width: int, height: int) -> dict[str, An
 def read(path: Path) -> Labels:
     """Read exported tasks. Where a person has annotated an image, that counts and the predictions do not.
 
+    Tasks that nobody annotated and that hold no prediction, or only its number, are left out: nothing is said of them.
+
     Args:
         path: The JSON file, or its folder.
 
     Raises:
-        DataError: It is no such file, or a task lacks something.
+        DataError: It is no such file, a task lacks something, or a shape is no upright rectangle.
     """
     path = Path(path) / FILE if Path(path).is_dir() else Path(path)
     data = read_json(path)
     if not isinstance(data, list):
         message = f"{path} is no export of Label Studio: it must be a list of tasks. Export the project as JSON."
         raise DataError(message)
-    images = tuple(_image(path, number, task) for number, task in enumerate(data, 1))
+    read = (_image(path, number, task) for number, task in enumerate(data, 1))
+    images = tuple(image for image in read if image is not None)
     names = dict.fromkeys(box.name for image in images for box in image.boxes)
     return Labels(dict(enumerate(names, 1)), images)
 
 
-def _image(path: Path, number: int, task: Any) -> LabelImage:
+def _image(path: Path, number: int, task: Any) -> LabelImage | None:
     try:
         told = task["data"]
         name = str(told.get("file_name") or str(told["image"]).rpartition("?d=")[2])
-        done = [a for a in task.get("annotations", []) if not a.get("was_cancelled")]
-        given = done[-1:] or task.get("predictions", [])[-1:]
+        done = [a for a in task.get("annotations") or [] if not a.get("was_cancelled")]
+        given = done or [p for p in task.get("predictions") or [] if isinstance(p, dict)]
+        if not given:
+            return None
         origin = HUMAN if done else MODEL
-        results = [r for one in given for r in one["result"] if r.get("type") == "rectanglelabels"]
+        _check_shapes(path, name, given[-1]["result"])
+        results = [r for r in given[-1]["result"] if r.get("type") == "rectanglelabels"]
         size = told if "width" in told else results[0] if results else {}
         width, height = (int(size.get(key) or size[f"original_{key}"]) for key in ("width", "height"))
         boxes = tuple(_box(result, width, height, origin) for result in results)
-    except (KeyError, TypeError, ValueError, IndexError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError, IndexError) as error:
         message = (
             f"{path}: task {number} lacks something that Label Studio writes ({error!r}). Export it as JSON again."
         )
         raise DataError(message) from error
     return LabelImage({"id": number, "file_name": name, "width": width, "height": height}, boxes, bool(done))
+
+
+def _check_shapes(path: Path, name: str, results: Sequence[Mapping[str, Any]]) -> None:
+    for result in results:
+        kind = str(result.get("type"))
+        if kind == "rectanglelabels" and not result["value"].get("rotation"):
+            continue
+        if kind == "rectanglelabels" or kind.removesuffix("labels") in _OTHER_SHAPES:
+            shape = "a rotated rectangle" if kind == "rectanglelabels" else f"a shape of kind {kind}"
+            message = f"{path}: {name} has {shape}; labels are upright rectangles with a class. Draw it as one."
+            raise DataError(message)
 
 
 def _box(result: Mapping[str, Any], width: int, height: int, origin: str) -> LabelBox:

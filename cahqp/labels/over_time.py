@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,9 @@ Of 0.4 to 0.7 the highest gained most on synthetic nights of seeds 5 and 6, with
 
 SAME_PLACE = 0.5
 """Overlap above which two tracks' boxes in one frame are one object; boxes along tracks tremble less than raw ones."""
+
+
+_BELOW = float(np.nextafter(1.0, 0.0))
 
 
 @dataclass(frozen=True)
@@ -68,7 +71,14 @@ def decide(frames: Sequence[Prepared], rules: Rules, first_track: int) -> tuple[
     assert rules.temporal is not None
     sightings, classes = [f.sightings for f in frames], [f.classes for f in frames]
     settled, following = settle(sightings, classes, rules.temporal, first_track)
+    settled = [_none_of_never(found, rules) for found in settled]
     return [_record(frame, found, rules) for frame, found in zip(frames, settled, strict=True)], following
+
+
+def _none_of_never(settled: Settled, rules: Rules) -> Settled:
+    """Return the boxes, those of a class that is to have no labels below its threshold: moving ones count more."""
+    never = rules.limits[settled.labels] > 1
+    return replace(settled, sure=np.where(never, np.minimum(settled.sure, _BELOW), settled.sure))
 
 
 def _record(frame: Prepared, settled: Settled, rules: Rules) -> dict[str, Any]:

@@ -21,17 +21,19 @@ from cahqp.association import LEAST_FRAMES
 from cahqp.labels.calibration import Curve
 from cahqp.labels.candidates import Candidates, calibrated, from_record
 from cahqp.labels.decide import Rules, by_frame
+from cahqp.labels.fusion import nms
 from cahqp.labels.over_time import decide, prepare
 from cahqp.labels.records import decode, dumps
 from cahqp.labels.review import Review
 from cahqp.labels.shards import ShardIndex, index_shards
 from cahqp.labels.standing import Places, probes
 from cahqp.labels.temporal import BLOCK, interval, too_sparse, why_not
-from cahqp.labels.thresholds import Histogram, dynamic
-from cahqp.labels.tracks import linked_share
+from cahqp.labels.thresholds import LEAST, Histogram, dynamic
+from cahqp.labels.tracks import Sightings, linked_share
 
-_PROBED, _PROBED_FRAMES = 32, 120
-"""Recordings, and frames of each, that tell whether boxes can be followed at all."""
+_PROBED, _LEAST_PROBED, _PROBED_FRAMES = 32, 4, 120
+"""Recordings in all, at least of those with frames as far apart, and frames of each, that tell whether boxes can be
+followed."""
 
 
 @dataclass
@@ -42,6 +44,7 @@ class Refined:
         tracks: Number of tracks.
         recordings: Number of recordings that time was used in.
         left: Why time was not used, with the number of recordings.
+        left_parts: Why it was not used in some blocks of a recording, with the number of blocks.
         thresholds: Least score of a label by class, as they were used.
         review: The frames most worth a person's look.
         reasons: How many boxes met which fate, by reason.
@@ -50,15 +53,30 @@ class Refined:
     tracks: int = 0
     recordings: int = 0
     left: Counter[str] = field(default_factory=Counter)
+    left_parts: Counter[str] = field(default_factory=Counter)
     thresholds: dict[str, float] = field(default_factory=dict)
     review: Review = field(default_factory=Review)
     reasons: Counter[str] = field(default_factory=Counter)
+
+    def note(self, reasons: Sequence[str | None]) -> None:
+        """Count a recording by the reasons why time was not used in its blocks, `None` for those where it was."""
+        self.recordings += None in reasons
+        told = [reason for reason in reasons if reason is not None]
+        if len(told) == len(reasons) and len(set(told)) == 1:
+            self.left.update(told[:1])
+        else:
+            self.left_parts.update(told)
 
     def to_json(self) -> dict[str, Any]:
         """Return it as plain JSON values."""
         return {
             "thresholds": {name: round(value, 6) for name, value in self.thresholds.items()},
-            "temporal": {"recordings": self.recordings, "tracks": self.tracks, "left_alone": dict(self.left)},
+            "temporal": {
+                "recordings": self.recordings,
+                "tracks": self.tracks,
+                "left_alone": dict(self.left),
+                "left_alone_in_part": dict(self.left_parts),
+            },
             "reasons": dict(sorted(self.reasons.items())),
         }
 
@@ -102,7 +120,8 @@ def refine(shards: Path, output: Path, rules: Rules) -> Refined:
     with ExitStack() as stack:
         reader = _Reader(stack, index, rules.curves)
         recordings, histograms = _survey(reader, rules)
-        rules = rules.with_thresholds(_thresholds(rules, histograms))
+        chosen = _thresholds(rules, histograms)
+        rules = rules.with_thresholds({name: max(LEAST, value) for name, value in chosen.items()})
         found = Refined(thresholds=dict(zip(rules.classes, rules.limits.tolist(), strict=True)))
         file = stack.enter_context((output / "rank-00000.jsonl").open("wb"))
         typical = _typical(recordings, reader, rules) if rules.temporal else {}
@@ -147,6 +166,8 @@ def _survey(reader: _Reader, rules: Rules) -> tuple[Recordings, dict[str, Histog
         order = (0.0 if time is None else float(time), int(image["frame"]), row)
         place = _Place(row, order, time, (image["height"], image["width"]))
         recordings.setdefault((image["camera"], image["recording"]), []).append(place)
+        if rules.source_means is not None:  # which are of what suppression keeps, too
+            candidates = candidates[nms(candidates.boxes, candidates.scores, rules.nms_iou)]
         for label in np.unique(candidates.labels).tolist():
             histograms[rules.classes[label]].add(candidates.scores[candidates.labels == label])
     return {name: sorted(places, key=lambda p: p.order) for name, places in recordings.items()}, histograms
@@ -171,12 +192,22 @@ def _recording(
     count = -(-len(places) // BLOCK)  # of even length: two frames left over would be too few to follow anything
     edges = [len(places) * number // count for number in range(count + 1)]
     blocks = [places[start:end] for start, end in itertools.pairwise(edges)]
-    reason = _unordered(places) if rules.temporal else None
+    unordered = _unordered(places)
+    followed = rules.temporal is not None and unordered is None
     usual = typical.get(_apart(places))
     taken = _taken(places, reader, rules) if rules.standing < 1 and any(name) else {}
-    for number, block in enumerate(blocks):
+    reasons = []
+    for block in blocks:
         frames = [_Read(place, *reader(place.row)) for place in block]
-        yield from _block(frames, reason, usual, number == 0, taken, rules, found)
+        prepared = [prepare(frame.record, frame.candidates, rules) for frame in frames] if followed else []
+        reasons.append(too_sparse([frame.sightings for frame in prepared], usual) if followed else unordered)
+        if followed and reasons[-1] is None:
+            records, found.tracks = decide(prepared, rules, found.tracks)
+            yield from records
+        else:
+            yield from _frame_by_frame(frames, taken, rules)
+    if rules.temporal is not None:
+        found.note(reasons)
 
 
 def _typical(recordings: Recordings, reader: _Reader, rules: Rules) -> dict[str, float]:
@@ -184,15 +215,23 @@ def _typical(recordings: Recordings, reader: _Reader, rules: Rules) -> dict[str,
 
     One recording alone tells that badly, but all that are as far apart have the same answer.
     """
-    shares: dict[str, list[float]] = {}
-    ordered = [places for places in recordings.values() if _unordered(places) is None]
-    for number in np.unique(np.linspace(0, len(ordered) - 1, min(_PROBED, len(ordered))).astype(int)).tolist():
-        places = ordered[number]
-        frames = [prepare(*reader(place.row), rules).sightings for place in places[:_PROBED_FRAMES]]
-        share = linked_share(frames)
-        if share is not None:
-            shares.setdefault(_apart(places), []).append(share)
-    return {apart: float(np.median(own)) for apart, own in shares.items()}
+    groups: dict[str, list[list[_Place]]] = {}
+    for places in recordings.values():
+        if _unordered(places) is None:
+            groups.setdefault(_apart(places), []).append(places)
+    total = sum(map(len, groups.values()))
+    found: dict[str, float] = {}
+    for apart, group in groups.items():
+        wanted = min(len(group), max(_LEAST_PROBED, _PROBED * len(group) // total))
+        probed = [group[n] for n in np.unique(np.linspace(0, len(group) - 1, wanted).astype(int)).tolist()]
+        shares = [linked_share(_probe(places, reader, rules)) for places in probed]
+        told = [share for share in shares if share is not None]
+        found |= {apart: float(np.median(told))} if told else {}
+    return found
+
+
+def _probe(places: Sequence[_Place], reader: _Reader, rules: Rules) -> list[Sightings]:
+    return [prepare(*reader(place.row), rules).sightings for place in places[:_PROBED_FRAMES]]
 
 
 def _unordered(places: Sequence[_Place]) -> str | None:
@@ -216,25 +255,10 @@ def _taken(places: Sequence[_Place], reader: _Reader, rules: Rules) -> dict[tupl
     }
 
 
-def _block(
-    frames: list[_Read],
-    reason: str | None,
-    typical: float | None,
-    first: bool,
-    taken: Mapping[tuple[int, int], Places],
-    rules: Rules,
-    found: Refined,
+def _frame_by_frame(
+    frames: list[_Read], taken: Mapping[tuple[int, int], Places], rules: Rules
 ) -> Iterator[dict[str, Any]]:
-    if rules.temporal is not None and reason is None:
-        prepared = [prepare(frame.record, frame.candidates, rules) for frame in frames]
-        reason = too_sparse([frame.sightings for frame in prepared], typical)
-        if reason is None:
-            found.recordings += first
-            records, found.tracks = decide(prepared, rules, found.tracks)
-            yield from records
-            return
-    if reason is not None:
-        found.left.update([reason] * first)
+    """Yield frames that are decided one by one."""
     for frame in frames:
         candidates, known = frame.candidates, taken.get(frame.place.size)
         if known is not None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -99,14 +100,8 @@ class StoreShards:
         records = min(self.per_shard, len(self) - shard * self.per_shard)
         size = _HEADER + records * self.key.layout.dtype.itemsize
         header = (_MAGIC + self.key.digest).ljust(_HEADER, b"\0")
-        if self.writable and not path.is_file():
-            try:
-                with path.open("wb") as file:
-                    file.write(header)
-                    file.truncate(size)
-            except OSError as error:
-                message = f"{path} could not be made ({error.strerror}). Make room and run the same command again."
-                raise RunError(message) from error
+        if self.writable:
+            _make_room(path, header, size)
         if not path.is_file() or path.stat().st_size != size:
             message = f"{path} is missing or has another size than the {size} bytes it was made with. Make it again."
             raise DataError(message)
@@ -126,6 +121,36 @@ class StoreShards:
             if isinstance(mapped, np.memmap):
                 mapped.flush()
         sync_directory(self.folder)
+
+
+def _make_room(path: Path, header: bytes, size: int) -> None:
+    """Make a shard where there is none, and give it all its room on the disk.
+
+    What is written to a mapped file without room, because the disk is full, kills the process.
+
+    Raises:
+        RunError: There is no room.
+    """
+    partial = path.with_suffix(".partial")
+    try:
+        if not path.is_file():
+            partial.write_bytes(header)
+            _allocate(partial, size)
+            partial.replace(path)
+        elif path.stat().st_size == size:
+            _allocate(path, size)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        message = f"{path} could not be made ({error.strerror}). Make room and run the same command again."
+        raise RunError(message) from error
+
+
+def _allocate(path: Path, size: int) -> None:
+    with path.open("r+b") as file:
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(file.fileno(), 0, size)
+        else:  # macOS, Windows
+            file.truncate(size)
 
 
 class SoftLabelWriter:

@@ -13,6 +13,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from cahqp.errors import RunError
 from cahqp.structures import View
 
 Precision = Literal["packed", "float32"]
@@ -78,7 +79,13 @@ def pack(soft: SoftView, layout: RecordLayout) -> NDArray[np.void]:
     Args:
         soft: With at least `layout.queries` queries.
         layout: What to keep of it.
+
+    Raises:
+        RunError: A probability or a box is not a finite number.
     """
+    if not (np.isfinite(soft.probs).all() and np.isfinite(soft.boxes).all()):
+        message = "An answer of the teacher is not a finite number. Check the weights, or run in float32."
+        raise RunError(message)
     record = np.zeros(1, layout.dtype)
     surest = np.argsort(-soft.probs.max(1), kind="stable")[: layout.queries]
     rows = np.sort(surest)  # in the teacher's order, so that with all kept sums come out the same to the last digit

@@ -15,6 +15,9 @@ Floats = NDArray[np.float64]
 NEVER = 1.01
 """A threshold that no score reaches."""
 
+LEAST = 1e-3
+"""The lowest threshold: scores are compared as multiples of theirs, and none is a multiple of nothing."""
+
 BINS = 1000
 
 

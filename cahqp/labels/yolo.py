@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import yaml
 
+from cahqp.data.folders import leads_out
 from cahqp.errors import DataError
 from cahqp.files import atomic_write
-from cahqp.labels.document import LabelBox, LabelImage, Labels
+from cahqp.labels.document import HUMAN, LabelBox, LabelImage, Labels
 
 DATA = "data.yaml"
 LIST = "train.txt"
@@ -17,12 +19,20 @@ _DECIMALS = 8
 """Of a share of the image: a hundredth of a pixel survives on any image that fits into memory."""
 
 
+_SAME = 0.025
+"""Pixels that a side may be off and still be untouched: tools write six decimals of a share, and pixels have two."""
+
+
 def write(labels: Labels, folder: Path) -> None:
     """Write `data.yaml`, `train.txt`, `labels/train/*.txt` and, with the score of each line, `scores/train/*.txt`.
 
     Put the images at `images/train`, or link them there. Regions to ignore are left out: the format has none.
+
+    Raises:
+        DataError: A name leads out of the folder, or two images would share one text file.
     """
     folder = Path(folder)
+    check_names(image.name for image in labels.images)
     names = list(labels.categories.values())
     with atomic_write(folder / DATA) as file:
         yaml.safe_dump({"path": ".", "train": LIST, "val": LIST, "names": dict(enumerate(names))}, file)
@@ -34,6 +44,23 @@ def write(labels: Labels, folder: Path) -> None:
             file.writelines(_line(box, image, names) + "\n" for box in kept)
         with atomic_write(_text_file(folder, "scores", image.name)) as file:
             file.writelines(("" if box.score is None else f"{box.score:g}") + "\n" for box in kept)
+
+
+def check_names(names: Iterable[str]) -> None:
+    """Refuse image names that YOLO's text files cannot be named after.
+
+    Raises:
+        DataError: A name leads out of the folder, or two images would share one text file.
+    """
+    texts: dict[PurePosixPath, str] = {}
+    for name in names:
+        if leads_out(name):
+            message = f"The image {name!r} lies outside the folder of the images, so YOLO has no place for its labels."
+            raise DataError(message)
+        other = texts.setdefault(PurePosixPath(name).with_suffix(".txt"), name)
+        if other != name:
+            message = f"YOLO keeps the labels of {other!r} and {name!r} in one text file. Rename one of the images."
+            raise DataError(message)
 
 
 def _text_file(folder: Path, kind: str, name: str) -> Path:
@@ -50,12 +77,14 @@ def _line(box: LabelBox, image: LabelImage, names: list[str]) -> str:
 def read(path: Path, like: Labels | None) -> Labels:
     """Read a folder in YOLO's format.
 
+    A line of the class and at the place of a box of `like` is that box, untouched; any other is a person's.
+
     Args:
         path: The folder with `data.yaml`.
         like: Labels with the same images: the format holds neither their sizes nor regions to ignore.
 
     Raises:
-        DataError: Something is missing, or a line is no box.
+        DataError: Something is missing, a line is no box, or a name leads out of the folder.
     """
     folder = Path(path).parent if Path(path).is_file() else Path(path)
     if like is None:
@@ -68,29 +97,34 @@ def read(path: Path, like: Labels | None) -> Labels:
         message = f"{folder / DATA} cannot be read, or has no `names` ({error})."
         raise DataError(message) from error
     ordered = list(names.values()) if isinstance(names, dict) else list(names)
+    check_names(image.name for image in like.images)
     images = []
     for image in like.images:
         file = _text_file(folder, "labels", image.name)
         if file.is_file():  # what is not there did not come back
             kept_back = tuple(box for box in image.boxes if box.ignored)  # which the format has no place for
-            boxes = _boxes(file, folder, image, ordered) + kept_back
+            boxes = _boxes(file, image, ordered) + kept_back
             images.append(LabelImage(image.entry, boxes, image.reviewed))
     return Labels(dict(enumerate(ordered, 1)), tuple(images))
 
 
-def _boxes(file: Path, folder: Path, image: LabelImage, names: list[str]) -> tuple[LabelBox, ...]:
-    scores_file = _text_file(folder, "scores", image.name)
+def _boxes(file: Path, image: LabelImage, names: list[str]) -> tuple[LabelBox, ...]:
     lines = file.read_text(encoding="utf-8").splitlines()
-    scores = scores_file.read_text(encoding="utf-8").splitlines() if scores_file.is_file() else []
-    scores = scores if len(scores) == len(lines) else [""] * len(lines)  # lines were added or taken away
-    return tuple(
-        _box(f"{file}, line {number}", line, score, image, names)
-        for number, (line, score) in enumerate(zip(lines, scores, strict=True), 1)
-        if line.strip()
-    )
+    drawn = [_box(f"{file}, line {number}", line, image, names) for number, line in enumerate(lines, 1) if line.strip()]
+    left = [box for box in image.boxes if not box.ignored]
+    return tuple(_untouched(box, left) for box in drawn)
 
 
-def _box(where: str, line: str, score: str, image: LabelImage, names: list[str]) -> LabelBox:
+def _untouched(box: LabelBox, left: list[LabelBox]) -> LabelBox:
+    """Return the box of `left` that a line is, and take it from there; the line's own where it is none of them."""
+    for other in left:
+        if other.name == box.name and all(abs(a - b) < _SAME for a, b in zip(other.bbox, box.bbox, strict=True)):
+            left.remove(other)
+            return other
+    return box
+
+
+def _box(where: str, line: str, image: LabelImage, names: list[str]) -> LabelBox:
     try:
         label, x, y, width, height = line.split()[:5]
         across, down = float(image.entry["width"]), float(image.entry["height"])
@@ -103,4 +137,4 @@ def _box(where: str, line: str, score: str, image: LabelImage, names: list[str])
         )
         raise DataError(message) from error
     x1, y1, w, h = (round(value, 2) for value in bbox)
-    return LabelBox(name, (x1, y1, w, h), float(score) if score else None)
+    return LabelBox(name, (x1, y1, w, h), origin=HUMAN)

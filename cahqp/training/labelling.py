@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,9 +15,10 @@ from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter
 
 from cahqp.data.frames import FrameSource, JoinedFrames
-from cahqp.data.images import write_quarantine
+from cahqp.data.images import Quarantine
 from cahqp.detectors.output import Detector
-from cahqp.files import atomic_write
+from cahqp.errors import DataError
+from cahqp.files import atomic_write, read_json, write_json
 from cahqp.labels.candidates import Candidates, encode
 from cahqp.labels.select import select
 from cahqp.labels.shards import LabelShards
@@ -147,7 +149,7 @@ class LabelWriter(BasePredictionWriter):
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Close the shard, and wait until every rank has."""
         self.shards.close()
-        write_quarantine(self.work / SHARDS / f"quarantine-{trainer.global_rank}.json", [self.frames.quarantine])
+        write_broken(self.work, trainer.global_rank, self.frames.quarantine)
         trainer.strategy.barrier("all written")
 
 
@@ -163,6 +165,9 @@ class Names:
     Attributes:
         saved: The images are saved into the run directory.
         root: Folder the names are relative to; `None` where `saved`.
+
+    Raises:
+        DataError: An image is in the input twice.
     """
 
     def __init__(self, source: FrameSource) -> None:
@@ -172,21 +177,47 @@ class Names:
         parts = source.sources if isinstance(source, JoinedFrames) else [source]
         roots = [str(Path(getattr(part, "root", ".")).resolve()) for part in parts]
         self.root = None if self.saved else Path(os.path.commonpath(roots))
+        self._names = [self._name(frame, path) for frame, path in zip(source.frames, paths, strict=True)]
+        twice = {name for name, count in Counter(self._names).items() if count > 1}
+        if twice and self.saved:  # a.jpg and a.png of one folder are both saved as JPEG
+            for position, path in enumerate(paths):
+                if path is not None and self._names[position] in twice:
+                    self._names[position] = f"{self._names[position].removesuffix('.jpg')}{path.suffix}.jpg"
+            twice = {name for name, count in Counter(self._names).items() if count > 1}
+        if twice:
+            message = f"{min(twice)!r} is in the input {Counter(self._names)[min(twice)]} times. Name each input once."
+            raise DataError(message)
 
     def of(self, position: int) -> str:
         """Return a frame's file name."""
-        path = self.source.path(position)
+        return self._names[position]
+
+    def _name(self, frame: Frame, path: Path | None) -> str:
         if self.root is not None and path is not None:
             return Path(
                 os.path.relpath(path.resolve() if not path.is_symlink() else path.absolute(), self.root)
             ).as_posix()
-        frame = self.source.frames[position]
         stem = Path(frame.name.replace("@", "_")).with_suffix("") if path else Path(frame.name.replace("@", "_"))
         return f"{frame.recording or 'frames'}/{stem.as_posix().replace('/', '_')}.jpg"
 
     def rename(self, position: int, frame: Frame) -> Frame:
         """Return the frame under its name in the labels."""
         return replace(frame, name=self.of(position))
+
+
+def write_broken(work: Path, rank: int, quarantine: Quarantine) -> None:
+    """Note beside the shards which frames a rank could not read, by position."""
+    broken = dict(zip(map(str, quarantine.positions()), quarantine.entries(), strict=True))
+    if broken:
+        write_json(work / SHARDS / f"quarantine-{rank}.json", broken)
+
+
+def read_broken(work: Path, names: Names) -> list[dict[str, str]]:
+    """Return name in the labels and reason of the frames that no rank could read, each once."""
+    found: dict[int, str] = {}
+    for path in sorted((work / SHARDS).glob("quarantine-*.json")):
+        found |= {int(position): entry["reason"] for position, entry in read_json(path).items()}
+    return [{"file_name": names.of(position), "reason": found[position]} for position in sorted(found)]
 
 
 def label_frames(

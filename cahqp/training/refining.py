@@ -22,7 +22,7 @@ from cahqp.labels.fusion import Method
 from cahqp.labels.refine import Refined, refine
 from cahqp.labels.select import resolve_thresholds
 from cahqp.labels.temporal import TemporalSettings
-from cahqp.labels.thresholds import check_rules
+from cahqp.labels.thresholds import LEAST, check_rules
 from cahqp.training.calibrate import identity
 from cahqp.training.looks import Ensemble, LookBatch, open_externals, parse_views
 
@@ -169,6 +169,8 @@ class Refinery:
         write_json(run / "decisions.json", found.to_json())
         for reason, count in found.left.items():
             print(f"Time was left aside in {count} recording{'s' * (count != 1)}: {reason}.")
+        for reason, count in found.left_parts.items():
+            print(f"Time was left aside in {count} part{'s' * (count != 1)} of long recordings: {reason}.")
         return found
 
 
@@ -199,5 +201,5 @@ def _limits(
     given = threshold if threshold is not None else (detector.thresholds or fallback)
     limits = dict(zip(classes, resolve_thresholds(given, classes).double().tolist(), strict=True))
     if found is not None and threshold is None:  # the model's own are of its raw scores
-        return {name: max(1e-3, float(found.curves[name](np.array([value]))[0])) for name, value in limits.items()}
-    return {name: max(1e-6, value) for name, value in limits.items()}
+        return {name: max(LEAST, float(found.curves[name](np.array([value]))[0])) for name, value in limits.items()}
+    return {name: max(LEAST, value) for name, value in limits.items()}

@@ -18,12 +18,13 @@ from cahqp.data.frames import FrameSource, open_frames
 from cahqp.detectors.output import Detector
 from cahqp.detectors.weights import load
 from cahqp.errors import DataError, check_numbers
-from cahqp.files import read_json, write_json
+from cahqp.files import write_json
 from cahqp.labels.formats import write_format
 from cahqp.labels.fusion import Method
 from cahqp.labels.select import resolve_thresholds
 from cahqp.labels.writers import merge
-from cahqp.training.labelling import SHARDS, Names, label_frames
+from cahqp.labels.yolo import check_names
+from cahqp.training.labelling import SHARDS, Names, label_frames, read_broken
 from cahqp.training.looks import LookFrames
 from cahqp.training.predict import FrameSet
 from cahqp.training.refining import Options, Refinery
@@ -138,6 +139,9 @@ def relabel(
     settings |= {"soft_store": asdict(kept)} if soft else {}
     detector = load(weights)
     source = open_frames(frames, every)
+    if "yolo" in formats:  # before hours of work, not after
+        names = Names(source)
+        check_names(names.of(position) for position in range(len(source)))
     inputs = {"weights": weights, **{f"frames.{i}": path for i, path in enumerate(frames)}, **options.files}
     run = RunDirectory(output, "relabel", settings, inputs, seed)
     first = (getattr(rank_zero_only, "rank", None) or 0) == 0
@@ -200,7 +204,7 @@ def complete(
     categories = getattr(source, "categories", None) or {}
     listed = [{"id": key, "name": name} for key, name in categories.items()]
     merged = merge(shards, detector.classes, listed, run.work)
-    broken = _broken(run.work, source)
+    broken = read_broken(run.work, names)
     if merged.frames + len(broken) != len(source):
         message = f"{len(source) - merged.frames - len(broken)} frames were not labelled. Run the same command again."
         raise DataError(message)
@@ -215,9 +219,3 @@ def complete(
     run.finish(metrics)
     shutil.rmtree(run.output / Path(SHARDS).parts[0])  # only now: killed before, a run goes on from its shards
     return metrics
-
-
-def _broken(work: Path, source: FrameSource) -> list[dict[str, str]]:
-    """Return name and reason of the frames that no rank could read, each once."""
-    found = [entry for path in sorted((work / SHARDS).glob("quarantine-*.json")) for entry in read_json(path)["images"]]
-    return list({entry["file_name"]: entry for entry in found}.values())

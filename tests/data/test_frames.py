@@ -59,6 +59,36 @@ def test_folders_are_searched_in_natural_order(tmp_path):
     assert [(f.recording, f.index) for f in source.frames] == [("a", 0), ("b", 0), ("b", 1)]
 
 
+def test_what_two_folders_call_the_same_is_told_apart(tmp_path):
+    for name in ("cam1/night/0.png", "cam2/night/0.png", "cam2/night/sub/0.png", "day/5.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    source = open_frames([tmp_path / "cam1" / "night", tmp_path / "cam2" / "night", tmp_path / "day"])
+    told = [(f.name, f.recording) for f in source.frames]
+    nights = [("cam1/night/0.png", "cam1/night"), ("cam2/night/0.png", "cam2/night")]
+    assert told == [*nights, ("cam2/night/sub/0.png", "cam2/sub"), ("5.png", "day")]
+    assert [source.path(position).parent.name for position in range(4)] == ["night", "night", "sub", "day"]
+
+
+def test_videos_of_one_name_are_told_apart(video, tmp_path):
+    for name in ("cam1", "cam2"):
+        (tmp_path / name).mkdir()
+    source = open_frames([video(2, name="cam1/clip.mp4"), video(2, name="cam2/clip.mp4")])
+    assert [f.name for f in source.frames[::2]] == ["cam1/clip.mp4@0.000s", "cam2/clip.mp4@0.000s"]
+    assert [f.recording for f in source.frames] == ["cam1/clip"] * 2 + ["cam2/clip"] * 2
+    source = open_frames([video(2), video(2, name="street.mkv")])
+    assert [f.recording for f in source.frames[::2]] == ["street.mp4/street", "street.mkv/street"]
+    assert [f.name for f in source.frames[::2]] == ["street.mp4@0.000s", "street.mkv@0.000s"]
+
+
+def test_files_of_one_folder_share_their_recordings(write_coco):
+    path = write_coco(frames=2)
+    other = path.with_name("other.json")
+    other.write_text(path.read_text())
+    assert {f.recording for f in open_frames([path, other]).frames} == {"north"}
+    assert len(open_frames([])) == 0
+
+
 def test_video_frames_are_known_by_time_stamp(video):
     source = open_frames([video(pattern=(1, 2, 5))])
     assert [f.timestamp for f in source.frames[:6]] == [0.0, 0.1, 0.3, 0.8, 0.9, 1.1]

@@ -178,6 +178,12 @@ def test_adaptation_pairs_views_of_the_same_geometry(write_coco):
     assert not any(len(targets) for targets in batch["target_weak"].targets)
 
 
+def test_targets_of_two_cameras_are_two_recordings(write_coco):
+    data = AdaptationData([write_coco(name).parent / "images" for name in ("a", "b")], [], [])
+    frames = ready(data).training_sets()[0].frames
+    assert [frame.recording for frame in frames] == ["a/north"] * 4 + ["b/north"] * 4
+
+
 def test_target_views_are_new_in_every_pass(write_coco):
     data = ready(AdaptationData([write_coco("b", 4, "b", grey=90)], [write_coco("a", grey=20)], [], batch_size=2))
     loader = data.train_dataloader()

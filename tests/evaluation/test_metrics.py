@@ -207,6 +207,25 @@ def test_bad_truth_is_named_with_its_row(tmp_path, annotation, said):
         read_truth(path)
 
 
+@pytest.mark.parametrize(
+    ("part", "row", "said"),
+    [
+        ("images", {"file_name": "a.jpg"}, r"a\.json: images\[0\] lacks `id`"),
+        ("categories", {"id": 1}, r"a\.json: categories\[0\] lacks `name`"),
+        ("images", None, r"a\.json: images\[1\] has id 1, which is already"),
+    ],
+)
+def test_rows_of_truth_that_cannot_be_told_apart_are_refused(tmp_path, part, row, said):
+    path = write(tmp_path / "a.json", example()[0])
+    document = json.loads(path.read_text())
+    first = document[part][0] | ({"id": 1} if part == "images" else {})
+    document[part] = [first, first] if row is None else [row]
+    document["annotations"] = []
+    path.write_text(json.dumps(document))
+    with pytest.raises(DataError, match=said):
+        read_truth(path)
+
+
 def test_ignore_flag_is_read_like_crowd(tmp_path):
     path = write(tmp_path / "a.json", example()[0], annotations=[BOX | {"ignore": 1}])
     assert read_truth(path).images[0].ignore.tolist() == [True]

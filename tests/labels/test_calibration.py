@@ -101,6 +101,12 @@ def test_asked_precision_is_that_of_what_suppression_by_calibrated_scores_keeps(
     assert 0.7 < threshold <= 0.7666666  # what is written must not ask for more than the box that it is taken from has
 
 
+def test_no_threshold_is_zero():
+    scores, hits = np.linspace(0.05, 1, 200), np.linspace(0.05, 1, 200) > 0.2
+    found = calibrate({}, "isotonic", {"car": scores}, {"car": hits}, {"car": 170})
+    assert found.thresholds(0.1) == {"car": 1e-3}
+
+
 def test_drift_is_nothing_on_the_source_and_much_elsewhere():
     scores, hits = detections(5)
     bars = reliability(scores, hits)

@@ -138,6 +138,113 @@ def test_an_accepted_image_is_a_persons_word(labels):
     assert all((b.origin, b.score) == (HUMAN, None) and not b.more for b in boxes)
 
 
+@pytest.mark.parametrize("module", [cvat, label_studio, yolo])
+def test_untouched_doubt_goes_where_all_was_accepted(module, labels, tmp_path):
+    module.write(labels, tmp_path)
+    back = module.read(tmp_path, labels) if module is yolo else module.read(tmp_path)
+    found = brought_back(back, labels, reviewed=True)
+    assert [len(image.boxes) for image in found.images] == [7, 0, 1]
+    assert all(box.origin == HUMAN and not box.more for image in found.images for box in image.boxes)
+
+
+def test_images_that_did_not_come_back_were_not_accepted(labels):
+    back = brought_back(Labels(labels.categories, labels.images[1:]), labels, reviewed=True)
+    assert back.images[0] == labels.images[0]
+    assert back.images[1].reviewed
+
+
+def annotated(labels, folder, change):
+    """Write tasks of Label Studio and read them again after `change(task)` of the first."""
+    label_studio.write(labels, folder)
+    file = folder / "tasks.json"
+    tasks = json.loads(file.read_text())
+    change(tasks[0])
+    file.write_text(json.dumps(tasks))
+    return label_studio.read(file)
+
+
+def test_doubt_left_in_a_persons_annotation_is_still_a_models(labels, tmp_path):
+    back = annotated(labels, tmp_path, lambda task: task.update(annotations=task["predictions"]))
+    kept = brought_back(back, labels).images[0]
+    assert [box.origin for box in kept.boxes] == [HUMAN] * 7 + ["model"]
+    assert kept.boxes[7] == labels.images[0].boxes[7]
+    assert len(brought_back(back, labels, reviewed=True).images[0].boxes) == 7
+
+
+CANCELLED = {"result": [], "was_cancelled": True}
+
+
+@pytest.mark.parametrize("predictions", [[], [17], None])
+@pytest.mark.parametrize("annotations", [[], [CANCELLED], None])
+def test_a_task_that_says_nothing_changes_nothing(annotations, predictions, labels, tmp_path):
+    back = annotated(labels, tmp_path, lambda task: task.update(annotations=annotations, predictions=predictions))
+    assert len(back.images) == 2
+    assert brought_back(back, labels) == labels
+
+
+def turned(task):
+    task["predictions"][0]["result"][0]["value"]["rotation"] = 30
+
+
+def outlined(task):
+    task["predictions"][0]["result"].append({"type": "polygonlabels", "value": {"points": [[1, 1], [2, 2], [3, 1]]}})
+
+
+@pytest.mark.parametrize(("change", "told"), [(turned, "a rotated rectangle"), (outlined, "of kind polygonlabels")])
+def test_shapes_of_label_studio_that_are_no_boxes_are_refused(change, told, labels, tmp_path):
+    with pytest.raises(DataError, match=rf"a/b & c/0\.jpg has .*{told}"):
+        annotated(labels, tmp_path, change)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        ("</image>", '<polygon label="car" points="1,1;5,1;5,5"/></image>', "polygon"),
+        ("</image>", '<polyline label="car" points="1,1;5,1"/></image>', "polyline"),
+        ("<box ", '<box rotation="45.0" ', "rotated box"),
+    ],
+)
+def test_shapes_of_cvat_that_are_no_boxes_are_refused(old, new, told, labels, tmp_path):
+    cvat.write(labels, tmp_path)
+    file = tmp_path / "annotations.xml"
+    file.write_text(file.read_text().replace(old, new, 1))
+    with pytest.raises(DataError, match=rf"a/b & c/0\.jpg has a {told}"):
+        cvat.read(file)
+
+
+@pytest.mark.parametrize(
+    ("names", "told"),
+    [
+        (["a.jpg", "a.png"], "'a.jpg' and 'a.png' in one text file"),
+        (["../a.jpg"], "outside"),
+        (["/a.jpg"], "outside"),
+        (["b\\..\\a.jpg"], "outside"),
+    ],
+)
+def test_names_that_yolo_has_no_file_for_are_refused(names, told, tmp_path):
+    images = tuple(
+        LabelImage({"id": n, "file_name": name, "width": 9, "height": 9}, ()) for n, name in enumerate(names)
+    )
+    given = Labels({1: "car"}, images)
+    with pytest.raises(DataError, match=told):
+        yolo.write(given, tmp_path / "out")
+    assert not list(tmp_path.rglob("*.txt"))
+
+
+def test_a_line_of_yolo_that_is_no_box_sent_out_is_a_persons(labels, tmp_path):
+    yolo.write(labels, tmp_path)
+    file = tmp_path / "labels" / "train" / "a" / "b & c" / "0.txt"
+    lines = [" ".join(f"{float(v):.6f}" if n else v for n, v in enumerate(line.split())) for line in file.open()]
+    lines[1] = "1 0.5 0.5 0.9 0.9"
+    file.write_text("\n".join(lines[:6]))  # one redrawn, one taken away, the rest rounded by the tool
+    image = brought_back(yolo.read(tmp_path, labels), labels).images[0]
+    sent = labels.images[0].boxes
+    assert [image.boxes[n] for n in (0, 2, 3, 4, 5)] == [sent[n] for n in (0, 2, 3, 4, 5)]
+    assert (image.boxes[1].origin, image.boxes[1].score, image.boxes[1].track) == (HUMAN, None, None)
+    assert [box.ignored for box in image.boxes] == [False] * 6 + [True]
+    assert image.reviewed
+
+
 def test_what_was_never_sent_out_is_refused(labels):
     strange = Labels(labels.categories, (LabelImage({"file_name": "z.jpg"}, ()),))
     with pytest.raises(DataError, match=r"names z\.jpg"):
@@ -189,8 +296,51 @@ def test_predictions_of_other_detectors(tmp_path):
         found.check(["b.jpg"])
     with pytest.raises(DataError, match="none of the classes"):
         External(predictions(tmp_path / "a.json"), ["bus"])
-    with pytest.raises(DataError, match=r"annotations\[0\] needs"):
+    with pytest.raises(DataError, match=r"annotations\[0\]: lacks `score`"):
         External(predictions(tmp_path / "a.json", score=None), ["car"])
+
+
+def changed(document, part, **values):
+    row = {key: value for key, value in (document[part][0] | values).items() if value != "gone"}
+    return document | {part: [row, *document[part][1:]]}
+
+
+def twice(document, part):
+    return document | {part: [document[part][0], *document[part]]}
+
+
+DOCUMENT = {
+    "images": [{"id": 1, "file_name": "a.jpg", "width": 90, "height": 60}],
+    "annotations": [{"id": 1, "image_id": 1, "category_id": 2, "bbox": [1, 2, 3, 4], "score": 0.5}],
+    "categories": [{"id": 2, "name": "car"}],
+}
+BAD = [
+    (changed(DOCUMENT, "images", id="gone"), r"images\[0\]: lacks `id`"),
+    (changed(DOCUMENT, "images", file_name="gone"), r"images\[0\]: lacks `file_name`"),
+    (twice(DOCUMENT, "images"), r"images\[1\]: id 1 is already"),
+    (changed(DOCUMENT, "annotations", bbox="gone"), r"annotations\[0\]: .*`bbox`"),
+    (changed(DOCUMENT, "annotations", bbox=[1, 2, float("nan"), 4]), r"annotations\[0\]: .*`bbox`"),
+    (changed(DOCUMENT, "annotations", bbox=[1, 2, 3, 10**400]), r"annotations\[0\]: .*`bbox`"),
+    (changed(DOCUMENT, "annotations", image_id=7), r"annotations\[0\]: `image_id` 7"),
+    (changed(DOCUMENT, "annotations", category_id=7), r"annotations\[0\]: `category_id` 7"),
+    (changed(DOCUMENT, "annotations", score=2), r"annotations\[0\]: .*`score`"),
+    (changed(DOCUMENT, "categories", name="gone"), r"categories\[0\]: lacks `name`"),
+]
+
+
+@pytest.mark.parametrize("read", [read_coco, lambda path: External(path, ["car"])])
+@pytest.mark.parametrize(("document", "told"), BAD)
+def test_bad_rows_are_named_with_their_file(read, document, told, tmp_path):
+    (tmp_path / "bad.json").write_text(json.dumps(document))
+    with pytest.raises(DataError, match=rf"(?s)bad\.json.*{told}"):
+        read(tmp_path / "bad.json")
+
+
+@pytest.mark.parametrize(("width", "told"), [("gone", "lacks `width`"), (0, "`width` must be above 0")])
+def test_labels_need_the_sizes_of_their_images(width, told, tmp_path):
+    (tmp_path / "a.json").write_text(json.dumps(changed(DOCUMENT, "images", width=width)))
+    with pytest.raises(DataError, match=rf"images\[0\]: {told}"):
+        read_coco(tmp_path / "a.json")
 
 
 def test_reformat_there_and_back(labels, tmp_path, capsys):

@@ -1,4 +1,6 @@
+import errno
 import json
+import os
 
 import numpy as np
 import pytest
@@ -110,6 +112,35 @@ def test_a_killed_writer_goes_on_and_leaves_the_same_bytes(store, tmp_path, cont
     assert again.done()[0, 0]
     fill(tmp_path / "again")
     assert contents(tmp_path / "again") == contents(store)
+
+
+def no_room(*_):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_full_disk_is_told_and_the_same_command_goes_on(tmp_path, monkeypatch):
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "posix_fallocate", no_room, raising=False)
+        with pytest.raises(RunError, match="No space left on device"):
+            fill(tmp_path / "soft")
+    assert [path.name for path in (tmp_path / "soft").iterdir()] == ["store.json"]
+    assert fill(tmp_path / "soft") == 5
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="only where files can be given their room")
+def test_shards_have_their_room_before_anything_is_written(tmp_path, monkeypatch):
+    shard = tmp_path / "soft" / "shard-00000.bin"
+    SoftLabelWriter(tmp_path / "soft", key(views=3000), "..", FRAMES).done()
+    assert shard.stat().st_blocks * 512 >= shard.stat().st_size > 2**20
+
+
+@pytest.mark.parametrize("name", ["probs", "boxes"])
+@pytest.mark.parametrize("precision", ["packed", "float32"])
+def test_answers_that_are_no_numbers_are_refused(name, precision):
+    given = soft()
+    getattr(given, name)[3] = np.nan
+    with pytest.raises(RunError, match="not a finite number"):
+        pack(given, layout(precision=precision))
 
 
 def test_a_frame_that_misses_a_view_is_left_out(tmp_path):

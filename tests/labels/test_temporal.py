@@ -18,6 +18,7 @@ from cahqp.labels.temporal import (
     too_sparse,
     why_not,
 )
+from cahqp.labels.thresholds import NEVER
 from cahqp.labels.tracks import Sightings, link
 from cahqp.structures import Frame
 
@@ -221,6 +222,19 @@ def test_a_recording_is_decided_over_time_and_twice_the_same(tmp_path):
     assert found.review.ranked()[0]["rank"] == 1
 
 
+@pytest.mark.parametrize("ignore_share", [1.0, 0.6])
+def test_a_class_that_is_to_have_no_labels_gets_none_from_tracks(ignore_share, tmp_path):
+    sure = 0.98 / 0.4
+    frames, _ = recording(10, lambda n: (car_at(n), sure, 0), lambda n: (car_at(n, 60), sure, 1))
+    shards = shards_of(tmp_path / "shards", frames)
+    rules = Rules(("car", "bus"), np.array([NEVER, 0.5]), ignore_share, temporal=TemporalSettings())
+    refine(shards, tmp_path / "out", rules)
+    records = [json.loads(line) for line in (tmp_path / "out" / "rank-00000.jsonl").open()]
+    assert {box["label"] for record in records for box in record["kept"]} == {1}
+    doubtful = [box["label"] for record in records for box in record["ignored"]]
+    assert doubtful == ([0] * 10 if ignore_share < 1 else [])
+
+
 def test_a_recording_with_nothing_on_it_is_left_alone(tmp_path):
     found, records = refined(shards_of(tmp_path / "shards", recording(10)[0]), "one", temporal=True)
     assert [record["kept"] for record in records] == [[]] * 10
@@ -233,3 +247,36 @@ def test_a_long_recording_is_cut_into_even_blocks(tmp_path, monkeypatch):
     found, records = refined(folder, "one", temporal=True)
     assert (found.recordings, found.left) == (1, {})
     assert all("track_id" in box for record in records for box in record["kept"])
+
+
+def test_a_threshold_of_zero_leaves_scores_as_they_are(tmp_path):
+    folder = shards_of(tmp_path / "shards", recording(10, car, lambda n: (car_at(n, 60), 0.2, 1))[0])
+    rules = Rules(CLASSES, np.array([0.4, 0.0]), temporal=TemporalSettings())
+    refine(folder, tmp_path / "out", rules)
+    records = [json.loads(line) for line in (tmp_path / "out" / "rank-00000.jsonl").open()]
+    scores = [box["score"] for record in records for box in record["kept"] if box["label"] == 1]
+    assert scores == pytest.approx([0.2 * 0.4 * 1.1] * 10, abs=1e-3)
+
+
+@pytest.mark.parametrize("empty", [range(24), range(24, 48)])
+def test_what_time_says_of_a_long_recording_is_counted_by_part(empty, tmp_path, monkeypatch):
+    monkeypatch.setattr("cahqp.labels.refine.BLOCK", 24)
+    frames, nothing = recording(48, *streets(48))[0], recording(48)[0]
+    folder = shards_of(tmp_path / "shards", [nothing[n] if n in empty else frames[n] for n in range(48)])
+    found, _ = refined(folder, "one", temporal=True)
+    assert found.tracks > 0
+    assert (found.recordings, found.left) == (1, {})
+    assert found.left_parts == {"too few boxes to tell whether frames follow each other": 1}
+
+
+def test_every_interval_is_asked_for_however_rare(tmp_path):
+    frames = recording(8, *streets(8))[0]
+    with LabelShards(tmp_path / "shards", 0) as shards:
+        for number in range(70):
+            for row, frame in enumerate(frames):
+                time = row * (0.1 if number == 1 else RATE)
+                named = Frame(8 * number + row + 1, f"{row}.jpg", (120, 240), "one", f"{number:03d}", row, time)
+                found = Candidates(frame.boxes, frame.sure * 0.4, frame.labels)
+                shards.write_line(encode(8 * number + row, named, found))
+    found, _ = refined(tmp_path / "shards", "one", temporal=True)
+    assert (found.recordings, found.left) == (70, {})

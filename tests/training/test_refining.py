@@ -69,6 +69,19 @@ def test_asked_precision_and_a_report_of_it(root):
     assert "<svg" in (root / "quality" / "quality.html").read_text()
 
 
+def test_images_that_could_not_be_read_are_left_out_of_the_comparison(root, tmp_path):
+    shutil.copytree(root / "day", tmp_path / "day")
+    shutil.copytree(root / "calibration", tmp_path / "calibration")
+    truth = tmp_path / "day" / "annotations.json"
+    broken = json.loads(truth.read_text())["images"][3]["file_name"]
+    (tmp_path / "day" / "images" / broken).write_bytes(b"")
+    assert relabelled(tmp_path, "run", "--threshold=0.2", "--max_broken=0.1") == 0
+    given = [f"--labels={tmp_path / 'run'}", f"--truth={truth}", f"--output={tmp_path / 'quality'}"]
+    assert main(["quality", *given]) == 0
+    assert json.loads((tmp_path / "quality" / "quality.json").read_text())["measured"]["unreadable"] == 1
+    assert "1 image of the truth could not be read" in (tmp_path / "quality" / "quality.html").read_text()
+
+
 def test_time_formats_and_the_frames_worth_a_look(root):
     assert relabelled(root, "timed", "--temporal", "--threshold=0.2", "--format", "yolo", "cvat", "label-studio") == 0
     decisions = json.loads((root / "timed" / "decisions.json").read_text())
@@ -141,6 +154,14 @@ def test_evidence_of_thresholds_is_what_calibrated_scores_leave():
     left = decided(Truth(("car", "bus"), (image,)), found, [lambda s: s, lambda s: s / 2], nms_iou=0.7)
     assert left["car"][0].tolist() == [0.5] and left["car"][1].tolist() == [True]
     assert len(left["bus"][0]) == 0
+
+
+def test_dynamic_thresholds_stay_on_the_frames_of_the_calibration(root):
+    given = [f"--calibration={root / 'calibration'}", "--threshold=0.4", "--dynamic"]
+    assert relabelled(root, "moved", *given) == 0
+    told = json.loads((root / "moved" / "decisions.json").read_text())["thresholds"]
+    # Scores are counted in bins of a thousandth, and one at half the threshold may fall on the other side.
+    assert told == pytest.approx(dict.fromkeys(told, 0.4), rel=0.01)
 
 
 def test_a_share_of_boxes_and_places_are_refused_together(root, capsys):

@@ -10,6 +10,7 @@ import pytest
 from pycocotools.coco import COCO
 
 from cahqp.__main__ import main
+from cahqp.data.coco import read_coco
 from cahqp.labels.shards import LabelShards
 from cahqp.training import labelling
 
@@ -88,6 +89,58 @@ def test_a_video_brings_its_frames_along(teacher, tmp_path):
 def test_several_inputs_become_one_file(teacher, recordings, tmp_path):
     run = relabelled(teacher, [recordings["night"], recordings["val"]], tmp_path / "run")
     assert len({image["id"] for image in read(run)["images"]}) == 10
+
+
+def cameras(folder, kind):
+    """Two cameras that call their recording the same, and a COCO file of another detector's boxes on the second."""
+    for number, name in enumerate(("cam1", "cam2")):
+        (folder / name / "clip").mkdir(parents=True)
+        pictures = [np.full((64, 96, 3), 100 * number + 9 * n, np.uint8) for n in range(3)]
+        video = cv2.VideoWriter(str(folder / name / "clip.avi"), cv2.VideoWriter_fourcc(*"MJPG"), 5, (96, 64))
+        for n, picture in enumerate(pictures):
+            video.write(picture)
+            cv2.imwrite(str(folder / name / "clip" / f"{n}.png"), picture)
+        video.release()
+    return [folder / name / kind for name in ("cam1", "cam2")]
+
+
+@pytest.mark.parametrize("kind", ["clip", "clip.avi"])
+def test_cameras_of_one_recording_name_stay_apart(kind, teacher, tmp_path):
+    run = relabelled(teacher, cameras(tmp_path / "in", kind), tmp_path / "run")
+    file = read_coco(run / "labels.json")
+    assert [frame.recording for frame in file.frames] == ["cam1/clip"] * 3 + ["cam2/clip"] * 3
+    assert [cv2.imread(str(path)).mean() > 90 for path in file.files] == [False] * 3 + [True] * 3
+
+
+def test_broken_files_of_one_name_are_counted_each(teacher, tmp_path):
+    given = cameras(tmp_path / "in", "clip")
+    for folder in given:
+        (folder / "1.png").write_bytes(b"")
+    run = relabelled(teacher, given, tmp_path / "run", "--max_broken=0.5")
+    broken = [entry["file_name"] for entry in read(run, "quarantine.json")["images"]]
+    assert broken == ["cam1/clip/1.png", "cam2/clip/1.png"]
+
+
+def test_an_input_given_twice_is_refused(teacher, tmp_path, capsys):
+    folder, _ = cameras(tmp_path / "in", "clip")
+    assert main(command(teacher, [folder, folder], tmp_path / "run", LOW)) == 1
+    assert "'0.png' is in the input 2 times" in capsys.readouterr().err
+
+
+def test_pictures_saved_beside_a_video_overwrite_none(teacher, tmp_path):
+    folder, _ = cameras(tmp_path / "in", "clip")
+    (folder / "0.bmp").write_bytes((folder / "0.png").read_bytes())
+    run = relabelled(teacher, [folder, tmp_path / "in" / "cam2" / "clip.avi"], tmp_path / "run")
+    names = [image["file_name"] for image in read(run)["images"]]
+    assert len(set(names)) == len(list((run / "images").rglob("*.jpg"))) == 7
+
+
+def test_images_that_a_format_mixes_up_are_refused_before_any_work(teacher, tmp_path, capsys):
+    folder, _ = cameras(tmp_path / "in", "clip")
+    (folder / "0.bmp").write_bytes((folder / "0.png").read_bytes())
+    assert main(command(teacher, [folder], tmp_path / "run", LOW, "--format", "yolo")) == 1
+    assert "in one text file" in capsys.readouterr().err
+    assert not list(tmp_path.glob("run*"))
 
 
 def die(*_):
