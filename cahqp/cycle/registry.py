@@ -80,6 +80,7 @@ class Registry:
             now = self.pointer
             if now is not None and self.versions.read(now.version).get("package") == found.digest:
                 self._check_running(now)
+                self._keep_copy(now)
                 return now.version
             self._check_claim(found, claim, now)
             self._check_package(found, now)
@@ -228,6 +229,13 @@ class Registry:
         if now is not None:
             write_pointer(self.root / PREVIOUS, now)
         write_pointer(self.root / RUNNING, new)
+        self._keep_copy(new)
+
+    def _keep_copy(self, now: Pointer) -> None:
+        """Where nothing ran before, keep a copy of the pointer itself: a rollback from damage needs one."""
+        # After the pointer: a copy alone would be a registry that has lost its pointer.
+        if not (self.root / PREVIOUS).exists():
+            write_pointer(self.root / PREVIOUS, now)
 
     def _way_back(self, to: str | None) -> tuple[Pointer, str]:
         """Return the pointer to start from and the version to go to."""
