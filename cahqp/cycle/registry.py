@@ -127,6 +127,12 @@ class Registry:
             return [str(error), *problems]
         return problems
 
+    def version_of(self, package: Path) -> str | None:
+        """Return the newest version that holds a package, `None` where there is none."""
+        digest = read_package(package).digest
+        held = [name for name in self.versions.names() if self.versions.read(name).get("package") == digest]
+        return held[-1] if held else None
+
     def collect(self, keep: int) -> list[str]:
         """Remove versions that are neither running nor among the last ones before it; return what was removed.
 
@@ -166,9 +172,9 @@ class Registry:
             message = f"{self.root} runs {name}, not {claim.expect}: another process was faster. Run the gate again."
             raise RunError(message)
         if claim.decision is not None:
-            self._check_decision(package, claim.decision, running)
+            self._check_decision(package, claim.decision, name, running)
 
-    def _check_decision(self, package: Package, decision: Mapping[str, Any], running: str | None) -> None:
+    def _check_decision(self, package: Package, decision: Mapping[str, Any], name: str, running: str | None) -> None:
         try:
             candidate, compared = decision["candidate"]["package"], decision["running"]["package"]
             published = decision["published"]
@@ -183,7 +189,7 @@ class Registry:
             raise RunError(message)
         if compared != running:
             message = (
-                f"The decision compares with another version than the one that runs in {self.root}: another process "
+                f"The decision compares with another version than {name}, which runs in {self.root}: another process "
                 "was faster. Run the gate again."
             )
             raise RunError(message)
