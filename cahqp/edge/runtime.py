@@ -54,14 +54,9 @@ class Runtime:
         self, package: Package, threads: int = 1, providers: Sequence[str] = ("CPUExecutionProvider",)
     ) -> None:
         self.package = package
-        self.classes = package.classes
-        self._input: dict[str, Any] = package.manifest["input"]
-        self._output: dict[str, Any] = package.manifest["output"]
+        self._read_rules()
         self.session = open_session(package.model, threads, providers, str(package.path))
         self._check_shape()
-        channels = (3, 1, 1)
-        self._mean = np.array(self._input["mean"], np.float32).reshape(channels)
-        self._std = np.array(self._input["std"], np.float32).reshape(channels)
 
     @property
     def batch(self) -> int:
@@ -130,8 +125,8 @@ class Runtime:
             raise DataError(message)
         missing = [np.zeros_like(prepared[0])] * (self.batch - len(prepared))  # the batch is fixed: fill it up
         logits, boxes = self.answer(np.stack([*prepared, *missing]))
-        most, nms_iou = int(self._output["max_detections"]), self._output.get("nms_iou") if suppress else None
-        return [decode(row, at, size, most, nms_iou) for row, at, size in zip(logits, boxes, sizes, strict=False)]
+        nms_iou = self._nms_iou if suppress else None
+        return [decode(row, at, size, self._most, nms_iou) for row, at, size in zip(logits, boxes, sizes, strict=False)]
 
     def answer(self, images: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Return what the model itself says of a whole batch.
@@ -163,8 +158,7 @@ class Runtime:
         return logits, boxes
 
     def _size(self, height: int, width: int) -> tuple[int, int]:
-        fixed = (int(self._input["height"]), int(self._input["width"]))
-        short, long = self._input["short_side"], self._input["max_side"]
+        fixed, (short, long) = self._fixed, self._sides
         if short is not None:
             low, high = sorted((height, width))
             if long is not None and high / low * short > long:
@@ -178,8 +172,25 @@ class Runtime:
                 raise DataError(message)
         return fixed
 
+    def _read_rules(self) -> None:
+        manifest, channels = self.package.manifest, (3, 1, 1)
+        try:
+            self.classes = self.package.classes
+            self._input: dict[str, Any] = manifest["input"]
+            self._sides = tuple(self._input[name] for name in ("short_side", "max_side"))
+            self._fixed = (int(self._input["height"]), int(self._input["width"]))
+            self._mean = np.array(self._input["mean"], np.float32).reshape(channels)
+            self._std = np.array(self._input["std"], np.float32).reshape(channels)
+            self._most = int(manifest["output"]["max_detections"])
+            overlap = manifest["output"].get("nms_iou")
+            self._nms_iou = None if overlap is None else float(overlap)
+            _ = self.batch, self.thresholds
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            message = f"{self.package.path} has rules that cannot be read ({error!r}). Export it again."
+            raise WeightsError(message) from error
+
     def _check_shape(self) -> None:
-        wanted = [self.batch, 3, self._input["height"], self._input["width"]]
+        wanted = [self.batch, 3, *self._fixed]
         found = {i.name: i.shape for i in self.session.get_inputs()}
         outputs = {o.name: o.shape for o in self.session.get_outputs()}
         classes = outputs.get("logits", [0])[-1]

@@ -158,6 +158,25 @@ def test_a_model_that_fails_at_work_is_refused_and_as_running_one_an_error(place
     assert not (tmp_path / "h").exists()
 
 
+@pytest.mark.parametrize(
+    ("section", "said"),
+    [
+        ("thresholds", {"car": "high"}),
+        ("thresholds", ["high"]),
+        ("output", {}),
+        ("output", {"max_detections": 6, "nms_iou": "much"}),
+        ("input", {"batch": 1}),
+        ("classes", 2),
+    ],
+)
+def test_a_candidate_whose_rules_cannot_be_read_is_refused(place, tmp_path, section, said):
+    path = package(tmp_path / "bad")
+    manifest = json.loads((path / "package.json").read_text())
+    (path / "package.json").write_text(json.dumps(manifest | {section: said}))
+    decision = gate(place, path, tmp_path / "g")
+    assert not decision["published"] and "rules that cannot be read" in decision["reason"]
+
+
 def test_labels_without_frames_give_no_advice(place, tmp_path):
     said = gate(place, place / "running", tmp_path / "g", f"--labels={place / 'empty.json'}")
     assert said["published"] and said["advice"] is None
