@@ -83,13 +83,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not isinstance(ended.__context__, KeyboardInterrupt):
             return ended.code if isinstance(ended.code, int) else 143  # which is Lightning's answer to SIGTERM
         return _stopped(arguments[0])
-    except KeyboardInterrupt:
-        return _stopped(arguments[0])
+    except KeyboardInterrupt as stop:
+        return _stopped(arguments[0], str(stop))
     return 0
 
 
-def _stopped(command: str) -> int:
-    print(f"cahqp {command}: stopped. The same command again goes on from here.", file=sys.stderr)
+def _stopped(command: str, left: str = "") -> int:
+    """Tell what an interrupt has left: the words that came with it, or else that nothing is lost."""
+    print(f"cahqp {command}: stopped. {left or 'The same command again goes on from here.'}", file=sys.stderr)
     return 130
 
 

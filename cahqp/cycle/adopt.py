@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cahqp import files
 from cahqp.cycle.manifest import RunDirectory
+from cahqp.errors import RunError
+
+if TYPE_CHECKING:
+    from cahqp.cycle.registry import Registry
 
 MODEL = "model.safetensors"
 PACKAGE = "package"
@@ -25,7 +29,8 @@ def adopt(
 ) -> None:
     """Take the candidate where the gate published it, the running student where it did not.
 
-    Writes `model.safetensors`, its `package/` and `decision.json`; with a registry the package is promoted there first.
+    Writes `model.safetensors`, its `package/` and `decision.json`; with a registry the package is promoted there first,
+    and refused where the registry runs another version than the one that it was compared with.
 
     Args:
         decision: `decision.json` of `cahqp gate`.
@@ -57,12 +62,30 @@ def adopt(
 def _promote(registry: Path, decision: dict[str, Any] | None, candidate: Path, running: Path) -> None:
     """Promote the candidate where a decision says so; an empty registry gets the running student first."""
     from cahqp.cycle.registry import Claim, Registry
+    from cahqp.edge.package import read_package
 
     found = Registry(registry)
     if found.pointer is None:
         found.promote(running, Claim(reason="the student that the cycle began with"))
-    if decision is not None:
-        found.promote(candidate, Claim(decision=decision))
+    if decision is None:
+        return
+    now = found.pointer
+    digests = {read_package(path).digest for path in (running, candidate)}  # killed before, it runs the candidate
+    if now is not None and found.versions.read(now.version).get("package") not in digests:
+        raise RunError(_elsewhere(found, now.version, running))
+    found.promote(candidate, Claim(decision=decision))
+
+
+def _elsewhere(registry: Registry, version: str, running: Path) -> str:
+    """Say what a registry runs instead of the plan's student, and how to go on."""
+    known = registry.version_of(running)
+    back = f"rollback --registry {registry.root} --to {known}"
+    new = f"promote --registry {registry.root} --package {running} --reason TEXT"
+    return (
+        f"{registry.root} runs {version}, not the student that this candidate was compared with: it was rolled back, "
+        f"or another plan promotes into it. To let that student run again: `cahqp registry {back if known else new}`, "
+        "then the same command. To leave the registry as it is, take `gate.registry` out of the plan."
+    )
 
 
 def _copy(source: Path, target: Path) -> None:

@@ -61,7 +61,7 @@ class DriftSettings:
             wrong.append(f"--window must be three --block or more, got {self.window} and {self.block}.")
         if not 0 < self.alpha < 1:
             wrong.append(f"--alpha must be between 0 and 1, got {self.alpha}.")
-        if self.margin < 0 or self.confirm < 1:
+        if not self.margin >= 0 or self.confirm < 1:
             wrong.append(f"--margin must be 0 or more and --confirm 1 or more, got {self.margin} and {self.confirm}.")
         if self.alpha > 0 and (self.permutations + 1) * self.alpha < len(KINDS):
             least = math.ceil(len(KINDS) / self.alpha) - 1

@@ -22,7 +22,8 @@ class Limits:
 
     Attributes:
         loss: AP50 in 0..1 that the lower bound of its difference may lie below the running one's, on every set.
-        class_loss: The same of one class; a loss counts where it is larger than this and no accident.
+        class_loss: The same of one class, and of F1 at the packages' own thresholds; a loss counts where it is larger
+            than this and no accident.
         slowdown: Times as long as the running package that a run may take.
         milliseconds: Longest time of a run, whatever the running package takes.
         growth: Times as large as the running package's file that it may be.
@@ -35,6 +36,26 @@ class Limits:
     milliseconds: float | None = None
     growth: float = 1.5
     megabytes: float | None = None
+
+
+@dataclass(frozen=True)
+class Operating:
+    """Candidate and running package at the thresholds that each of them runs with.
+
+    Attributes:
+        candidate: F1 of the candidate in 0..1, mean over classes.
+        running: F1 of the running package.
+        high: Upper 95 % bound of the difference, widened for few groups like `lower_bound`.
+    """
+
+    candidate: float
+    running: float
+    high: float
+
+    @property
+    def difference(self) -> float:
+        """How much the candidate is ahead."""
+        return self.candidate - self.running
 
 
 @dataclass(frozen=True)
@@ -51,6 +72,7 @@ class SetEvidence:
         groups: How many there were.
         classes: By class name the difference and its upper 95 % bound.
         too_few: Classes of which the set has too few objects to judge; they count in none of the figures.
+        operating: The same at the packages' own thresholds; `None` where they have none.
     """
 
     name: str
@@ -62,6 +84,7 @@ class SetEvidence:
     groups: int
     classes: Mapping[str, tuple[float, float]]
     too_few: tuple[str, ...] = ()
+    operating: Operating | None = None
 
     @property
     def difference(self) -> float:
@@ -118,8 +141,8 @@ def decide(sets: Sequence[SetEvidence], limits: Limits, candidate: Cost, running
     """Weigh a candidate.
 
     It is published if on every set the lower 95 % bound of its difference in AP50 lies above `-loss`, its mean is not
-    below the running one's (on the canary sets where there are any, else over all sets), no class is lost, and it is
-    neither too slow nor too large.
+    below the running one's (on the canary sets where there are any, else over all sets), neither a class nor what it
+    detects at its own thresholds is lost, and it is neither too slow nor too large.
 
     Returns:
         `published`, `reason` in one sentence, `reasons` (every one against it), and the figures, all but times.
@@ -166,6 +189,12 @@ def _against_set(one: SetEvidence, limits: Limits) -> list[str]:
     for name, (difference, high) in one.classes.items():
         if difference < -limits.class_loss and high < 0:
             against.append(f"on {one.name} it loses {-100 * difference:.1f} points of AP50 of {name}")
+    at_work = one.operating
+    if at_work is not None and at_work.difference < -limits.class_loss and at_work.high < 0:
+        against.append(
+            f"on {one.name} its F1 at its own thresholds is {-100 * at_work.difference:.1f} points below the running "
+            f"one's (allowed: {100 * limits.class_loss:g})"
+        )
     return against
 
 
@@ -191,4 +220,14 @@ def _figures(one: SetEvidence) -> dict[str, Any]:
         "groups": one.groups,
         "classes": {name: round(difference, _DIGITS) for name, (difference, _) in one.classes.items()},
         "too_few": list(one.too_few),
+        "operating": None if one.operating is None else _operating_figures(one.operating),
+    }
+
+
+def _operating_figures(found: Operating) -> dict[str, float | None]:
+    return {
+        "candidate_f1": round(found.candidate, _DIGITS),
+        "running_f1": round(found.running, _DIGITS),
+        "difference": round(found.difference, _DIGITS),
+        "high": round(found.high, _DIGITS) if found.high < float("inf") else None,
     }

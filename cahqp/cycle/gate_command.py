@@ -6,13 +6,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from cahqp.cycle.gate import Limits, Role, check_sets, decide, refuse
 from cahqp.cycle.gate_evidence import advise, collect, costs
 from cahqp.cycle.manifest import RunDirectory
 from cahqp.edge.package import find_package, read_package
 from cahqp.edge.runs import whole_or_nothing
 from cahqp.edge.runtime import Runtime
-from cahqp.errors import ConfigError, WeightsError, check_numbers
+from cahqp.errors import ConfigError, RunError, WeightsError, check_numbers
 from cahqp.files import atomic_write, write_json
 
 
@@ -28,6 +31,16 @@ class _Set:
         """Return the files by what the manifest calls them."""
         first, *more = self.paths
         return {f"{self.role}.{self.name}": first} | {f"{self.role}.{self.name}.{n}": p for n, p in enumerate(more, 2)}
+
+
+class _Running(Runtime):
+    """The running package: where it fails, the candidate is not to blame."""
+
+    def answer(self, images: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        try:
+            return super().answer(images)
+        except WeightsError as error:
+            raise RunError(str(error)) from error
 
 
 def gate(
@@ -102,7 +115,7 @@ def _decision(
     limits: Limits, run: RunDirectory, counts: tuple[int, int],
 ) -> dict[str, Any]:  # fmt: skip
     """Return the decision: a candidate that cannot be measured is refused; that the running one cannot is an error."""
-    old = Runtime(read_package(running))
+    old = _Running(read_package(running))
     try:
         new = Runtime(read_package(candidate, trusted))
         decision = _measured(new, old, sets, labels, limits, run, *counts)

@@ -12,11 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cahqp.cycle.gate import CONFIDENCE, Cost, Role, SetEvidence, lower_bound
+from cahqp.cycle.gate_operating import operating
 from cahqp.edge.measure import answers, milliseconds
 from cahqp.edge.runtime import Runtime
 from cahqp.errors import WeightsError
 from cahqp.evaluation.bootstrap import Groups, group_frames, paired_bootstrap
-from cahqp.evaluation.matching import Matches, average_precisions
+from cahqp.evaluation.matching import ClassMatches, Matches, average_precisions
 from cahqp.evaluation.metrics import at_thresholds, average_precision
 from cahqp.evaluation.truth import ImagePredictions, Predictions, Truth, read_truth
 
@@ -52,19 +53,23 @@ def collect(
         resamples: Draws of the bootstrap.
 
     Raises:
-        WeightsError: The candidate says numbers that are none.
+        WeightsError: The candidate fails, or says numbers that are none.
     """
     truth = _joined([read_truth(path, running.classes) for path in paths])
     said, running_said = (_all_answers(runtime, paths) for runtime in (candidate, running))
     _check_finite(said, candidate)
-    ours, theirs = (average_precision(truth, _heard(found)) for found in (said, running_said))
-    objects = {c: int(found.objects.sum()) for c, found in zip(truth.classes, ours.matches.per_class, strict=True)}
+    ours, theirs = (
+        average_precision(truth, _heard(found, runtime)).matches
+        for found, runtime in ((said, candidate), (running_said, running))
+    )
+    objects = {c: int(found.objects.sum()) for c, found in zip(truth.classes, ours.per_class, strict=True)}
     judged = [c for c, count in objects.items() if count >= fewest]
     if not judged:
         return None
-    mine, other = (_only(found.matches, judged) for found in (ours, theirs))
-    evidence = weigh(role, name, mine, other, group_frames(truth), seed=seed, resamples=resamples)
-    return replace(evidence, too_few=tuple(c for c in objects if c not in judged))
+    mine, other, groups = _only(ours, judged), _only(theirs, judged), group_frames(truth)
+    evidence = weigh(role, name, _audible(mine), _audible(other), groups, seed=seed, resamples=resamples)
+    at_work = operating(mine, other, _limits(candidate), _limits(running), groups, seed=seed, resamples=resamples)
+    return replace(evidence, too_few=tuple(c for c in objects if c not in judged), operating=at_work)
 
 
 def _only(matches: Matches, classes: Sequence[str]) -> Matches:
@@ -131,7 +136,7 @@ def costs(candidate: Runtime, running: Runtime) -> tuple[Cost, Cost]:
     return ours, theirs
 
 
-def advise(candidate: Runtime, running: Runtime, labels: Path) -> dict[str, Any]:
+def advise(candidate: Runtime, running: Runtime, labels: Path) -> dict[str, Any] | None:
     """Return signals that need no truth. They advise and do not decide: a teacher that is wrong is agreed with, too.
 
     Args:
@@ -141,14 +146,16 @@ def advise(candidate: Runtime, running: Runtime, labels: Path) -> dict[str, Any]
 
     Returns:
         By package `agreement` (F1 with the teacher's labels, mean over classes) and `stability` (mean IoU of the boxes
-        that neighbouring frames share; higher is steadier), `None` where nothing can be said.
+        that neighbouring frames share; higher is steadier), `None` where nothing can be said. `None` as a whole where
+        no frame was held out.
     """
     teacher = read_truth(labels, running.classes)
+    if not teacher.images:
+        return None
     advice = {}
     for name, runtime in (("candidate", candidate), ("running", running)):
         said = answers(runtime, labels)
-        limits = dict(zip(runtime.classes, runtime.thresholds.tolist(), strict=True))
-        points = at_thresholds(average_precision(teacher, said).matches, limits)
+        points = at_thresholds(average_precision(teacher, said).matches, _limits(runtime))
         agreement = float(np.mean([point.f1 for point in points.values()])) if points else None
         advice[name] = {"agreement": _rounded(agreement), "stability": _rounded(_stability(said, teacher, runtime))}
     return advice
@@ -182,16 +189,31 @@ def _overlaps(
     return np.where(first[1][:, None] == second[1][None], shared / np.maximum(areas - shared, 1e-9), 0.0)
 
 
-def _heard(said: Predictions) -> Predictions:
-    """Return the answers without those that no threshold would let through.
+def _limits(runtime: Runtime) -> dict[str, float]:
+    return dict(zip(runtime.classes, runtime.thresholds.tolist(), strict=True))
+
+
+def _heard(said: Predictions, runtime: Runtime) -> Predictions:
+    """Return the answers without those that neither count in AP50 nor reach the package's own thresholds."""
+    limits = np.minimum(runtime.thresholds, np.float32(_FAINT))
+    images = {}
+    for number, found in said.images.items():
+        kept = found.scores >= limits[found.labels]
+        images[number] = ImagePredictions(found.boxes[kept], found.scores[kept], found.labels[kept])
+    return Predictions(said.classes, images)
+
+
+def _audible(matches: Matches) -> Matches:
+    """Return the matches of scores that some threshold may let through.
 
     Average precision looks at the order of scores alone: a class whose scores all fell to nothing keeps its AP50.
     """
-    images = {}
-    for number, found in said.images.items():
-        kept = found.scores >= _FAINT
-        images[number] = ImagePredictions(found.boxes[kept], found.scores[kept], found.labels[kept])
-    return Predictions(said.classes, images)
+
+    def kept(one: ClassMatches) -> ClassMatches:
+        loud = one.scores >= np.float32(_FAINT)  # scores are of that kind
+        return ClassMatches(one.scores[loud], one.hits[loud], one.images[loud], one.objects)
+
+    return Matches(matches.classes, tuple(kept(one) for one in matches.per_class))
 
 
 def _check_finite(said: Predictions, runtime: Runtime) -> None:

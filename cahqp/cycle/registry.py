@@ -80,6 +80,7 @@ class Registry:
             now = self.pointer
             if now is not None and self.versions.read(now.version).get("package") == found.digest:
                 self._check_running(now)
+                self._keep_copy(now)
                 return now.version
             self._check_claim(found, claim, now)
             self._check_package(found, now)
@@ -126,6 +127,12 @@ class Registry:
             return [str(error), *problems]
         return problems
 
+    def version_of(self, package: Path) -> str | None:
+        """Return the newest version that holds a package, `None` where there is none."""
+        digest = read_package(package).digest
+        held = [name for name in self.versions.names() if self.versions.read(name).get("package") == digest]
+        return held[-1] if held else None
+
     def collect(self, keep: int) -> list[str]:
         """Remove versions that are neither running nor among the last ones before it; return what was removed.
 
@@ -165,9 +172,9 @@ class Registry:
             message = f"{self.root} runs {name}, not {claim.expect}: another process was faster. Run the gate again."
             raise RunError(message)
         if claim.decision is not None:
-            self._check_decision(package, claim.decision, running)
+            self._check_decision(package, claim.decision, name, running)
 
-    def _check_decision(self, package: Package, decision: Mapping[str, Any], running: str | None) -> None:
+    def _check_decision(self, package: Package, decision: Mapping[str, Any], name: str, running: str | None) -> None:
         try:
             candidate, compared = decision["candidate"]["package"], decision["running"]["package"]
             published = decision["published"]
@@ -182,7 +189,7 @@ class Registry:
             raise RunError(message)
         if compared != running:
             message = (
-                f"The decision compares with another version than the one that runs in {self.root}: another process "
+                f"The decision compares with another version than {name}, which runs in {self.root}: another process "
                 "was faster. Run the gate again."
             )
             raise RunError(message)
@@ -228,6 +235,13 @@ class Registry:
         if now is not None:
             write_pointer(self.root / PREVIOUS, now)
         write_pointer(self.root / RUNNING, new)
+        self._keep_copy(new)
+
+    def _keep_copy(self, now: Pointer) -> None:
+        """Where nothing ran before, keep a copy of the pointer itself: a rollback from damage needs one."""
+        # After the pointer: a copy alone would be a registry that has lost its pointer.
+        if not (self.root / PREVIOUS).exists():
+            write_pointer(self.root / PREVIOUS, now)
 
     def _way_back(self, to: str | None) -> tuple[Pointer, str]:
         """Return the pointer to start from and the version to go to."""

@@ -8,15 +8,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from cahqp.cycle.arrivals import arrivals
 from cahqp.cycle.drift import FAULT
 from cahqp.cycle.plan import Target
 from cahqp.cycle.replay import BUFFER, NEW, PAST
 from cahqp.cycle.rounds_plan import Drift, Round, RoundsPlan
 from cahqp.cycle.stages import MODEL, VALIDATION, Stage, Stages
 from cahqp.files import read_json
-
-ARRIVED = "rounds.json"
-"""The rounds that a watched folder has made so far."""
 
 _ALL = 1_000_000
 
@@ -58,7 +56,7 @@ class RoundStages:
         if self.plan.watch is None:
             return self.plan.rounds
         watch = self.plan.watch
-        return [Round(name, frames=watch.frames, every=watch.every) for name in _arrivals(self.root)]
+        return [Round(name, frames=watch.frames, every=watch.every) for name in arrivals(self.root)]
 
     def all(self) -> list[Stage]:
         """Return the stages that are known by now; of a round whose drift is not told yet, as if it had drifted."""
@@ -178,7 +176,10 @@ class RoundStages:
             ]
             inputs = [candidate, running.model, metrics]
             return [self.single.stage(f"{prefix}/published", "publish", inputs, given, seeded=False)]
-        export, gate = self._export(f"{prefix}/export", candidate), self._gate(f"{prefix}/gate", prefix, name, running)
+        # What INT8 loses is the gate's to judge, else a candidate that loses too much would stop the plan for good.
+        allowed = ["--max_loss=1"] if self.plan.gate.precision == "int8" else []
+        export = self._export(f"{prefix}/export", candidate, allowed)
+        gate = self._gate(f"{prefix}/gate", prefix, name, running)
         inputs = [gate.output / "decision.json", candidate, running.model, export.output, running.package]
         flags = ("decision", "candidate", "running", "candidate_package", "running_package")
         given = [f"--{flag}={path}" for flag, path in zip(flags, inputs, strict=True)]
@@ -213,7 +214,7 @@ class RoundStages:
         # A plan's own rounds each name what they mean; only a watched folder must not be taken twice.
         after = list(fetched) if self.plan.watch is not None else []
         given += ["--after", *map(str, after)] if after else []
-        given += [f"--until={until}"] if (until := _arrivals(self.root).get(one.name)) else []
+        given += [f"--until={until}"] if (until := arrivals(self.root).get(one.name)) else []
         return self.single.stage(name, "fetch", after, given, seeded=False)
 
     def _features(self, name: str, frames: Sequence[Path], every: float | None = None) -> Stage:
@@ -251,10 +252,10 @@ class RoundStages:
         inputs = [*models.values(), *self.tests.values(), *self.single.source_val]
         return self.single.stage(name, "evaluate", inputs, given)
 
-    def _export(self, name: str, weights: Path) -> Stage:
+    def _export(self, name: str, weights: Path, more: Sequence[str] = ()) -> Stage:
         gate = self.plan.gate
         assert gate is not None
-        given = [f"--weights={weights}", f"--precision={gate.precision}"]
+        given = [f"--weights={weights}", f"--precision={gate.precision}", *more]
         inputs = [weights]
         if gate.precision == "int8":
             calibration = self.single.source_train
@@ -269,26 +270,6 @@ def drifted_groups(directory: Path) -> list[list[str]] | None:
         return None
     found: dict[str, Any] = read_json(directory / "drift.json")
     return [list(group) for group in found["groups"]]
-
-
-def add_arrival(root: Path, until: float, write: Any) -> str:
-    """Add a round to those that a watched folder has made, and return its name.
-
-    Args:
-        root: The cycle's directory.
-        until: Seconds since 1970; what changed after it is left to a later round.
-        write: Writes a file.
-    """
-    known = _arrivals(root)
-    name = f"arrival-{len(known) + 1:03d}"
-    write(root / ARRIVED, {"rounds": [{"name": n, "until": u} for n, u in (known | {name: until}).items()]})
-    return name
-
-
-def _arrivals(root: Path) -> dict[str, float]:
-    """Return the rounds that a watched folder has made so far, each with the time up to which it takes files."""
-    path = root / ARRIVED
-    return {one["name"]: one["until"] for one in read_json(path)["rounds"]} if path.is_file() else {}
 
 
 def _entries(buffer: Path | None) -> list[dict[str, Any]]:

@@ -11,6 +11,7 @@ from cahqp.cycle import schema
 from cahqp.cycle.fetch import VIDEOS
 from cahqp.cycle.plan import NAME, Plan, Relabel, Source, Student, Target, Teacher, parse, problems_of, refuse
 from cahqp.cycle.plan import data_problems as entry_problems
+from cahqp.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -197,9 +198,26 @@ def _problems(plan: RoundsPlan) -> Iterator[str]:
         yield "watch.at_least must be 1 or more, watch.seconds above 0, watch.settle 0 or more."
     if plan.drift is not None and plan.drift.when not in ("drifted", "always"):
         yield f"drift.when must be drifted or always, got {plan.drift.when!r}."
+    if plan.drift is not None:
+        yield from _drift_problems(plan.drift)
     if plan.budget is not None and plan.budget < 1:
         yield f"budget must be 1 or more, got {plan.budget}."
     yield from _judge_problems(plan)
+
+
+def _drift_problems(drift: Drift) -> Iterator[str]:
+    from cahqp.cycle.drift import KINDS, DriftSettings  # brings scipy, which a plan without drift does not need
+
+    settings = DriftSettings(**{key: value for key, value in vars(drift).items() if key != "when"})
+    try:
+        settings.check()
+    except ConfigError as error:
+        # How many permutations there are is no key of a plan.
+        lines = [line for line in str(error).splitlines() if not line.startswith("--permutations")]
+        yield from (line.replace("--", "drift.") for line in lines)
+    lowest = len(KINDS) / (settings.permutations + 1)
+    if 0 < drift.alpha < lowest:
+        yield f"drift.alpha must be {lowest:g} or more with {settings.permutations} permutations, got {drift.alpha}."
 
 
 def _judge_problems(plan: RoundsPlan) -> Iterator[str]:
@@ -212,5 +230,9 @@ def _judge_problems(plan: RoundsPlan) -> Iterator[str]:
     if plan.gate is not None:
         if plan.gate.precision not in ("float32", "int8"):
             yield f"gate.precision must be float32 or int8, got {plan.gate.precision!r}."
+        if not 0 <= plan.gate.loss <= 1:
+            yield f"gate.loss must be in 0..1, got {plan.gate.loss}."
+        if not plan.gate.slowdown > 0:
+            yield f"gate.slowdown must be more than 0, got {plan.gate.slowdown}."
         for entry in plan.gate.canary:
             yield from entry_problems(plan.single(Target([])), "gate.canary", entry)

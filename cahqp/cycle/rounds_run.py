@@ -9,8 +9,9 @@ from pathlib import Path
 
 from cahqp import files
 from cahqp.cycle import locks, process, run, table
+from cahqp.cycle.arrivals import add_arrival
 from cahqp.cycle.fetch import new
-from cahqp.cycle.rounds import RoundStages, add_arrival
+from cahqp.cycle.rounds import RoundStages
 from cahqp.cycle.rounds_plan import RoundsPlan, Watch, read_rounds
 from cahqp.cycle.stages import Stage
 from cahqp.cycle.state import State

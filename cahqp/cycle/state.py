@@ -13,7 +13,7 @@ import cahqp
 from cahqp import files
 from cahqp.cycle.manifest import MANIFEST, content_hash
 from cahqp.cycle.stages import Stage
-from cahqp.errors import DataError, RunError
+from cahqp.errors import ConfigError, DataError, RunError
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,9 @@ class State:
 
         Returns:
             The SHA-256, or `None` while an input is missing.
+
+        Raises:
+            ConfigError: A config among the inputs is no YAML.
         """
         try:
             inputs = [_input_hash(path) for path in stage.inputs]
@@ -124,6 +127,11 @@ def _directories(stage: Stage) -> tuple[Path, Path]:
 def _input_hash(path: Path) -> str:
     if path.suffix in (".yaml", ".yml") and path.is_file():
         # What a config says; a comment changes nothing.
-        said = json.dumps(yaml.safe_load(path.read_text(encoding="utf-8")), sort_keys=True, default=str)
+        try:
+            parsed = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            message = f"{path} is not readable YAML ({error}). Mend it and run the same command again."
+            raise ConfigError(message) from error
+        said = json.dumps(parsed, sort_keys=True, default=str)
         return hashlib.sha256(said.encode()).hexdigest()
     return content_hash(path)

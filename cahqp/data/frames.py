@@ -236,6 +236,5 @@ def _differing(places: Sequence[Path]) -> dict[Path, str]:
     return {place: "/".join(own[start : len(own) - end]) for place, own in parts.items()}
 
 
-
 def _kinds(suffixes: frozenset[str]) -> str:
     return ", ".join(sorted(suffixes))

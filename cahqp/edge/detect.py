@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -64,12 +65,10 @@ def detect(
     check_numbers({"threshold": threshold}, {"threads": threads, "most": most})
     runtime = Runtime(read_package(weights, trusted), threads, providers or ["CPUExecutionProvider"])
     run = _run(weights, frames, output, {"threshold": threshold, "draw": draw, "most": most})
-    if run is None:
-        output.mkdir(parents=True)
-    elif not run.begin():
+    if run is not None and not run.begin():
         print(f"{output} is finished already: nothing to do.")
         return
-    with whole_or_nothing(run) if run is not None else nullcontext():
+    with whole_or_nothing(run) if run is not None else _streaming(output):
         place = output if run is None else run.work
         limits = runtime.thresholds if threshold is None else np.full(len(runtime.classes), threshold, np.float32)
         with (place / DETECTIONS).open("w", encoding="utf-8") as file:
@@ -92,6 +91,23 @@ def _run(weights: Path, frames: str, output: Path, settings: dict[str, Any]) -> 
         message = f"{output} exists, and detections are never overwritten. Choose another --output."
         raise RunError(message)
     return None
+
+
+@contextmanager
+def _streaming(output: Path) -> Iterator[None]:
+    """Make a stream's output, and remove it where the stream ends before its first frame."""
+    output.mkdir(parents=True)
+    try:
+        yield
+    except BaseException as error:
+        lines = output / DETECTIONS
+        seen = lines.is_file() and lines.stat().st_size > 0
+        if not seen:
+            shutil.rmtree(output)
+        if isinstance(error, KeyboardInterrupt):
+            kept = f"{output} keeps what was seen until now; another --output takes more." if seen else "No frame came."
+            raise KeyboardInterrupt(kept) from error
+        raise
 
 
 def _work(
@@ -178,6 +194,6 @@ def _bare(runtime: Runtime, frames: int) -> float:
     images = np.zeros((runtime.batch, 3, rule["height"], rule["width"]), np.float32)
     start, done = time.perf_counter(), 0
     while done < frames and time.perf_counter() - start < 10:
-        runtime.session.run(["logits", "boxes"], {"images": images})
+        runtime.answer(images)
         done += runtime.batch
     return done / (time.perf_counter() - start)

@@ -79,18 +79,21 @@ def milliseconds(runtimes: Sequence[Runtime], seed: int = 0, rounds: int = 30) -
         runtimes: To be compared.
         seed: Of the noise that they look at.
         rounds: How often each is run.
+
+    Raises:
+        WeightsError: A model fails.
     """
     random = np.random.default_rng(seed)
     inputs = []
     for runtime in runtimes:
         rule = runtime.package.manifest["input"]
         small = random.integers(0, 256, (24, 32, 3)).astype(np.uint8)
-        view = np.asarray(cv2.resize(small, (rule["width"], rule["height"])), np.float32) / 255
+        view = np.asarray(cv2.resize(small, (rule["width"], rule["height"])), np.float32) / np.float32(255)
         inputs.append(np.stack([view.transpose(2, 0, 1)] * runtime.batch))
     times: list[list[float]] = [[] for _ in runtimes]
     for _ in range(rounds + 2):
         for row, (runtime, images) in enumerate(zip(runtimes, inputs, strict=True)):
             start = time.perf_counter()
-            runtime.session.run(["logits", "boxes"], {"images": images})
+            runtime.answer(images)
             times[row].append(1000 * (time.perf_counter() - start))
     return [median(found[2:]) for found in times]  # the first two warm up

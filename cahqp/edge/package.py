@@ -73,7 +73,8 @@ def read_package(path: Path, trusted: Path | None = None) -> Package:
 
     Raises:
         RunError: There is no package, or its manifest cannot be read.
-        WeightsError: A file is missing, changed or unknown, or the signature is missing or another key's.
+        WeightsError: A file is missing, changed or unknown, the manifest names one outside of the directory, or the
+            signature is missing or another key's.
     """
     directory = find_package(path)
     data = _bytes(directory / MANIFEST)
@@ -81,7 +82,7 @@ def read_package(path: Path, trusted: Path | None = None) -> Package:
     key = None if trusted is None else check_signature(directory, data, trusted)
     model = b""
     for name, expected in manifest["files"].items():
-        found = _bytes(directory / name) if Path(name).name == name else b""
+        found = _bytes(directory / name)
         if hashlib.sha256(found).hexdigest() != expected:
             message = f"{directory / name} does not match the hash in {MANIFEST}: it was changed. Restore a copy."
             raise WeightsError(message)
@@ -90,7 +91,12 @@ def read_package(path: Path, trusted: Path | None = None) -> Package:
 
 
 def package_files(directory: Path) -> list[Path]:
-    """Return the files that make up a package, its manifest last."""
+    """Return the files that make up a package, its manifest last.
+
+    Raises:
+        RunError: There is no manifest.
+        WeightsError: It was changed: it names a file outside of the directory.
+    """
     manifest = _parse(directory / MANIFEST, _bytes(directory / MANIFEST))
     signature = [directory / SIGNATURE] if (directory / SIGNATURE).is_file() else []
     return [*(directory / name for name in sorted(manifest["files"])), *signature, directory / MANIFEST]
@@ -123,6 +129,10 @@ def _parse(path: Path, data: bytes) -> dict[str, Any]:
         raise WeightsError(message)
     if not isinstance(manifest["files"], dict) or MODEL not in manifest["files"]:
         message = f"{path} names no {MODEL}: it was changed. Restore a copy."
+        raise WeightsError(message)
+    outside = [name for name in manifest["files"] if name in ("", ".", "..") or set(name) & set("/\\\0")]
+    if outside:
+        message = f"{path} names {outside[0]!r}, which is no plain file name: it was changed. Restore a copy."
         raise WeightsError(message)
     return dict(manifest)
 

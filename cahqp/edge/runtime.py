@@ -54,14 +54,9 @@ class Runtime:
         self, package: Package, threads: int = 1, providers: Sequence[str] = ("CPUExecutionProvider",)
     ) -> None:
         self.package = package
-        self.classes = package.classes
-        self._input: dict[str, Any] = package.manifest["input"]
-        self._output: dict[str, Any] = package.manifest["output"]
+        self._read_rules()
         self.session = open_session(package.model, threads, providers, str(package.path))
         self._check_shape()
-        channels = (3, 1, 1)
-        self._mean = np.array(self._input["mean"], np.float32).reshape(channels)
-        self._std = np.array(self._input["std"], np.float32).reshape(channels)
 
     @property
     def batch(self) -> int:
@@ -120,18 +115,50 @@ class Runtime:
             prepared: (3, h, w) each, no more than `batch`.
             sizes: Height and width in pixels that the boxes are scaled to.
             suppress: Drop what the manifest's `nms_iou` says.
+
+        Raises:
+            DataError: There are too many.
+            WeightsError: The model fails.
         """
         if len(prepared) > self.batch:
             message = f"{self.package.path} takes {self.batch} frames at once, got {len(prepared)}."
             raise DataError(message)
         missing = [np.zeros_like(prepared[0])] * (self.batch - len(prepared))  # the batch is fixed: fill it up
-        logits, boxes = self.session.run(["logits", "boxes"], {"images": np.stack([*prepared, *missing])})
-        most, nms_iou = int(self._output["max_detections"]), self._output.get("nms_iou") if suppress else None
-        return [decode(row, at, size, most, nms_iou) for row, at, size in zip(logits, boxes, sizes, strict=False)]
+        logits, boxes = self.answer(np.stack([*prepared, *missing]))
+        nms_iou = self._nms_iou if suppress else None
+        return [decode(row, at, size, self._most, nms_iou) for row, at, size in zip(logits, boxes, sizes, strict=False)]
+
+    def answer(self, images: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Return what the model itself says of a whole batch.
+
+        Args:
+            images: (batch, 3, h, w) that `prepare` made ready.
+
+        Returns:
+            (batch, Q, C) logits and (batch, Q, 4) boxes, cxcywh in 0..1.
+
+        Raises:
+            WeightsError: The model fails, or says something of another shape.
+        """
+        try:
+            logits, boxes = self.session.run(["logits", "boxes"], {"images": images})
+        except Exception as error:  # onnxruntime's errors have no other base in common
+            message = f"The model of {self.package.path} fails at work ({_first_line(error)}). Export it again."
+            raise WeightsError(message) from error
+        shapes = np.shape(logits), np.shape(boxes)
+        queries = shapes[0][1] if len(shapes[0]) == 3 else 0
+        wanted = (self.batch, queries, len(self.classes)), (self.batch, queries, 4)
+        if shapes != wanted or {logits.dtype.kind, boxes.dtype.kind} != {"f"}:
+            message = (
+                f"The model of {self.package.path} says logits {shapes[0]} {logits.dtype} and boxes {shapes[1]} "
+                f"{boxes.dtype}; wanted are floats of {self.batch} frames, {len(self.classes)} classes and 4 "
+                "coordinates for as many queries. Export it again."
+            )
+            raise WeightsError(message)
+        return logits, boxes
 
     def _size(self, height: int, width: int) -> tuple[int, int]:
-        fixed = (int(self._input["height"]), int(self._input["width"]))
-        short, long = self._input["short_side"], self._input["max_side"]
+        fixed, (short, long) = self._fixed, self._sides
         if short is not None:
             low, high = sorted((height, width))
             if long is not None and high / low * short > long:
@@ -145,8 +172,25 @@ class Runtime:
                 raise DataError(message)
         return fixed
 
+    def _read_rules(self) -> None:
+        manifest, channels = self.package.manifest, (3, 1, 1)
+        try:
+            self.classes = self.package.classes
+            self._input: dict[str, Any] = manifest["input"]
+            self._sides = tuple(self._input[name] for name in ("short_side", "max_side"))
+            self._fixed = (int(self._input["height"]), int(self._input["width"]))
+            self._mean = np.array(self._input["mean"], np.float32).reshape(channels)
+            self._std = np.array(self._input["std"], np.float32).reshape(channels)
+            self._most = int(manifest["output"]["max_detections"])
+            overlap = manifest["output"].get("nms_iou")
+            self._nms_iou = None if overlap is None else float(overlap)
+            _ = self.batch, self.thresholds
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            message = f"{self.package.path} has rules that cannot be read ({error!r}). Export it again."
+            raise WeightsError(message) from error
+
     def _check_shape(self) -> None:
-        wanted = [self.batch, 3, self._input["height"], self._input["width"]]
+        wanted = [self.batch, 3, *self._fixed]
         found = {i.name: i.shape for i in self.session.get_inputs()}
         outputs = {o.name: o.shape for o in self.session.get_outputs()}
         classes = outputs.get("logits", [0])[-1]
@@ -182,8 +226,12 @@ def open_session(model: bytes, threads: int, providers: Sequence[str], name: str
     try:
         return onnxruntime.InferenceSession(model, options, providers=list(providers))
     except Exception as error:  # onnxruntime's errors have no other base in common
-        message = f"onnxruntime refuses the model of {name} ({str(error).splitlines()[0]}). Export it again."
+        message = f"onnxruntime refuses the model of {name} ({_first_line(error)}). Export it again."
         raise WeightsError(message) from error
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def decode(

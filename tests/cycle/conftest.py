@@ -7,8 +7,10 @@ import pytest
 import yaml
 
 from cahqp.cycle import run as cycle
+from cahqp.cycle.registry import Registry
 
 FAKE = Path(__file__).with_name("fake_cahqp.py")
+PACKAGES = Path(__file__).with_name("fixed_packages.py")
 
 
 @pytest.fixture
@@ -36,6 +38,28 @@ def workplace(tmp_path, monkeypatch, plan_values):
     return tmp_path
 
 
+def rounds_plan(plan_values, **more):
+    shared = {key: plan_values[key] for key in ("source", "teacher", "student")}
+    shared["teacher"] = {key: value for key, value in shared["teacher"].items() if key != "mean_teacher"}
+    rounds = [{"name": "night", "train": ["night.json"]}, {"name": "fog", "train": ["night.json"]}]
+    whole = {"drift": {}, "replay": {}, "gate": {}, "rounds": rounds, "tests": {"night": "val.json"}}
+    return {"name": "year", **shared, **whole, **more}
+
+
+@pytest.fixture
+def planned(workplace, plan_values):
+    """Write `rounds.yaml`, a plan of two rounds, with more of it changed; `None` leaves a key out."""
+
+    def write(**more):
+        values = {key: value for key, value in rounds_plan(plan_values, **more).items() if value is not None}
+        path = Path("rounds.yaml")
+        path.write_text(yaml.safe_dump(values))
+        return path
+
+    write()
+    return write
+
+
 @pytest.fixture
 def started(workplace, monkeypatch):
     """The same in this process, which is faster; the list of the stages that were started."""
@@ -52,3 +76,13 @@ def started(workplace, monkeypatch):
     monkeypatch.setattr(cycle.process, "execute", execute)
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)  # no power cut is expected here
     return names
+
+
+@pytest.fixture
+def registry(tmp_path):
+    """A registry that runs the first of two packages."""
+    made = runpy.run_path(str(PACKAGES))
+    for seed in (1, 2):
+        made["make_package"](tmp_path / f"p{seed}", seed)
+    assert made["promote"](tmp_path, "p1") == 0
+    return Registry(tmp_path / "registry")

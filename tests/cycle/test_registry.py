@@ -1,74 +1,21 @@
 import errno
 import json
 import os
+import runpy
 import signal
 import tempfile
 from pathlib import Path
 
-import numpy as np
-import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper
 
 from cahqp.__main__ import main
 from cahqp.cycle.registry import Claim, Registry
-from cahqp.edge.package import MANIFEST, MODEL, read_package, write_manifest
+from cahqp.edge.package import MANIFEST, MODEL
 from cahqp.edge.pointer import PREVIOUS, RUNNING
-from cahqp.edge.signing import keys, sign
+from cahqp.edge.signing import keys
 
-CLASSES = ["car", "bus"]
-
-
-def make_package(path, seed, classes=CLASSES, key=None):
-    """A package whose model says the same of every frame."""
-    path.mkdir()
-    random = np.random.default_rng(seed)
-    shapes = {"logits": (1, 3, len(classes)), "boxes": (1, 3, 4)}
-    values = {name: random.uniform(0.2, 0.4, shape).astype(np.float32) for name, shape in shapes.items()}
-    nodes = [helper.make_node("Constant", [], [n], value=numpy_helper.from_array(v)) for n, v in values.items()]
-    graph = helper.make_graph(
-        nodes, "fixed", [helper.make_tensor_value_info("images", TensorProto.FLOAT, [1, 3, 8, 12])],
-        [helper.make_tensor_value_info(n, TensorProto.FLOAT, list(s)) for n, s in shapes.items()],
-    )  # fmt: skip
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    onnx.save(model, path / MODEL)
-    rule = {"batch": 1, "height": 8, "width": 12, "mean": [0, 0, 0], "std": [1, 1, 1], "short_side": None}
-    described = {
-        "architecture": "RTDETR", "classes": classes, "input": {**rule, "max_side": None}, "thresholds": {},
-        "output": {"max_detections": 3}, "precision": "float32", "weights": f"weights-{seed}",
-    }  # fmt: skip
-    data = write_manifest(path, described)
-    if key is not None:
-        sign(path, data, key)
-    return path
-
-
-@pytest.fixture
-def registry(tmp_path):
-    """A registry that runs the first of two packages."""
-    for seed in (1, 2):
-        make_package(tmp_path / f"p{seed}", seed)
-    assert promote(tmp_path, "p1") == 0
-    return Registry(tmp_path / "registry")
-
-
-def promote(root, package, *given):
-    return main(["registry", "promote", f"--registry={root / 'registry'}", f"--package={root / package}", *given])
-
-
-def flip(path, place=-20):
-    data = bytearray(path.read_bytes())
-    data[place] ^= 1
-    path.write_bytes(bytes(data))
-
-
-def decision_for(registry, package, published=True):
-    path = package.parent / f"{package.name}-decision.json"
-    now = registry.versions.read(registry.pointer.version)["package"]
-    candidate = {"package": read_package(package).digest}
-    said = {"published": published, "reason": "as measured", "candidate": candidate, "running": {"package": now}}
-    path.write_text(json.dumps(said))
-    return path
+made = runpy.run_path(str(Path(__file__).with_name("fixed_packages.py")))
+make_package, promote, decision_for = made["make_package"], made["promote"], made["decision_for"]
 
 
 def test_a_published_package_runs_and_can_be_taken_back(registry, tmp_path, capsys):
@@ -125,39 +72,6 @@ def test_of_two_controllers_at_once_one_wins(registry, tmp_path):
     assert codes == [0, 1]
     assert registry.pointer.generation == 2
     assert registry.verify() == []
-
-
-@pytest.mark.parametrize("victim", [MODEL, MANIFEST, "version.json", "pointer", "candidate"])
-def test_what_was_tampered_with_is_refused(registry, tmp_path, capsys, victim):
-    running = registry.versions.root / registry.pointer.version
-    given = [f"--decision={decision_for(registry, tmp_path / 'p2')}"]
-    before = (registry.root / RUNNING).read_bytes()
-    places = {"pointer": registry.root / RUNNING, "candidate": tmp_path / "p2" / MODEL}
-    flip(places.get(victim, running / victim))
-    changed = (registry.root / RUNNING).read_bytes()
-    assert promote(tmp_path, "p2", *given) == 1
-    assert "changed" in capsys.readouterr().err
-    assert (registry.root / RUNNING).read_bytes() == changed
-    assert victim == "pointer" or changed == before
-    assert victim == "candidate" or main(["registry", "verify", f"--registry={registry.root}"]) == 1
-
-
-def test_a_damaged_pointer_is_mended_by_a_rollback(registry, tmp_path):
-    first = registry.pointer.version
-    assert promote(tmp_path, "p2", "--reason=x") == 0
-    flip(registry.root / RUNNING)
-    assert main(["registry", "rollback", f"--registry={registry.root}"]) == 0
-    assert registry.pointer.version == first
-    assert registry.verify() == []
-
-
-def test_a_version_that_was_tampered_with_is_no_way_back(registry, tmp_path, capsys):
-    first = registry.pointer.version
-    assert promote(tmp_path, "p2", "--reason=x") == 0
-    flip(registry.versions.root / first / MODEL)
-    assert main(["registry", "rollback", f"--registry={registry.root}"]) == 1
-    assert "Nothing was changed" in capsys.readouterr().err
-    assert registry.pointer.version != first
 
 
 def test_other_classes_and_other_keys_are_refused(tmp_path, capsys):
@@ -279,13 +193,6 @@ def test_a_finished_version_goes_out_to_s3(registry, monkeypatch):
             assert system.cat_file(f"{there}/{path.name}") == path.read_bytes()
     finally:
         server.stop()
-
-
-def test_a_tampered_version_is_not_sent(registry, tmp_path, capsys):
-    flip(registry.versions.root / registry.pointer.version / MODEL)
-    assert main(["registry", "push", f"--registry={registry.root}", f"--to={tmp_path / 'out'}"]) == 1
-    assert "Nothing was sent" in capsys.readouterr().err
-    assert not (tmp_path / "out").exists()
 
 
 def test_a_version_becomes_an_artifact(registry, monkeypatch):

@@ -7,11 +7,9 @@ import time
 from pathlib import Path
 
 import pytest
-import yaml
 
 from cahqp import files
 from cahqp.cycle import run as cycle
-from cahqp.cycle.rounds_plan import read_rounds
 from cahqp.cycle.rounds_run import choose
 from cahqp.cycle.status import lines
 from cahqp.errors import ConfigError, RunError
@@ -26,25 +24,6 @@ from cahqp.cycle import run
 run.PROGRAM = (sys.executable, {str(FAKE)!r})
 run.run(Path("rounds.yaml"))
 """
-
-
-def rounds_plan(plan_values, **more):
-    shared = {key: plan_values[key] for key in ("source", "teacher", "student")}
-    shared["teacher"] = {key: value for key, value in shared["teacher"].items() if key != "mean_teacher"}
-    rounds = [{"name": "night", "train": ["night.json"]}, {"name": "fog", "train": ["night.json"]}]
-    whole = {"drift": {}, "replay": {}, "gate": {}, "rounds": rounds, "tests": {"night": "val.json"}}
-    return {"name": "year", **shared, **whole, **more}
-
-
-@pytest.fixture
-def planned(workplace, plan_values):
-    def write(**more):
-        values = {key: value for key, value in rounds_plan(plan_values, **more).items() if value is not None}
-        PLAN.write_text(yaml.safe_dump(values))
-        return PLAN
-
-    write()
-    return write
 
 
 def names(root=Path("runs/year")):
@@ -267,31 +246,6 @@ def test_one_drifted_group_leaves_the_other_cameras_out(started, planned, monkey
     planned(drift={"when": "always"})
     stages = {stage.name: " ".join(stage.arguments) for stage in choose(PLAN, None, None).stages}
     assert "round-01/sample" not in stages
-
-
-def test_a_gate_of_int8_packages_has_frames_to_measure_them_on(started, planned):
-    planned(gate={"precision": "int8"})
-    stages = {stage.name: " ".join(stage.arguments) for stage in choose(PLAN, None, None).stages}
-    assert "--labelled val.json" in stages["export-start"] and "--calibration" in stages["export-start"]
-
-
-@pytest.mark.parametrize(
-    ("more", "said"),
-    [
-        ({"rounds": []}, "rounds or watch"),
-        ({"watch": {"frames": "x"}}, "rounds or watch"),
-        ({"drift": {"when": "never"}}, "drift.when must be drifted or always"),
-        ({"rounds": [{"name": "new", "train": ["night.json"]}]}, r"rounds\[0\].name"),
-        ({"rounds": [{"name": "a"}]}, "needs train or frames"),
-        ({"replay": {"share": 2}}, "replay.share must be in 0..1"),
-        ({"gate": {"canary": ["gone.json"]}}, "gate.canary: gone.json does not exist"),
-        ({"budget": 0}, "budget must be 1 or more"),
-    ],
-)
-def test_problems_of_a_plan_are_told_together(planned, more, said):
-    path = planned(**more)
-    with pytest.raises(ConfigError, match=said):
-        read_rounds(path)
 
 
 def test_watching_needs_a_folder(started, planned):

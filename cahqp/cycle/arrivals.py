@@ -1,0 +1,30 @@
+"""The rounds that a watched folder has made so far."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from cahqp.files import read_json
+
+ARRIVED = "rounds.json"
+
+
+def add_arrival(root: Path, until: float, write: Any) -> str:
+    """Add a round to those that a watched folder has made, and return its name.
+
+    Args:
+        root: The cycle's directory.
+        until: Seconds since 1970; what changed after it is left to a later round.
+        write: Writes a file.
+    """
+    known = arrivals(root)
+    name = f"arrival-{len(known) + 1:03d}"
+    write(root / ARRIVED, {"rounds": [{"name": n, "until": u} for n, u in (known | {name: until}).items()]})
+    return name
+
+
+def arrivals(root: Path) -> dict[str, float]:
+    """Return the rounds that a watched folder has made so far, each with the time up to which it takes files."""
+    path = root / ARRIVED
+    return {one["name"]: one["until"] for one in read_json(path)["rounds"]} if path.is_file() else {}
