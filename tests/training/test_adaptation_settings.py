@@ -67,13 +67,22 @@ def test_attached_alignment_changes_no_bit_of_any_detection(form, teacher):
     assert torch.equal(one.pred_logits, two.pred_logits) and torch.equal(one.pred_boxes, two.pred_boxes)
 
 
+def in_turn(made, batches):
+    """Return the labels of batches, each in a step of its own."""
+    labels = []
+    for one in batches:
+        labels.append(made.label(one))
+        made.on_train_batch_end(None, one, 0)
+    return labels
+
+
 def test_boxes_whose_place_is_always_taken_lose_score_and_then_training(teacher):
     seen = [replace(batch(), frames=[replace(f, id=2 * n + k) for k, f in enumerate(batch().frames)]) for n in range(4)]
     made = {s: module(teacher, labels=PseudoLabelSettings(threshold=0.02, standing=s)) for s in (0.0, 0.5, 1.0)}
     first, last = {}, {}
     for standing, one in made.items():
         one.eval()
-        labels = [one.label(same) for same in seen]  # the same pictures under other numbers: nothing moves
+        labels = in_turn(one, seen)  # the same pictures under other numbers: nothing moves
         first[standing], last[standing] = (
             sum(t.weights.sum().item() for t in found) for found in (labels[0], labels[-1])
         )
@@ -85,7 +94,7 @@ def test_boxes_whose_place_is_always_taken_lose_score_and_then_training(teacher)
 def test_without_a_doubtful_band_what_always_stands_is_background(teacher):
     seen = [replace(batch(), frames=[replace(f, id=2 * n + k) for k, f in enumerate(batch().frames)]) for n in range(4)]
     made = module(teacher, labels=PseudoLabelSettings(threshold=0.02, standing=0.0, ignore_share=1.0)).eval()
-    first, *_, last = [made.label(same) for same in seen]
+    first, *_, last = in_turn(made, seen)
     assert sum(map(len, first)) > 0
     assert sum(len(t) + len(t.ignore) for t in last) == 0
 
@@ -234,7 +243,7 @@ def test_controls_of_alignment(control, teacher):
     for number in range(12):
         made._trainer.global_step = number
         told.append((made._told_domain(SOURCE), made._told_domain(TARGET)))
-        stamps.append([frame.timestamp for frame in made._frames(batch())])
+        stamps.append([frame.timestamp for frame in made._frames(batch(), SOURCE)])
     assert (set(told) == {(SOURCE, TARGET)}) == (control != "shuffled_domains")
     assert (stamps == [[0.0, 1.0]] * 12) == (control != "shuffled_time")
     assert all(sorted(times) == [0.0, 1.0] for times in stamps)
