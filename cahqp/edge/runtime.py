@@ -264,12 +264,13 @@ def _suppressed(found: Found, nms_iou: float) -> Found:
     """Return what no better-scored detection of the same class overlaps by more; OpenCV's own suppression errs."""
     left, top, right, bottom = found.boxes.astype(np.float64).T
     areas = (right - left) * (bottom - top)
+    wide = np.minimum(right, right[:, None]) - np.maximum(left, left[:, None])
+    high = np.minimum(bottom, bottom[:, None]) - np.maximum(top, top[:, None])
+    shared = np.maximum(wide, 0) * np.maximum(high, 0)
+    over = shared > nms_iou * (areas + areas[:, None] - shared)
+    worse = np.triu(over & (found.labels == found.labels[:, None]), 1)
     alive = np.ones(len(areas), np.bool_)
-    for one in range(len(areas)):
+    for one in np.flatnonzero(worse.any(1)):
         if alive[one]:
-            wide = np.minimum(right, right[one]) - np.maximum(left, left[one])
-            high = np.minimum(bottom, bottom[one]) - np.maximum(top, top[one])
-            shared = np.maximum(wide, 0) * np.maximum(high, 0)
-            worse = (found.labels == found.labels[one]) & (shared > nms_iou * (areas + areas[one] - shared))
-            alive[one + 1 :] &= ~worse[one + 1 :]
+            alive &= ~worse[one]
     return Found(found.boxes[alive], found.scores[alive], found.labels[alive])
