@@ -1,4 +1,4 @@
-"""Decoding in a thread of its own, so that the model never waits for a frame that could have been ready."""
+"""Work in a thread of its own, so that the model never waits for what could have been ready or be done later."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Prefetch(Generic[T]):
         self._queue: queue.Queue[T | None] = queue.Queue(size)
         self._error: BaseException | None = None
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._work, name="cahqp-decode", daemon=True)
+        self._thread = threading.Thread(target=self._work, name="cahqp-prefetch", daemon=True)
 
     def __enter__(self) -> Iterator[T]:
         """Start the thread and return the items; what went wrong in it is raised where they end."""

@@ -13,6 +13,8 @@ from cahqp.edge.package import Package
 from cahqp.errors import ConfigError, DataError, WeightsError
 
 Image = NDArray[np.uint8]
+Answer = tuple[NDArray[np.float32], NDArray[np.float32]]
+"""(N, Q, C) logits and (N, Q, 4) boxes, cxcywh in 0..1."""
 
 
 class Found(NamedTuple):
@@ -120,15 +122,46 @@ class Runtime:
             DataError: There are too many.
             WeightsError: The model fails.
         """
+        rows = zip(*self.answer_some(prepared), sizes, strict=True)
+        return [self.read(logits, boxes, size, suppress) for logits, boxes, size in rows]
+
+    def read(
+        self,
+        logits: NDArray[np.float32],
+        boxes: NDArray[np.float32],
+        size: tuple[int, int],
+        suppress: bool = True,
+        limits: NDArray[np.float32] | None = None,
+    ) -> Found:
+        """Return what the model's answer for one frame says.
+
+        Args:
+            logits: (Q, C) before the sigmoid.
+            boxes: (Q, 4) cxcywh in 0..1.
+            size: Height and width in pixels that the boxes are scaled to.
+            suppress: Drop what the manifest's `nms_iou` says.
+            limits: (C,) scores that a detection of each class has to reach; all are returned without.
+        """
+        return decode(logits, boxes, size, self._most, self._nms_iou if suppress else None, limits)
+
+    def answer_some(self, prepared: Sequence[NDArray[np.float32]]) -> Answer:
+        """Return what the model itself says of frames that `prepare` made ready.
+
+        Args:
+            prepared: (3, h, w) each, at least one and no more than `batch`.
+
+        Raises:
+            DataError: There are too many.
+            WeightsError: The model fails.
+        """
         if len(prepared) > self.batch:
             message = f"{self.package.path} takes {self.batch} frames at once, got {len(prepared)}."
             raise DataError(message)
         missing = [np.zeros_like(prepared[0])] * (self.batch - len(prepared))  # the batch is fixed: fill it up
         logits, boxes = self.answer(np.stack([*prepared, *missing]))
-        nms_iou = self._nms_iou if suppress else None
-        return [decode(row, at, size, self._most, nms_iou) for row, at, size in zip(logits, boxes, sizes, strict=False)]
+        return logits[: len(prepared)], boxes[: len(prepared)]
 
-    def answer(self, images: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    def answer(self, images: NDArray[np.float32]) -> Answer:
         """Return what the model itself says of a whole batch.
 
         Args:
@@ -240,6 +273,7 @@ def decode(
     size: tuple[int, int],
     max_detections: int,
     nms_iou: float | None = None,
+    limits: NDArray[np.float32] | None = None,
 ) -> Found:
     """Return the best-scored query-class pairs of a frame, best first.
 
@@ -249,6 +283,7 @@ def decode(
         size: Height and width in pixels that the boxes are scaled to.
         max_detections: Number of pairs kept.
         nms_iou: Overlap above which the lower-scored of two of one class is dropped; `None` keeps both.
+        limits: (C,) scores that a detection of each class has to reach; all are returned without.
     """
     flat = logits.reshape(-1)
     best = np.argsort(-flat, kind="stable")[:max_detections]
@@ -257,6 +292,8 @@ def decode(
     scale = np.array([size[1], size[0], size[1], size[0]], np.float32)
     scores = 1 / (1 + np.exp(-flat[best].astype(np.float64)))
     found = Found(np.concatenate([centre - half, centre + half], 1) * scale, scores.astype(np.float32), labels)
+    if limits is not None:  # before suppression: what is too low drops nothing that is not lower still
+        found = found.above(limits)
     return found if nms_iou is None else _suppressed(found, nms_iou)
 
 

@@ -74,6 +74,30 @@ def test_suppression_is_that_of_the_detector(edge, seed):
     assert found.labels.tolist() == expected.labels.tolist()
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_thresholds_before_suppression_keep_what_they_keep_after_it(seed):
+    rng = np.random.default_rng(seed)
+    centres, sides = rng.uniform(0.3, 0.7, (60, 2)), rng.uniform(0.1, 0.5, (60, 2))
+    logits, boxes = rng.normal(0, 2, (60, 3)).astype(np.float32), np.hstack([centres, sides]).astype(np.float32)
+    limits = np.array([0.3, 0.5, 0.7], np.float32)
+    found = decode(logits, boxes, (80, 140), 100, 0.4, limits)
+    wanted = decode(logits, boxes, (80, 140), 100, 0.4).above(limits)
+    assert 0 < len(found.scores) < 100
+    for one, other in zip(found, wanted, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_a_model_that_fails_at_work_ends_the_command(edge, tmp_path, capsys, monkeypatch):
+    def fails(self, prepared):
+        raise WeightsError("the model fails at work")
+
+    monkeypatch.setattr(Runtime, "answer_some", fails)
+    given = ["detect", f"--weights={edge / 'student-package'}", f"--output={tmp_path / 'd'}"]
+    assert main([*given, f"--frames={edge / 'frames'}"]) == 1
+    assert "fails at work" in capsys.readouterr().err
+    assert not (tmp_path / "d").exists()
+
+
 def test_detects_without_torch(edge, tmp_path):
     given = [f"--weights={edge / 'student-package'}", f"--frames={edge / 'frames'}", f"--output={tmp_path / 'd'}"]
     command = [sys.executable, "-c", WITHOUT_TORCH, "detect", *given, "--draw=true", "--threshold=0.3"]
