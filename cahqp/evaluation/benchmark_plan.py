@@ -15,13 +15,11 @@ from cahqp.errors import ConfigError
 
 SCENES, DATA = "scenes:", "data:"
 SOURCE_ONLY, MEAN_TEACHER, CA_HQP = "source-only", "mean-teacher", "ca-hqp"
-ORACLES = ("oracle-converged", "oracle")
+CONVERGED = "oracle-converged"
+ORACLES = (CONVERGED, "oracle")
 """The first that was run is the end of the gap."""
 
 BACKBONE = "model.detector.init_args.backbone_weights"
-
-CONVERGED = 4.0
-"""Steps of the converged oracle and of the longest curves, as a multiple."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +50,7 @@ ARMS: dict[str, Arm] = {
     "alignment-only": Arm(configs=["configs/overlays/alignment_only.yaml"]),
     CA_HQP: Arm(configs=["configs/overlays/ca_hqp.yaml"]),
     "oracle": Arm("oracle"),
-    "oracle-converged": Arm("oracle", steps=CONVERGED),
+    CONVERGED: Arm("oracle"),  # a plan says for how many steps
 }
 
 
@@ -79,12 +77,14 @@ class Model:
         fit: Of its training on the source.
         then: Of what follows: the teacher's adaptation, the student's retraining.
         oracle: Of the teacher's training on the target's labels.
+        weights: Model file that `fit` made before, for all seeds: then they differ in the target and what follows alone.
         set: Settings of `fit`, by their flag without the dashes.
     """
 
     fit: list[str]
     then: list[str]
     oracle: list[str] = field(default_factory=list)
+    weights: str | None = None
     set: dict[str, Any] = field(default_factory=dict)
 
 
@@ -125,9 +125,10 @@ class Plan:
         arms: Names of the arms.
         students: Arms whose labels retrain the student.
         variants: Further arms by name.
-        scenes: Synthetic recordings: name, and arguments of `cahqp scenes`.
+        scenes: Synthetic recordings: name, and arguments of `cahqp scenes`; the run's seed where they name none.
         epochs: Epochs of an adaptation.
         batches: Steps in an epoch of an adaptation.
+        converged: Steps of `oracle-converged`, as a multiple.
         relabel: How a teacher's detections become its student's labels.
         classes: Classes whose AP50 stands beside the mean.
         set: Settings of every `cahqp fit`, by their flag without the dashes.
@@ -149,6 +150,7 @@ class Plan:
     scenes: dict[str, dict[str, Any]] = field(default_factory=dict)
     epochs: int = 10
     batches: int = 25
+    converged: float = 4.0
     relabel: Relabel = field(default_factory=Relabel)
     classes: list[str] = field(default_factory=list)
     set: dict[str, Any] = field(default_factory=dict)
@@ -158,7 +160,8 @@ class Plan:
     @property
     def chosen(self) -> dict[str, Arm]:
         """The arms by name, in the table's order."""
-        return {name: ARMS.get(name) or self.variants[name] for name in [*self.arms, *self.variants]}
+        arms = ARMS | {CONVERGED: replace(ARMS[CONVERGED], steps=self.converged)}
+        return {name: arms.get(name) or self.variants[name] for name in [*self.arms, *self.variants]}
 
 
 def read_plan(
@@ -236,6 +239,8 @@ def _problems(plan: Plan, data: Path | None) -> Iterator[str]:
         yield f"seeds must be different numbers of 0 or more, got {plan.seeds}."
     if plan.epochs < 1 or plan.batches < 1:
         yield f"epochs and batches must be at least 1, got {plan.epochs} and {plan.batches}."
+    if plan.converged <= 0:
+        yield f"converged must lie above 0, got {plan.converged}."
     if not (plan.source.train and plan.source.val and plan.target.train):
         yield "source.train, source.val and target.train must each name at least one file, or `scenes:NAME`."
     for arm in plan.arms:
@@ -269,6 +274,9 @@ def _file_problems(plan: Plan, data: Path | None) -> Iterator[str]:
     for role, test in (("source.test", plan.source.test), ("target.test", plan.target.test)):
         if test in (*plan.source.train, *plan.target.train):
             yield f"{role}: {test} is trained on too. Hold other recordings out."
+    for role, model in (("teacher", plan.teacher), ("student", plan.student)):
+        if model.weights is not None and not Path(model.weights).is_file():
+            yield f"{role}.weights: {model.weights} does not exist. Leave it out, and each seed trains its own."
     models = [plan.teacher.fit, plan.teacher.then, plan.teacher.oracle, plan.student.fit, plan.student.then]
     known = plan.variants | {name: ARMS[name] for name in plan.arms if name in ARMS}
     for config in dict.fromkeys(c for given in [*models, *(arm.configs for arm in known.values())] for c in given):

@@ -165,6 +165,8 @@ class _Seed:
 
     def _source_model(self, role: str) -> Path:
         model = self.plan.teacher if role == "teacher" else self.plan.student
+        if model.weights is not None:
+            return Path(model.weights)
         seconds = self.estimate.labelled(model.fit) if role == "teacher" else self.estimate.student(model.fit)
         frames = {"train": self.source_train, "val": self.source_val}
         return self._fit(f"{role}-source", model.fit, None, frames, model.set, seconds).output / MODEL
@@ -199,8 +201,10 @@ class _Seed:
         return [self._scenes(e.removeprefix(SCENES)) if e.startswith(SCENES) else Path(e) for e in entries]
 
     def _scenes(self, name: str) -> Path:
-        given = [f"--{key}={_value(value)}" for key, value in sorted(self.plan.scenes[name].items())]
-        stage = self.bench.stage("scenes", ["scenes"], given, [], self.seed, self.estimate.scenes(name))
+        told = self.plan.scenes[name]
+        given = [f"--{key}={_value(value)}" for key, value in sorted(told.items()) if key != "seed"]
+        seed = int(told.get("seed", self.seed))
+        stage = self.bench.stage("scenes", ["scenes"], given, [], seed, self.estimate.scenes(name))
         return stage.output / "annotations.json"
 
 

@@ -149,6 +149,21 @@ def test_all_arms_of_a_seed_start_from_the_same_source_weights(adapt, workplace)
         assert len(starts) == 1
 
 
+def test_seeds_may_share_source_weights_and_scenes_that_were_made_before(plan, adapt, workplace):
+    Path("shared.safetensors").write_text("teacher")
+    scenes = plan["scenes"] | {name: plan["scenes"][name] | {"seed": 7} for name in ("day", "val")}
+    assert adapt(teacher=plan["teacher"] | {"weights": "shared.safetensors"}, scenes=scenes, students=[])[0] == 0
+    starts = {a for c in workplace if c[0] == "fit" for a in c if a.startswith("--model.weights=")}
+    assert starts == {"--model.weights=shared.safetensors"}
+    made = sorted(c[-1] for c in workplace if c[0] == "scenes")
+    assert made == ["--seed=0", "--seed=0", "--seed=1", "--seed=1", "--seed=7", "--seed=7"]
+
+
+def test_the_converged_oracle_makes_as_many_steps_as_the_plan_says(adapt, workplace):
+    assert adapt("--seeds", "0", arms=["source-only", "oracle-converged"], students=[], converged=2.5)[0] == 0
+    assert [c for c in workplace if "--trainer.max_epochs=5" in c]
+
+
 def test_target_labels_are_read_by_the_oracle_and_the_evaluation_alone(adapt, workplace):
     adapt()
     test = next(
@@ -285,6 +300,8 @@ def test_the_sections_of_our_docs_are_what_their_figures_say():
         ({"target": {"train": ["data:a.json"], "test": "scenes:test"}}, "give --data FOLDER"),
         ({"target": {"train": ["scenes:test"], "test": "scenes:test"}}, "is trained on too"),
         ({"target": {"train": ["scenes:tset"], "test": "scenes:test"}}, "scenes:tset is no known recording"),
+        ({"converged": 0.0}, "converged must lie above 0"),
+        ({"teacher": {"fit": [], "then": [], "weights": "none.safetensors"}}, "none.safetensors does not exist"),
         ({"colour": "red"}, "colour is no known key"),
         ({"variants": {"x": {"relabel": {"threshold": 3.0}}}}, "variants.x.relabel.threshold must be in 0..1"),
     ],
