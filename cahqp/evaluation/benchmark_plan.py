@@ -77,7 +77,7 @@ class Model:
         fit: Of its training on the source.
         then: Of what follows: the teacher's adaptation, the student's retraining.
         oracle: Of the teacher's training on the target's labels.
-        weights: Model file that `fit` made before, for all seeds: then they differ in the target and what follows alone.
+        weights: Model file that `fit` made before, for all seeds: then they differ in the target and what follows.
         set: Settings of `fit`, by their flag without the dashes.
     """
 
