@@ -199,6 +199,16 @@ def forked(run):
 
 
 @pytest.fixture(scope="session")
+def apart():
+    """Run a function in a forked process and return its exit code, 0 where it raised nothing."""
+
+    def run(work):
+        return os.waitstatus_to_exitcode(os.waitpid(forked(lambda: work() or 0), 0)[1])
+
+    return run
+
+
+@pytest.fixture(scope="session")
 def killed():
     """Run a command in a forked process that is killed with SIGKILL the moment `prepare` decides; say how it ended."""
 

@@ -1,4 +1,8 @@
-"""`torch.compile` takes either detector whole, at a fixed size: a graph break is an error with `fullgraph`."""
+"""`torch.compile` takes either detector whole, at a fixed size: a graph break is an error with `fullgraph`.
+
+Each compiles in a process of its own: compiling starts threads of autograd, after which no forked process can make a
+backward pass, and other tests fork.
+"""
 
 from dataclasses import replace
 
@@ -9,18 +13,15 @@ from cahqp.detectors.losses.criterion import SetCriterion
 from cahqp.structures import Targets
 
 
-@pytest.fixture(autouse=True)
-def _forget_what_was_compiled():
-    torch._dynamo.reset()
-    yield
-    torch._dynamo.reset()
-
-
 def whole(detector, backend="eager"):
     return torch.compile(detector, fullgraph=True, backend=backend)
 
 
-def test_inference_has_no_graph_break(detector, images):
+def test_inference_has_no_graph_break(detector, images, apart):
+    assert apart(lambda: compare_inference(detector, images)) == 0
+
+
+def compare_inference(detector, images):
     mask = torch.zeros(2, 64, 96, dtype=torch.bool)
     with torch.no_grad():
         found, expected = whole(detector)(images, mask), detector(images, mask)
@@ -28,7 +29,11 @@ def test_inference_has_no_graph_break(detector, images):
 
 
 @pytest.mark.slow
-def test_training_has_no_graph_break_whatever_the_boxes(build, kind, images, targets):
+def test_training_has_no_graph_break_whatever_the_boxes(build, kind, images, targets, apart):
+    assert apart(lambda: compare_training(build, kind, images, targets)) == 0
+
+
+def compare_training(build, kind, images, targets):
     detector = build(kind, decoder_layers=1)
     compiled = whole(detector.train())
     for module in detector.modules():
@@ -43,8 +48,12 @@ def test_training_has_no_graph_break_whatever_the_boxes(build, kind, images, tar
 
 
 @pytest.mark.slow
-def test_gradients_are_those_without_it(build, kind, images, targets):
+def test_gradients_are_those_without_it(build, kind, images, targets, apart):
     """Through AOTAutograd, which traces the backward pass too; the teacher with activation checkpointing."""
+    assert apart(lambda: compare_gradients(build, kind, images, targets)) == 0
+
+
+def compare_gradients(build, kind, images, targets):
     more = {"dino": {"activation_checkpointing": True, "encoder_layers": 1}, "rtdetr": {}}[kind]
     gradients = []
     for backend in (None, "aot_eager"):
