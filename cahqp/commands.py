@@ -28,6 +28,7 @@ BENCHMARKS: dict[str, tuple[str, str, str]] = {
     "attention": ("the forms of deformable attention on this machine", "cahqp.training.speed_attention", "command"),
     "gate": ("how often the gate is wrong, on simulated candidates", "cahqp.edge.commands", "benchmark_gate"),
     "measure": ("AP and operating points of models on labelled frames", "cahqp.training.measure", "command"),
+    "relabel": ("what labels cost beside the teacher's forward passes", "cahqp.training.relabel_cost", "command"),
     "speed": ("images per second and memory of a config, beside a reference", "cahqp.training.speed", "command"),
     "store": ("what a soft-label store saves over asking the teacher", "cahqp.training.soft_benchmark", "command"),
 }

@@ -37,6 +37,21 @@ class Limits:
     growth: float = 1.5
     megabytes: float | None = None
 
+    def __post_init__(self) -> None:
+        """Check the limits that are no shares.
+
+        Raises:
+            ConfigError: One is not above 0, and would let nothing pass; all are told together.
+        """
+        names = ("slowdown", "milliseconds", "growth", "megabytes")
+        wrong = [
+            f"{name} must lie above 0, got {value}."
+            for name in names
+            if (value := getattr(self, name)) is not None and not value > 0
+        ]
+        if wrong:
+            raise ConfigError("\n".join(wrong))
+
 
 @dataclass(frozen=True)
 class Operating:

@@ -156,7 +156,7 @@ class _Reader:
 
 
 def _survey(reader: _Reader, rules: Rules) -> tuple[Recordings, dict[str, Histogram]]:
-    """Return the frames of each recording in the order of time, and every class's scores."""
+    """Return the frames of each recording in the order of time, and every class's scores where thresholds need them."""
     recordings: Recordings = {}
     histograms = {name: Histogram() for name in rules.classes}
     for row in reader.rows():
@@ -168,6 +168,8 @@ def _survey(reader: _Reader, rules: Rules) -> tuple[Recordings, dict[str, Histog
         recordings.setdefault((image["camera"], image["recording"]), []).append(place)
         if rules.source_means is not None:  # which are of what suppression keeps, too
             candidates = candidates[nms(candidates.boxes, candidates.scores, rules.nms_iou)]
+        if rules.source_means is None and rules.top_share is None:
+            continue
         for label in np.unique(candidates.labels).tolist():
             histograms[rules.classes[label]].add(candidates.scores[candidates.labels == label])
     return {name: sorted(places, key=lambda p: p.order) for name, places in recordings.items()}, histograms
@@ -195,7 +197,7 @@ def _recording(
     unordered = _unordered(places)
     followed = rules.temporal is not None and unordered is None
     usual = typical.get(_apart(places))
-    taken = _taken(places, reader, rules) if rules.standing < 1 and any(name) else {}
+    taken: dict[tuple[int, int], Places] | None = None if rules.standing < 1 and any(name) else {}
     reasons = []
     for block in blocks:
         frames = [_Read(place, *reader(place.row)) for place in block]
@@ -205,6 +207,7 @@ def _recording(
             records, found.tracks = decide(prepared, rules, found.tracks)
             yield from records
         else:
+            taken = _taken(places, reader, rules) if taken is None else taken  # tracks ask for no places
             yield from _frame_by_frame(frames, taken, rules)
     if rules.temporal is not None:
         found.note(reasons)

@@ -60,6 +60,13 @@ def test_slow_and_large_candidates_are_kept_out():
     assert decided(evidence(), candidate=Cost(14, 7))["published"]
 
 
+def test_limits_that_nothing_could_keep_to_are_refused(capsys):
+    given = ["gate", "--candidate=new", "--running=old", "--output=decision"]
+    assert main([*given, "--slowdown=-1", "--milliseconds=0", "--growth=0"]) == 1
+    told = capsys.readouterr().err
+    assert all(text in told for text in ("slowdown must", "milliseconds must lie above 0, got 0", "growth must"))
+
+
 def test_nothing_is_decided_without_labels_that_may_decide():
     with pytest.raises(ConfigError, match="--canary"):
         decided(evidence(role="replay"))

@@ -259,3 +259,11 @@ def test_mended_images_let_it_go_on(teacher, night, recordings, labelled, tmp_pa
     shutil.copytree(recordings["night"].parent / "images", night.parent / "images", dirs_exist_ok=True)
     assert main(given) == 0
     assert (tmp_path / "run" / "labels.json").read_bytes() == (labelled / "labels.json").read_bytes()
+
+
+def test_the_cost_of_labels_is_measured_beside_the_forward_passes(teacher, recordings, tmp_path, capsys):
+    given = [f"--weights={teacher}", f"--frames={recordings['night']}", "--rounds=2", f"--output={tmp_path}"]
+    assert main(["benchmark", "relabel", *given]) == 0
+    found = json.loads((tmp_path / "relabel.json").read_text())["relabel_by_alone"]
+    assert found["cpu"]["min"] > 1  # it does the same and more
+    assert f"{found['wall']['median']:.3f} of the wall time" in capsys.readouterr().out
