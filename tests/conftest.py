@@ -223,6 +223,24 @@ def killed():
 
 
 @pytest.fixture(scope="session")
+def killed_after():
+    """Run a command in a forked process that is killed with SIGKILL after some seconds; say how it ended."""
+
+    def run(arguments, seconds):
+        child = forked(lambda: main([str(a) for a in arguments]))
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            ended, status = os.waitpid(child, os.WNOHANG)
+            if ended:
+                return os.waitstatus_to_exitcode(status)
+            time.sleep(0.005)
+        os.kill(child, signal.SIGKILL)
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+    return run
+
+
+@pytest.fixture(scope="session")
 def two_processes():
     """Run a command on two ranks, as Lightning starts them, and return their exit codes; a hang is an error."""
 

@@ -1,5 +1,7 @@
 import json
 import shutil
+import signal
+import time
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +12,7 @@ from cahqp.evaluation.truth import Truth, TruthImage
 from cahqp.labels.candidates import Candidates
 from cahqp.labels.document import read_coco
 from cahqp.training.calibrate import decided
+from cahqp.training.looks import LookFrames
 
 WEIGHTS = Path(__file__).parents[2] / "weights" / "demo-teacher.safetensors"
 
@@ -92,6 +95,34 @@ def test_time_formats_and_the_frames_worth_a_look(root):
     mistakes = [frame["mistakes"] for frame in json.loads((root / "timed" / "review.json").read_text())["frames"]]
     assert mistakes == sorted(mistakes, reverse=True)
     assert len(mistakes) == 16
+
+
+ALL = ["--temporal", "--standing=0.5", "--ignore_share=0.6", "--views=flip", "--threshold=0.2", "--batch_size=2"]
+
+
+@pytest.mark.long
+def test_killed_at_twenty_moments_it_ends_the_same_and_labels_nothing_twice(root, killed_after, contents, monkeypatch):
+    """All options together. Each run is killed once, at a moment of its own, and once more when it goes on."""
+    began = time.monotonic()
+    assert relabelled(root, "whole", *ALL) == 0
+    lasted, whole = time.monotonic() - began, contents(root / "whole")
+    looked = []
+    look = LookFrames.__getitem__
+    monkeypatch.setattr(LookFrames, "__getitem__", lambda self, row: look(self, looked.append(row) or row))
+    moments = np.random.default_rng(0).uniform(0, lasted, (10, 2))
+    stopped = 0
+    for number, pair in enumerate(moments):
+        output, work = root / f"killed{number}", root / f"killed{number}.partial"
+        given = ["relabel", f"--weights={WEIGHTS}", f"--frames={root / 'day' / 'annotations.json'}", *ALL]
+        given += [f"--output={output}", "--accelerator=cpu"]
+        stopped += sum(killed_after(given, seconds) == -signal.SIGKILL for seconds in pair)
+        shards = [path.read_bytes() for path in sorted((work / "checkpoints" / "shards").glob("*.jsonl"))]
+        done = sum(text.count(b"\n") for text in shards)
+        looked.clear()
+        assert main(given) == 0
+        assert contents(output) == whole
+        assert len(looked) <= 16 - done or not shards
+    assert stopped >= 15
 
 
 def test_frames_without_time_are_left_alone_and_it_is_said(root, capsys):
