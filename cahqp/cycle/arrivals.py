@@ -8,6 +8,7 @@ from typing import Any
 from cahqp.files import read_json
 
 ARRIVED = "rounds.json"
+TAKEN = "taken.json"  # what a fetch has decided to take
 
 
 def add_arrival(root: Path, until: float, write: Any) -> str:
@@ -22,6 +23,20 @@ def add_arrival(root: Path, until: float, write: Any) -> str:
     name = f"arrival-{len(known) + 1:03d}"
     write(root / ARRIVED, {"rounds": [{"name": n, "until": u} for n, u in (known | {name: until}).items()]})
     return name
+
+
+def drop_unbegun(root: Path, fetched: Path, write: Any) -> None:
+    """Take the last round back whose fetch has taken nothing yet: what it was made for may be gone or mended since.
+
+    Args:
+        root: The cycle's directory.
+        fetched: Where the last round's files come to lie.
+        write: Writes a file.
+    """
+    known = arrivals(root)
+    partial = fetched.with_name(f"{fetched.name}.partial")
+    if known and not (fetched.exists() or (partial / TAKEN).is_file()):
+        write(root / ARRIVED, {"rounds": [{"name": n, "until": u} for n, u in list(known.items())[:-1]]})
 
 
 def arrivals(root: Path) -> dict[str, float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
@@ -11,14 +12,15 @@ from typing import Any
 
 import cv2
 
+from cahqp.cycle.arrivals import TAKEN
 from cahqp.cycle.coco_frames import coco, place
 from cahqp.cycle.manifest import RunDirectory
+from cahqp.edge.frames import read_picture
 from cahqp.errors import CahqpError, ConfigError, DataError, RunError
-from cahqp.files import atomic_write, natural, read_json, write_json
+from cahqp.files import atomic_write, natural, read_json, shown, write_json
 
 PICTURES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp"})
 VIDEOS = frozenset({".mp4", ".avi", ".mkv", ".mov", ".webm", ".m4v", ".mpg", ".mpeg", ".ts", ".wmv"})
-TAKEN = "taken.json"
 
 _QUALITY = 95
 _TOLD = 10  # files that gave nothing, by name
@@ -61,7 +63,7 @@ def fetch(
     if every is not None and not every > 0:
         message = f"--every is a number of seconds above 0, got {every}."
         raise ConfigError(message)
-    settings = {"frames": PurePosixPath(frames).name, "every": every, "limit": limit}
+    settings = {"frames": PurePosixPath(shown(frames)).name, "every": every, "limit": limit}
     inputs = {f"after.{number}": path for number, path in enumerate(after or [])}
     run = RunDirectory(output, "fetch", settings, inputs, seed=0)
     if not run.begin():
@@ -72,7 +74,7 @@ def fetch(
     if not seen.is_file():
         arrivals = new(frames, after or [], until)[:limit]
         if not arrivals:
-            message = f"{frames} has no new image or video. Allowed are {', '.join(sorted(PICTURES | VIDEOS))}."
+            message = f"{shown(frames)} has no new image or video. Allowed are {', '.join(sorted(PICTURES | VIDEOS))}."
             raise DataError(message)
         write_json(seen, {"files": {arrival.name: arrival.size for arrival in arrivals}})
     names = sorted(read_json(seen)["files"], key=natural)  # JSON sorts by text
@@ -80,7 +82,7 @@ def fetch(
     if not images:
         shutil.rmtree(run.work / "checkpoints", ignore_errors=True)
         seen.unlink()  # so that the same command looks again
-        message = f"None of the {len(names)} files of {frames} gave a frame:\n" + "\n".join(lost[:_TOLD])
+        message = f"None of the {len(names)} files of {shown(frames)} gave a frame:\n" + "\n".join(lost[:_TOLD])
         raise DataError(message)
     for number, image in enumerate(images, 1):
         image["id"] = number
@@ -141,8 +143,11 @@ def _local(folder: Path) -> Iterator[Arrival]:
         message = f"{folder} is no folder. Give the folder that the cameras write into, or a URL such as s3://bucket."
         raise DataError(message)
     for path in folder.rglob("*"):
-        if path.is_file():
+        try:
             status = path.stat()
+        except FileNotFoundError:  # renamed by who writes it; it is listed under its new name, or the next time
+            continue
+        if stat.S_ISREG(status.st_mode):
             yield Arrival(path.relative_to(folder).as_posix(), status.st_size, status.st_mtime)
 
 
@@ -151,7 +156,7 @@ def _remote(url: str) -> Iterator[Arrival]:
     try:
         entries: dict[str, dict[str, Any]] = system.find(root, detail=True)
     except Exception as error:  # every store has errors of its own
-        message = f"{url} cannot be listed ({error}). Check the URL, and the credentials that fsspec finds."
+        message = f"{shown(url)} cannot be listed ({error}). Check the URL, and the credentials that fsspec finds."
         raise DataError(message) from error
     for path, entry in entries.items():
         changed: Any = entry.get("LastModified") or entry.get("created") or entry.get("mtime") or 0.0
@@ -164,13 +169,16 @@ def _system(url: str) -> tuple[Any, str]:
     try:
         import fsspec
     except ModuleNotFoundError as error:
-        message = f"{url} needs fsspec, and s3:// needs s3fs: pip install 'cahqp[cloud]'."
+        message = f"{shown(url)} needs fsspec, and s3:// needs s3fs: pip install 'cahqp[cloud]'."
         raise ConfigError(message) from error
     try:
         system, root = fsspec.core.url_to_fs(url)
     except (ImportError, ValueError) as error:
-        message = f"{url} cannot be opened ({error}). For s3:// install 'cahqp[cloud]'."
+        message = f"{shown(url)} cannot be opened ({error}). For s3:// install 'cahqp[cloud]'."
         raise ConfigError(message) from error
+    except Exception as error:  # some stores connect at once, and each has errors of its own
+        message = f"{shown(url)} cannot be reached ({error}). Check the network, the URL and the credentials."
+        raise DataError(message) from error
     system.invalidate_cache()
     return system, str(root).rstrip("/")
 
@@ -195,12 +203,12 @@ def _copy(frames: str, name: str, local: Path) -> None:
         with atomic_write(local, "wb") as file:
             file.write(system.cat_file(f"{root}/{name}"))
     except FileNotFoundError as error:
-        message = f"{frames}/{name} is gone since it was listed."
+        message = f"{shown(frames)}/{name} is gone since it was listed."
         raise DataError(message) from error
     except CahqpError:
         raise
     except Exception as error:  # every store has errors of its own
-        message = f"{frames}/{name} cannot be read ({error}). The same command again goes on from here."
+        message = f"{shown(frames)}/{name} cannot be read ({error}). The same command again goes on from here."
         raise RunError(message) from error
 
 
@@ -232,7 +240,7 @@ def _frames_of(video: Path, name: PurePosixPath, work: Path, every: float | None
 
 
 def _image(path: Path, name: str, recording: str, seconds: float | None) -> dict[str, Any]:
-    whole = cv2.imread(str(path))
+    whole = read_picture(path)  # as it is stored: the reader applies no EXIF orientation either
     # A broken image is kept: whoever reads it puts it into quarantine, and drift counts it as a fault.
     height, width = (1, 1) if whole is None else (int(side) for side in whole.shape[:2])
     recording = "" if recording == "." else recording

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from cahqp.errors import RunError
+from cahqp.files import shown
 
 _POLL_SECONDS = 0.5
 _STOP_SECONDS = 10.0
@@ -41,7 +42,7 @@ def execute(command: Sequence[str], log: Path, watch: Callable[[float, str], Non
     try:
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("ab") as file:
-            file.write(f"$ {shlex.join(command)}\n".encode())
+            file.write(f"$ {shlex.join(map(shown, command))}\n".encode())
             file.flush()
             child = subprocess.Popen(
                 command,
@@ -79,8 +80,8 @@ def last_lines(log: Path, count: int, start: int = 0) -> list[str]:
         text = file.read().decode("utf-8", errors="replace")
     # A progress bar writes over itself: its last state counts.
     lines = [line.rstrip("\r").rpartition("\r")[2] for line in text.split("\n")]
-    shown = [_TERMINAL_CODES.sub("", line).rstrip() for line in lines]
-    return [line for line in shown if line][-count:]
+    plain = [_TERMINAL_CODES.sub("", line).rstrip() for line in lines]
+    return [line for line in plain if line][-count:]
 
 
 def in_words(code: int) -> str:

@@ -78,7 +78,7 @@ class Registry:
         with self._alone():
             found = read_package(package, trusted)
             now = self.pointer
-            if now is not None and self.versions.read(now.version).get("package") == found.digest:
+            if now is not None and self._runs(now, found, trusted):
                 self._check_running(now)
                 self._keep_copy(now)
                 return now.version
@@ -150,6 +150,11 @@ class Registry:
             for name in removed:
                 self.versions.remove(name)
             return [*self.versions.sweep(), *removed]
+
+    def _runs(self, now: Pointer, package: Package, trusted: Path | None) -> bool:
+        """Say whether a package runs already. Signed anew it does not: the version that runs lacks the signature."""
+        same = self.versions.read(now.version).get("package") == package.digest
+        return same and (trusted is None or not self.versions.problems(now.version, trusted))
 
     def _check_running(self, now: Pointer) -> None:
         check_version(self.versions.root / now.version, now.manifest)

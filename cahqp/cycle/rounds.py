@@ -98,10 +98,15 @@ class RoundStages:
         for place, cameras in zip(places, several, strict=True):
             found, running = self._turn(place, one.name, target, every, features, cameras, running)
             stages += found
-        if self.plan.drift is not None and any(self._published(place) for place in places):
-            # Only what a running student has learnt is known; else night that was refused would be steady ever after,
-            # and dusk would creep up on a camera round by round.
-            running = replace(running, features=(*running.features, (f"{one.name}-{prefix}", features)))
+        # Only what a running student has learnt is known; else night that was refused would be steady ever after, and
+        # dusk would creep up on a camera round by round.
+        learnt = [turn for turn in zip(places, several, strict=True) if self._published(turn[0])]
+        for place, cameras in learnt if self.plan.drift is not None else []:
+            own = features
+            if cameras:
+                stages.append(self._sample(f"{place}/known", features, cameras, _ALL))
+                own = stages[-1].output
+            running = replace(running, features=(*running.features, (f"{one.name}-{place.replace('/', '-')}", own)))
         return stages, running
 
     def _published(self, place: str) -> bool:
@@ -136,7 +141,7 @@ class RoundStages:
         """Return the stages that adapt to the frames of one group of cameras, and what runs after them."""
         stages: list[Stage] = []
         if self.plan.budget is not None or cameras:
-            stages.append(self._sample(f"{prefix}/sample", features, cameras))
+            stages.append(self._sample(f"{prefix}/sample", features, cameras, self.plan.budget or _ALL))
             features, every = stages[-1].output, None
             target = [features / "frames.json"]
         source = self.single.source_train
@@ -230,8 +235,8 @@ class RoundStages:
         given += [f"--{key}={value}" for key, value in settings.items()]
         return self.single.stage(name, "drift", [*known.values(), features], given)
 
-    def _sample(self, name: str, features: Path, cameras: list[str] | None) -> Stage:
-        given = ["--features", str(features), f"--budget={self.plan.budget or _ALL}"]
+    def _sample(self, name: str, features: Path, cameras: list[str] | None, budget: int) -> Stage:
+        given = ["--features", str(features), f"--budget={budget}"]
         given += ["--cameras", *cameras] if cameras else []
         return self.single.stage(name, "sample", [features], given, seeded=False)
 

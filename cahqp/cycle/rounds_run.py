@@ -9,7 +9,7 @@ from pathlib import Path
 
 from cahqp import files
 from cahqp.cycle import locks, process, run, table
-from cahqp.cycle.arrivals import add_arrival
+from cahqp.cycle.arrivals import add_arrival, drop_unbegun
 from cahqp.cycle.fetch import new
 from cahqp.cycle.rounds import RoundStages
 from cahqp.cycle.rounds_plan import RoundsPlan, Watch, read_rounds
@@ -93,6 +93,8 @@ def carry_out(rounds: Rounds, watch: bool = False, most: int | None = None) -> N
     locks.acquire(rounds.root)
     try:
         _remember(rounds)
+        if rounds.plan.watch is not None:
+            drop_unbegun(rounds.root, rounds.root / f"round-{_count(rounds):02d}" / "fetch", files.write_json)
         _known(rounds)
         while rounds.plan.watch is not None and (most is None or _count(rounds) < most):
             if _arrived(rounds, rounds.plan.watch, patient=watch):

@@ -23,6 +23,7 @@ from cahqp.edge.prefetch import Prefetch
 from cahqp.edge.runs import whole_or_nothing
 from cahqp.edge.runtime import Answer, Found, Runtime
 from cahqp.errors import DataError, RunError, check_numbers
+from cahqp.files import shown
 
 DETECTIONS = "detections.jsonl"
 
@@ -147,7 +148,7 @@ def _work(
             if live:
                 file.flush()
     if figures["frames"] == figures["broken"]:
-        message = f"None of the {figures['frames']} frames of {source} can be decoded. Check what wrote them."
+        message = f"None of the {figures['frames']} frames of {shown(source)} can be decoded. Check what wrote them."
         raise DataError(message)
     return figures, figures["frames"] / (time.perf_counter() - (start or 0.0))
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from cahqp.data.folders import ImageFolder
 from cahqp.errors import DataError
-from cahqp.files import natural, read_json
+from cahqp.files import natural, read_json, shown
 
 IMAGES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp"})
 VIDEOS = frozenset({".mp4", ".avi", ".mkv", ".mov", ".webm", ".m4v", ".mpg", ".mpeg", ".ts", ".wmv"})
@@ -147,9 +147,11 @@ def _stream(url: str, patience: float, tell: Callable[[str], None]) -> Iterator[
             capture.release()
         silent = time.monotonic() - last
         if silent >= patience:
-            message = f"{url} has sent no frame for {silent:.0f} s. Check the camera, or wait longer with --patience."
+            message = (
+                f"{shown(url)} has sent no frame for {silent:.0f} s. Check the camera, or wait longer with --patience."
+            )
             raise DataError(message)
-        tell(f"{url} broke off after {number} frames: trying again in {wait:g} s.")
+        tell(f"{shown(url)} broke off after {number} frames: trying again in {wait:g} s.")
         time.sleep(wait)
         wait = min(2 * wait, _LONGEST_WAIT)
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
+
+_PATIENCE = 1.0  # seconds for which the end waits for what a thread is doing
 
 
 class Prefetch(Generic[T]):
@@ -38,9 +41,10 @@ class Prefetch(Generic[T]):
         return self._take()
 
     def __exit__(self, *_: object) -> None:
-        """End the thread."""
+        """End the thread; one that a silent camera holds up is left to end with the process."""
         self._stop.set()
-        while self._thread.is_alive():
+        deadline = time.monotonic() + _PATIENCE
+        while self._thread.is_alive() and time.monotonic() < deadline:
             with suppress(queue.Empty):
                 self._queue.get_nowait()
             self._thread.join(0.05)

@@ -5,6 +5,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
 from cahqp.__main__ import main
 from cahqp.cycle.fetch import listing
@@ -43,6 +44,23 @@ def test_a_later_change_of_the_folder_does_not_reach_what_was_fetched(incoming):
     before = Path("one/images/north/0.jpg").read_bytes()
     Path("incoming/north/0.jpg").write_bytes(b"other")
     assert Path("one/images/north/0.jpg").read_bytes() == before
+
+
+def test_a_picture_that_says_how_to_turn_it_stays_as_it_is_stored(incoming):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (60, 40)).save("incoming/north/turned.jpg", exif=exif)
+    assert main(["fetch", "--frames=incoming", "--output=one"]) == 0
+    (turned,) = [image for image in images("one") if "turned" in image["file_name"]]
+    assert (turned["width"], turned["height"]) == (60, 40)
+
+
+def test_a_store_that_cannot_be_reached_is_told_without_its_password(incoming, capsys):
+    assert main(["fetch", "--frames=ftp://user:secret@127.0.0.1:1/x?token=hidden", "--output=one"]) == 1
+    told = capsys.readouterr().err
+    assert "ftp://127.0.0.1:1/x cannot be reached" in told
+    written = "".join(path.read_text(errors="replace") for path in incoming.rglob("*.json"))
+    assert not any(word in text for word in ("secret", "hidden") for text in (told, written))
 
 
 def test_nothing_new_and_nowhere_are_told(incoming, capsys):

@@ -91,6 +91,20 @@ def test_other_classes_and_other_keys_are_refused(tmp_path, capsys):
     assert Registry(tmp_path / "registry").pointer.generation == 1
 
 
+def test_what_runs_becomes_a_new_version_once_it_is_signed(tmp_path):
+    keys(tmp_path / "ours")
+    trusted = tmp_path / "ours" / "public.pem"
+    make_package(tmp_path / "plain", 1)
+    make_package(tmp_path / "signed", 1, key=tmp_path / "ours" / "private.pem")
+    assert promote(tmp_path, "plain") == 0
+    assert promote(tmp_path, "signed", f"--trusted={trusted}", "--reason=keys") == 0
+    registry = Registry(tmp_path / "registry")
+    assert registry.pointer.generation == 2
+    assert registry.versions.problems(registry.pointer.version, trusted) == []
+    assert promote(tmp_path, "signed", f"--trusted={trusted}", "--reason=again") == 0
+    assert Registry(tmp_path / "registry").pointer.generation == 2
+
+
 def test_collecting_keeps_what_runs_and_the_way_back(registry, tmp_path):
     for seed in (3, 4):
         make_package(tmp_path / f"p{seed}", seed)

@@ -12,7 +12,7 @@ from cahqp import files
 from cahqp.cycle import run as cycle
 from cahqp.cycle.rounds_run import choose
 from cahqp.cycle.status import lines
-from cahqp.errors import ConfigError, RunError
+from cahqp.errors import CahqpError, ConfigError, RunError
 
 PLAN = Path("rounds.yaml")
 FAKE = Path(__file__).with_name("fake_cahqp.py")
@@ -97,6 +97,17 @@ def test_only_what_a_running_student_has_learnt_is_known(started, planned, monke
     assert "night-round-01=" not in stages["round-02/drift"]
     assert "night-round-01=" not in stages["round-03/drift"]
     assert "night-round-02=runs/year/round-02/features" in stages["round-03/drift"]
+
+
+def test_of_several_groups_those_are_known_whose_student_went_out(started, planned, monkeypatch):
+    monkeypatch.setenv("FAKE_GROUPS", json.dumps({"round-01": [["a"], ["b"]]}))
+    monkeypatch.setenv("FAKE_KEEP", "group-2")
+    cycle.run(PLAN)
+    stages = {stage.name: " ".join(stage.arguments) for stage in choose(PLAN, None, None).stages}
+    assert "night-round-01-group-1=runs/year/round-01/group-1/known " in stages["round-02/drift"]
+    assert "--cameras a " in stages["round-01/group-1/known"] + " "
+    assert "group-2" not in stages["round-02/drift"]
+    assert "round-01/features " not in stages["round-02/drift"]
 
 
 def test_a_round_that_was_steady_is_not_known_either(started, planned, monkeypatch):
@@ -217,6 +228,20 @@ def test_a_folder_that_fills_makes_rounds(started, planned):
     cycle.run(PLAN)
     second = files.read_json(Path("runs/year/round-02/fetch/taken.json"))["files"]
     assert sorted(second) == [f"north/{n}.jpg" for n in sorted(map(str, range(6, 11)))]
+
+
+def test_a_round_whose_fetch_took_nothing_looks_at_what_is_there_now(started, planned):
+    planned(rounds=None, watch={"frames": "incoming", "at_least": 1, "settle": 0})
+    arrive("north", 1)
+    broken = Path("incoming/north/0.jpg").rename("incoming/north/0.mp4")
+    with pytest.raises(CahqpError, match="gave a frame"):  # the stand-in runs it in this process
+        cycle.run(PLAN)
+    broken.unlink()
+    arrive("north", 2, age=-1.0)  # newer than what the round was made for
+    time.sleep(1.1)
+    cycle.run(PLAN)
+    assert "round-01/published" in names()
+    assert len(files.read_json(Path("runs/year/rounds.json"))["rounds"]) == 1
 
 
 def test_files_that_are_being_written_are_waited_for(started, planned):

@@ -4,6 +4,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 
 import cv2
 import numpy as np
@@ -203,6 +204,20 @@ def test_what_goes_wrong_while_decoding_is_raised():
 
     with pytest.raises(DataError, match="cut"), Prefetch(broken()) as taken:
         list(taken)
+
+
+def test_a_silent_camera_does_not_hold_up_the_end():
+    silent = threading.Event()
+
+    def camera():
+        silent.wait(30)
+        yield 1
+
+    began = time.monotonic()
+    with pytest.raises(KeyboardInterrupt), Prefetch(camera()) as frames, Prefetch(frames):
+        raise KeyboardInterrupt
+    assert time.monotonic() - began < 10
+    silent.set()
 
 
 def test_frames_that_are_nowhere_are_named(edge, tmp_path, capsys):
