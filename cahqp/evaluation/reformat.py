@@ -9,7 +9,7 @@ from cahqp.cycle.manifest import RunDirectory
 from cahqp.data.folders import ImageFolder
 from cahqp.errors import ConfigError
 from cahqp.files import write_json
-from cahqp.labels.document import accepted, brought_back, read_coco, write_coco
+from cahqp.labels.document import accepted, brought_back, once, read_coco, write_coco
 from cahqp.labels.formats import WRITERS, Format, read_format
 
 
@@ -40,7 +40,7 @@ def reformat(
         return
     with run.whole():
         before = read_coco(like) if like else None
-        found = read_format(labels, source, before)
+        found = once(read_format(labels, source, before))
         if before is not None:
             found = brought_back(found, before, reviewed)
         elif reviewed:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -26,6 +27,9 @@ class LabelBox:
         origin: `human` or `model`.
         ignored: A region that is neither object nor background.
         more: What else its file says of it.
+
+    Raises:
+        ValueError: Its place is no number.
     """
 
     name: str
@@ -35,6 +39,12 @@ class LabelBox:
     origin: str = MODEL
     ignored: bool = False
     more: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Check the place: a reader tells where such a box stands."""
+        if not all(map(math.isfinite, self.bbox)):
+            message = f"a box at {self.bbox}"
+            raise ValueError(message)
 
 
 @dataclass(frozen=True)
@@ -167,6 +177,7 @@ def brought_back(labels: Labels, like: Labels, reviewed: bool = False) -> Labels
     """
     returned = {image.name: image for image in labels.images}
     known = {image.name for image in like.images}
+    _check_sizes(returned, like)
     strange = sorted(returned.keys() - known)
     classes = sorted({b.name for i in labels.images for b in i.boxes} - set(like.categories.values()))
     if strange or classes:
@@ -186,6 +197,43 @@ def brought_back(labels: Labels, like: Labels, reviewed: bool = False) -> Labels
         back = LabelImage(image.entry, boxes, found.reviewed or any(box.origin == HUMAN for box in boxes))
         images.append(_accepted(back) if reviewed else back)
     return Labels(like.categories, tuple(images))
+
+
+def once(labels: Labels) -> Labels:
+    """Return labels in which each image stands once: of several the one that a person has seen.
+
+    Raises:
+        DataError: None of them was seen, or more than one.
+    """
+    groups: dict[str, list[LabelImage]] = {}
+    for image in labels.images:
+        groups.setdefault(image.name, []).append(image)
+    chosen, unclear = [], []
+    for name, group in groups.items():
+        seen = [image for image in group if image.reviewed or any(box.origin == HUMAN for box in image.boxes)]
+        chosen.append((seen or group)[0])
+        if len(group) > 1 and len(seen) != 1:
+            unclear.append(f"{name} ({len(group)} times, {len(seen)} of them seen by a person)")
+    if unclear:
+        message = f"Images came back more than once: {', '.join(unclear[:5])}. Leave one of each in the export."
+        raise DataError(message)
+    return Labels(labels.categories, tuple(chosen))
+
+
+def _check_sizes(returned: Mapping[str, LabelImage], like: Labels) -> None:
+    other = []
+    for image in like.images:
+        if image.name in returned:
+            sizes = [
+                tuple(one.entry.get(side) for side in ("width", "height")) for one in (image, returned[image.name])
+            ]
+            other += [f"{image.name} ({sizes[1]}, sent out as {sizes[0]})"] if sizes[0] != sizes[1] else []
+    if other:
+        message = (
+            f"Images came back in another size: {', '.join(other[:5])}. Boxes are in pixels of the image as it is "
+            "stored; sides change places where a tool applies an EXIF orientation. Turn such images for good first."
+        )
+        raise DataError(message)
 
 
 def _with_more(box: LabelBox, sent: LabelBox | None) -> LabelBox:

@@ -14,6 +14,9 @@ FILE = "tasks.json"
 CONFIG = "labeling_config.xml"
 _OTHER_SHAPES = ("rectangle", "polygon", "ellipse", "keypoint", "brush", "bitmask", "vector")
 """What else a person can draw; each kind comes as this or as this and `labels`."""
+_SENT = "by_model"
+"""Place and class of a model's box in an annotation, as it was sent out."""
+_SAME = 1e-4  # of a percent
 _PERCENT_DECIMALS = 6
 """Of a percent: a hundredth of a pixel on any image up to a hundred million pixels wide."""
 
@@ -44,8 +47,8 @@ def _task(number: int, image: LabelImage) -> dict[str, Any]:
             }
         ],
     }
-    if image.reviewed or by_person:
-        task["annotations"] = [{"result": _results(by_person, image.entry), "was_cancelled": False}]
+    if image.reviewed or by_person:  # where there is an annotation, it alone counts
+        task["annotations"] = [{"result": _results(image.boxes, image.entry, True), "was_cancelled": False}]
     return task
 
 
@@ -53,11 +56,11 @@ def _size(entry: Mapping[str, Any]) -> dict[str, int]:
     return {"width": int(entry["width"]), "height": int(entry["height"])}
 
 
-def _results(boxes: Sequence[LabelBox], entry: Mapping[str, Any]) -> list[dict[str, Any]]:
-    return [_result(number, box, **_size(entry)) for number, box in enumerate(boxes)]
+def _results(boxes: Sequence[LabelBox], entry: Mapping[str, Any], annotation: bool = False) -> list[dict[str, Any]]:
+    return [_result(number, box, annotation, **_size(entry)) for number, box in enumerate(boxes)]
 
 
-def _result(number: int, box: LabelBox, width: int, height: int) -> dict[str, Any]:
+def _result(number: int, box: LabelBox, annotation: bool, width: int, height: int) -> dict[str, Any]:
     sides = (width, height, width, height)
     shares = [round(100 * value / side, _PERCENT_DECIMALS) for value, side in zip(box.bbox, sides, strict=True)]
     value: dict[str, Any] = dict(zip(("x", "y", "width", "height"), shares, strict=True))
@@ -71,7 +74,11 @@ def _result(number: int, box: LabelBox, width: int, height: int) -> dict[str, An
         "image_rotation": 0,
         "value": value | {"rotation": 0, "rectanglelabels": [box.name]},
     }
-    meta = ({"track_id": box.track} if box.track is not None else {}) | ({"ignored": True} if box.ignored else {})
+    meta: dict[str, Any] = ({"track_id": box.track} if box.track is not None else {}) | (
+        {"ignored": True} if box.ignored else {}
+    )
+    if annotation and box.origin == MODEL:  # still the model's, as long as nobody moves it or names it anew
+        meta |= {_SENT: {"label": box.name, **dict(zip(("x", "y", "width", "height"), shares, strict=True))}}
     return result | ({} if box.score is None else {"score": box.score}) | ({"meta": meta} if meta else {})
 
 
@@ -108,8 +115,9 @@ def _image(path: Path, number: int, task: Any) -> LabelImage | None:
         origin = HUMAN if done else MODEL
         _check_shapes(path, name, given[-1]["result"])
         results = [r for r in given[-1]["result"] if r.get("type") == "rectanglelabels"]
-        size = told if "width" in told else results[0] if results else {}
-        width, height = (int(size.get(key) or size[f"original_{key}"]) for key in ("width", "height"))
+        # What the tool has seen counts: it may have turned an image that EXIF says to turn.
+        size = results[0] if results and "original_width" in results[0] else told
+        width, height = (int(size.get(f"original_{key}") or size[key]) for key in ("width", "height"))
         boxes = tuple(_box(result, width, height, origin) for result in results)
     except (AttributeError, KeyError, TypeError, ValueError, IndexError) as error:
         message = (
@@ -136,6 +144,9 @@ def _box(result: Mapping[str, Any], width: int, height: int, origin: str) -> Lab
     x, y, w, h = (
         round(value[key] * side / 100, 2) for key, side in zip(("x", "y", "width", "height"), sides, strict=True)
     )
+    sent = meta.get(_SENT)
+    if sent and sent.get("label") == value["rectanglelabels"][0]:
+        origin = MODEL if all(abs(sent[key] - value[key]) < _SAME for key in ("x", "y", "width", "height")) else HUMAN
     score = result.get("score") if origin == MODEL else None
     track = meta.get("track_id")
     return LabelBox(value["rectanglelabels"][0], (x, y, w, h), score, track, origin, bool(meta.get("ignored")))

@@ -142,12 +142,16 @@ def settle(
     Returns:
         The frames, and the number that the next track may have.
     """
-    count = link(frames, max(settings.max_gap, 2.5 * interval([frame.time for frame in frames])))
+    times = [frame.time for frame in frames]
+    usual = interval(times) or 1.0
+    gap = max(settings.max_gap, 2.5 * interval(times))
+    count = link(frames, gap)
     tracks = _collect(frames, classes)
+    runs = _runs(np.array(times), gap)
     static = _static(tracks, settings)
     parts: dict[int, list[Settled]] = defaultdict(list)
     for track in tracks:
-        for frame, settled in _judged(track, frames, settings, track.number in static):
+        for frame, settled in _judged(track, frames, settings, track.number in static, runs, usual):
             parts[frame].append(replace(settled, tracks=settled.tracks + first_track))
     return [_joined(parts[number]) for number in range(len(frames))], first_track + count
 
@@ -172,11 +176,17 @@ def _collect(frames: Sequence[Sightings], classes: Sequence[Floats]) -> list[_Tr
 
 
 def _judged(
-    track: _Track, frames: Sequence[Sightings], settings: TemporalSettings, static: bool
+    track: _Track,
+    frames: Sequence[Sightings],
+    settings: TemporalSettings,
+    static: bool,
+    runs: NDArray[np.int64],
+    usual: float,
 ) -> list[tuple[int, Settled]]:
     """Return the track's boxes, each with the number of its frame."""
     short = len(track.frames) < settings.shortest
-    at_border = track.frames[0] < settings.shortest - 1 or track.frames[-1] > len(frames) - settings.shortest
+    first, last = int(track.frames[0]), int(track.frames[-1])
+    at_border = first - runs[first, 0] < settings.shortest - 1 or runs[last, 1] - last < settings.shortest
     label = int((track.classes**2).sum(0).argmax())
     own = track.classes[:, label]
     if short and at_border:  # too little is seen of it to say more than its own score does
@@ -184,7 +194,7 @@ def _judged(
     if short and track.sure.max() < settings.alone:
         return [_sighting(track, n, track.boxes[n], float(own[n]), label, 0.0, FLICKER) for n in range(len(own))]
     best = np.sort(own)[::-1][: max(1, int(np.ceil(len(own) * _BEST_SHARE)))]
-    boxes = _smoothed(track)
+    boxes = _smoothed(track, usual)
     seen = float(best.mean())
     reached = seen * (settings.standing + (settings.moving - settings.standing) * min(1.0, _way(boxes)))
     reason = STATIC if static else ("" if reached >= 1 else (STANDING if seen >= 1 else WEAK_TRACK))
@@ -231,12 +241,19 @@ def _filled(
     return found
 
 
-def _smoothed(track: _Track) -> Floats:
+def _runs(times: Floats, gap: float) -> NDArray[np.int64]:
+    """Return (N, 2) for each frame the first and the end of the frames round it between which no gap lies."""
+    edges = np.concatenate([[0], np.flatnonzero(np.diff(times) > gap) + 1, [len(times)]])
+    run = np.searchsorted(edges, np.arange(len(times)), side="right") - 1
+    return np.stack([edges[run], edges[run + 1]], 1)
+
+
+def _smoothed(track: _Track, usual: float) -> Floats:
     """Return the boxes, each on the line that fits it and its neighbours best, the surer ones counting more."""
     boxes = track.boxes.copy()
-    for n, frame in enumerate(track.frames):
-        away = (track.frames - frame).astype(np.float64)
-        if np.count_nonzero(np.abs(away) <= 2 * _REACH) < 3:
+    for n, time in enumerate(track.times):
+        away = (track.times - time) / usual  # in usual intervals: frames may be missing in between
+        if np.count_nonzero(np.abs(away) <= 2 * _REACH + 1e-6) < 3:
             continue
         weight = np.exp(-((away / _REACH) ** 2)) * track.sure
         zero, one, two = weight.sum(), (weight * away).sum(), (weight * away**2).sum()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -92,24 +92,29 @@ def read(path: Path, like: Labels | None) -> Labels:
         raise DataError(message)
     try:
         given: Any = yaml.safe_load((folder / DATA).read_text(encoding="utf-8"))
-        names = given["names"]
-    except (OSError, yaml.YAMLError, KeyError, TypeError) as error:
-        message = f"{folder / DATA} cannot be read, or has no `names` ({error})."
+        listed = given["names"]
+        pairs = listed.items() if isinstance(listed, dict) else enumerate(listed)
+        names = {int(number): str(name) for number, name in pairs}
+    except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError) as error:
+        message = f"{folder / DATA} cannot be read, or has no `names` by number ({error})."
         raise DataError(message) from error
-    ordered = list(names.values()) if isinstance(names, dict) else list(names)
     check_names(image.name for image in like.images)
     images = []
     for image in like.images:
         file = _text_file(folder, "labels", image.name)
         if file.is_file():  # what is not there did not come back
             kept_back = tuple(box for box in image.boxes if box.ignored)  # which the format has no place for
-            boxes = _boxes(file, image, ordered) + kept_back
+            boxes = _boxes(file, image, names) + kept_back
             images.append(LabelImage(image.entry, boxes, image.reviewed))
-    return Labels(dict(enumerate(ordered, 1)), tuple(images))
+    return Labels(dict(enumerate((names[number] for number in sorted(names)), 1)), tuple(images))
 
 
-def _boxes(file: Path, image: LabelImage, names: list[str]) -> tuple[LabelBox, ...]:
-    lines = file.read_text(encoding="utf-8").splitlines()
+def _boxes(file: Path, image: LabelImage, names: Mapping[int, str]) -> tuple[LabelBox, ...]:
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        message = f"{file} cannot be read ({error})."
+        raise DataError(message) from error
     drawn = [_box(f"{file}, line {number}", line, image, names) for number, line in enumerate(lines, 1) if line.strip()]
     left = [box for box in image.boxes if not box.ignored]
     return tuple(_untouched(box, left) for box in drawn)
@@ -124,17 +129,21 @@ def _untouched(box: LabelBox, left: list[LabelBox]) -> LabelBox:
     return box
 
 
-def _box(where: str, line: str, image: LabelImage, names: list[str]) -> LabelBox:
+def _box(where: str, line: str, image: LabelImage, names: Mapping[int, str]) -> LabelBox:
     try:
-        label, x, y, width, height = line.split()[:5]
+        label, x, y, width, height, *confidence = line.split()
+        if len(confidence) > 1:
+            message = "polygons and oriented boxes are no labels here"
+            raise ValueError(message)
         across, down = float(image.entry["width"]), float(image.entry["height"])
         w, h = float(width) * across, float(height) * down
         bbox = (float(x) * across - w / 2, float(y) * down - h / 2, w, h)
         name = names[int(label)]
-    except (ValueError, IndexError) as error:
+        x1, y1, w, h = (round(value, 2) for value in bbox)
+        return LabelBox(name, (x1, y1, w, h), origin=HUMAN)
+    except (ValueError, KeyError) as error:
         message = (
-            f"{where}: {line[:60]!r} must be a class number and four shares: x and y of the middle, width, height."
+            f"{where}: {line[:60]!r} must be a class number of {DATA} and four shares: x and y of the middle, width, "
+            f"height; a confidence may follow ({error})."
         )
         raise DataError(message) from error
-    x1, y1, w, h = (round(value, 2) for value in bbox)
-    return LabelBox(name, (x1, y1, w, h), origin=HUMAN)

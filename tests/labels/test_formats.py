@@ -9,7 +9,17 @@ from pycocotools.coco import COCO
 from cahqp.__main__ import main
 from cahqp.errors import DataError
 from cahqp.labels import cvat, label_studio, yolo
-from cahqp.labels.document import HUMAN, LabelBox, LabelImage, Labels, accepted, brought_back, read_coco, write_coco
+from cahqp.labels.document import (
+    HUMAN,
+    LabelBox,
+    LabelImage,
+    Labels,
+    accepted,
+    brought_back,
+    once,
+    read_coco,
+    write_coco,
+)
 from cahqp.labels.external import External
 
 MORE = {"uncertainty": 0.2, "weight": 0.8}
@@ -275,6 +285,57 @@ def test_broken_yolo_is_refused(labels, tmp_path):
     (tmp_path / "labels" / "train" / "a" / "b & c" / "0.txt").write_text("9 0.5 0.5 0.1 0.1\n")
     with pytest.raises(DataError, match="line 1"):
         yolo.read(tmp_path, labels)
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["0 0.1 0.2 0.3 0.2 0.3 0.4 0.1 0.4", "0 0.1 0.2 0.3 0.4 0.5 0.6", "-1 0.5 0.5 0.1 0.1", "0 nan 0.5 0.1 0.1"],
+)
+def test_lines_of_yolo_that_are_no_boxes_of_a_known_class_are_refused(line, labels, tmp_path):
+    yolo.write(labels, tmp_path)
+    (tmp_path / "labels" / "train" / "a" / "b & c" / "0.txt").write_text(line + "\n")
+    with pytest.raises(DataError, match="line 1"):
+        yolo.read(tmp_path, labels)
+
+
+def test_classes_of_yolo_are_known_by_number(labels, tmp_path):
+    yolo.write(labels, tmp_path)
+    data = yaml.safe_load((tmp_path / "data.yaml").read_text())
+    (tmp_path / "data.yaml").write_text(yaml.safe_dump({**data, "names": {7: "traffic light", 2: "car"}}))
+    (tmp_path / "labels" / "train" / "a" / "b & c" / "0.txt").write_text("7 0.5 0.5 0.1 0.1\n")
+    (tmp_path / "labels" / "train" / "a" / "b & c" / "2.txt").unlink()
+    assert yolo.read(tmp_path, labels).images[0].boxes[0].name == "traffic light"
+    (tmp_path / "data.yaml").write_text("names: null\n")
+    with pytest.raises(DataError, match="no `names`"):
+        yolo.read(tmp_path, labels)
+
+
+def test_a_models_boxes_beside_a_persons_go_through_label_studio(labels, tmp_path):
+    entry, boxes = labels.images[0].entry, labels.images[0].boxes
+    drawn = labels.images[2].boxes
+    mixed = Labels(labels.categories, (LabelImage(entry, boxes + drawn, True), labels.images[1]))
+    label_studio.write(mixed, tmp_path)
+    assert seen(brought_back(label_studio.read(tmp_path), mixed)) == seen(mixed)
+    tasks = json.loads((tmp_path / "tasks.json").read_text())
+    tasks[0]["annotations"][0]["result"][0]["value"]["x"] += 1.0
+    (tmp_path / "tasks.json").write_text(json.dumps(tasks))
+    moved = brought_back(label_studio.read(tmp_path), mixed).images[0].boxes[0]
+    assert (moved.origin, moved.score) == (HUMAN, None)
+
+
+def test_an_image_of_another_size_is_refused(labels):
+    turned = LabelImage({**labels.images[0].entry, "width": 359, "height": 641}, labels.images[0].boxes)
+    with pytest.raises(DataError, match=r"another size: a/b & c/0\.jpg"):
+        brought_back(Labels(labels.categories, (turned,)), labels)
+
+
+def test_of_an_image_that_came_back_twice_the_one_that_was_seen_counts(labels):
+    first, _, drawn = labels.images
+    other = LabelImage(drawn.entry, ())
+    assert once(Labels(labels.categories, (other, drawn))).images == (drawn,)
+    assert once(Labels(labels.categories, (drawn, other))).images == (drawn,)
+    with pytest.raises(DataError, match=r"0\.jpg \(2 times, 0 of them"):
+        once(Labels(labels.categories, (first, first)))
 
 
 def predictions(path, **changed):

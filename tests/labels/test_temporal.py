@@ -134,6 +134,23 @@ def test_trembling_boxes_are_smoothed():
     assert np.mean(off) < 0.75 * np.abs(noise).mean()
 
 
+def test_boxes_beside_lost_frames_stay_where_they_are():
+    frames, classes = recording(31, car, rate=0.04)
+    kept = [n for n in range(31) if not 10 <= n < 21]
+    found = settle([frames[n] for n in kept], [classes[n] for n in kept], TemporalSettings())[0]
+    assert len({int(frame.tracks[0]) for frame in found}) == 1  # the gap of 0.48 s did not part the track
+    for number, frame in zip(kept, found, strict=True):
+        np.testing.assert_allclose(frame.boxes[0], car_at(number), atol=1e-6)
+
+
+def test_what_comes_in_before_a_long_gap_is_no_flicker():
+    frames, classes = recording(20, lambda n: car(n) if n in (8, 9) else None)
+    for frame in frames[10:]:
+        frame.time += 3600
+    found = settle(frames, classes, TemporalSettings())[0]
+    assert reasons(found)[8] == reasons(found)[9] == ("",)
+
+
 def test_what_keeps_time_out_of_a_recording():
     size = (100, 200)
     fine = [(0.2 * n, size) for n in range(6)]
