@@ -103,13 +103,12 @@ def calibrate_command(
         fitted = calibrate(held, method, scores, hits, objects, lent)
         curves = [fitted.curves[name] for name in truth.classes]
         fitted = replace(fitted, decided=decided(truth, found, curves, nms_iou))
-        measured = _measured(fitted, metrics, truth, method)
+        measured = _measured(fitted, metrics, truth, method, lent)
         write_calibration(run.work / "calibration.json", fitted, measured)
         with atomic_write(run.work / "calibration.html") as file:
             file.write(_page(fitted, measured) + "\n")
         run.finish(measured)
-    before, after = measured["held_out"]["before"], measured["held_out"]["after"]
-    print(f"{output}: calibration error on held-out recordings {100 * before:.1f} % before, {100 * after:.1f} % after.")
+    print(f"{output}: {_said(measured['held_out'])}")
 
 
 def _candidates(
@@ -158,7 +157,9 @@ def _evidence(metrics: Metrics) -> tuple[dict[str, Floats], dict[str, NDArray[np
     return scores, {name: found.hits for name, found in per_class.items()}
 
 
-def _measured(fitted: Calibration, metrics: Metrics, truth: Truth, method: Method) -> dict[str, Any]:
+def _measured(
+    fitted: Calibration, metrics: Metrics, truth: Truth, method: Method, lent: Sequence[str]
+) -> dict[str, Any]:
     """Return the calibration error by class, and on recordings that the curves were not fitted on."""
     per_class = {}
     for name in fitted.curves:
@@ -171,11 +172,14 @@ def _measured(fitted: Calibration, metrics: Metrics, truth: Truth, method: Metho
             "before": round(expected_error(before), 6),
             "after": round(expected_error(after), 6),
         }
-    return {"per_class": per_class, "held_out": _held_out(metrics, truth, method)}
+    return {"per_class": per_class, "held_out": _held_out(metrics, truth, method, lent)}
 
 
-def _held_out(metrics: Metrics, truth: Truth, method: Method) -> dict[str, Any]:
-    """Return the error before and after, each half of the recordings calibrated by the other half's curves."""
+def _held_out(metrics: Metrics, truth: Truth, method: Method, lent: Sequence[str]) -> dict[str, Any]:
+    """Return the error before and after, each half of the recordings calibrated by the other half's curves.
+
+    Where a half is too small for curves the errors are `None`, and `unknown` says why: the curves of all frames stand.
+    """
     recordings = sorted({image.recording for image in truth.images})
     half = {name: number % 2 for number, name in enumerate(recordings)}
     if len(recordings) < 2:  # one camera: a later block of its frames
@@ -183,9 +187,14 @@ def _held_out(metrics: Metrics, truth: Truth, method: Method) -> dict[str, Any]:
         side = np.array([int(number >= middle) for number in range(len(truth.images))])
     else:
         side = np.array([half[image.recording] for image in truth.images])
+    counts = {"detections": int(sum(len(found.scores) for found in metrics.matches.per_class))}
+    counts["recordings"] = len(recordings)
+    try:
+        other_half = [_fold(metrics, side, 1 - fold, method, lent) for fold in (0, 1)]
+    except DataError as error:
+        return {"before": None, "after": None, "unknown": f"One half of the recordings is too small. {error}", **counts}
     before, after, hits = [], [], []
-    for fold in (0, 1):
-        curves = _fold(metrics, side, 1 - fold, method)
+    for fold, curves in enumerate(other_half):
         for name, found in zip(metrics.matches.classes, metrics.matches.per_class, strict=True):
             own = side[found.images] == fold
             before.append(found.scores[own])
@@ -195,17 +204,23 @@ def _held_out(metrics: Metrics, truth: Truth, method: Method) -> dict[str, Any]:
     return {
         "before": round(expected_error(reliability(np.concatenate(before), truths)), 6),
         "after": round(expected_error(reliability(np.concatenate(after), truths)), 6),
-        "detections": len(truths),
-        "recordings": len(recordings),
+        **counts,
     }
 
 
-def _fold(metrics: Metrics, side: NDArray[Any], fold: int, method: Method) -> dict[str, Curve]:
+def _fold(metrics: Metrics, side: NDArray[Any], fold: int, method: Method, lent: Sequence[str]) -> dict[str, Curve]:
     scores, hits = {}, {}
     for name, found in zip(metrics.matches.classes, metrics.matches.per_class, strict=True):
         own = side[found.images] == fold
         scores[name], hits[name] = found.scores[own], found.hits[own]
-    return fit(method, scores, hits)
+    return fit(method, scores, hits, lent)
+
+
+def _said(held: Mapping[str, Any]) -> str:
+    if held["before"] is None:
+        return f"calibration error on held-out recordings unknown. {held['unknown']}"
+    before, after = 100 * held["before"], 100 * held["after"]
+    return f"calibration error on held-out recordings {before:.1f} % before, {after:.1f} % after."
 
 
 def _page(fitted: Calibration, measured: Mapping[str, Any]) -> str:
@@ -213,11 +228,7 @@ def _page(fitted: Calibration, measured: Mapping[str, Any]) -> str:
         [name, f"{own['detections']:,}", f"{own['objects']:,}", *(f"{100 * own[k]:.1f}" for k in ("before", "after"))]
         for name, own in measured["per_class"].items()
     ]
-    held = measured["held_out"]
-    said = (
-        "On recordings that the curves were not fitted on the calibration error is "
-        f"{100 * held['before']:.1f} % before and {100 * held['after']:.1f} % after."
-    )
+    said = f"On recordings that the curves were not fitted on: {_said(measured['held_out'])}"
     pictures = []
     for name in fitted.curves:
         for title, values in (("before", fitted.scores[name]), ("after", fitted.calibrated(name))):

@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 
 from cahqp.__main__ import main
+from cahqp.errors import DataError
 from cahqp.evaluation.truth import Truth, TruthImage
 from cahqp.labels.candidates import Candidates
 from cahqp.labels.document import read_coco
+from cahqp.training import calibrate as calibrating
 from cahqp.training.calibrate import decided
 from cahqp.training.looks import LookFrames
 
@@ -52,6 +54,21 @@ def test_a_refused_calibration_leaves_nothing_behind(root, capsys):
     assert main(["calibrate", *given, "--uncalibrated=lorry"]) == 1
     assert "--uncalibrated names lorry" in capsys.readouterr().err
     assert not list(root.glob("no*"))
+
+
+def test_a_half_that_is_too_small_leaves_its_error_unknown_and_the_calibration_whole(root, monkeypatch, capsys):
+    given = [f"--weights={WEIGHTS}", f"--frames={root / 'day' / 'annotations.json'}", f"--output={root / 'halves'}"]
+
+    def fit(method, scores, hits, lent=()):
+        raise DataError("Calibration needs more.")
+
+    monkeypatch.setattr(calibrating, "fit", fit)  # what the halves call; the curves of all frames are made elsewhere
+    assert main(["calibrate", *given, "--uncalibrated=person"]) == 0
+    assert "unknown. One half of the recordings is too small. Calibration needs more." in capsys.readouterr().out
+    told = json.loads((root / "halves" / "calibration.json").read_text())
+    assert told["measured"]["held_out"]["before"] is None
+    assert told["curves"]["car"]["own"]
+    assert "too small" in (root / "halves" / "calibration.html").read_text()
 
 
 def test_asked_precision_and_a_report_of_it(root):
