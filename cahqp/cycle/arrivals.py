@@ -21,7 +21,7 @@ def add_arrival(root: Path, until: float, write: Any) -> str:
     """
     known = arrivals(root)
     name = f"arrival-{len(known) + 1:03d}"
-    write(root / ARRIVED, {"rounds": [{"name": n, "until": u} for n, u in (known | {name: until}).items()]})
+    write(root / ARRIVED, _listed(known | {name: until}))
     return name
 
 
@@ -36,7 +36,12 @@ def drop_unbegun(root: Path, fetched: Path, write: Any) -> None:
     known = arrivals(root)
     partial = fetched.with_name(f"{fetched.name}.partial")
     if known and not (fetched.exists() or (partial / TAKEN).is_file()):
-        write(root / ARRIVED, {"rounds": [{"name": n, "until": u} for n, u in list(known.items())[:-1]]})
+        known.popitem()
+        write(root / ARRIVED, _listed(known))
+
+
+def _listed(known: dict[str, float]) -> dict[str, Any]:
+    return {"rounds": [{"name": name, "until": until} for name, until in known.items()]}
 
 
 def arrivals(root: Path) -> dict[str, float]:

@@ -224,10 +224,8 @@ def _check_sizes(returned: Mapping[str, LabelImage], like: Labels) -> None:
     other = []
     for image in like.images:
         if image.name in returned:
-            sizes = [
-                tuple(one.entry.get(side) for side in ("width", "height")) for one in (image, returned[image.name])
-            ]
-            other += [f"{image.name} ({sizes[1]}, sent out as {sizes[0]})"] if sizes[0] != sizes[1] else []
+            sent, back = (f"{e.get('width')}x{e.get('height')}" for e in (image.entry, returned[image.name].entry))
+            other += [f"{image.name} ({back}, sent out as {sent})"] if sent != back else []
     if other:
         message = (
             f"Images came back in another size: {', '.join(other[:5])}. Boxes are in pixels of the image as it is "

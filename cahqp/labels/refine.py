@@ -166,10 +166,10 @@ def _survey(reader: _Reader, rules: Rules) -> tuple[Recordings, dict[str, Histog
         order = (0.0 if time is None else float(time), int(image["frame"]), row)
         place = _Place(row, order, time, (image["height"], image["width"]))
         recordings.setdefault((image["camera"], image["recording"]), []).append(place)
-        if rules.source_means is not None:  # which are of what suppression keeps, too
-            candidates = candidates[nms(candidates.boxes, candidates.scores, rules.nms_iou)]
         if rules.source_means is None and rules.top_share is None:
             continue
+        if rules.source_means is not None:  # which are of what suppression keeps, too
+            candidates = candidates[nms(candidates.boxes, candidates.scores, rules.nms_iou)]
         for label in np.unique(candidates.labels).tolist():
             histograms[rules.classes[label]].add(candidates.scores[candidates.labels == label])
     return {name: sorted(places, key=lambda p: p.order) for name, places in recordings.items()}, histograms

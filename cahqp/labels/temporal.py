@@ -143,15 +143,15 @@ def settle(
         The frames, and the number that the next track may have.
     """
     times = [frame.time for frame in frames]
-    usual = interval(times) or 1.0
-    gap = max(settings.max_gap, 2.5 * interval(times))
+    usual = interval(times)
+    gap = max(settings.max_gap, 2.5 * usual)
     count = link(frames, gap)
     tracks = _collect(frames, classes)
     runs = _runs(np.array(times), gap)
     static = _static(tracks, settings)
     parts: dict[int, list[Settled]] = defaultdict(list)
     for track in tracks:
-        for frame, settled in _judged(track, frames, settings, track.number in static, runs, usual):
+        for frame, settled in _judged(track, frames, settings, track.number in static, runs, usual or 1.0):
             parts[frame].append(replace(settled, tracks=settled.tracks + first_track))
     return [_joined(parts[number]) for number in range(len(frames))], first_track + count
 

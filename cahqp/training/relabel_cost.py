@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import io
-import statistics
+import itertools
 import tempfile
-import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from jsonargparse import ArgumentParser
@@ -21,13 +19,10 @@ from cahqp.errors import check_numbers
 from cahqp.files import write_json
 from cahqp.training.predict import FrameLoader, FrameSet, fixed_batches
 from cahqp.training.relabel import relabel
+from cahqp.training.speed_clock import alternate
+from cahqp.training.speed_phases import Way
 
-
-class Spent(NamedTuple):
-    """Seconds of one run: on the wall, and of all processors together, which other processes touch less."""
-
-    wall: float
-    cpu: float
+ALONE, WHOLE = "alone", "relabel"
 
 
 def command(arguments: list[str]) -> None:
@@ -47,7 +42,9 @@ def relabel_cost(
     batch_size: int = 8,
     rounds: int = 5,
 ) -> None:
-    """Measure `cahqp relabel` beside reading, resizing and the teacher's forward pass on the same frames, by turns.
+    """Measure `cahqp relabel` beside the bare work on the same frames, by turns, on the CPU.
+
+    The bare work is to read the frames, to resize them, and the teacher's forward pass.
 
     Args:
         weights: Model file of the teacher.
@@ -58,18 +55,22 @@ def relabel_cost(
         temporal: Option of `relabel`.
         batch_size: Frames in a batch.
         rounds: Times that both are run, after once that does not count.
+
+    Raises:
+        ConfigError: A number is out of range.
+        DataError: There are no frames, or they cannot be read.
     """
     check_numbers({"--ignore_share": ignore_share}, {"--batch_size": batch_size, "--rounds": rounds})
     options = {"ignore_share": ignore_share, "standing": standing, "temporal": temporal, "batch_size": batch_size}
-    alone, whole = [], []
     with tempfile.TemporaryDirectory() as folder:
-        for number in range(rounds + 1):
-            alone.append(_spent(partial(_ask, weights, frames, batch_size)))
-            whole.append(_spent(partial(_quietly, relabel, weights, [frames], Path(folder) / str(number), **options)))
-    figures = {name: _ratio(whole[1:], alone[1:], name) for name in Spent._fields}
-    write_json(output / "relabel.json", {"options": options, "rounds": rounds, "relabel_by_alone": figures})
-    for name, found in figures.items():
-        print(f"relabel takes {found['median']:.3f} of the {name} time ({found['min']:.3f} to {found['max']:.3f})")
+        outputs = (Path(folder) / str(number) for number in itertools.count())
+        ways = {
+            ALONE: Way(partial(_ask, weights, frames, batch_size)),
+            WHOLE: Way(lambda: _quietly(relabel, weights, [frames], next(outputs), accelerator="cpu", **options)),
+        }
+        ratio = alternate(ways, rounds, torch.device("cpu")).ratio(WHOLE, ALONE)
+    write_json(output / "relabel.json", {"options": options, "rounds": rounds, "relabel_by_alone": ratio})
+    print(f"relabel takes {ratio['median']:.3f} times as long ({ratio['min']:.3f} to {ratio['max']:.3f})")
 
 
 def _ask(weights: Path, frames: Path, batch_size: int) -> None:
@@ -85,14 +86,3 @@ def _ask(weights: Path, frames: Path, batch_size: int) -> None:
 def _quietly(work: Callable[..., None], *given: object, **options: object) -> None:
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         work(*given, **options)
-
-
-def _spent(work: Callable[[], None]) -> Spent:
-    wall, cpu = time.perf_counter(), time.process_time()
-    work()
-    return Spent(time.perf_counter() - wall, time.process_time() - cpu)
-
-
-def _ratio(above: list[Spent], below: list[Spent], name: str) -> dict[str, float]:
-    found = [getattr(one, name) / getattr(other, name) for one, other in zip(above, below, strict=True)]
-    return {"min": min(found), "median": statistics.median(found), "max": max(found)}

@@ -102,7 +102,8 @@ def gradients(detector) -> dict[str, torch.Tensor]:
 
 
 def test_two_ranks_train_as_one(detector, images, targets, monkeypatch):
-    """The second rank has no box; BatchNorm is frozen."""
+    """The second rank has no box; BatchNorm is frozen. In float64, for rounding is the processor's."""
+    detector, images = detector.double(), images.double()
     targets = [targets[0], Targets.empty()]
     for module in detector.train().modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -116,14 +117,9 @@ def test_two_ranks_train_as_one(detector, images, targets, monkeypatch):
     for rank in range(2):
         train_step(detector, images[rank : rank + 1], [targets[rank]])
         parts.append(gradients(detector))
-    # A bias before a norm of its own channel has no gradient but what rounding leaves, which is the processor's.
-    rounding = 2 * torch.finfo(torch.float32).eps * torch.stack([g.norm() for g in whole.values()]).norm()
     for name, expected in whole.items():
         averaged = (parts[0][name] + parts[1][name]) / 2  # what DistributedDataParallel makes of it
-        if expected.norm() < rounding:
-            assert averaged.norm() < rounding, name
-        else:
-            assert (averaged - expected).norm() <= 1e-4 * expected.norm() + 1e-6, name
+        assert (averaged - expected).norm() <= 1e-4 * expected.norm() + 1e-6, name
 
 
 class Shift(nn.Module):
