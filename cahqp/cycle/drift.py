@@ -22,6 +22,8 @@ from cahqp.files import write_json
 
 DRIFT, STEADY, FAULT, FEW = "drift", "steady", "fault", "too few frames"
 KINDS = ("features", "scores", "plain", "view")
+SHORT = 10
+"""Windows of a reference below which slow traffic gives false alarms: see docs/rounds.md."""
 _TESTED = [PLAIN.index(name) for name in ("brightness", "contrast", "sharpness", "detections")]
 
 
@@ -162,11 +164,17 @@ def told(found: dict[str, Any]) -> list[str]:
         since = f" since window {said['since'] + 1} of {len(said['windows'])}" if said["since"] is not None else ""
         fault_named = f" ({said['fault']})" if said["fault"] else ""
         near = f"; nearest known: {said['nearest']}" if said["nearest"] else ""
-        lines.append(f"{camera}: {said['verdict']}{fault_named}{since}{near}")
+        lines.append(f"{camera}: {said['verdict']}{fault_named}{since}{near}{_doubt(said)}")
     lines += [f"{camera}: silent, no frames" for camera in found["silent"]]
     lines += [f"{name}: left out, it has fewer frames than three windows" for name in found["short"]]
     lines += [f"One adaptation serves: {', '.join(group)}" for group in found["groups"]]
     return lines
+
+
+def _doubt(said: dict[str, Any]) -> str:
+    if said["verdict"] != DRIFT or said["reference_windows"] >= SHORT:
+        return ""
+    return f", of {said['reference_windows']} windows: below {SHORT} alarms are easily false"
 
 
 class Watch:
@@ -237,6 +245,7 @@ def _camera(
         "fault": broken,
         "since": since if verdict == DRIFT else None,
         "nearest": nearest,
+        "reference_windows": len(watches[nearest].signals) // settings.window if nearest else 0,
     }
     if verdict != DRIFT or nearest is None:
         return result, None

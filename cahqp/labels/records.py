@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from cahqp.labels.select import Selection
     from cahqp.structures import Detections, Frame
 
+_ENCODER = json.JSONEncoder(allow_nan=False, ensure_ascii=False, separators=(", ", ": "))  # kept: one is dear to make
 PIXEL_DECIMALS = 2
 SCORE_DECIMALS = 4
 
@@ -45,7 +46,7 @@ def decode(line: bytes) -> dict[str, Any]:
 
 def dumps(value: Any) -> str:
     """Return `value` as JSON on one line; NaN and infinity are refused."""
-    return json.dumps(value, allow_nan=False, ensure_ascii=False, separators=(", ", ": "))
+    return _ENCODER.encode(value)
 
 
 def image_entry(frame: Frame) -> dict[str, Any]:

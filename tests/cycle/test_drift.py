@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from cahqp.__main__ import main
-from cahqp.cycle.drift import DriftSettings, first_run, judge
+from cahqp.cycle.drift import DriftSettings, first_run, judge, told
 from cahqp.cycle.faults import fault
 from cahqp.cycle.mmd import Reference, blocks, distance, fit_scale
 from cahqp.cycle.signals import PLAIN, join, read_signals, write_signals
@@ -49,13 +49,14 @@ def test_no_block_reaches_over_two_recordings():
     assert blocks(["a"] * 5 + ["b"] * 3, 2).tolist() == [0, 0, 1, 1, 1, 2, 2, 2]
 
 
-def test_a_thousand_windows_without_drift_give_few_alarms():
+@pytest.mark.parametrize(("correlation", "usual"), [(0.8, 120), (0.95, 240), (0.98, 480)])
+def test_a_thousand_windows_without_drift_give_few_alarms(correlation, usual):
     alarms = []
     for seed in range(5):
-        frames = stream(120 + 200 * 12, seed=seed, correlation=0.8).features
-        reference = Reference(frames[:120], blocks([""] * 120, 3), 4, margin=1.0)
+        frames = stream(usual + 200 * 12, seed=seed, correlation=correlation).features
+        reference = Reference(frames[:usual], blocks([""] * usual, 3), 4, margin=1.0)
         random, numbers = np.random.default_rng(seed), blocks([""] * 12, 3)
-        windows = frames[120:].reshape(200, 12, -1)
+        windows = frames[usual:].reshape(200, 12, -1)
         over = [reference.test(window, numbers, random, 199).over(0.02) for window in windows]
         alarms += [first and second for first, second in itertools.pairwise(over)]
     assert np.mean(alarms) <= 0.05
@@ -74,6 +75,14 @@ def test_a_change_is_found_within_five_windows(change):
     found = verdict(join([stream(36, seed=5), stream(60, seed=6, **change)]))
     assert found["verdict"] == "drift"
     assert 3 <= found["since"] <= 6
+
+
+@pytest.mark.parametrize(("usual", "told_so"), [(108, True), (120, False)])
+def test_an_alarm_on_a_short_reference_says_so(usual, told_so):
+    found = judge({"day": stream(usual)}, [stream(60, seed=6, shift=2.5)], QUICK)
+    (line, *_) = told(found)
+    assert line.startswith("north: drift since window 1 of 5; nearest known: day")
+    assert (", of 9 windows" in line) == told_so
 
 
 def test_the_same_again_is_steady():
