@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from math import sqrt
+from math import inf, sqrt
 from typing import Any, Literal
 
 from scipy.stats import norm, t
@@ -41,13 +41,13 @@ class Limits:
         """Check the limits that are no shares.
 
         Raises:
-            ConfigError: One is not above 0, and would let nothing pass; all are told together.
+            ConfigError: One is not above 0, and would let nothing pass, or is infinite; all are told together.
         """
         names = ("slowdown", "milliseconds", "growth", "megabytes")
         wrong = [
-            f"{name} must lie above 0, got {value}."
+            f"{name} must be a number above 0, got {value}."
             for name in names
-            if (value := getattr(self, name)) is not None and not value > 0
+            if (value := getattr(self, name)) is not None and not 0 < value < inf
         ]
         if wrong:
             raise ConfigError("\n".join(wrong))

@@ -112,7 +112,7 @@ class Registry:
             before = _before(now, target)
             digest = self.versions.digest(target)
             new = replace(now, generation=now.generation + 1, version=target, manifest=digest, before=before)
-            self._write(now, new)
+            self._write(new, new)  # the pointer before it names what was just left: damage must not bring that back
             return target
 
     def verify(self, trusted: Path | None = None) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -232,7 +233,7 @@ def _judge_problems(plan: RoundsPlan) -> Iterator[str]:
             yield f"gate.precision must be float32 or int8, got {plan.gate.precision!r}."
         if not 0 <= plan.gate.loss <= 1:
             yield f"gate.loss must be in 0..1, got {plan.gate.loss}."
-        if not plan.gate.slowdown > 0:
-            yield f"gate.slowdown must be more than 0, got {plan.gate.slowdown}."
+        if not 0 < plan.gate.slowdown < math.inf:
+            yield f"gate.slowdown must be a number above 0, got {plan.gate.slowdown}."
         for entry in plan.gate.canary:
             yield from entry_problems(plan.single(Target([])), "gate.canary", entry)

@@ -40,6 +40,15 @@ def test_a_damaged_pointer_is_mended_by_a_rollback(registry, tmp_path):
     assert registry.verify() == []
 
 
+def test_damage_after_a_rollback_does_not_bring_back_what_was_left(registry, tmp_path):
+    good = registry.pointer.version
+    assert promote(tmp_path, "p2", "--reason=x") == 0
+    assert registry.rollback() == good
+    flip(registry.root / RUNNING)
+    assert registry.rollback() == good
+    assert registry.verify() == []
+
+
 @pytest.mark.parametrize("named", [False, True])
 def test_a_damaged_pointer_to_the_only_version_is_mended_by_a_rollback(registry, tmp_path, named):
     only = registry.pointer.version
