@@ -38,12 +38,30 @@ class External:
                 x, y, width, height = row.bbox
                 rows[row.image].append(([x, y, x + width, y + height], row.score or 0.0, labels[row.category]))
         self._looks = {str(found.images[identifier]["file_name"]): _look(own) for identifier, own in rows.items()}
+        told = [(str(i["file_name"]), (i.get("height"), i.get("width"))) for i in found.images.values()]
+        self._sizes = {name: size for name, size in told if None not in size}
 
-    def look(self, name: str, floor: float) -> Look | None:
-        """Return what it says of a frame; `None` where the file does not know the frame, and so keeps silent."""
+    def look(self, name: str, size: tuple[int, int], floor: float) -> Look | None:
+        """Return what it says of a frame; `None` where the file does not know the frame, and so keeps silent.
+
+        Args:
+            name: Of the frame.
+            size: Its height and width in pixels.
+            floor: Boxes with a lower score are left out.
+
+        Raises:
+            DataError: The file gives the image another size, so its boxes lie elsewhere.
+        """
         look = self._looks.get(name)
         if look is None:
             return None
+        told = self._sizes.get(name, size)
+        if told != size:
+            message = (
+                f"{self.path} has boxes of {name!r} for {told[1]} x {told[0]} pixels, the frame has {size[1]} x "
+                f"{size[0]}. Predict on the frames as they are."
+            )
+            raise DataError(message)
         good = look.scores >= floor
         return Look(look.boxes[good], look.scores[good], look.labels[good])
 

@@ -198,7 +198,7 @@ class Ensemble:
         return looks
 
     def _fused(self, frame: Frame, looks: list[Look]) -> Candidates:
-        others = [external.look(frame.name, self.floor) for external in self.externals]
+        others = [external.look(frame.name, frame.size, self.floor) for external in self.externals]
         looks = looks + [look for look in others if look is not None]
         if self.single:
             candidates = Candidates(looks[0].boxes, looks[0].scores, looks[0].labels)

@@ -338,9 +338,9 @@ def test_of_an_image_that_came_back_twice_the_one_that_was_seen_counts(labels):
         once(Labels(labels.categories, (first, first)))
 
 
-def predictions(path, **changed):
+def predictions(path, image=None, **changed):
     annotation = {"image_id": 1, "category_id": 2, "bbox": [1, 2, 3, 4], "score": 0.5} | changed
-    images = [{"id": 1, "file_name": "a.jpg"}]
+    images = [{"id": 1, "file_name": "a.jpg"} | (image or {})]
     categories = [{"id": 2, "name": "car"}, {"id": 3, "name": "zebra"}]
     path.write_text(json.dumps({"images": images, "annotations": [annotation], "categories": categories}))
     return path
@@ -348,17 +348,24 @@ def predictions(path, **changed):
 
 def test_predictions_of_other_detectors(tmp_path):
     found = External(predictions(tmp_path / "a.json"), ["bus", "car"])
-    look = found.look("a.jpg", 0.1)
+    look = found.look("a.jpg", (48, 64), 0.1)
     assert look.boxes.tolist() == [[1, 2, 4, 6]]
     assert (look.labels.tolist(), look.scores.tolist()) == ([1], [0.5])
-    assert found.look("a.jpg", 0.6).boxes.shape == (0, 4)
-    assert found.look("b.jpg", 0.1) is None
+    assert found.look("a.jpg", (48, 64), 0.6).boxes.shape == (0, 4)
+    assert found.look("b.jpg", (48, 64), 0.1) is None
     with pytest.raises(DataError, match="knows none of the frames"):
         found.check(["b.jpg"])
     with pytest.raises(DataError, match="none of the classes"):
         External(predictions(tmp_path / "a.json"), ["bus"])
     with pytest.raises(DataError, match=r"annotations\[0\]: lacks `score`"):
         External(predictions(tmp_path / "a.json", score=None), ["car"])
+
+
+def test_predictions_on_images_of_another_size_are_refused(tmp_path):
+    found = External(predictions(tmp_path / "a.json", image={"width": 640, "height": 480}), ["car"])
+    assert len(found.look("a.jpg", (480, 640), 0.1).boxes) == 1
+    with pytest.raises(DataError, match=r"'a\.jpg' for 640 x 480 pixels, the frame has 64 x 48"):
+        found.look("a.jpg", (48, 64), 0.1)
 
 
 def changed(document, part, **values):
