@@ -64,7 +64,9 @@ def test_limits_that_nothing_could_keep_to_are_refused(capsys):
     given = ["gate", "--candidate=new", "--running=old", "--output=decision"]
     assert main([*given, "--slowdown=-1", "--milliseconds=0", "--growth=0"]) == 1
     told = capsys.readouterr().err
-    assert all(text in told for text in ("slowdown must", "milliseconds must be a number above 0, got 0", "growth must"))
+    assert all(
+        text in told for text in ("slowdown must", "milliseconds must be a number above 0, got 0", "growth must")
+    )
 
 
 def test_nothing_is_decided_without_labels_that_may_decide():
