@@ -69,6 +69,11 @@ class EMA(WeightAveraging):
         if self._average_model is not None:
             self._average_model.to(pl_module.device)
 
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Leave the average in the model also where a resumed training had nothing left to train."""
+        if self._average_model is not None:
+            self._copy_average_to_current(pl_module)
+
     def _has_updates(self) -> bool:
         return self._average_model is not None and int(self._average_model.n_averaged) > 0
 
