@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ ALWAYS, NEVER = 0.99, 0.01
 FEWEST_FOR_SHARES = 20
 """Boxes below which class shares are mostly chance."""
 
-_LOOK_EVERY = 5  # steps between two looks at the discriminators, which cost a pass over all logged values
+_LOOK_EVERY = 5  # steps between two looks at the discriminators at most; each costs a pass over all logged values
 
 
 class AlarmError(CahqpError):
@@ -70,6 +71,7 @@ class Alarms(Callback):
         self._steps = 0
         self._answers: dict[str, list[float]] = {}
         self._batch: Any = None
+        self._raised = ""
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a resumed run must know: the first window, and for how long discriminators were stuck."""
@@ -83,8 +85,24 @@ class Alarms(Callback):
         """Keep the weights as they are, and listen to the pseudo-labels."""
         self._good = LastGood(trainer)
         self._seed = torch.initial_seed()
+        self._catch(pl_module)
         if isinstance(pl_module, TeacherAdaptation):
             self._listen(pl_module)
+
+    def _catch(self, module: LightningModule) -> None:
+        """Let predictions that are not finite, which no matching can take, end in a loss that is not finite."""
+        step = module.training_step
+
+        def caught(*args: Any, **kwargs: Any) -> Any:
+            try:
+                return step(*args, **kwargs)
+            except FloatingPointError as error:
+                if not self.finite and self.replay is None:
+                    raise
+                self._raised = f" {error}"
+                return torch.full((), math.nan, device=module.device, requires_grad=True)
+
+        module.training_step = caught  # type: ignore[method-assign]
 
     def _listen(self, module: TeacherAdaptation) -> None:
         label, classes = module.label, len(module.detector.classes)
@@ -115,14 +133,14 @@ class Alarms(Callback):
             AlarmError: The loss is not finite, or this was a replay.
         """
         if self.replay is not None:
-            raise AlarmError(_told(self.replay, trainer, loss))
+            raise AlarmError(_told(self.replay, trainer, loss) + self._raised)
         if not self.finite:
             return
         fine = trainer.strategy.reduce_boolean_decision(bool(torch.isfinite(loss.detach())), all=True)
         if not fine:
             path = self._good.folder / f"failing-rank{trainer.global_rank}.pt"
             save_failing(path, trainer, pl_module, self._good.average, self._batch, self._seed)
-            happened = f"The loss of step {trainer.global_step} is not finite. Its batch is kept: {path}"
+            happened = f"The loss of step {trainer.global_step} is not finite.{self._raised} Its batch is kept: {path}"
             change = (
                 f"Run the command again with --alarms.replay={path} and another --output to see which part it is. "
                 "Usually a lower model.optimizer.learning_rate or trainer.gradient_clip_val, or precision 32-true, "
@@ -140,7 +158,7 @@ class Alarms(Callback):
         """
         self._batch = None
         self._steps += 1
-        if self.discriminator_patience is not None and self._steps % _LOOK_EVERY == 0:
+        if self.discriminator_patience is not None and self._steps % min(_LOOK_EVERY, self.window) == 0:
             self._look(trainer)
         if self._steps < self.window:
             return
@@ -158,7 +176,8 @@ class Alarms(Callback):
         assert isinstance(counts, Tensor)
         frames, *boxes = counts.tolist()
         rate = sum(boxes) / frames
-        if not self.first:
+        begun = bool(self.first)
+        if not begun:
             if rate == 0 and self.fewest is not None:
                 self._stop_for_count(trainer, f"No pseudo-label was found in the first {self.window} steps.", "Lower")
             self.first = [rate, *boxes]
@@ -168,7 +187,7 @@ class Alarms(Callback):
             self._stop_for_count(trainer, f"{told}: they fall to nothing (alarms.fewest: {self.fewest}).", "Lower")
         if self.most is not None and before and rate > self.most * before:
             self._stop_for_count(trainer, f"{told}: they explode (alarms.most: {self.most}).", "Raise")
-        if self.class_drift is not None:
+        if self.class_drift is not None and begun:
             self._judge_shares(trainer, boxes, classes)
 
     def _stop_for_count(self, trainer: Trainer, happened: str, verb: str) -> None:
@@ -181,7 +200,10 @@ class Alarms(Callback):
 
     def _judge_shares(self, trainer: Trainer, boxes: Sequence[float], classes: Sequence[str]) -> None:
         first = self.first[1:]
-        if len(boxes) < 2 or min(sum(boxes), sum(first)) < FEWEST_FOR_SHARES:
+        if sum(first) < FEWEST_FOR_SHARES:  # as many windows as it takes say what is usual
+            self.first[1:] = [a + b for a, b in zip(first, boxes, strict=True)]
+            return
+        if len(boxes) < 2 or sum(boxes) < FEWEST_FOR_SHARES:
             return
         drift = divergence(first, boxes)
         assert self.class_drift is not None
@@ -192,7 +214,7 @@ class Alarms(Callback):
             for name, a, b in zip(classes, first, boxes, strict=True)
         )
         happened = (
-            f"The classes of the pseudo-labels drift: {shares}. Their divergence from the first {self.window} steps is "
+            f"The classes of the pseudo-labels drift: {shares}. Their divergence from what they were at first is "
             f"{drift:.2f} (alarms.class_drift: {self.class_drift})."
         )
         change = (

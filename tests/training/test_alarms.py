@@ -91,6 +91,7 @@ def judged():
         ([(30, 10), (2, 1)], "fall to nothing"),
         ([(30, 10), (200, 80)], "explode"),
         ([(30, 10), (10, 60)], "drift"),
+        ([(9, 3), (9, 3), (10, 60)], "drift"),  # the first window alone is too small to compare with
     ],
 )
 def test_windows_that_stop(windows, said, judged):
@@ -120,8 +121,8 @@ def test_discriminators_that_are_stuck(answers, word, adapt, monkeypatch):
 
     original = TeacherAdaptation.training_step
     monkeypatch.setattr(TeacherAdaptation, "training_step", step)
-    monkeypatch.setattr("cahqp.training.alarms._LOOK_EVERY", 1)
-    assert word in adapt("--alarms.window=2", "--alarms.discriminator_patience=4")[1]
+    off = [f"--alarms.{name}=null" for name in ("fewest", "most", "class_drift")]
+    assert word in adapt("--alarms.window=1", "--alarms.discriminator_patience=4", *off)[1]
 
 
 @pytest.fixture
@@ -149,6 +150,17 @@ def test_a_loss_that_is_not_finite_is_replayed(adapt, fifth_loss_is_nan):
     assert "source/" in said
     assert [names for _, names in again] == [names for _, names in failed]
     assert [loss for loss, _ in again] == pytest.approx([loss for loss, _ in failed])
+
+
+def test_predictions_that_are_not_finite_are_an_alarm(adapt):
+    wild = ["--model.optimizer.learning_rate=1e30", "--trainer.gradient_clip_val=1e9"]
+    code, said, kept = adapt(*wild)
+    assert code == 1
+    assert "is not finite. The predictions are not finite" in said
+    assert torch.isfinite(next(load(kept / "last_good.safetensors").parameters())).all()
+    assert "The predictions are not finite" in adapt(f"--alarms.replay={kept / 'failing-rank0.pt'}", name="replay")[1]
+    with pytest.raises(FloatingPointError):
+        adapt(*wild, "--alarms.finite=false", name="off")
 
 
 def test_a_replay_knows_no_more_than_the_step_did(adapt, monkeypatch):
