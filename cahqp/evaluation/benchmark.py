@@ -12,9 +12,11 @@ from jsonargparse import ArgumentParser
 from cahqp.cycle import locks, table
 from cahqp.cycle.run import carry_out
 from cahqp.cycle.state import State
+from cahqp.data.frames import open_frames
+from cahqp.data.splits import Located, check_leakage
 from cahqp.errors import ConfigError, check_numbers
 from cahqp.evaluation.benchmark_jobs import carry_out_together
-from cahqp.evaluation.benchmark_plan import Plan, read_plan
+from cahqp.evaluation.benchmark_plan import SCENES, Plan, read_plan
 from cahqp.evaluation.benchmark_results import results
 from cahqp.evaluation.benchmark_stages import Bench, Run
 from cahqp.evaluation.benchmark_table import into_docs, markdown
@@ -78,6 +80,8 @@ def adapt(
     if dry_run:
         print("\n".join(_dry(bench, plans, runs)))
         return
+    for each in plans.values():
+        check_tests(each)
     locks.acquire(output)
     try:
         # Plan by plan, so that the first table is there early.
@@ -89,6 +93,26 @@ def adapt(
             print("\n" + _write(each, runs[path], output, told, docs))
     finally:
         locks.release(output)
+
+
+def check_tests(plan: Plan) -> None:
+    """Refuse files of test frames that are, or are next to, frames that are trained on or adapted to.
+
+    Raises:
+        DataError: A recording is on both sides, or an image is.
+    """
+    later_block = bool(plan.set.get("data.later_block", False))
+    trained, held_out = (
+        [Path(entry) for entry in entries if not entry.startswith(SCENES)]
+        for entries in ((*plan.source.train, *plan.target.train), (plan.source.test, plan.target.test))
+    )
+    if trained and held_out:
+        check_leakage(_located(trained), _located(held_out), later_block)
+
+
+def _located(paths: Sequence[Path]) -> list[Located]:
+    source = open_frames(paths)
+    return [(frame, source.path(position)) for position, frame in enumerate(source.frames)]
 
 
 def _write(plan: Plan, runs: Sequence[Run], output: Path, told: str, docs: Path | None) -> str:

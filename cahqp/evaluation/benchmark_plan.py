@@ -11,6 +11,7 @@ import yaml
 
 from cahqp.cycle import schema
 from cahqp.cycle.plan import Relabel, relabel_problems
+from cahqp.data.scenes.write import ScenesSettings
 from cahqp.errors import ConfigError
 
 SCENES, DATA = "scenes:", "data:"
@@ -272,8 +273,9 @@ def _file_problems(plan: Plan, data: Path | None) -> Iterator[str]:
         elif not _locate(entry, data).is_file():
             yield f"{where}: {_locate(entry, data)} does not exist."
     for role, test in (("source.test", plan.source.test), ("target.test", plan.target.test)):
-        if test in (*plan.source.train, *plan.target.train):
-            yield f"{role}: {test} is trained on too. Hold other recordings out."
+        for entry in (*plan.source.train, *plan.target.train):
+            if entry == test or _same_recordings(plan, entry, test):
+                yield f"{role}: {test} is trained on too, in {entry}. Hold other recordings out."
     for role, model in (("teacher", plan.teacher), ("student", plan.student)):
         if model.weights is not None and not Path(model.weights).is_file():
             yield f"{role}.weights: {model.weights} does not exist. Leave it out, and each seed trains its own."
@@ -284,6 +286,21 @@ def _file_problems(plan: Plan, data: Path | None) -> Iterator[str]:
             yield f"{config} does not exist. Relative paths start at the working directory."
     if any(arm.kind == "oracle" for arm in known.values()) and not plan.teacher.oracle:
         yield "teacher.oracle is missing: name the configs of the training on the target's labels."
+
+
+def _same_recordings(plan: Plan, *entries: str) -> bool:
+    """Say whether two entries are synthetic recordings of which some are the same in a seed of the plan."""
+    told = [plan.scenes[name] for entry in entries if (name := entry.removeprefix(SCENES)) in plan.scenes]
+    if len(told) < len(entries):
+        return False
+    numbers = [_numbers(given) for given in told]
+    seeds = [{given["seed"]} if "seed" in given else set(plan.seeds) for given in told]
+    return bool(set.intersection(*numbers) and set.intersection(*seeds))
+
+
+def _numbers(scenes: dict[str, Any]) -> set[int]:
+    first, count = (scenes.get(name, getattr(ScenesSettings, name)) for name in ("first_recording", "recordings"))
+    return set(range(int(first), int(first) + int(count))) if str(first).isdigit() and str(count).isdigit() else set()
 
 
 def _locate(entry: str, data: Path | None) -> Path:

@@ -75,7 +75,8 @@ def _draws(plan: Plan, by_arm: Mapping[str, Sequence[Run]], model: str) -> Draws
         return None
     found = {arm: [read_matches(run.measured, model, TARGET_TEST) for run in runs] for arm, runs in by_arm.items()}
     groups = [group for _, group in next(iter(found.values()))]
-    shared = not plan.target.test.startswith(SCENES)
+    test = plan.target.test
+    shared = not test.startswith(SCENES) or "seed" in plan.scenes[test.removeprefix(SCENES)]
     return Draws({arm: [m for m, _ in each] for arm, each in found.items()}, groups, shared)
 
 

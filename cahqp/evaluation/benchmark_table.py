@@ -8,8 +8,10 @@ from typing import Any
 
 from cahqp.errors import ConfigError
 from cahqp.evaluation.benchmark_plan import CA_HQP, MEAN_TEACHER, SOURCE_ONLY
+from cahqp.evaluation.seeds import FEWEST_SEEDS
 from cahqp.files import atomic_write
 
+FEW = f"Fewer than {FEWEST_SEEDS} seeds: no evidence either way."
 NO_GAIN = "The interval includes zero: the CA-HQP terms bring no proven gain here."
 
 
@@ -68,8 +70,8 @@ def _head(found: Mapping[str, Any], command: str) -> str:
     told = (
         f"{found['about']} {kind} Seeds {_list(found['seeds'])}; {found['steps']} steps of adaptation; "
         f"{found['frames']['target-test']} target test frames and {found['frames']['source-test']} {source} a seed. "
-        f"Intervals of 95 % draw seeds, then {found['unit']}. The last step is selected in every arm, without any "
-        "label; target labels are read by the evaluation and by the oracles alone. "
+        f"Intervals of 95 % are of Student's t over seeds and of draws of {found['unit']}. The last step is selected "
+        "in every arm, without any label; target labels are read by the evaluation and by the oracles alone. "
         f"AP in %, mean and standard deviation over seeds. Measured on {found['machine']}, cahqp {found['version']}."
     )
     return f"### {found['name']}\n\n{told}\n\n```\n{command}\n```"
@@ -130,11 +132,8 @@ def _sentences(found: Mapping[str, Any]) -> str:
     for each in found["differences"]:
         if (each["arm"], each["baseline"]) == (CA_HQP, MEAN_TEACHER):
             verdict = NO_GAIN if not each["excludes_zero"] else _direction(each["value"])
+            verdict = FEW if len(found["seeds"]) < FEWEST_SEEDS else verdict
             told.append(f"`{CA_HQP}` minus `{MEAN_TEACHER}`: {_interval(each)} points. {verdict}")
-    if len(found["seeds"]) < 3:
-        told.append(
-            "Fewer than three seeds say little of the spread between seeds: read the intervals with that in mind."
-        )
     return "\n".join(told)
 
 

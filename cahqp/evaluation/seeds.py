@@ -1,26 +1,29 @@
-"""How far figures over seeds and recordings can be trusted: a bootstrap that draws both, the same for all arms."""
+"""How far figures over seeds and recordings can be trusted: Student's t over seeds, a bootstrap over recordings."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import norm, t
 
 from cahqp.evaluation.bootstrap import Groups
 from cahqp.evaluation.matching import Matches, average_precisions
 from cahqp.evaluation.metrics import macro
 
 LEVEL = 0.95
-RECORDING_DRAWS, SEED_DRAWS = 200, 4000
+DRAWS = 400
+FEWEST_SEEDS = 3
+"""Seeds below which an interval is no evidence: of one nothing is known of their spread, of two next to nothing."""
 
 Values = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A figure with the range that holds 95 % of its draws."""
+    """A figure with its range of 95 %."""
 
     value: float
     low: float
@@ -33,10 +36,12 @@ class Interval:
 
 
 class Draws:
-    """AP50 of arms over seeds, drawn again and again: seeds first, then the recordings of each drawn seed.
+    """AP50 of arms over seeds, and how it varies with the recordings that are drawn.
 
-    Arms share every draw, so that their differences are paired. Where each seed has recordings of its own these are
-    drawn for each seed apart; where all seeds are measured on the same frames, one draw of them holds for all seeds.
+    Arms share every draw, so that their differences are paired. A bootstrap of three seeds would take the least of
+    them for the end of the interval and call one difference in six proven where there is none; so the spread of seeds
+    enters by Student's t. Where each seed has recordings of its own, that spread holds theirs, and the bootstrap over
+    recordings says how narrow the interval may be at most; where all are measured on the same frames, it adds to it.
 
     Args:
         matches: Of each arm, one per seed, on the same truth for all arms of a seed.
@@ -48,17 +53,13 @@ class Draws:
     def __init__(
         self, matches: Mapping[str, Sequence[Matches]], groups: Sequence[Groups], shared: bool, seed: int = 0
     ) -> None:
-        self.arms = list(matches)
+        self.arms, self.shared = list(matches), shared
         counts = [_recordings(found, 0 if shared else number, seed) for number, found in enumerate(groups)]
         self._observed = {arm: np.array([_ap50(m, None) for m in each]) for arm, each in matches.items()}
-        tables = {
-            arm: np.array([[_ap50(found, row) for row in counts[number]] for number, found in enumerate(each)])
+        self._drawn = {
+            arm: np.nanmean([[_ap50(found, row) for row in counts[n]] for n, found in enumerate(each)], axis=0)
             for arm, each in matches.items()
         }
-        random = np.random.default_rng([seed, len(groups)])
-        seeds = random.integers(len(groups), size=(SEED_DRAWS, len(groups)))
-        columns = random.integers(RECORDING_DRAWS, size=(SEED_DRAWS, 1 if shared else len(groups)))
-        self._drawn = {arm: np.nanmean(table[seeds, columns], axis=1) for arm, table in tables.items()}
 
     def per_seed(self, arm: str) -> list[float]:
         """Return an arm's AP50 of each seed, 0..1."""
@@ -66,24 +67,29 @@ class Draws:
 
     def difference(self, arm: str, baseline: str) -> Interval:
         """Return how much the mean of an arm is ahead of another one's."""
-        return self._interval(lambda mean: mean[arm] - mean[baseline])
+        each = self._observed[arm] - self._observed[baseline]
+        return self._interval(float(np.nanmean(each)), each, self._drawn[arm] - self._drawn[baseline])
 
     def closed(self, arm: str, start: str, end: str) -> Interval:
         """Return the share of the gap from `start` to `end` that an arm closes, as the ratio of mean gains."""
-        return self._interval(lambda mean: (mean[arm] - mean[start]) / (mean[end] - mean[start]))
-
-    def _interval(self, figure: Callable[[Mapping[str, Values]], Values]) -> Interval:
-        observed = figure({arm: np.array([np.nanmean(values)]) for arm, values in self._observed.items()})
+        gain, gap = (self._observed[name] - self._observed[start] for name in (arm, end))
         with np.errstate(divide="ignore", invalid="ignore"):
-            drawn = figure(self._drawn)
-        low, high = np.nanquantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-        return Interval(float(observed[0]), float(low), float(high))
+            value = np.nanmean(gain) / np.nanmean(gap)
+            drawn = (self._drawn[arm] - self._drawn[start]) / (self._drawn[end] - self._drawn[start])
+            return self._interval(float(value), (gain - value * gap) / np.nanmean(gap), drawn)  # of a ratio, linearised
+
+    def _interval(self, value: float, each: Values, drawn: Values) -> Interval:
+        known, tail = each[~np.isnan(each)], (1 + LEVEL) / 2
+        of_recordings = norm.ppf(tail) * np.nanstd(drawn)
+        of_seeds = t.ppf(tail, len(known) - 1) * np.std(known, ddof=1) / len(known) ** 0.5 if len(known) > 1 else 0.0
+        half = float(np.hypot(of_seeds, of_recordings) if self.shared else max(of_seeds, of_recordings))
+        return Interval(value, value - half, value + half)
 
 
 def _recordings(groups: Groups, stream: int, seed: int) -> NDArray[np.int64]:
     """Return (draws, images): how often each image counts."""
     random = np.random.default_rng([seed, stream])
-    drawn = random.multinomial(groups.count, np.full(groups.count, 1 / groups.count), size=RECORDING_DRAWS)
+    drawn = random.multinomial(groups.count, np.full(groups.count, 1 / groups.count), size=DRAWS)
     return np.asarray(drawn[:, groups.rows], np.int64)
 
 

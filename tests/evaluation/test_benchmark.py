@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from PIL import Image
 
 from cahqp.__main__ import main
 from cahqp.cycle import run as cycle
@@ -66,6 +67,10 @@ def measure(work, arguments, seed):
     (work / "metrics.json").write_text(json.dumps({"models": told}))
 
 
+NUMBERS = {"day": 0, "val": 2, "test": 4, "night": 20, "late": 23}
+OVERLAPPING = {name: {"recordings": 4 if name == "night" else 1, "first_recording": n} for name, n in NUMBERS.items()}
+
+
 @pytest.fixture
 def plan():
     fit = {"trainer": {"max_epochs": 2}, "data": {"init_args": {"batches_per_epoch": 3, "batch_size": 4}}}
@@ -74,14 +79,20 @@ def plan():
         Path(f"configs/{name}.yaml").write_text(yaml.safe_dump(fit | {"name": name}))
     for name in ("mean_teacher", "ca_hqp"):
         Path(f"configs/overlays/{name}.yaml").write_text(yaml.safe_dump({"of": name}))
-    day, night = {"recordings": 2, "frames": 5}, {"recordings": 1, "frames": 5, "hour": [21, 22]}
+    day = {"recordings": 2, "frames": 5}
+    night = {"recordings": 1, "frames": 5, "hour": [21, 22], "first_recording": 20}
     return {
         "name": "tiny",
         "about": "A stand-in.",
         "seeds": [0, 1],
         "arms": ["source-only", "mean-teacher", "ca-hqp", "oracle"],
         "students": ["source-only", "ca-hqp", "oracle"],
-        "scenes": {"day": day, "val": day | {"first_recording": 9}, "night": night, "test": night | {"frames": 6}},
+        "scenes": {
+            "day": day,
+            "val": day | {"first_recording": 9},
+            "night": night,
+            "test": night | {"frames": 6, "first_recording": 30},
+        },
         "source": {"train": ["scenes:day"], "val": ["scenes:val"], "test": "scenes:val"},
         "target": {"train": ["scenes:night"], "test": "scenes:test"},
         "teacher": {"fit": ["configs/teacher.yaml"], "then": ["configs/adapt.yaml"], "oracle": ["configs/oracle.yaml"]},
@@ -174,6 +185,17 @@ def test_target_labels_are_read_by_the_oracle_and_the_evaluation_alone(adapt, wo
     night = next(c[-2].split("=")[1] for c in workplace if "--hour=[21, 22]" in c and "--frames=5" in c)
     labelled = [c for c in workplace if any(a.startswith("--data.pseudo=") and f"{night}/" in a for a in c)]
     assert {Path(c[-2].split("=")[1]).name.split("-")[0] for c in labelled} == {"oracle", "student"}
+
+
+def test_files_to_test_on_are_apart_from_what_is_trained_on(adapt, workplace):
+    for name, recording in (("train", "a"), ("test", "b"), ("same", "a")):
+        image = {"id": 1, "file_name": f"{name}.jpg", "width": 8, "height": 8, "recording": recording, "frame": 0}
+        Path(f"{name}.json").write_text(json.dumps({"images": [image], "annotations": [], "categories": []}))
+        Image.new("RGB", (8, 8), "green").save(f"{name}.jpg")
+    code, said = adapt(target={"train": ["train.json"], "test": "same.json"})
+    assert code == 1
+    assert "both trained on and held out" in said
+    assert workplace == []
 
 
 def test_what_is_done_is_not_done_again(adapt, workplace):
@@ -299,6 +321,10 @@ def test_the_sections_of_our_docs_are_what_their_figures_say():
         ({"seeds": [1, 1]}, "seeds must be different"),
         ({"target": {"train": ["data:a.json"], "test": "scenes:test"}}, "give --data FOLDER"),
         ({"target": {"train": ["scenes:test"], "test": "scenes:test"}}, "is trained on too"),
+        (
+            {"target": {"train": ["scenes:night"], "test": "scenes:late"}, "scenes": OVERLAPPING},
+            "trained on too, in scen",
+        ),
         ({"target": {"train": ["scenes:tset"], "test": "scenes:test"}}, "scenes:tset is no known recording"),
         ({"converged": 0.0}, "converged must lie above 0"),
         ({"teacher": {"fit": [], "then": [], "weights": "none.safetensors"}}, "none.safetensors does not exist"),

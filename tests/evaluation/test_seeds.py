@@ -45,6 +45,21 @@ def test_seed_noise_widens_the_interval():
     assert width(2, 6, 10) > 1.3 * width(6, 6, 6)
 
 
+@pytest.mark.parametrize(("seeds", "shared"), [(2, False), (3, False), (5, False), (3, True)])
+def test_where_there_is_no_difference_few_intervals_say_one(seeds, shared, monkeypatch):
+    def mean(values, times):
+        return float(np.average(values, weights=times))
+
+    monkeypatch.setattr("cahqp.evaluation.seeds._ap50", mean)  # of recordings that are known at once
+    monkeypatch.setattr("cahqp.evaluation.seeds.DRAWS", 50)
+    random, groups, wrong = np.random.default_rng(0), [Groups("recordings", np.arange(20), 20)] * seeds, 0
+    for _ in range(200):
+        noise = random.normal(0, 0.03, (1 if shared else seeds, 20)) + random.normal(0, 0.02, (seeds, 1))
+        found = Draws({"a": list(0.5 + noise), "b": [np.full(20, 0.5)] * seeds}, groups, shared)
+        wrong += found.difference("a", "b").excludes_zero
+    assert wrong <= 18  # 5 % of 200, and what chance adds
+
+
 def test_the_gap_is_a_ratio_of_mean_gains():
     closed = draws(start=[2, 4], arm=[5, 4], end=[4, 10]).closed("arm", "start", "end")
     values = {
