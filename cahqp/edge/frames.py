@@ -31,12 +31,14 @@ class EdgeFrame:
         name: File name, or `video.mp4@12.400s`.
         image: (H, W, 3) uint8 in OpenCV's order BGR; `None` where it cannot be decoded.
         timestamp: Seconds from the start of a video, seconds since 1970 of a stream, `None` of images.
+        told: Height and width that a COCO file says, whose boxes are in those pixels; `None` where nothing does.
     """
 
     id: int
     name: str
     image: NDArray[np.uint8] | None
     timestamp: float | None = None
+    told: tuple[int, int] | None = None
 
 
 def is_stream(source: str) -> bool:
@@ -63,13 +65,13 @@ def read_frames(source: str, patience: float = 60.0, tell: Callable[[str], None]
         message = f"{path} does not exist. Give --frames a folder, a COCO file, a video or a URL such as rtsp://..."
         raise DataError(message)
     if path.is_dir():
-        return _images(path, list(enumerate(_names(path), start=1)))
+        return _images(path, [(number, name, None) for number, name in enumerate(_names(path), start=1)])
     if suffix == ".json":
         return _images(*_coco(path))
     if suffix in VIDEOS:
         return _video(path)
     if suffix in IMAGES:
-        return _images(path.parent, [(1, path.name)])
+        return _images(path.parent, [(1, path.name, None)])
     message = f"{path} is of no known kind: a folder of images, a COCO file, an image or a video ({_kinds()})."
     raise DataError(message)
 
@@ -81,9 +83,9 @@ def read_picture(path: Path) -> NDArray[np.uint8] | None:
     return None if image is None else np.asarray(image, np.uint8)
 
 
-def _images(root: Path, names: list[tuple[int, str]]) -> Iterator[EdgeFrame]:
-    for number, name in names:
-        yield EdgeFrame(number, name, read_picture(root / name))
+def _images(root: Path, names: list[tuple[int, str, tuple[int, int] | None]]) -> Iterator[EdgeFrame]:
+    for number, name, told in names:
+        yield EdgeFrame(number, name, read_picture(root / name), told=told)
 
 
 def _names(root: Path) -> list[str]:
@@ -95,19 +97,30 @@ def _names(root: Path) -> list[str]:
     return names
 
 
-def _coco(path: Path) -> tuple[Path, list[tuple[int, str]]]:
+def _coco(path: Path) -> tuple[Path, list[tuple[int, str, tuple[int, int] | None]]]:
     data = read_json(path)
     images = data.get("images") if isinstance(data, dict) else None
     if not images:
         message = f"{path} is no COCO file with images."
         raise DataError(message)
     folder = ImageFolder(path)
-    names = [(int(image["id"]), str(image["file_name"])) for image in images]
-    problems = [problem for _, name in names if (problem := folder.problem(name))]
+    listed = [_listed(path, number, image) for number, image in enumerate(images)]
+    problems = [problem for _, name, _ in listed if (problem := folder.problem(name))]
     if problems:
-        message = f"{path}: {len(problems)} of {len(names)} images cannot be used, the first: {problems[0]}."
+        message = f"{path}: {len(problems)} of {len(listed)} images cannot be used, the first: {problems[0]}."
         raise DataError(message)
-    return folder.root, names
+    return folder.root, listed
+
+
+def _listed(path: Path, number: int, image: Any) -> tuple[int, str, tuple[int, int] | None]:
+    """Return id, name and, where it is said, height and width of a row of `images`."""
+    try:
+        identifier, name = int(image["id"]), str(image["file_name"])
+        sides = image.get("height"), image.get("width")
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        message = f"{path}: images[{number}] needs a whole `id` and a `file_name`."
+        raise DataError(message) from error
+    return identifier, name, (int(sides[0]), int(sides[1])) if all(isinstance(s, int) for s in sides) else None
 
 
 def _video(path: Path) -> Iterator[EdgeFrame]:

@@ -21,13 +21,25 @@ def answers(runtime: Runtime, path: Path) -> Predictions:
     """Return a package's answers for the frames of a COCO file; its labels are not read here.
 
     Raises:
-        DataError: A frame cannot be decoded.
+        DataError: A frame cannot be decoded, or is not of the size that its boxes were drawn on.
     """
     images: dict[int, ImagePredictions] = {}
     for frames in batched(readable(str(path)), runtime.batch):
+        for frame in frames:
+            _check_size(path, frame)
         found = detect(runtime, frames)
         images |= {frame.id: ImagePredictions(*one) for frame, one in zip(frames, found, strict=True)}
     return Predictions(runtime.classes, images)
+
+
+def _check_size(path: Path, frame: EdgeFrame) -> None:
+    height, width = picture(frame).shape[:2]
+    if frame.told is not None and frame.told != (height, width):
+        message = (
+            f"{frame.name} has {width} x {height} pixels, {path} says {frame.told[1]} x {frame.told[0]}: its boxes lie "
+            "elsewhere. Give the frames that were labelled, or scale the boxes with them."
+        )
+        raise DataError(message)
 
 
 def detect(runtime: Runtime, frames: Sequence[EdgeFrame]) -> list[Found]:

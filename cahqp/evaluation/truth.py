@@ -104,7 +104,9 @@ def read_truth(path: Path, classes: Sequence[str] | None = None) -> Truth:
             rows[annotation["image_id"]].append((box, wanted.index(name), ignore))
         elif not ignore:
             left_out[name] += 1
-    return Truth(wanted, tuple(_image(entry, rows[entry["id"]]) for entry in data["images"]), dict(left_out))
+    lengths: Counter[str] = Counter()
+    images = tuple(_image(entry, rows[entry["id"]], lengths) for entry in data["images"])
+    return Truth(wanted, images, dict(left_out))
 
 
 def _check_keys(path: Path, data: Any) -> dict[str, list[dict[str, Any]]]:
@@ -155,12 +157,27 @@ def _numbers(value: Any) -> list[float]:
     return [float("nan")] * 4
 
 
-def _image(entry: Mapping[str, Any], rows: Sequence[tuple[list[float], int, bool]]) -> TruthImage:
+def _image(
+    entry: Mapping[str, Any], rows: Sequence[tuple[list[float], int, bool]], lengths: Counter[str]
+) -> TruthImage:
+    """Return one image.
+
+    Args:
+        entry: Its row.
+        rows: Corners, label and whether it is an ignored region of each of its boxes.
+        lengths: Number of images seen of each recording; counted up here.
+    """
+    name = str(entry.get("file_name", entry["id"]))
+    # The same rule as in `cahqp.data.coco`: frames of one folder belong together where nothing else is said.
+    said = (entry.get("recording"), entry.get("camera"), name.rpartition("/")[0])
+    recording = next((str(value) for value in said if value not in (None, "")), "")
+    place = lengths[recording]
+    lengths[recording] += 1
     return TruthImage(
         id=entry["id"],
-        name=str(entry.get("file_name", entry["id"])),
-        recording=str(entry.get("recording") or entry.get("camera") or ""),
-        index=int(entry.get("frame") or 0),
+        name=name,
+        recording=recording,
+        index=int(entry["frame"] if entry.get("frame") is not None else place),
         boxes=np.array([box for box, _, _ in rows], np.float64).reshape(-1, 4),
         labels=np.array([label for _, label, _ in rows], np.int64),
         ignore=np.array([ignore for _, _, ignore in rows], np.bool_),

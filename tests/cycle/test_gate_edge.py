@@ -96,6 +96,16 @@ def test_a_candidate_that_detects_nothing_at_its_own_thresholds_is_refused(place
     assert said["sets"]["source"]["operating"]["candidate_f1"] == 0
 
 
+def test_frames_of_another_size_than_their_labels_are_refused(place, tmp_path, capsys):
+    told = json.loads((place / "truth.json").read_text())
+    for image in told["images"]:
+        image |= {"width": 240, "height": 160}
+    (place / "large.json").write_text(json.dumps(told))
+    assert main([*given(place, place / "running", tmp_path / "g"), f"--source={place / 'large.json'}"]) == 1
+    assert "has 120 x 80 pixels" in capsys.readouterr().err
+    assert not (tmp_path / "g").exists()
+
+
 def test_a_candidate_as_good_at_its_own_thresholds_is_published(place, tmp_path):
     shifted = package(tmp_path / "shifted", LOGITS - 2, thresholds={"car": 0.2, "bus": 0.2})
     said = gate(place, shifted, tmp_path / "g")

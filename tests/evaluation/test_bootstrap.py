@@ -1,3 +1,4 @@
+import json
 import time
 from dataclasses import replace
 
@@ -9,7 +10,7 @@ from cahqp.evaluation.bootstrap import group_frames, paired_bootstrap
 from cahqp.evaluation.matching import ClassMatches, Matches, average_precisions
 from cahqp.evaluation.metrics import average_precision, macro
 from cahqp.evaluation.scoring import score
-from cahqp.evaluation.truth import ImagePredictions, Predictions, Truth, TruthImage
+from cahqp.evaluation.truth import ImagePredictions, Predictions, Truth, TruthImage, read_truth
 
 CLASSES = ("car", "bus")
 
@@ -134,3 +135,13 @@ def test_comparing_an_unknown_model_is_refused():
     of = truth(1)
     with pytest.raises(ConfigError, match="Cannot compare b: the models measured are a"):
         score({"a": {"t": predictions(of, 1)}}, {"t": of}, comparisons=[("a", "b")])
+
+
+def test_folders_are_recordings_where_nothing_else_is_said(tmp_path):
+    images = [{"id": n, "file_name": f"cam{n % 12}/{n:03d}.jpg"} for n in range(120)]
+    (tmp_path / "a.json").write_text(json.dumps({"images": images, "annotations": [], "categories": []}))
+    found = read_truth(tmp_path / "a.json")
+    groups = group_frames(found)
+    assert (groups.unit, groups.count) == ("recordings", 12)
+    assert groups.rows.tolist() == [n % 12 for n in range(120)]
+    assert [image.index for image in found.images] == [n // 12 for n in range(120)]
