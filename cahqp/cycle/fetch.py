@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import stat
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
@@ -101,9 +102,14 @@ def _bring_all(
     """
     images: list[dict[str, Any]] = []
     lost: list[str] = []
+    folders, given = _folders(names), set(names)
     for name in names:
         try:
-            images += _bring(frames, name, work, every)
+            local = _local_copy(frames, name, work)
+            if name in folders:
+                images += _frames_of(local, name, folders[name], given, work, every)
+            else:
+                images.append(_image(local, name, str(PurePosixPath(name).parent), None))
         except (DataError, FileNotFoundError) as error:
             lost.append(f"Left out: {error}")
     return images, lost
@@ -183,15 +189,23 @@ def _system(url: str) -> tuple[Any, str]:
     return system, str(root).rstrip("/")
 
 
-def _bring(frames: str, name: str, work: Path, every: float | None) -> list[dict[str, Any]]:
-    """Bring one file and return the images that it gave."""
-    kind = PurePosixPath(name)
-    local = work / ("images" if kind.suffix.lower() in PICTURES else "checkpoints/videos") / name
+def _folders(names: list[str]) -> dict[str, str]:
+    """Return for each video the folder of its frames: its name without the suffix, where nothing else has that name."""
+    bare = {name: str(PurePosixPath(name).with_suffix("")) for name in names if not _is_picture(name)}
+    common = Counter([*bare.values(), *names])
+    return {name: stem if common[stem] == 1 else name for name, stem in bare.items()}
+
+
+def _is_picture(name: str) -> bool:
+    return PurePosixPath(name).suffix.lower() in PICTURES
+
+
+def _local_copy(frames: str, name: str, work: Path) -> Path:
+    """Bring one file, unless it is here, and return where it lies."""
+    local = work / ("images" if _is_picture(name) else "checkpoints/videos") / name
     if not local.is_file():
         _copy(frames, name, local)
-    if kind.suffix.lower() in PICTURES:
-        return [_image(local, name, str(kind.parent), None)]
-    return _frames_of(local, kind, work, every)
+    return local
 
 
 def _copy(frames: str, name: str, local: Path) -> None:
@@ -212,8 +226,19 @@ def _copy(frames: str, name: str, local: Path) -> None:
         raise RunError(message) from error
 
 
-def _frames_of(video: Path, name: PurePosixPath, work: Path, every: float | None) -> list[dict[str, Any]]:
-    """Take the frames out of a video: the first at or after each multiple of `every` seconds."""
+def _frames_of(
+    video: Path, name: str, folder: str, given: set[str], work: Path, every: float | None
+) -> list[dict[str, Any]]:
+    """Take the frames out of a video: the first at or after each multiple of `every` seconds.
+
+    Args:
+        video: The file.
+        name: What it is called where it was fetched from.
+        folder: Of its frames, which is their recording too.
+        given: Names that files of this fetch have; those of the frames are added.
+        work: Directory of the fetch.
+        every: In seconds; all frames where `None`.
+    """
     capture = cv2.VideoCapture(str(video))
     images: list[dict[str, Any]] = []
     due = 0.0
@@ -225,18 +250,26 @@ def _frames_of(video: Path, name: PurePosixPath, work: Path, every: float | None
         good, pixels = capture.retrieve()
         if not good:
             continue
-        recording = str(name.with_suffix(""))
-        file_name = f"{recording}/{round(1000 * seconds):09d}.jpg"
+        file_name = _free(f"{folder}/{round(1000 * seconds):09d}", given)
+        given.add(file_name)
         if not (work / "images" / file_name).is_file():
             encoded = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])[1]
             with atomic_write(work / "images" / file_name, "wb") as file:
                 file.write(encoded.tobytes())
-        images.append(_image(work / "images" / file_name, file_name, recording, round(seconds, 6)))
+        images.append(_image(work / "images" / file_name, file_name, folder, round(seconds, 6)))
     capture.release()
     if not images:
         message = f"{name} holds no frame that can be decoded. Is it whole?"
         raise DataError(message)
     return images
+
+
+def _free(stem: str, given: set[str]) -> str:
+    """Return the name of a frame that no other has: a video may hold two frames of one millisecond."""
+    name, number = f"{stem}.jpg", 2
+    while name in given:
+        name, number = f"{stem}-{number}.jpg", number + 1
+    return name
 
 
 def _image(path: Path, name: str, recording: str, seconds: float | None) -> dict[str, Any]:

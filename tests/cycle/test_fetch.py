@@ -104,15 +104,54 @@ def test_nothing_but_broken_videos_is_an_error_that_can_be_mended(incoming, caps
     assert main(["fetch", "--frames=films", "--output=one"]) == 0
 
 
+def film(path, levels, rate=4):
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    writer = cv2.VideoWriter(path, cv2.VideoWriter.fourcc(*"MJPG"), rate, (32, 16))
+    for level in levels:
+        writer.write(np.full((16, 32, 3), level, np.uint8))
+    writer.release()
+
+
+def brightness(folder):
+    """The mean level of each fetched image by name, and that no name is listed twice."""
+    names = [image["file_name"] for image in images(folder)]
+    assert len(set(names)) == len(names)
+    return {name: round(cv2.imread(f"{folder}/images/{name}").mean(), -1) for name in names}
+
+
 def test_videos_become_images(incoming):
-    film = cv2.VideoWriter("incoming/north/film.avi", cv2.VideoWriter.fourcc(*"MJPG"), 4, (32, 16))
-    for number in range(12):
-        film.write(np.full((16, 32, 3), 20 * number, np.uint8))
-    film.release()
+    film("incoming/north/film.avi", range(0, 240, 20))
     assert main(["fetch", "--frames=incoming", "--output=one", "--every=1"]) == 0
     frames = [image for image in images("one") if image["recording"] == "north/film"]
     assert [round(frame["timestamp"]) for frame in frames] == [0, 1, 2]
     assert {frame["camera"] for frame in frames} == {"north"}
+
+
+def test_videos_that_differ_in_their_suffix_alone_keep_it(incoming):
+    levels = {"north/a.avi": 0, "north/a.mkv": 100, "north/b.avi": 200}
+    for name, level in levels.items():
+        film(f"films/{name}", [level])
+    assert main(["fetch", "--frames=films", "--output=one"]) == 0
+    frame = "000000000.jpg"
+    assert brightness("one") == {f"north/a.avi/{frame}": 0, f"north/a.mkv/{frame}": 100, f"north/b/{frame}": 200}
+    recordings = [image["recording"] for image in images("one")]
+    assert recordings == ["north/a.avi", "north/a.mkv", "north/b"]
+    assert {image["camera"] for image in images("one")} == {"north"}
+
+
+def test_a_picture_that_is_called_like_a_frame_of_a_video_keeps_its_pixels(incoming):
+    film("films/north/a.avi", [0])
+    film("films/north/a/000000000.jpg.avi", [100])
+    cv2.imwrite("films/north/a/000000000.jpg", np.full((16, 32, 3), 200, np.uint8))
+    assert main(["fetch", "--frames=films", "--output=one"]) == 0
+    expected = {"000000000-2.jpg": 0, "000000000.jpg": 200, "000000000.jpg.avi/000000000.jpg": 100}
+    assert brightness("one") == {f"north/a/{name}": level for name, level in expected.items()}
+
+
+def test_two_frames_of_one_millisecond_are_two_images(incoming):
+    film("films/north/a.mkv", [0, 100, 200], rate=10_000)
+    assert main(["fetch", "--frames=films", "--output=one"]) == 0
+    assert sorted(brightness("one").values()) == [0, 100, 200]
 
 
 @pytest.fixture
