@@ -118,6 +118,7 @@ class Registry:
     def verify(self, trusted: Path | None = None) -> list[str]:
         """Return what is wrong anywhere in the registry, empty when all is well."""
         problems = [p for name in self.versions.names() for p in self.versions.problems(name, trusted)]
+        problems = [*self._copy_problems(), *problems]
         try:
             now = self.pointer
             if now is None:
@@ -143,9 +144,9 @@ class Registry:
             now = self.pointer
             if now is None:
                 return self.versions.sweep()
+            self._keep_copy(now)
             kept = {now.version, *now.before[len(now.before) - min(keep, len(now.before)) :]}
-            if (self.root / PREVIOUS).exists():
-                kept.add(read_pointer(self.root / PREVIOUS).version)
+            kept.add(read_pointer(self.root / PREVIOUS).version)
             removed = [name for name in self.versions.names() if name not in kept]
             for name in removed:
                 self.versions.remove(name)
@@ -243,10 +244,19 @@ class Registry:
         self._keep_copy(new)
 
     def _keep_copy(self, now: Pointer) -> None:
-        """Where nothing ran before, keep a copy of the pointer itself: a rollback from damage needs one."""
+        """Where there is no whole pointer before it, keep a copy of the pointer: a rollback from damage needs one."""
         # After the pointer: a copy alone would be a registry that has lost its pointer.
-        if not (self.root / PREVIOUS).exists():
+        if not (self.root / PREVIOUS).exists() or self._copy_problems():
             write_pointer(self.root / PREVIOUS, now)
+
+    def _copy_problems(self) -> list[str]:
+        """Return what is wrong with the pointer that a rollback from damage starts from."""
+        try:
+            if (self.root / PREVIOUS).exists():
+                read_pointer(self.root / PREVIOUS)
+        except RunError as error:
+            return [str(error)]
+        return []
 
     def _way_back(self, to: str | None) -> tuple[Pointer, str]:
         """Return the pointer to start from and the version to go to."""
@@ -254,14 +264,25 @@ class Registry:
             now = read_pointer(self.root / RUNNING)
         except RunError:
             # That the pointer is damaged is what this command is for; the one before it says what ran.
-            if not (self.root / PREVIOUS).exists():
+            if not (self.root / RUNNING).exists() and not (self.root / PREVIOUS).exists():
                 raise
-            now = read_pointer(self.root / PREVIOUS)
+            now = self._before_damage()
             return now, to or now.version
         if to is None and not now.before:
             message = f"{self.root} has run nothing before {now.version}. Promote another package."
             raise RunError(message)
         return now, to or now.before[-1]
+
+    def _before_damage(self) -> Pointer:
+        try:
+            return read_pointer(self.root / PREVIOUS)
+        except RunError as error:
+            message = (
+                f"Neither {RUNNING} nor {PREVIOUS} in {self.root} can be read, so nothing says what ran. Restore one "
+                "from a copy; or remove both, and promote the package in the version that shall run: "
+                f"--package {self.versions.root / 'NAME'}."
+            )
+            raise RunError(message) from error
 
     @contextmanager
     def _alone(self) -> Iterator[None]:

@@ -49,8 +49,7 @@ def read_pointer(path: Path) -> Pointer:
         claimed = data.pop("sha256")
         pointer = Pointer(**{**data, "before": tuple(data["before"]), "classes": tuple(data["classes"])})
     except FileNotFoundError as error:
-        message = f"{path.parent} is no registry with a running version: it has no {path.name}. Promote a package."
-        raise RunError(message) from error
+        raise RunError(_missing(path)) from error
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise RunError(_damaged(path, f"it cannot be read: {error}")) from error
     if claimed != _digest(data) or Path(pointer.version).name != pointer.version:
@@ -100,5 +99,15 @@ def _digest(data: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
 
 
+def _missing(path: Path) -> str:
+    if path.with_name(PREVIOUS).exists():
+        return f"{path} is gone, {PREVIOUS} is there. `cahqp registry rollback` mends it: what ran before runs again."
+    return f"{path.parent} is no registry with a running version: it has no {path.name}. Promote a package."
+
+
 def _damaged(path: Path, how: str) -> str:
-    return f"{path} was changed or damaged ({how}). `cahqp registry rollback` restores what ran before."
+    if path.name == PREVIOUS:
+        remedy = f"It is needed only when {RUNNING} is damaged; `cahqp registry gc` or the next promote writes it anew."
+    else:
+        remedy = "`cahqp registry rollback` restores what ran before."
+    return f"{path} was changed or damaged ({how}). {remedy}"

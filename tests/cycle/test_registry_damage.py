@@ -66,6 +66,52 @@ def test_a_first_promotion_that_was_killed_before_its_copy_of_the_pointer_makes_
     assert (registry.root / PREVIOUS).read_bytes() == (registry.root / RUNNING).read_bytes()
 
 
+def test_damage_to_the_pointer_before_is_told_and_mended_without_a_change_of_what_runs(registry, tmp_path, capsys):
+    assert promote(tmp_path, "p2", "--reason=x") == 0
+    running = (registry.root / RUNNING).read_bytes()
+    flip(registry.root / PREVIOUS)
+    assert main(["registry", "verify", f"--registry={registry.root}"]) == 1
+    told = capsys.readouterr().err
+    assert f"{PREVIOUS} was changed or damaged" in told
+    assert "registry gc" in told
+    assert "rollback" not in told
+    assert main(["registry", "gc", f"--registry={registry.root}"]) == 0
+    assert registry.verify() == []
+    assert (registry.root / RUNNING).read_bytes() == running
+
+
+@pytest.mark.parametrize("package", ["p1", "p2"])
+def test_a_promotion_writes_a_damaged_pointer_before_anew(registry, tmp_path, package):
+    flip(registry.root / PREVIOUS)
+    assert promote(tmp_path, package, "--reason=x") == 0
+    assert registry.verify() == []
+
+
+def test_a_pointer_that_is_gone_is_mended_by_the_rollback_that_is_advised(registry, tmp_path, capsys):
+    first = registry.pointer.version
+    (registry.root / RUNNING).unlink()
+    assert main(["registry", "list", f"--registry={registry.root}"]) == 1
+    assert promote(tmp_path, "p2", "--reason=x") == 1
+    told = capsys.readouterr().err
+    assert told.count("`cahqp registry rollback` mends it") == 2
+    assert "Promote a package" not in told
+    assert main(["registry", "rollback", f"--registry={registry.root}"]) == 0
+    assert registry.pointer.version == first
+    assert registry.verify() == []
+
+
+def test_where_both_pointers_are_damaged_what_ran_is_promoted_again(registry, capsys):
+    first = registry.pointer.version
+    for name in (RUNNING, PREVIOUS):
+        flip(registry.root / name)
+    assert main(["registry", "rollback", f"--registry={registry.root}"]) == 1
+    assert "nothing says what ran" in capsys.readouterr().err
+    for name in (RUNNING, PREVIOUS):
+        (registry.root / name).unlink()
+    assert promote(registry.root.parent, f"registry/versions/{first}") == 0
+    assert registry.verify() == []
+
+
 @pytest.mark.parametrize("name", ["../secret.txt", "..", ".", "", "a/b", "a\\b", "a\0b"])
 def test_a_package_that_names_a_file_outside_is_refused(tmp_path, capsys, name):
     path = make_package(tmp_path / "p", 1)
