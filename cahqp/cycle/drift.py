@@ -16,7 +16,7 @@ from cahqp.cycle.grouping import Change, groups
 from cahqp.cycle.known import long_enough, of_camera
 from cahqp.cycle.manifest import RunDirectory
 from cahqp.cycle.mmd import Reference, Verdict, blocks
-from cahqp.cycle.signals import PLAIN, Signals, join, read_signals
+from cahqp.cycle.signals import PLAIN, Signals, join, read_signals, same_model
 from cahqp.errors import ConfigError, DataError
 from cahqp.files import write_json
 
@@ -189,7 +189,7 @@ class Watch:
     """
 
     def __init__(self, reference: Signals, settings: DriftSettings) -> None:
-        usable = reference.take(np.flatnonzero(reference.readable))
+        usable = in_order(reference.take(np.flatnonzero(reference.readable)))
         if len(usable) < settings.least:
             message = (
                 f"A reference of {len(usable)} readable frames is too short for windows of {settings.window}: "
@@ -199,7 +199,8 @@ class Watch:
         self.settings = settings
         self.usual_change = usual_change(usable)
         self.signals = usable
-        numbers = blocks(usable.recordings, settings.block)
+        recordings = [f"{camera}/{name}" for camera, name in zip(usable.cameras, usable.recordings, strict=True)]
+        numbers = blocks(recordings, settings.block)
         size = settings.window // settings.block
         self.tests = {k: Reference(v, numbers, size, settings.margin) for k, v in kinds(usable).items()}
 
@@ -210,6 +211,12 @@ class Watch:
             kind: self.tests[kind].test(values, numbers, random, self.settings.permutations)
             for kind, values in kinds(window).items()
         }
+
+
+def in_order(signals: Signals) -> Signals:
+    """Return the frames by camera, recording and place in it: files may list them in any order."""
+    keys = list(zip(signals.cameras, signals.recordings, signals.indices, strict=True))
+    return signals.take(sorted(range(len(keys)), key=keys.__getitem__))
 
 
 def kinds(signals: Signals) -> dict[str, NDArray[np.float32]]:
@@ -258,7 +265,7 @@ def _window(
 ) -> dict[str, Any]:
     """Return one window's entry: a fault, or how far it is from each known domain."""
     changes = [watch.usual_change for watch in watches.values() if watch.usual_change is not None]
-    wrong = fault(window, min(changes) if changes else None)
+    wrong = fault(window, changes)
     entry: dict[str, Any] = {"first": window.names[0], "fault": wrong, "over": False, "references": {}}
     readable = window.take(np.flatnonzero(window.readable))
     if wrong or len(readable) < 3 * settings.block:
@@ -292,7 +299,7 @@ def _nearest(windows: list[dict[str, Any]]) -> str | None:
 
 def _check_models(known: dict[str, Signals], stream: Signals) -> None:
     for name, signals in known.items():
-        if signals.features.shape[1] != stream.features.shape[1]:
+        if not same_model(signals, stream):
             message = f"--reference {name} and --frames have features of different models. Make them with one."
             raise DataError(message)
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from cahqp.cycle.coco_frames import boxes_of, camera_of, coco, folder_of, place, read_coco, recording_of
 from cahqp.cycle.manifest import RunDirectory
 from cahqp.cycle.mmd import distance, fit_scale
-from cahqp.cycle.signals import Signals, read_signals, write_signals
+from cahqp.cycle.signals import Signals, read_signals, same_model, write_signals
 from cahqp.errors import ConfigError, DataError, check_numbers
 from cahqp.files import read_json, write_json
 
@@ -94,14 +94,14 @@ def remember(
     past = read_buffer(buffer) if buffer else []
     held = held_out(document["images"], hold_out)
     distances = {domain.name: _distance(domain, signals) for domain in past}
-    chosen = sorted(distances, key=lambda domain: -distances[domain])[: max(select, 0)]
     _write_new(run.work, document, labels, held)
     random = np.random.default_rng(seed)
     taken = _take(
         document, labels, signals, held, max(1, round(share * capacity)), random, run.work / _free(name, past)
     )
     room = capacity - len(taken)
-    kept = _keep(past, room, chosen, run.work)
+    kept = _keep(past, room, run.work)
+    chosen = sorted((domain.name for domain in kept), key=lambda name: -distances[name])[: max(select, 0)]
     _write_past(run.work, [domain for domain in kept if domain.name in chosen])
     own = _free(name, past)
     listed = [*kept, Domain(own, name, run.work / own, len(taken), len(held & set(taken)))]
@@ -158,7 +158,7 @@ def _free(name: str, past: list[Domain]) -> str:
 
 def _distance(domain: Domain, signals: Signals) -> float:
     old = read_signals(domain.directory)
-    if old.features.shape[1] != signals.features.shape[1]:
+    if not same_model(old, signals):
         message = f"The buffer's {domain.name} has features of another model. Begin the buffer anew, without --buffer."
         raise DataError(message)
     now = signals.features[signals.readable]
@@ -236,7 +236,7 @@ def _write_domain(
         write_json(directory / name, coco(part, boxes, categories))
 
 
-def _keep(past: list[Domain], room: int, chosen: list[str], work: Path) -> list[Domain]:
+def _keep(past: list[Domain], room: int, work: Path) -> list[Domain]:
     """Carry the newest frames of the past over, as many as there is room for; the oldest domains go first."""
     kept: list[Domain] = []
     for domain in reversed(past):
@@ -253,17 +253,18 @@ def _carry(domain: Domain, count: int, work: Path) -> Domain:
     directory = work / domain.name
     held_count = min(domain.held, round(count * domain.held / domain.frames))
     sizes = {"train.json": count - held_count, "held.json": held_count}
-    names: list[str] = []
+    rows: list[int] = []
+    before = 0
     for file, size in sizes.items():
         document = read_coco(domain.directory / file)
         images = document["images"][:size]
         for image in images:
             place(domain.directory / image["file_name"], directory / image["file_name"], link=True)
-        names += [image["file_name"] for image in images]
+        rows += range(before, before + len(images))  # features stand in the order of the files
+        before += len(document["images"])
         write_json(directory / file, coco(images, document["annotations"], document["categories"]))
     write_json(directory / "source.json", {"root": "."})
-    signals = read_signals(domain.directory)
-    write_signals(directory, signals.take(list(range(min(count, len(signals))))), None)
+    write_signals(directory, read_signals(domain.directory).take(rows), None)
     return Domain(domain.name, domain.domain, directory, count, held_count)
 
 

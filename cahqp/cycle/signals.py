@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zipfile
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,7 @@ class Signals:
         indices: Places in the recordings; order only.
         times: Seconds within the recording, `None` where unknown.
         root: Folder that `names` are relative to; `None` where the frames have no files, as in a video.
+        model: Hash of the model whose features these are; `None` where that was not written down.
     """
 
     features: NDArray[np.float32]
@@ -56,6 +58,7 @@ class Signals:
     indices: list[int]
     times: list[float | None]
     root: Path | None = None
+    model: str | None = None
 
     def __len__(self) -> int:
         """Return the number of frames."""
@@ -76,19 +79,31 @@ class Signals:
         return {camera: self.take(found) for camera, found in sorted(rows.items())}
 
 
+def same_model(*parts: Signals) -> bool:
+    """Say whether features may be of one model: as many values a frame, and no two different models named."""
+    named = {part.model for part in parts} - {None}
+    return len(named) <= 1 and len({part.features.shape[1] for part in parts}) <= 1
+
+
+def interval(signals: Signals) -> float | None:
+    """Return the median of the seconds between following frames of a recording; `None` where times are unknown."""
+    told = list(zip(signals.recordings, signals.times, strict=True))
+    gaps = [b - a for (one, a), (other, b) in pairwise(told) if one == other and a is not None and b is not None]
+    return float(np.median(gaps)) if gaps else None
+
+
 def join(parts: list[Signals]) -> Signals:
     """Return several inputs, one after the other, without a root.
 
     Raises:
-        DataError: They have features of different lengths, so of different models.
+        DataError: They have features of different models.
     """
-    lengths = {part.features.shape[1] for part in parts}
-    if len(lengths) > 1:
-        message = f"These features are of different models ({', '.join(map(str, sorted(lengths)))} values a frame)."
-        raise DataError(message + " Make them again with one model.")
+    if not same_model(*parts):
+        message = "These features are of different models. Make them again with one model."
+        raise DataError(message)
     arrays: dict[str, Any] = {name: np.concatenate([getattr(part, name) for part in parts]) for name in _ARRAYS}
     lists: dict[str, Any] = {name: [value for part in parts for value in getattr(part, name)] for name in _LISTS}
-    return Signals(**arrays, **lists)
+    return Signals(**arrays, **lists, model=next((part.model for part in parts if part.model), None))
 
 
 def write_signals(directory: Path, signals: Signals, root: str | None) -> None:
@@ -106,7 +121,7 @@ def write_signals(directory: Path, signals: Signals, root: str | None) -> None:
         {"file_name": name, "camera": camera, "recording": recording, "frame": index, "timestamp": time}
         for name, camera, recording, index, time in columns
     ]
-    write_json(directory / FRAMES, {"root": root, "images": images})
+    write_json(directory / FRAMES, {"root": root, "model": signals.model, "images": images})
 
 
 def read_signals(path: Path) -> Signals:
@@ -141,4 +156,5 @@ def read_signals(path: Path) -> Signals:
         indices=[image["frame"] for image in images],
         times=[image["timestamp"] for image in images],
         root=None if said["root"] is None else directory / said["root"],
+        model=said.get("model"),
     )

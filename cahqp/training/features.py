@@ -121,7 +121,7 @@ def watch(detector: Detector, frames: FrameSet, batch_size: int = 8, workers: in
             key = batch.frames[row].camera or batch.frames[row].recording
             rows.plain[position] = _plain(grey, _seen(found[row], detector), previous.get(key))
             previous[key] = _thumbnail(grey)
-    return _signals(rows, frames.source)
+    return _signals(rows, frames.source, detector.provenance.get("hash"))
 
 
 def pool(output: Output, batch: Batch) -> Tensor:
@@ -185,7 +185,7 @@ def _plain(grey: Tensor, seen: int, before: Tensor | None) -> NDArray[np.float32
     return np.array([grey.mean().item(), grey.std().item(), edges.std().item(), seen, change], np.float32)
 
 
-def _signals(rows: _Rows, source: FrameSource) -> Signals:
+def _signals(rows: _Rows, source: FrameSource, model: str | None) -> Signals:
     frames = source.frames
     nothing = np.zeros((rows.count, 1), np.float32)
     return Signals(
@@ -200,6 +200,7 @@ def _signals(rows: _Rows, source: FrameSource) -> Signals:
         recordings=[frame.recording or frame.camera or "recording" for frame in frames],
         indices=[frame.index for frame in frames],
         times=[frame.timestamp for frame in frames],
+        model=model,
     )
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from cahqp.__main__ import main
 from cahqp.cycle.drift import DriftSettings, first_run, judge, told
-from cahqp.cycle.faults import fault
+from cahqp.cycle.faults import Usual, fault
 from cahqp.cycle.mmd import Reference, blocks, distance, fit_scale
 from cahqp.cycle.signals import PLAIN, join, read_signals, write_signals
 from cahqp.errors import ConfigError, DataError
@@ -126,7 +126,29 @@ def test_a_camera_that_sends_nothing_is_silent():
 
 def test_an_empty_street_is_not_frozen():
     quiet = stream(24, change=0.4)
-    assert fault(quiet, usual_change=0.5) is None
+    assert fault(quiet, [Usual(0.5, 1.0)]) is None
+
+
+@pytest.mark.parametrize(("seconds", "named"), [(1.0, "frozen"), (60.0, None), (None, None)])
+def test_changes_are_compared_between_frames_that_are_as_far_apart(seconds, named):
+    quiet = stream(24, change=0.2)  # a frame a second
+    assert fault(quiet, [Usual(4.0, seconds)]) == named
+
+
+def test_a_reference_may_list_its_frames_in_any_order():
+    def cameras(seed):
+        return [stream(36, camera=f"c{n}", seed=seed + n, correlation=0.9) for n in range(6)]
+
+    whole = join(cameras(0))
+    mixed = whole.take(np.random.default_rng(0).permutation(len(whole)))
+    found = [judge({"day": known}, cameras(50), QUICK)["cameras"] for known in (whole, mixed)]
+    assert found[0] == found[1]
+
+
+def test_features_of_another_model_with_as_many_values_are_refused():
+    known, seen = (replace(stream(120, seed=n), model=name) for n, name in enumerate("ab"))
+    with pytest.raises(DataError, match="different models"):
+        judge({"day": known}, [seen], QUICK)
 
 
 def test_cameras_that_change_alike_are_one_group():

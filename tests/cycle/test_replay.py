@@ -8,7 +8,7 @@ import pytest
 
 from cahqp.__main__ import main
 from cahqp.cycle.replay import held_out, read_buffer
-from cahqp.cycle.signals import write_signals
+from cahqp.cycle.signals import read_signals, write_signals
 from cahqp.data.coco import read_coco
 
 stream = runpy.run_path(str(Path(__file__).with_name("signal_streams.py")))["stream"]
@@ -77,6 +77,26 @@ def test_the_most_unlike_domain_is_replayed(domain, remember):
     assert told["replayed"] == ["day"]
     assert told["distances"]["day"] > told["distances"]["night"]
     assert {image["file_name"].split("/")[0] for image in read_json(third / "past.json")["images"]} == {"day"}
+
+
+def test_what_falls_out_of_the_buffer_is_not_chosen(domain, remember):
+    remember(domain("day"), "one")
+    remember(domain("night", shift=1.0, seed=1), "two", "one")
+    third = remember(domain("fog", shift=4.0, seed=2), "three", "two", select=1)
+    assert counts(third) == {"night": 12, "fog": 12}
+    assert read_json(third / "buffer.json")["replayed"] == ["night"]
+    assert {image["file_name"].split("/")[0] for image in read_json(third / "past.json")["images"]} == {"night"}
+
+
+def test_features_stay_with_their_frames(domain, remember):
+    first = remember(domain("day"), "one", hold_out=0.5)
+    second = remember(domain("night", shift=2.0), "two", "one", capacity=20)
+    signals = read_signals(second / "day")
+    frames = [
+        image["frame"] for part in ("train", "held") for image in read_json(second / f"day/{part}.json")["images"]
+    ]
+    assert signals.indices == frames
+    assert len(frames) < len(read_signals(first / "day"))
 
 
 def read_json(path):
