@@ -10,14 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from cahqp.cycle.manifest import RunDirectory
+from cahqp.cycle.manifest import RunDirectory, content_hash
 from cahqp.data.folders import ImageFolder
 from cahqp.errors import DataError
 from cahqp.evaluation.metrics import at_thresholds, average_precision
 from cahqp.evaluation.quality_page import page
 from cahqp.evaluation.truth import ImagePredictions, Predictions, Truth, read_truth
 from cahqp.files import atomic_write, read_json, write_json
-from cahqp.labels.calibrated import Calibration, read_calibration
+from cahqp.labels.calibrated import read_calibration
 from cahqp.labels.calibration import estimated_drift, reliability
 from cahqp.labels.document import HUMAN, Labels, read_coco
 
@@ -58,7 +58,7 @@ def quality(
             held = read_truth(truth, tuple(found.categories.values()))
             told["measured"] = measured(found, held, _unreadable(folder))
         if calibration is not None:
-            told["drift"] = _drift(found, folder, read_calibration(calibration, None, tuple(found.categories.values())))
+            told["drift"] = _drift(found, folder, calibration)
         write_json(run.work / "quality.json", told)
         file = labels / "labels.json" if labels.is_dir() else labels
         root = ImageFolder(file).root if pictures else folder
@@ -178,23 +178,52 @@ def measured(labels: Labels, truth: Truth, unreadable: Collection[str] = ()) -> 
     }
 
 
-def _drift(labels: Labels, folder: Path, calibration: Calibration) -> dict[str, Any]:
-    """Return the estimated drift by class, over labels and rejected boxes alike, by the detector's own scores."""
+def _drift(labels: Labels, folder: Path, path: Path) -> dict[str, Any]:
+    """Return the estimated drift by class, by the detector's own scores from the band of doubt up.
+
+    What is below it is left out on both sides: there every object has many names, which nothing suppressed.
+    """
     names = labels.categories
+    calibration = read_calibration(path, None, tuple(names.values()))
+    limits = _made_with(folder, path)
     scores: dict[str, list[float]] = {name: [] for name in names.values()}
     for box in (box for image in labels.images for box in image.boxes):
         if box.score is not None:
             scores[box.name].append(float(box.more.get("detector_score", box.score)))
-    path = folder / "rejected.json"
-    for annotation in read_json(path)["annotations"] if path.is_file() else []:
+    rejected = folder / "rejected.json"
+    for annotation in read_json(rejected)["annotations"] if rejected.is_file() else []:
         if annotation.get("reason") != "overlaps a better box":
             scores[names[annotation["category_id"]]].append(annotation.get("detector_score", annotation["score"]))
     found: dict[str, Any] = {}
-    for name, own in scores.items():
-        bars = reliability(calibration.calibrated(name), calibration.hits[name])
-        drift: Mapping[str, float] = estimated_drift(bars, np.array(own, np.float64))
+    for name, values in scores.items():
+        own, (there, hits) = np.array(values, np.float64), calibration.decided[name]
+        counts = there >= limits[name]
+        bars = reliability(there[counts], hits[counts])
+        drift: Mapping[str, float] = estimated_drift(bars, own[own >= limits[name]])
         found[name] = {key: round(value, 6) for key, value in drift.items()}
     return found
+
+
+def _made_with(folder: Path, calibration: Path) -> dict[str, float]:
+    """Return the least score by class of a label in doubt, of labels that were made with a calibration.
+
+    Raises:
+        DataError: They were made without it.
+    """
+    manifest = folder / "manifest.json"
+    told = read_json(manifest) if manifest.is_file() else {}
+    used = told.get("inputs", {}).get("calibration", {}).get("sha256")
+    place = calibration if calibration.is_dir() else calibration.parent
+    same = {
+        content_hash(path, "calibration") for path in (calibration, place, place / "calibration.json") if path.exists()
+    }
+    if used not in same:
+        message = (
+            f"The labels in {folder} were not made with {calibration}. Give --calibration as `cahqp relabel` had it."
+        )
+        raise DataError(message)
+    share = float(told["settings"].get("ignore_share", 1.0))
+    return {name: share * limit for name, limit in read_json(folder / "decisions.json")["thresholds"].items()}
 
 
 def _worst(labels: Labels, count: int) -> list[int]:

@@ -86,7 +86,16 @@ def test_asked_precision_and_a_report_of_it(root):
     assert sum(told["labels"].values()) == len(boxes)
     assert sum(told["doubtful"].values()) > 0
     assert set(told["drift"]) == set(told["balance"]) == set(told["labels"])
+    assert max(found["distance"] for found in told["drift"].values()) < 0.05  # these are the calibration's own frames
     assert "<svg" in (root / "quality" / "quality.html").read_text()
+
+
+def test_drift_is_told_of_labels_that_were_made_with_the_calibration_alone(root, capsys):
+    assert relabelled(root, "without", "--threshold=0.2") == 0
+    given = [f"--labels={root / 'without'}", f"--calibration={root / 'calibration'}", f"--output={root / 'no-drift'}"]
+    assert main(["quality", *given]) == 1
+    assert "were not made with" in capsys.readouterr().err
+    assert not (root / "no-drift").exists()
 
 
 def test_images_that_could_not_be_read_are_left_out_of_the_comparison(root, tmp_path):
