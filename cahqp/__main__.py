@@ -9,6 +9,7 @@ from importlib import import_module
 
 from cahqp import __version__
 from cahqp.errors import CahqpError, shortened
+from cahqp.files import disk_trouble
 
 # name -> (what it does, module, function that takes the remaining arguments)
 COMMANDS: dict[str, tuple[str, str, str]] = {
@@ -78,6 +79,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     except CahqpError as error:
         print(f"cahqp {arguments[0]}: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        trouble = disk_trouble(error)
+        if trouble is None:
+            raise
+        print(f"cahqp {arguments[0]}: {trouble}", file=sys.stderr)
         return 1
     except SystemExit as ended:  # after `--help`, or where the run is finished already
         if not isinstance(ended.__context__, KeyboardInterrupt):

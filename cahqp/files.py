@@ -33,28 +33,43 @@ def atomic_write(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
     path = Path(path)
     temporary: str | None = None
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-        encoding = None if "b" in mode else "utf-8"
-        with os.fdopen(descriptor, mode, encoding=encoding) as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        # mkstemp makes private files; what we publish follows the user's umask like any other file.
-        umask = os.umask(0)
-        os.umask(umask)
-        Path(temporary).chmod(0o666 & ~umask)
-        Path(temporary).replace(path)
-        temporary = None
-        sync_directory(path.parent)
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+            encoding = None if "b" in mode else "utf-8"
+            with os.fdopen(descriptor, mode, encoding=encoding) as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            # mkstemp makes private files; what we publish follows the user's umask like any other file.
+            umask = os.umask(0)
+            os.umask(umask)
+            Path(temporary).chmod(0o666 & ~umask)
+            Path(temporary).replace(path)
+            temporary = None
+            sync_directory(path.parent)
+    finally:
+        if temporary is not None:
+            Path(temporary).unlink(missing_ok=True)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Tell of a full or read-only disk, and of a place that is barred, in words that a person can act on.
+
+    Args:
+        path: What the block writes; another file's trouble stays as it is.
+
+    Raises:
+        RunError: The disk is full, or `path` cannot be written.
+    """
+    try:
+        yield
     except OSError as error:
         explained = _explained(error, path)
         if explained is None:
             raise
         raise explained from error
-    finally:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
 
 
 def _explained(error: OSError, path: Path) -> RunError | None:
@@ -70,6 +85,21 @@ def _explained(error: OSError, path: Path) -> RunError | None:
         return RunError(
             f"{path} cannot be written ({error.strerror}). Choose another --output or mend its permissions."
         )
+    return None
+
+
+def disk_trouble(error: OSError) -> str | None:
+    """Return what to tell of a disk that is full or a file that is barred, `None` where an error is about neither.
+
+    Args:
+        error: Of any file, read or written.
+    """
+    named = error.filename2 or error.filename  # of a copy and a rename the second is the one that is written
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        what = f"{named} could not be written. " if isinstance(named, str) else ""
+        return f"The disk is full: {what}Free some space and run the same command again."
+    if isinstance(named, str) and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return f"{named}: {error.strerror}. Mend its permissions, or give another path, such as another --output."
     return None
 
 

@@ -348,6 +348,29 @@ def test_a_disk_that_fills_up_in_a_training(refused, arguments, monkeypatch):
     assert "disk is full" in refused(*arguments("fit"))
 
 
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [(errno.ENOSPC, "disk is full"), (errno.EDQUOT, "disk is full"), (errno.EROFS, "Mend"), (errno.EACCES, "Mend")],
+)
+def test_trouble_with_the_disk_that_a_command_does_not_explain_is_told_at_the_door(code, words, monkeypatch, capsys):
+    def command(arguments):
+        raise OSError(code, os.strerror(code), "there/a.txt")
+
+    monkeypatch.setattr("cahqp.edge.commands.keys", command)
+    assert main(["keys"]) == 1
+    told = capsys.readouterr().err
+    assert told.startswith("cahqp keys: ") and "there/a.txt" in told and words in told
+
+
+def test_an_error_that_nobody_can_mend_keeps_its_traceback(monkeypatch):
+    def command(arguments):
+        raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+
+    monkeypatch.setattr("cahqp.edge.commands.keys", command)
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        main(["keys"])
+
+
 def test_a_place_where_nothing_may_be_written(arguments, teacher, recordings, tmp_path, capsys):
     (tmp_path / "file").write_text("in the way")
     assert main([*relabel(teacher, recordings["night"]), f"--output={tmp_path / 'file' / 'run'}"]) == 1
@@ -370,6 +393,13 @@ def test_a_directory_of_someone_else(refused, teacher, recordings, tmp_path, con
 def test_evaluate_wants_names(refused, teacher, recordings):
     given = ["evaluate", "--weights", teacher, "--frames", f"val={recordings['val']}"]
     assert "must be NAME=FILE" in refused(*given)
+
+
+@pytest.mark.parametrize("command", ["evaluate", "calibrate"])
+def test_a_batch_of_none(command, refused, teacher, recordings):
+    weights, frames = {"evaluate": ("a=", "b="), "calibrate": ("", "")}[command]
+    given = ["--weights", f"{weights}{teacher}", "--frames", f"{frames}{recordings['val']}", "--batch_size=0"]
+    assert "--batch_size must be at least 1, got 0" in refused(command, *given)
 
 
 def test_evaluate_writes_metrics(teacher, student, recordings, tmp_path):

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from cahqp.errors import RunError
-from cahqp.files import atomic_write, read_json, sha256, write_json
+from cahqp.files import atomic_write, disk_trouble, read_json, sha256, write_json, writing
 
 
 @pytest.fixture
@@ -76,6 +76,21 @@ def test_trouble_with_a_file_that_is_read_meanwhile_is_not_blamed_on_the_output(
     trouble = PermissionError(errno.EACCES, "Permission denied", str(tmp_path / "frames" / "3.jpg"))
     with pytest.raises(PermissionError, match=r"3\.jpg"), atomic_write(path):
         raise trouble
+
+
+@pytest.mark.parametrize(
+    ("code", "words"), [(errno.EDQUOT, "disk is full"), (errno.EROFS, "cannot be written"), (errno.EACCES, "--output")]
+)
+def test_what_bars_a_file_that_grows_line_by_line_is_told(path, code, words):
+    with pytest.raises(RunError, match=words) as told, writing(path):
+        raise OSError(code, os.strerror(code))
+    assert str(path) in str(told.value)
+
+
+def test_of_a_copy_the_file_that_is_written_is_named():
+    trouble = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "source.jpg", None, "target.jpg")
+    assert "target.jpg could not be written" in str(disk_trouble(trouble))
+    assert disk_trouble(FileNotFoundError(errno.ENOENT, "none", "a")) is None
 
 
 @pytest.mark.parametrize("mask", [0o022, 0o077])

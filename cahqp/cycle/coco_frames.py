@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cahqp.errors import DataError
-from cahqp.files import read_json, sync_directory
+from cahqp.files import read_json, sync_directory, writing
 
 Image = dict[str, Any]
 
@@ -83,17 +83,22 @@ def place(source: Path, target: Path, link: bool = False) -> None:
 
     Raises:
         DataError: There is no such file.
+        RunError: The disk is full, or `target` cannot be written.
     """
     if not source.is_file():
         message = f"{source} is gone. Give the frames back to where they were when their features or labels were made."
         raise DataError(message)
-    target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".{target.name}.tmp")
-    temporary.unlink(missing_ok=True)
-    if not (link and _linked(source.resolve(), temporary)):
-        shutil.copyfile(source, temporary)
-    temporary.replace(target)
-    sync_directory(target.parent)
+    with writing(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary.unlink(missing_ok=True)
+        try:
+            if not (link and _linked(source.resolve(), temporary)):
+                shutil.copyfile(source, temporary)
+            temporary.replace(target)
+        finally:
+            temporary.unlink(missing_ok=True)
+        sync_directory(target.parent)
 
 
 def _linked(source: Path, target: Path) -> bool:

@@ -23,7 +23,7 @@ from cahqp.edge.prefetch import Prefetch
 from cahqp.edge.runs import whole_or_nothing
 from cahqp.edge.runtime import Answer, Found, Runtime
 from cahqp.errors import DataError, RunError, check_numbers
-from cahqp.files import shown
+from cahqp.files import shown, writing
 
 DETECTIONS = "detections.jsonl"
 
@@ -84,7 +84,7 @@ def detect(
     with whole_or_nothing(run) if run is not None else _streaming(output):
         place = output if run is None else run.work
         limits = runtime.thresholds if threshold is None else np.full(len(runtime.classes), threshold, np.float32)
-        with (place / DETECTIONS).open("w", encoding="utf-8") as file:
+        with writing(place / DETECTIONS), (place / DETECTIONS).open("w", encoding="utf-8") as file:
             drawing = Drawing(place / "drawn", runtime.classes) if draw else None
             figures, rate = _work(runtime, frames, limits, file, drawing, patience, most)
         if run is not None:
@@ -109,7 +109,8 @@ def _run(weights: Path, frames: str, output: Path, settings: dict[str, Any]) -> 
 @contextmanager
 def _streaming(output: Path) -> Iterator[None]:
     """Make a stream's output, and remove it where the stream ends before its first frame."""
-    output.mkdir(parents=True)
+    with writing(output):
+        output.mkdir(parents=True)
     try:
         yield
     except BaseException as error:

@@ -10,6 +10,7 @@ import numpy as np
 from cahqp.edge.frames import EdgeFrame
 from cahqp.edge.runtime import Found
 from cahqp.errors import RunError
+from cahqp.files import writing
 
 # Okabe and Ito's colours (BGR), which people with any colour vision can tell apart.
 _COLOURS = ((0, 159, 230), (233, 180, 86), (115, 158, 0), (66, 228, 240), (178, 114, 0), (0, 94, 213), (167, 121, 204))
@@ -42,7 +43,8 @@ class Drawing:
             text = f"{self._classes[label]} {score:.2f}"
             cv2.putText(image, text, (box[0], max(10, box[1] - 4)), cv2.FONT_HERSHEY_SIMPLEX, 0.4, colour, 1)
         path = self._folder / f"{frame.name}.jpg"
-        path.parent.mkdir(parents=True, exist_ok=True)
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
         if not cv2.imwrite(str(path), image):
             message = f"{path} cannot be written. Free some space, or choose another --output."
             raise RunError(message)

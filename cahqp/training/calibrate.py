@@ -14,7 +14,7 @@ from cahqp.cycle.manifest import RunDirectory
 from cahqp.data.frames import open_frames
 from cahqp.detectors.output import Detector
 from cahqp.detectors.weights import load
-from cahqp.errors import DataError
+from cahqp.errors import DataError, check_numbers
 from cahqp.evaluation.metrics import Metrics, average_precision
 from cahqp.evaluation.page import document, element, table
 from cahqp.evaluation.reliability import diagram
@@ -79,6 +79,7 @@ def calibrate_command(
         device: What to compute on.
         seed: Kept in the manifest.
     """
+    check_numbers(shares={"--nms_iou": nms_iou}, counts={"--batch_size": batch_size})
     if len(frames) != 1:
         message = f"calibrate takes one COCO file after --frames, got {len(frames)}. Join them first."
         raise DataError(message)

@@ -9,7 +9,7 @@ from cahqp.cycle.manifest import RunDirectory
 from cahqp.data.frames import open_frames
 from cahqp.detectors import weights as model_files
 from cahqp.detectors.output import Detector
-from cahqp.errors import ConfigError
+from cahqp.errors import ConfigError, check_numbers
 from cahqp.evaluation.scoring import score
 from cahqp.evaluation.truth import Predictions, read_truth
 from cahqp.files import write_json
@@ -38,6 +38,7 @@ def evaluate(
         device: Where the models run.
         seed: Of the bootstrap.
     """
+    check_numbers(shares={}, counts={"--batch_size": batch_size, "--resamples": resamples})
     models, truths = _named(weights, "--weights"), _named(frames, "--frames")
     settings = {"batch_size": batch_size, "resamples": resamples, "models": list(models), "frames": list(truths)}
     inputs = {f"weights.{k}": v for k, v in models.items()} | {f"frames.{k}": v for k, v in truths.items()}

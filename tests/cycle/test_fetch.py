@@ -1,4 +1,7 @@
+import errno
 import json
+import os
+import shutil
 import time
 from pathlib import Path
 
@@ -189,3 +192,18 @@ def test_frames_come_from_s3_once(incoming, bucket, capsys):
     assert [image["file_name"] for image in images("two")] == ["south/1.jpg"]
     assert main(["fetch", "--frames=s3://gone/cams", "--output=three"]) == 1
     assert "s3://gone/cams" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("code", "words"), [(errno.ENOSPC, "disk is full"), (errno.EROFS, "cannot be written")])
+def test_a_full_or_read_only_disk_is_told_and_the_same_command_goes_on(incoming, monkeypatch, capsys, code, words):
+    def copy(source, target):
+        Path(target).write_bytes(b"half")
+        raise OSError(code, os.strerror(code), str(source) if code == errno.ENOSPC else str(target))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(shutil, "copyfile", copy)
+        assert main(["fetch", "--frames=incoming", "--output=one"]) == 1
+    told = capsys.readouterr().err
+    assert words in told and "one.partial/images/north/0.jpg" in told
+    assert not list(Path("one.partial").rglob("*.tmp"))
+    assert main(["fetch", "--frames=incoming", "--output=one"]) == 0

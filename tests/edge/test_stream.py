@@ -1,5 +1,9 @@
 """What is left of `cahqp detect` on a stream that ends."""
 
+import errno
+import os
+from pathlib import Path
+
 import pytest
 
 from cahqp.__main__ import main
@@ -66,3 +70,26 @@ def test_frames_in_files_go_on_with_the_same_command(edge, tmp_path, capsys, mon
         assert main(["detect", *given]) == 130
     assert "The same command again goes on from here" in capsys.readouterr().err
     assert main(["detect", *given]) == 0
+
+
+@pytest.mark.parametrize("frames", ["rtsp://camera/1", "files"])
+def test_a_disk_that_fills_up_is_told(edge, camera, tmp_path, capsys, monkeypatch, frames):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(detection, "line", full)
+        given = [f"--weights={edge / 'student-package'}", f"--frames={edge / 'frames'}", f"--output={tmp_path / 'd'}"]
+        assert (main(["detect", *given]) if frames == "files" else camera(2, nothing)) == 1
+    told = capsys.readouterr().err
+    assert "disk is full" in told and "detections.jsonl" in told
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_disk_that_may_only_be_read_is_told(camera, tmp_path, capsys, monkeypatch):
+    def barred(path, *_, **__):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+
+    monkeypatch.setattr(Path, "mkdir", barred)
+    assert camera(2, nothing) == 1
+    assert f"{tmp_path / 'd'} cannot be written (Read-only file system)" in capsys.readouterr().err
