@@ -9,7 +9,7 @@ from cahqp.cycle.manifest import content_hash
 from cahqp.cycle.registry import Claim, Registry
 from cahqp.edge.pointer import VERSIONS
 from cahqp.errors import ConfigError, RunError, check_numbers
-from cahqp.files import read_json
+from cahqp.files import read_json, shown
 
 
 def list_versions(registry: Path) -> None:
@@ -134,7 +134,7 @@ def push(
         raise RunError("\n".join([*problems, "Nothing was sent."]))
     if to is not None:
         push_files(found, name, to)
-        print(f"{to} has {name}.")
+        print(f"{shown(to)} has {name}.")
     if wandb is not None:
         push_artifact(found, name, wandb)
         print(f"W&B project {wandb} has {name}.")

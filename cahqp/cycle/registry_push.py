@@ -8,6 +8,7 @@ from typing import Any
 from cahqp.cycle.registry import Registry
 from cahqp.edge.pointer import RUNNING, VERSION, VERSIONS
 from cahqp.errors import CahqpError, ConfigError, RunError
+from cahqp.files import shown
 
 
 def push_files(registry: Registry, name: str, url: str) -> None:
@@ -22,7 +23,7 @@ def push_files(registry: Registry, name: str, url: str) -> None:
 
     Raises:
         ConfigError: fsspec or the file system of the URL is not installed.
-        RunError: It cannot be written, or came out changed.
+        RunError: It cannot be reached or written, or came out changed.
     """
     system, root = _file_system(url)
     directory = registry.versions.root / name
@@ -36,7 +37,7 @@ def push_files(registry: Registry, name: str, url: str) -> None:
     except CahqpError:
         raise
     except Exception as error:  # every store has errors of its own
-        message = f"{url} cannot be written ({error}). Check the address and your credentials, and run it again."
+        message = f"{shown(url)} cannot be written ({error}). Check the address and your credentials, and run it again."
         raise RunError(message) from error
 
 
@@ -63,8 +64,11 @@ def _file_system(url: str) -> tuple[Any, str]:
 
         system, root = fsspec.core.url_to_fs(url)
     except (ImportError, ValueError) as error:
-        message = f"{url} cannot be opened ({error}). Install what fsspec needs for it, such as s3fs for s3://."
+        message = f"{shown(url)} cannot be opened ({error}). Install what fsspec needs for it, such as s3fs for s3://."
         raise ConfigError(message) from error
+    except Exception as error:  # some stores connect at once, and each has errors of its own
+        message = f"{shown(url)} cannot be reached ({error}). Check the network, the address and your credentials."
+        raise RunError(message) from error
     return system, str(root).rstrip("/")
 
 

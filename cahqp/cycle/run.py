@@ -80,7 +80,7 @@ def run(
         return
     cycle = choose(plan, output, seed, arms)
     if dry_run:
-        print("\n".join(shlex.join(["cahqp", *stage.arguments]) for stage in cycle.stages))
+        print(_commands(cycle.stages))
         return
     locks.acquire(cycle.root)
     try:
@@ -98,9 +98,14 @@ def _run_rounds(
 
     chosen = rounds_run.choose(plan, output, seed, replay)
     if dry_run:
-        print("\n".join(shlex.join(["cahqp", *stage.arguments]) for stage in chosen.stages))
+        print(_commands(chosen.stages))
         return
     rounds_run.carry_out(chosen, watch, most)
+
+
+def _commands(stages: Sequence[Stage]) -> str:
+    """Return the stages' command lines; a URL stands in them without its password."""
+    return "\n".join(shlex.join(["cahqp", *map(files.shown, stage.arguments)]) for stage in stages)
 
 
 def choose(plan: Path, output: Path | None, seed: int | None, arms: str = "") -> Cycle:

@@ -68,12 +68,14 @@ def with_lists(arguments: list[str], names: Collection[str]) -> list[str]:
     """
     out: list[str] = []
     values: list[str] | None = None
+    numbers = False
     for text in [*arguments, "--"]:
         if text.startswith("--"):
             if values is not None:
-                out[-1] += f"={_as_list(values)}"
+                out[-1] += f"={_as_list(values, numbers)}"
             name, sign, value = text.removeprefix("--").partition("=")
             values = ([value] if sign else []) if name in names else None
+            numbers = name == "frame_size"  # a folder may be called 20240105, and is a text still
             out.append(f"--{name}" if name in names else text)
         elif values is None:
             out.append(text)
@@ -82,7 +84,7 @@ def with_lists(arguments: list[str], names: Collection[str]) -> list[str]:
     return out[:-1]
 
 
-def _as_list(values: list[str]) -> str:
+def _as_list(values: list[str], numbers: bool) -> str:
     if len(values) == 1 and values[0].startswith("["):
         return values[0]
-    return json.dumps([int(value) if value.isdigit() else value for value in values])
+    return json.dumps([int(value) if numbers and value.isdecimal() else value for value in values])

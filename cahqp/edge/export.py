@@ -26,6 +26,7 @@ from cahqp.edge.signing import fingerprint_of_private, sign
 from cahqp.errors import ConfigError, WeightsError, check_numbers
 from cahqp.evaluation.metrics import average_precision
 from cahqp.evaluation.truth import read_truth
+from cahqp.files import shown
 from cahqp.predictor import Predictor
 
 
@@ -135,7 +136,8 @@ def _int8_inputs(
 def _paths(flag: str, given: list[str] | None) -> list[Path]:
     streams = [text for text in given or () if is_stream(text)]
     if streams:
-        message = f"{flag} takes files and folders, which can be read twice; {streams[0]} is a stream. Record it first."
+        told = f"{flag} takes files and folders, which can be read twice"
+        message = f"{told}; {shown(streams[0])} is a stream. Record it first."
         raise ConfigError(message)
     return [Path(text) for text in given or ()]
 

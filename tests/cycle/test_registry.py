@@ -227,3 +227,34 @@ def test_a_version_becomes_an_artifact(registry, monkeypatch):
     monkeypatch.setattr(wandb, "init", lambda **_: Run())
     assert main(["registry", "push", f"--registry={registry.root}", "--wandb=fleet"]) == 0
     assert logged == [("edge-package", [MODEL, MANIFEST, "version.json"], [registry.pointer.version])]
+
+
+@pytest.mark.parametrize(
+    ("url", "code", "words"),
+    [
+        ("memory://user:secret@site/one?token=hidden", 0, "memory://site/one has"),
+        ("ftp://user:secret@127.0.0.1:1/x?token=hidden", 1, "ftp://127.0.0.1:1/x cannot be reached"),
+        ("nosuch://user:secret@site/x?token=hidden", 1, "nosuch://site/x cannot be opened"),
+    ],
+)
+def test_where_a_version_goes_is_told_without_a_password(registry, capsys, url, code, words):
+    assert main(["registry", "push", f"--registry={registry.root}", f"--to={url}"]) == code
+    told = "".join(capsys.readouterr())
+    assert words in told
+    assert "secret" not in told and "hidden" not in told
+
+
+def test_a_store_that_refuses_is_told_without_its_password(registry, capsys, monkeypatch):
+    def refuse(*_):
+        raise OSError("quota")
+
+    monkeypatch.setattr("cahqp.cycle.registry_push._put", refuse)
+    assert main(["registry", "push", f"--registry={registry.root}", "--to=memory://user:secret@site"]) == 1
+    assert "memory://site cannot be written (quota)" in capsys.readouterr().err
+
+
+def test_parents_may_be_numbers(tmp_path):
+    make_package(tmp_path / "p1", 1)
+    assert promote(tmp_path, "p1", "--parents", "12345678", "87654321") == 0
+    registry = Registry(tmp_path / "registry")
+    assert registry.versions.read(registry.pointer.version)["parents"] == ["12345678", "87654321"]

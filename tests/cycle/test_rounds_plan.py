@@ -68,3 +68,11 @@ def test_problems_of_a_plan_are_told_together(planned, more, said):
     path = planned(**more)
     with pytest.raises(ConfigError, match=said):
         read_rounds(path)
+
+
+def test_a_dry_run_tells_no_password(planned, capsys):
+    planned(rounds=[{"name": "night", "frames": "ftp://user:secret@depot/night?token=hidden"}])
+    assert main(["cycle", "run", "--plan=rounds.yaml", "--dry-run"]) == 0
+    told = capsys.readouterr().out
+    assert "--frames=ftp://depot/night " in told
+    assert "secret" not in told and "hidden" not in told

@@ -123,3 +123,22 @@ def test_parity_does_not_mind_the_order(edge):
     assert "boxes differ by up to 21.00 px" in str(parity.problems())
     parity.add(found([0, 1]), found([2]))
     assert "no counterpart" in str(parity.problems())
+
+
+@pytest.mark.parametrize("command", ["export", "gate"])
+def test_a_folder_may_be_called_by_a_date(edge, tmp_path, capsys, monkeypatch, command):
+    monkeypatch.chdir(tmp_path)
+    package = str(edge / "student-package")
+    given = {
+        "export": [f"--weights={edge / 'student'}.safetensors", "--frames", "20240105"],
+        "gate": [f"--candidate={package}", f"--running={package}", "--source", "20240105"],
+    }
+    assert main([command, *given[command], "--output=out"]) == 1
+    assert "20240105 does not exist" in capsys.readouterr().err
+
+
+def test_a_stream_is_refused_without_its_password(edge, tmp_path, capsys):
+    assert run(edge, tmp_path / "p", "--frames", "rtsp://user:secret@camera/1?token=hidden") == 1
+    told = capsys.readouterr().err
+    assert "rtsp://camera/1 is a stream" in told
+    assert "secret" not in told and "hidden" not in told
