@@ -15,6 +15,7 @@ from cahqp.errors import ConfigError
 
 Place = Literal["input", "encoder", "decoder"]
 Control = Literal["none", "constant", "other_image"]
+_UNIT = 2**24
 
 
 class _Add(nn.Module):
@@ -91,11 +92,17 @@ class VisualPrompt(nn.Module):
         places: Where it enters: the `input` of the encoder, each layer of the `encoder`, each layer of the `decoder`.
         encoder_layers: Number of the encoder's layers, where it is a place.
         decoder_layers: Number of the decoder's layers, where it is a place.
-        control: For comparisons: `constant` shows the generator no image, `other_image` the next one of the batch.
+        control: For comparisons: `constant` shows the generator no image. `other_image` gives an image the prompt of
+            the next one of its batch; in evaluation, all images that of the first image of the last batch in training.
 
     Attributes:
         last_attention: (levels, B, M) weights of the components in the last forward, detached; `None` before it.
+        other_weights: (levels, M) int32 weights of the components for that first image, in units of 2^-24; zero before
+            training. Only `other_image` has it. It is whole numbers, because EMA copies them: an average of floats
+            would be the prompt of no image.
     """
+
+    other_weights: Tensor
 
     def __init__(
         self,
@@ -137,6 +144,8 @@ class VisualPrompt(nn.Module):
         )
         self.control = control
         self.last_attention: Tensor | None = None
+        if control == "other_image":
+            self.register_buffer("other_weights", torch.zeros(levels, components, dtype=torch.int32))
 
     @staticmethod
     def _check(dim: int, injection: str, heads: int, places: Sequence[str]) -> None:
@@ -179,8 +188,14 @@ class VisualPrompt(nn.Module):
         Args:
             features: (B, D, h, w) per level.
             padding_masks: (B, h, w) bool per level, true where padded.
+
+        Raises:
+            ConfigError: The control `other_image` trains on a batch of one.
         """
-        made = [self._generate(feature, mask) for feature, mask in zip(features, padding_masks, strict=True)]
+        made = [
+            self._generate(level, feature, mask)
+            for level, (feature, mask) in enumerate(zip(features, padding_masks, strict=True))
+        ]
         self.last_attention = torch.stack([weights.detach().float() for _, weights in made])
         components = [weights[:, :, None] * self.generator.values for _, weights in made]
         if self.injection is not None:
@@ -193,12 +208,27 @@ class VisualPrompt(nn.Module):
         prompts = torch.stack([prompt for prompt, _ in made])
         return features, DeeperPrompts(prompts, torch.stack(components), self.encoder_ways, self.decoder_ways)
 
-    def _generate(self, feature: Tensor, padding_mask: Tensor) -> tuple[Tensor, Tensor]:
+    def _generate(self, level: int, feature: Tensor, padding_mask: Tensor) -> tuple[Tensor, Tensor]:
         """Return the (B, Dp) prompts of a level and the (B, M) weights of the components."""
+        if self.control == "other_image" and not self.training:
+            values = self.generator.values
+            weights = (self.other_weights[level] / _UNIT).to(values.dtype).expand(len(feature), -1)
+            return weights @ values, weights
         if self.control == "constant":
             feature = torch.zeros_like(feature)
         prompt, weights = self.generator(feature, padding_mask)
-        return (prompt.roll(1, 0), weights.roll(1, 0)) if self.control == "other_image" else (prompt, weights)
+        return self._of_next_image(level, prompt, weights) if self.control == "other_image" else (prompt, weights)
+
+    def _of_next_image(self, level: int, prompt: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+        """Return prompts and weights of the next image each, and keep the first image's for evaluation."""
+        if len(prompt) < 2:
+            message = (
+                "prompt.control: other_image gives an image the prompt of another one of its batch, and a batch of one "
+                "has none: set data.batch_size, and data.target_batch_size where it is given, to 2 or more."
+            )
+            raise ConfigError(message)
+        self.other_weights[level] = (weights[0].detach().float() * _UNIT).round().int()
+        return prompt.roll(1, 0), weights.roll(1, 0)
 
     def _at_input(
         self, level: int, feature: Tensor, padding_mask: Tensor, prompt: Tensor, components: Tensor

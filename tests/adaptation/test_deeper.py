@@ -144,12 +144,50 @@ def test_controls_take_the_image_away(plain, control):
     torch.manual_seed(2)
     maps, masks = plain._project(*batch())
     free, held = (VisualPrompt(32, 3, 16, 3, control=c) for c in ("none", control))
-    held.load_state_dict(free.state_dict())
+    held.load_state_dict(free.state_dict(), strict=False)
     for module in (free, held):
         module(maps, masks)
     rolled, same = free.last_attention.roll(1, 1), held.last_attention[:, :1].expand(-1, 2, -1)
     torch.testing.assert_close(held.last_attention, rolled if control == "other_image" else same)
     assert not torch.allclose(held.last_attention, free.last_attention)
+
+
+def in_control(plain):
+    """A detector whose images get another one's prompt, after a step on two images."""
+    detector = copy.deepcopy(plain)
+    detector.prompt = VisualPrompt(32, 3, 16, 3, control="other_image")
+    for parameter in detector.prompt.injection.parameters():
+        nn.init.normal_(parameter)
+    detector.train()(*batch())
+    return detector
+
+
+def test_the_other_image_of_an_evaluation_is_one_of_training_whatever_the_batch(plain, tmp_path):
+    detector = in_control(plain)
+    first = detector.prompt.last_attention[:, 1]  # rolled by one: the second got the first one's
+    save(tmp_path / "model.safetensors", detector, {})
+    loaded = load(tmp_path / "model.safetensors")
+    images, masks = batch()
+    with torch.no_grad():
+        found = detector.eval()(images, masks).pred_logits
+        alone = torch.cat([loaded(images[n : n + 1], masks[n : n + 1]).pred_logits for n in range(len(images))])
+    torch.testing.assert_close(found, alone, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(loaded.prompt.last_attention[:, 0], first)
+
+
+def test_the_other_image_is_not_averaged_with_others(plain):
+    assert not in_control(plain).prompt.other_weights.is_floating_point()  # EMA copies such buffers
+
+
+def test_an_image_alone_in_training_has_no_other(plain):
+    images, masks = batch()
+    with pytest.raises(ConfigError, match=r"data\.batch_size, and data\.target_batch_size"):
+        in_control(plain)(images[:1], masks[:1])
+
+
+@pytest.mark.parametrize("control", ["none", "constant"])
+def test_without_that_control_nothing_more_is_kept(control):
+    assert list(dict(VisualPrompt(32, 3, control=control).named_buffers())) == []
 
 
 def test_tokens_need_a_dense_attention_and_places_are_known():
