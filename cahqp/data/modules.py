@@ -12,7 +12,7 @@ from cahqp.data.frames import open_frames
 from cahqp.data.images import BrokenImageError
 from cahqp.data.loaders import Loader
 from cahqp.data.transforms import Restyle
-from cahqp.errors import ConfigError, check_numbers
+from cahqp.errors import ConfigError
 from cahqp.structures import Batch, Preprocessing, Targets, collate
 
 
@@ -106,6 +106,9 @@ class AdaptationData(DetectionData):
         later_block: Recordings may be both trained on and held out if the held-out frames come after all others.
         classes: Class names; the model's where not given.
         preprocessing: Size rule; the model's where not given.
+
+    Raises:
+        ConfigError: Settings are out of range, or `mixed` has no curriculum to be the control of.
     """
 
     def __init__(
@@ -146,7 +149,7 @@ class AdaptationData(DetectionData):
         self.source = source
         self.target = target
         self.target_batch_size = target_batch_size
-        check_numbers(shares={"data.restyle": restyle}, counts={})
+        _check_adaptation(restyle, target_batch_size, curriculum, mixed)
         self.augmentation: Strength = augmentation
         self.restyle = restyle
         self.every = every
@@ -290,6 +293,24 @@ class StudentData(DetectionData):
         batches = self.batches_per_epoch or max(full) or None
         orders = [self.order(len(frames), size, batches) for frames, size in zip(self._training, sizes, strict=True)]
         return self.training_loader(orders, _one_batch)
+
+
+def _check_adaptation(
+    restyle: float, target_batch_size: int | None, curriculum: Sequence[float] | None, mixed: bool
+) -> None:
+    """Refuse settings of an adaptation's data that cannot be right, all together."""
+    wrong = []
+    if not 0 <= restyle <= 1:
+        wrong.append(f"data.restyle must lie in 0..1, got {restyle}.")
+    if target_batch_size is not None and target_batch_size < 1:
+        wrong.append(f"data.target_batch_size must be at least 1, got {target_batch_size}.")
+    if not all(0 < share <= 1 for share in curriculum or ()):
+        given = list(curriculum or ())
+        wrong.append(f"data.curriculum must be shares above 0 and up to 1, such as [0.3, 0.5, 1.0], got {given}.")
+    if mixed and not curriculum:
+        wrong.append("data.mixed: true is the control of a curriculum: give data.curriculum, or leave it out.")
+    if wrong:
+        raise ConfigError("\n".join(wrong))
 
 
 def _one_batch(parts: list[list[Sample]]) -> Batch:

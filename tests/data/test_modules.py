@@ -303,3 +303,18 @@ def test_broken_held_out_images_are_left_out(write_coco, image_of):
     batches = list(data.val_dataloader())
     assert [f.index for batch in batches for f in batch.frames] == [0, 2, 3, 4]
     assert isinstance(batches[0], Batch)
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"target_batch_size": 0}, r"data\.target_batch_size must be at least 1, got 0"),
+        ({"curriculum": [30, 50]}, r"data\.curriculum must be shares above 0 and up to 1.*got \[30, 50\]"),
+        ({"curriculum": [0.0, 1.0]}, r"data\.curriculum must be shares"),
+        ({"mixed": True}, r"data\.mixed: true is the control of a curriculum"),
+        ({"restyle": 2.0, "mixed": True}, r"(?s)data\.restyle must lie in 0\.\.1.*data\.mixed"),
+    ],
+)
+def test_settings_of_target_frames_that_cannot_be_right_are_refused(settings, told):
+    with pytest.raises(ConfigError, match=told):
+        AdaptationData([], **settings)
