@@ -118,6 +118,10 @@ class InstanceAlignment(nn.Module):
         temporal: Whether tracks are remembered, where frames come with a time.
         momentum: Share of the past in a blended value.
         max_gap: Longest time between neighbouring frames in seconds.
+        max_frames: Frames remembered; see `TrackBank` for the memory they take.
+
+    Attributes:
+        known: Whether a neighbour was remembered, for each frame of the last batch that has a time and was steadied.
 
     Raises:
         ConfigError: `unit` is unknown.
@@ -132,6 +136,7 @@ class InstanceAlignment(nn.Module):
         temporal: bool = True,
         momentum: float = 0.5,
         max_gap: float = 2.0,
+        max_frames: int = 4096,
     ) -> None:
         super().__init__()
         if unit not in get_args(Unit):
@@ -139,7 +144,8 @@ class InstanceAlignment(nn.Module):
             raise ConfigError(message)
         self.unit = unit
         self.discriminators = nn.ModuleList(Discriminator(dim, hidden) for _ in range(levels))
-        self.bank = TrackBank(momentum, max_gap=max_gap) if temporal else None
+        self.bank = TrackBank(momentum, max_gap=max_gap, max_frames=max_frames) if temporal else None
+        self.known: list[bool] = []
 
     def forward(
         self,
@@ -150,6 +156,7 @@ class InstanceAlignment(nn.Module):
         scale: float | Tensor = 1.0,
         frames: Sequence[Frame] | None = None,
         track_boxes: Sequence[Tensor] | None = None,
+        labelled: bool = False,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the mean loss over the levels, and the accuracy as `instance`, NaN where there was no box at all.
 
@@ -162,6 +169,8 @@ class InstanceAlignment(nn.Module):
             frames: Where the images come from; without them, or without their time, nothing is remembered.
             track_boxes: (N, 4) the targets' boxes in coordinates that all frames of a recording share. Needed where
                 augmentation moves the boxes of neighbouring frames apart; the targets' own where not given.
+            labelled: Whether the boxes are labels. With `unit="token"` an image whose labels all weigh one then is
+                neither steadied nor remembered: the past of a weight that is always one is one.
         """
         padding = features.padding
         memory = features.encoder[-1].masked_fill(padding[:, :, None], 0.0)
@@ -169,7 +178,7 @@ class InstanceAlignment(nn.Module):
         masks = box_masks([target.boxes for target in targets], image_size, features.spatial_shapes, padding)
         cells = [height * width for height, width in features.spatial_shapes]
         if self.unit == "token":
-            rows = self._token_rows(tokens, masks, cells, targets, frames, track_boxes)
+            rows = self._token_rows(tokens, masks, cells, targets, frames, track_boxes, labelled)
         else:
             rows = self._instance_rows(tokens, masks, cells, targets, frames, track_boxes)
         judged = [
@@ -205,16 +214,22 @@ class InstanceAlignment(nn.Module):
         targets: Sequence[Targets],
         frames: Sequence[Frame] | None,
         track_boxes: Sequence[Tensor] | None,
+        ones_rest: bool = False,
     ) -> list[Tensor]:
-        """Return (N, K) values per image, blended with the past of their tracks."""
+        """Return (N, K) values per image, blended with their tracks' past; with `ones_rest` not where all are one."""
+        self.known = []
         if self.bank is None:
             return values
         origins = [None] * len(values) if frames is None else frames
         boxes = [target.boxes for target in targets] if track_boxes is None else track_boxes
-        blended = [
-            self.bank.blend(frame, box, target.labels, value)
-            for frame, box, target, value in zip(origins, boxes, targets, values, strict=True)
-        ]
+        blended = []
+        for frame, box, target, value in zip(origins, boxes, targets, values, strict=True):
+            if ones_rest and bool((value == 1).all()):
+                blended.append(value)
+                continue
+            known = None if frame is None else self.bank.knows_neighbour(frame)
+            self.known += [] if known is None else [known]
+            blended.append(self.bank.blend(frame, box, target.labels, value))
         return blended
 
     def commit(self) -> None:

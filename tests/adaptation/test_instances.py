@@ -163,6 +163,17 @@ def test_token_weights_are_drawn_towards_their_tracks_past(features):
 
 
 @each_unit
+def test_labels_that_always_weigh_one_are_remembered_as_features_alone(unit, features):
+    module = alignment(unit)
+    module(features, TWO, IMAGE, 0, 1.0, frames(0.0, 1.0), None, True)
+    module.commit()
+    assert (len(module.bank) > 0) == (unit == "instance")
+    module(features, [targets([0, 0, 32, 32], weight=0.5), TWO[1]], IMAGE, 0, 1.0, frames(0.0, 1.0), None, True)
+    module.commit()
+    assert len(module.bank) > 0
+
+
+@each_unit
 def test_the_bank_travels_in_the_state(unit, features):
     first, second = alignment(unit), alignment(unit)
     first(features, TWO, IMAGE, 1, frames=frames(0.0, 50.0))

@@ -75,6 +75,30 @@ def test_frames_not_seen_for_longest_are_forgotten_with_their_tracks():
     assert see(bank, 10.5, 0.0)[0].item() == 0.0
 
 
+def test_thousands_of_frames_are_remembered_unless_told_otherwise():
+    bank = TrackBank()
+    for time in range(0, 9000, 3):
+        see(bank, float(time), 8.0)
+    assert len(bank) == 3000
+    assert see(bank, 1.0, 0.0)[0].item() == 4.0
+
+
+def test_a_track_lives_as_long_as_a_frame_that_shows_it():
+    bank = TrackBank(momentum=0.5, max_frames=2)
+    for time in (0.0, 1.0, 1.0, 50.0):
+        see(bank, time, 8.0)
+    assert len(bank) == 2
+    see(bank, 51.0, 8.0)
+    assert len(bank) == 1
+
+
+def test_another_frame_near_in_time_is_a_neighbour():
+    bank = TrackBank(max_gap=2.0)
+    see(bank, 5.0, 8.0)
+    frames = [Frame(0, "a.jpg", (64, 96), "north", "monday", 0, time) for time in (5.0, 6.5, 3.0, 7.5, None)]
+    assert [bank.knows_neighbour(frame) for frame in frames] == [False, True, True, False, None]
+
+
 def test_a_frame_without_instances_is_fine():
     bank = TrackBank()
     see(bank, 0.0, 1.0)
@@ -84,11 +108,16 @@ def test_a_frame_without_instances_is_fine():
 
 
 def test_state_survives_a_weights_only_checkpoint(tmp_path):
-    bank, restored = TrackBank(), TrackBank()
-    see(bank, 0.0, 8.0)
+    bank, restored = TrackBank(max_frames=2), TrackBank(max_frames=2)
+    restored.load_state_dict(bank.state_dict())
+    assert len(restored) == 0
+    for time in (7.0, 9.5, 0.0):
+        see(bank, time, 8.0)
     torch.save(bank.state_dict(), tmp_path / "bank.ckpt")
     restored.load_state_dict(torch.load(tmp_path / "bank.ckpt", weights_only=True))
     assert see(restored, 1.0, 4.0)[0].item() == see(bank, 1.0, 4.0)[0].item() == 6.0
+    one, two = bank.state_dict(), restored.state_dict()
+    assert all(torch.equal(one[k], two[k]) if torch.is_tensor(one[k]) else one[k] == two[k] for k in one)
 
 
 def test_frames_of_all_processes_are_written(monkeypatch):
