@@ -27,6 +27,7 @@ from cahqp.training.aligning import SOURCE, TARGET, AligningModule, Passed, coun
 from cahqp.training.base import OptimizerSettings
 from cahqp.training.ema import EMA
 from cahqp.training.parts import (
+    check_carried,
     check_source_free,
     choose_trainable,
     fresh_dqfa,
@@ -101,11 +102,10 @@ class TeacherAdaptation(AligningModule):
             message = f"{weights} holds a {type(self.detector).__name__}; adaptation needs a DINO teacher."
             raise ConfigError(message)
         self.detector.activation_checkpointing = activation_checkpointing
-        if trainable == "prompts" and not self.prompt.enabled and self.detector.prompt is None:
+        if trainable == "prompts" and not self.prompt.enabled:
             message = "trainable: prompts needs prompt.enabled: true, or nothing would train."
             raise ConfigError(message)
-        if self.prompt.enabled and self.detector.prompt is None:
-            self.detector.prompt = fresh_prompt(self.detector, self.prompt)
+        self._take_prompt(self.detector)
         self.dqfa = fresh_dqfa(self.detector, self.alignment)
         self.tiafa = fresh_tiafa(self.detector, self.alignment)
         self.metric_term = fresh_metric(self.detector, self.prompt)
@@ -113,6 +113,20 @@ class TeacherAdaptation(AligningModule):
         self.thresholds = fresh_thresholds(self.detector, self.pseudo_labels)
         self.standing = StandingMemory(self.pseudo_labels.standing) if self.pseudo_labels.standing < 1 else None
         self.train()
+
+    def _take_prompt(self, detector: DINO) -> None:
+        """Attach a prompt where one is asked for, or go on with the one that the teacher carries.
+
+        Switched off, a carried prompt still is a part of that teacher, but nothing of VPG trains.
+        """
+        carried = detector.prompt
+        if not self.prompt.enabled:
+            if carried is not None:
+                carried.requires_grad_(False)
+        elif isinstance(carried, VisualPrompt):
+            check_carried(carried, self.prompt)
+        else:
+            detector.prompt = fresh_prompt(detector, self.prompt)
 
     def train(self, mode: bool = True) -> Self:
         """Switch between training and evaluation; frozen BatchNorm layers evaluate in both."""
@@ -142,6 +156,11 @@ class TeacherAdaptation(AligningModule):
         self._average()
         if self.source_free:
             self.print("No data.source: source-free adaptation by the mean teacher; DQFA and TIAFA are off.")
+        if self.detector.prompt is not None and not self.prompt.enabled:
+            self.print(
+                "The teacher carries a prompt: with prompt.enabled: false it stays in use and does not train. "
+                "To train it set prompt.enabled: true; to be without it start from a teacher that has none."
+            )
         trained = sum(p.numel() for p in self.parameters() if p.requires_grad)
         self.print(f"{trained:,} of {sum(p.numel() for p in self.parameters()):,} parameters train.")
 
@@ -213,6 +232,8 @@ class TeacherAdaptation(AligningModule):
     def training_step(self, batch: dict[str, Batch], batch_idx: int) -> Tensor:
         """Return the source's loss, the target's on its pseudo-labels, and those of what CA-HQP adds."""
         source, target = batch.get("source"), None
+        if source is not None and self.trained_modules():
+            source = self._masked(source)  # or discriminators would know the target by its blocks
         if self.pseudo_labels.weight or self.trained_modules() or self.metric_term is not None:
             target = self._pseudo_labelled(batch["target_weak"], batch["target_strong"])
         parts: dict[str, Tensor] = {}
@@ -239,19 +260,21 @@ class TeacherAdaptation(AligningModule):
 
     def _pseudo_labelled(self, weak: Batch, strong: Batch) -> Batch:
         """Return the strong views with the weak views' labels, whose weights are their scores."""
-        settings = self.pseudo_labels
         labels = [replace(new, seed=old.seed) for new, old in zip(self.label(weak), strong.targets, strict=True)]
         self.log("target/boxes", sum(map(len, labels)) / len(strong), batch_size=len(strong))
         if self._watching:
             for name, value in of_pseudo_labels(labels, self.detector.classes, self.thresholds.values).items():
                 self.log(name, value, batch_size=len(strong))
         self.pseudo_labelled = replace(weak, targets=labels)
-        images = strong.images
-        if settings.masked:
-            seeds = [target.seed for target in labels]
-            mean = self.detector.preprocessing.mean
-            images = mask_blocks(images, settings.masked, settings.mask_block, mean, seeds)
-        return replace(strong, images=images, targets=labels)
+        return self._masked(replace(strong, targets=labels))
+
+    def _masked(self, batch: Batch) -> Batch:
+        """Return a batch with the asked-for share of blocks hidden, which follow the seed of each image."""
+        settings, seeds = self.pseudo_labels, [target.seed for target in batch.targets]
+        if not settings.masked:
+            return batch
+        mean = self.detector.preprocessing.mean
+        return replace(batch, images=mask_blocks(batch.images, settings.masked, settings.mask_block, mean, seeds))
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """See whether this step's numbers are written: what costs more than a sum is not computed for nothing."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 from typing import Any
 
@@ -22,6 +23,9 @@ from cahqp.detectors.output import Output
 from cahqp.structures import Batch, Frame, Targets
 from cahqp.training.base import DetectionModule
 from cahqp.training.settings import AlignmentSettings, PromptSettings
+
+_log = logging.getLogger(__name__)
+_JUDGED, _FEW = 500, 0.05  # target frames that are judged together, and the share that is next to none
 
 SOURCE, TARGET = 0, 1
 Passed = dict[int, tuple[Batch, Output]]
@@ -46,6 +50,11 @@ class AligningModule(DetectionModule):
     tiafa: InstanceAlignment | None
     metric_term: PromptMetric | None
     source_free = False
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self._known: list[bool] = []
+        self._told_of_tracks = False
 
     def trained_modules(self) -> dict[str, nn.Module]:
         """Return the alignment branches that are on."""
@@ -98,9 +107,12 @@ class AligningModule(DetectionModule):
                 targets = batch.targets if settings.soft_masks else [counted_fully(t) for t in batch.targets]
                 tracked = _track_boxes(batch, output)
                 frames = self._frames(batch, domain) if tracked else None
-                loss, accuracy = self.tiafa(output.features, targets, size, told, scale, frames, tracked)
+                is_source = domain == SOURCE
+                loss, accuracy = self.tiafa(output.features, targets, size, told, scale, frames, tracked, is_source)
                 losses.setdefault("tiafa", []).append(loss)
                 self._log_accuracy(accuracy, domain, batch)
+                if domain == TARGET:
+                    self._watch_tracks(self.tiafa.known, batch)
         return {name: torch.stack(parts).mean() for name, parts in losses.items()}
 
     def _told_domain(self, domain: int) -> int:
@@ -126,6 +138,29 @@ class AligningModule(DetectionModule):
         for name, value in accuracy.items():
             if value.isfinite():
                 self.log(f"discriminator/{name}_{('source', 'target')[domain]}", value, batch_size=len(batch))
+
+    def _watch_tracks(self, known: list[bool], batch: Batch) -> None:
+        """Log the share of target frames that found a neighbour in time, and say once if next to none do."""
+        if not known:
+            return
+        self.log("tracks/matched", sum(known) / len(known), batch_size=len(batch))
+        self._known += known
+        if len(self._known) < 2 * _JUDGED:
+            return
+        share = sum(self._known[_JUDGED:]) / (len(self._known) - _JUDGED)  # the first ones find an empty bank
+        del self._known[:_JUDGED]
+        if share < _FEW and not self._told_of_tracks:
+            self._told_of_tracks = True
+            settings = self.alignment
+            _log.warning(
+                "Only %.0f %% of the last target frames found a neighbour in time: TIAFA's temporal part does next to "
+                "nothing. Either frames lie further apart than alignment.max_gap (%s s), or more of them than "
+                "alignment.remembered_frames (%d) are seen before a neighbour comes. Raise what is too small, or set "
+                "alignment.temporal: false.",
+                100 * share,
+                settings.max_gap,
+                settings.remembered_frames,
+            )
 
     def _metric_loss(self, passed: Passed) -> Tensor:
         """Return the metric term on the instances of all domains together."""

@@ -53,6 +53,26 @@ def fresh_prompt(detector: DINO, settings: PromptSettings) -> VisualPrompt:
     return prompt
 
 
+def check_carried(carried: VisualPrompt, settings: PromptSettings) -> None:
+    """Refuse settings of a prompt that differ from those of the prompt which the teacher carries.
+
+    Raises:
+        ConfigError: Some do.
+    """
+    own = carried.describe()
+    wrong = [
+        f"prompt.{name} is {asked}, the teacher's prompt has {own[name]}."
+        for name, asked in vars(settings).items()
+        if name in own and asked != own[name]
+    ]
+    if wrong:
+        remedy = (
+            "A prompt stays as it was made: take its settings, or start from a teacher without a prompt "
+            "(model.weights). With prompt.enabled: false it stays in use and does not train."
+        )
+        raise ConfigError("\n".join([*wrong, remedy]))
+
+
 def fresh_dqfa(detector: DINO, settings: AlignmentSettings) -> DomainQueryAlignment | SFAQueryAlignment | None:
     """Return the domain queries of the form that is asked for; `None` where DQFA is off."""
     if not settings.dqfa:
@@ -76,6 +96,7 @@ def fresh_tiafa(detector: DINO, settings: AlignmentSettings) -> InstanceAlignmen
         temporal=settings.temporal,
         momentum=settings.momentum,
         max_gap=settings.max_gap,
+        max_frames=settings.remembered_frames,
     )
 
 
@@ -87,7 +108,7 @@ def fresh_metric(detector: DINO, settings: PromptSettings) -> PromptMetric | Non
     """
     if not settings.metric:
         return None
-    if detector.prompt is None:
+    if not settings.enabled:
         message = f"prompt.metric: {settings.metric} needs prompt.enabled: true, or it has no components to draw."
         raise ConfigError(message)
     return PromptMetric(len(detector.classes), detector.level_embed.shape[1])

@@ -18,7 +18,9 @@ class PromptSettings:
     """The Visual Prompt Generator (CA-HQP). What the paper leaves open is a setting here.
 
     Attributes:
-        enabled: Attach a prompt to a teacher that has none.
+        enabled: Attach a prompt to a teacher that has none, and train it. A teacher that carries one keeps it either
+            way: switched on, it trains, and the settings here must be those it was made with; switched off, it stays in
+            use and does not train.
         prompt_dim: Length of a prompt.
         components: Number of components in the bank.
         attention: How components are weighed.
@@ -27,7 +29,8 @@ class PromptSettings:
         places: Where: `input`, the projected features before the encoder; `encoder`, before each of its layers;
             `decoder`, at each layer's self-attention. Extra tokens need a dense attention: `[decoder]`.
         metric: Weight of DA-VPT's metric term, which draws the components to the classes; 0 switches it off.
-        control: For benchmarks alone: `constant` shows the generator no image, `other_image` the next one of the batch.
+        control: For benchmarks alone: `constant` shows the generator no image. `other_image` gives an image the prompt
+            of the next one of its batch; in evaluation, all images that of one image of the last batch in training.
     """
 
     enabled: bool = False
@@ -55,6 +58,9 @@ class AlignmentSettings:
         temporal: Steady instances by their track's past, where frames have times.
         momentum: Share of the past in a steadied instance.
         max_gap: Longest time in seconds between frames that count as neighbours.
+        remembered_frames: Frames that steady their neighbours; those not seen for longest are forgotten first. The
+            target's alone, but for `unit: instance` and for source boxes with weights, where both domains share them.
+            The default takes 70 MB at 20 boxes per frame, with `unit: instance` 400 MB; see `TrackBank`.
         reversal: Scale of the reversed gradient.
         schedule: `constant`, or `dann`: from 0 up to `reversal` over the training.
         discriminator_factor: Learning rate of discriminators and domain queries, as a multiple.
@@ -71,6 +77,7 @@ class AlignmentSettings:
     temporal: bool = True
     momentum: float = 0.5
     max_gap: float = 2.0
+    remembered_frames: int = 4096
     reversal: float = 0.1
     schedule: Literal["constant", "dann"] = "dann"
     discriminator_factor: float = 2.0
@@ -103,7 +110,8 @@ class PseudoLabelSettings:
         targets: `hard`: the best class; `soft`: the teacher's scores of all classes.
         box_loss: Whether pseudo-boxes train the places of boxes, or their classes alone.
         denoising: Whether pseudo-boxes train through denoising queries too.
-        masked: Share of the strong view that is hidden in blocks (MIC); 0 hides nothing.
+        masked: Share of the strong view that is hidden in blocks (MIC); 0 hides nothing. With DQFA or TIAFA the
+            source's view is masked alike, or the discriminators would know the target by its blocks.
         mask_block: Side of a hidden block in pixels of the batch.
     """
 
@@ -146,19 +154,21 @@ def check_settings(
         "pseudo_labels.nms_iou": labels.nms_iou,
         "pseudo_labels.masked": labels.masked,
         "pseudo_labels.standing": labels.standing,
-        **({"pseudo_labels.threshold": labels.threshold} if isinstance(labels.threshold, float) else {}),
+        **_thresholds(labels.threshold),
     }
     weights = {
         "prompt.metric": prompt.metric,
         "alignment.dqfa": alignment.dqfa,
         "alignment.tiafa": alignment.tiafa,
         "alignment.reversal": alignment.reversal,
+        "alignment.discriminator_factor": alignment.discriminator_factor,
         "pseudo_labels.weight": labels.weight,
         "pseudo_labels.surer": labels.surer,
     }
     counts = {
         "prompt.prompt_dim": prompt.prompt_dim,
         "prompt.components": prompt.components,
+        "alignment.remembered_frames": alignment.remembered_frames,
         "pseudo_labels.max_boxes": labels.max_boxes,
         "pseudo_labels.mask_block": labels.mask_block,
     }
@@ -168,6 +178,15 @@ def check_settings(
     wrong += _contradictions(prompt, alignment, labels, batch_norm, passes)
     if wrong:
         raise ConfigError("\n".join(wrong))
+
+
+def _thresholds(given: float | dict[str, float] | None) -> dict[str, float]:
+    """Return thresholds by the name of their setting."""
+    if given is None:
+        return {}
+    if isinstance(given, dict):
+        return {f"pseudo_labels.threshold of {name}": value for name, value in given.items()}
+    return {"pseudo_labels.threshold": given}
 
 
 def _contradictions(

@@ -8,6 +8,7 @@ from safetensors.torch import load_file
 
 from cahqp.__main__ import main
 from cahqp.detectors.weights import describe, load
+from cahqp.errors import ConfigError
 from cahqp.training import TeacherAdaptation
 from cahqp.training.adaptation import AlignmentSettings, PromptSettings
 
@@ -87,6 +88,32 @@ def test_an_adapted_teacher_is_adapted_on(adapted, arguments, tmp_path):
     assert main([*arguments("adapt"), again, SHORT, f"--output={tmp_path / 'run'}"]) == 0
 
 
+def test_other_settings_than_those_of_a_prompt_that_is_there_are_refused(adapted):
+    asked = PromptSettings(enabled=True, components=8, injection="concat", control="constant")
+    with pytest.raises(ConfigError) as error:
+        TeacherAdaptation(adapted() / "model.safetensors", prompt=asked)
+    *differ, remedy = str(error.value).splitlines()
+    assert [line.split()[0] for line in differ] == ["prompt.components", "prompt.injection", "prompt.control"]
+    assert differ[0] == "prompt.components is 8, the teacher's prompt has 4."
+    assert "start from a teacher without a prompt" in remedy
+
+
+def test_switched_off_a_prompt_that_is_there_stays_as_it_is(adapted, arguments, tmp_path, capsys):
+    again = adapted() / "model.safetensors"
+    given = [f"--model.weights={again}", SHORT, ALONE[0], f"--output={tmp_path / 'run'}"]
+    assert main([*arguments("adapt"), *given]) == 0
+    assert "carries a prompt: with prompt.enabled: false it stays in use and does not train" in capsys.readouterr().out
+    before, after = load_file(again), weights(tmp_path / "run")
+    changed = {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
+    assert "prompt.generator.values" in after and "encoder" in changed and "prompt" not in changed
+
+
+def test_a_prompt_of_another_image_goes_through_a_training(adapted):
+    run = adapted("--model.prompt.control=other_image")
+    assert weights(run)["prompt.other_weights"].dtype == torch.int32
+    assert weights(run)["prompt.other_weights"].any()
+
+
 @pytest.mark.parametrize("trainable", ["prompts", "prompts+transformer"])
 def test_what_is_not_trainable_stays(trainable, adapted, teacher):
     before, after = load_file(teacher), weights(adapted(f"--model.trainable={trainable}"))
@@ -100,9 +127,10 @@ def test_the_parts_have_their_own_learning_rate(teacher):
     assert sorted({group["lr"] for group in module.parameter_groups()}) == pytest.approx([1e-4, 2e-4, 6e-4])
 
 
-def test_training_prompts_without_a_prompt_is_refused(teacher):
-    with pytest.raises(Exception, match=r"prompt\.enabled"):
-        TeacherAdaptation(teacher, prompt=PromptSettings(enabled=False), trainable="prompts")
+def test_training_prompts_without_vpg_is_refused(adapted, teacher):
+    for weights_file in (teacher, adapted() / "model.safetensors"):
+        with pytest.raises(ConfigError, match=r"prompt\.enabled"):
+            TeacherAdaptation(weights_file, prompt=PromptSettings(enabled=False), trainable="prompts")
 
 
 def test_the_mean_teacher_differs_in_these_settings_alone(pytestconfig):

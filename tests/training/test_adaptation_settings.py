@@ -153,6 +153,52 @@ def test_masks_weigh_by_score_where_the_detection_loss_does_not(teacher):
     assert {w for t in seen["loss"] for w in t.weights.tolist()} == {1.0}
 
 
+def hidden(made, **settings):
+    """Return the share of blocks hidden in what the learner sees: in the source's views and in the target's."""
+    shares, detect = [], made.detect
+    grey = torch.tensor([round(255 * value) for value in made.detector.preprocessing.mean])[:, None, None]
+
+    def look(seen, *rest):
+        shares.extend((image[:, ::32, ::32] == grey).all(0).float().mean().item() for image in seen.images)
+        return detect(seen, *rest)
+
+    made.detect = look
+    step(made, target_weak=batch(), target_strong=batch())
+    return shares
+
+
+@pytest.mark.parametrize("passes", ["separate", "joint"])
+def test_views_of_both_domains_are_masked_alike_where_discriminators_judge(passes, teacher):
+    labels = PseudoLabelSettings(0.5, 0.02, masked=0.5)
+    source, target = torch.tensor(hidden(module(teacher, labels=labels, passes=passes))).chunk(2)
+    assert torch.equal(source, target) and 0 < source.mean() < 1  # the same images with the same seeds
+
+
+def test_without_discriminators_the_target_alone_is_masked(teacher):
+    labels = PseudoLabelSettings(0.5, 0.02, masked=0.5)
+    shares = hidden(module(teacher, labels=labels, alignment=AlignmentSettings()))
+    assert shares[:2] == [0, 0] and sum(shares[2:]) > 0
+
+
+def test_the_tracks_of_the_target_are_watched(teacher):
+    made, logged = module(teacher), {}
+    made.log = lambda name, value, **_: logged.setdefault(name, []).append(value)
+    one = replace(batch(), frames=[replace(frame, view=View(0, 0, 96, 64)) for frame in batch().frames])
+    for _ in range(2):
+        step(made, source=one, target_weak=one, target_strong=one)
+        made.tiafa.commit()
+    assert logged["tracks/matched"] == [0.0, 1.0]
+    assert {key[0] for key in made.tiafa.bank._frames} == {"north/target/monday"}
+
+
+@pytest.mark.parametrize(("later", "told"), [(True, 0), (False, 1)])
+def test_target_frames_that_find_no_neighbour_are_told_of_once(later, told, teacher, caplog):
+    made = module(teacher)
+    for known in [False] * 500 + [later] * 1500:  # the bank starts empty
+        made._watch_tracks([known], batch())
+    assert sum("alignment.remembered_frames" in record.message for record in caplog.records) == told
+
+
 def test_a_joint_pass_equals_two_where_batch_norm_is_frozen(teacher):
     made = [module(teacher, passes=passes, batch_norm="freeze") for passes in ("separate", "joint")]
     separate, joint = (step(one, target_strong=batch()) for one in made)
@@ -281,6 +327,12 @@ WRONG = {
     r"batch_norm: target needs passes: separate": {"batch_norm": "target", "passes": "joint"},
     r"must name every class of the teacher \(car,": {"labels": PseudoLabelSettings(1.0, {"car": 0.2})},
     r"needs prompt\.enabled: true": {"prompt": PromptSettings(enabled=False, metric=0.1)},
+    r"pseudo_labels\.threshold must lie in 0\.\.1, got 2": {"labels": PseudoLabelSettings(1.0, 2)},
+    r"(?s)threshold of car must lie in 0\.\.1, got 5.*of bus must lie in 0\.\.1, got -1": {
+        "labels": PseudoLabelSettings(1.0, {"car": 5, "bus": -1, "truck": 0.3, "motorcycle": 0.3, "person": 0.3})
+    },
+    r"discriminator_factor must not be negative": {"alignment": AlignmentSettings(discriminator_factor=-1)},
+    r"remembered_frames must be at least 1": {"alignment": AlignmentSettings(remembered_frames=0)},
 }
 
 
