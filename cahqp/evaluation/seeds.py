@@ -23,7 +23,7 @@ Values = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Interval:
-    """A figure with its range of 95 %."""
+    """A figure with its range of 95 %: AP50 in 0..1, or a share of a gap, which may lie outside 0..1."""
 
     value: float
     low: float
@@ -40,8 +40,8 @@ class Draws:
 
     Arms share every draw, so that their differences are paired. A bootstrap of three seeds would take the least of
     them for the end of the interval and call one difference in six proven where there is none; so the spread of seeds
-    enters by Student's t. Where each seed has recordings of its own, that spread holds theirs, and the bootstrap over
-    recordings says how narrow the interval may be at most; where all are measured on the same frames, it adds to it.
+    enters by Student's t. Where each seed has recordings of its own, that spread holds theirs, and the interval is
+    no narrower than the bootstrap over recordings makes it; where all are measured on the same frames, the two add up.
 
     Args:
         matches: Of each arm, one per seed, on the same truth for all arms of a seed.
