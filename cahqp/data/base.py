@@ -30,6 +30,7 @@ class DetectionData(LightningDataModule):
         val: COCO files to select the best model on.
         test: COCO files to measure the final model on.
         batch_size: Frames in a batch of one device.
+        batches_per_epoch: Batches in an epoch; `None` leaves it to the frames.
         workers: Processes that load images; 0 loads in the training process.
         seed: Decides the order of the frames and their augmentation.
         max_broken: Share of broken images, 0..1, that is put up with; more stop the run.
@@ -45,6 +46,7 @@ class DetectionData(LightningDataModule):
         val: Sequence[Path],
         test: Sequence[Path],
         batch_size: int,
+        batches_per_epoch: int | None,
         workers: int,
         seed: int,
         max_broken: float,
@@ -54,10 +56,12 @@ class DetectionData(LightningDataModule):
         preprocessing: Preprocessing | None,
     ) -> None:
         super().__init__()
-        check_numbers(shares={"data.max_broken": max_broken}, counts={"data.batch_size": batch_size})
+        counts = {"data.batch_size": batch_size, "data.batches_per_epoch": batches_per_epoch}
+        check_numbers(shares={"data.max_broken": max_broken}, counts=counts)
         self.val = val
         self.test = test
         self.batch_size = batch_size
+        self.batches_per_epoch = batches_per_epoch
         self.workers = workers
         self.seed = seed
         self.max_broken = max_broken

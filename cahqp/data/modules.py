@@ -55,6 +55,7 @@ class LabelledData(DetectionData):
             val=val,
             test=test,
             batch_size=batch_size,
+            batches_per_epoch=batches_per_epoch,
             workers=workers,
             seed=seed,
             max_broken=max_broken,
@@ -65,7 +66,6 @@ class LabelledData(DetectionData):
         )
         self.train = train
         self.augmentation: Strength = augmentation
-        self.batches_per_epoch = batches_per_epoch
 
     def training_sets(self) -> list[TrainingSet]:
         """Return the labelled frames."""
@@ -138,6 +138,7 @@ class AdaptationData(DetectionData):
             val=val,
             test=test,
             batch_size=batch_size,
+            batches_per_epoch=batches_per_epoch,
             workers=workers,
             seed=seed,
             max_broken=max_broken,
@@ -156,7 +157,6 @@ class AdaptationData(DetectionData):
         self.curriculum = curriculum
         self.easiness: Literal["brightness", "confidence"] = easiness
         self.mixed = mixed
-        self.batches_per_epoch = batches_per_epoch
         self._easiness: list[float] | None = None
 
     def training_sets(self) -> list[TrainingSet]:
@@ -260,6 +260,7 @@ class StudentData(DetectionData):
             val=val,
             test=test,
             batch_size=batch_size,
+            batches_per_epoch=batches_per_epoch,
             workers=workers,
             seed=seed,
             max_broken=max_broken,
@@ -272,7 +273,6 @@ class StudentData(DetectionData):
         self.pseudo = pseudo
         self.pseudo_share = pseudo_share
         self.augmentation: Strength = augmentation
-        self.batches_per_epoch = batches_per_epoch
 
     def training_sets(self) -> list[TrainingSet]:
         """Return the labelled source frames and the pseudo-labelled ones."""

@@ -70,6 +70,7 @@ class DistillationData(DetectionData):
             val=val,
             test=test,
             batch_size=batch_size,
+            batches_per_epoch=batches_per_epoch,
             workers=workers,
             seed=seed,
             max_broken=max_broken,
@@ -85,7 +86,6 @@ class DistillationData(DetectionData):
         self.store, self.frames, self.source = store, frames, source
         self.soft_share, self.views, self.rest = soft_share, views, rest
         self.augmentation: Strength = augmentation
-        self.batches_per_epoch = batches_per_epoch
 
     def training_sets(self) -> list[TrainingSet]:
         """Return the labelled source frames, if there are any, and the views."""

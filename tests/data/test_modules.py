@@ -248,6 +248,11 @@ def test_a_set_smaller_than_a_step_is_not_dropped_silently(labelled):
         ready(labelled(batch_size=16)).train_dataloader()
 
 
+def test_an_epoch_without_batches_is_refused_at_once(labelled):
+    with pytest.raises(ConfigError, match=r"data\.batches_per_epoch must be at least 1, got 0\."):
+        labelled(batches_per_epoch=0)
+
+
 def test_small_sets_repeat_when_told_to(labelled):
     loader = ready(labelled(batch_size=16, batches_per_epoch=2)).train_dataloader()
     seeds = [targets.seed for batch in loader for targets in batch.targets]
