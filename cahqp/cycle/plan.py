@@ -58,6 +58,8 @@ class Teacher:
         weights: A model file to start from. Default none: trained on the source with `fit`.
         fit: Configs of the training on the source; later ones are laid over earlier ones.
         adapt: Configs of the adaptation to the target.
+        refit: Configs of a training of the adapted teacher on its own labels of the target, and on the source. Default
+            none.
         mean_teacher: Configs laid over `adapt` for the arm mean-teacher.
         ca_hqp: Configs laid over `adapt` for the arm ca-hqp.
         oracle: Configs laid over `fit` for the arm oracle, which learns from the target's labels.
@@ -66,6 +68,7 @@ class Teacher:
     weights: str | None = None
     fit: list[str] = field(default_factory=list)
     adapt: list[str] = field(default_factory=list)
+    refit: list[str] = field(default_factory=list)
     mean_teacher: list[str] = field(default_factory=lambda: ["configs/overlays/mean_teacher.yaml"])
     ca_hqp: list[str] = field(default_factory=lambda: ["configs/overlays/ca_hqp.yaml"])
     oracle: list[str] = field(default_factory=lambda: ["configs/overlays/oracle.yaml"])
@@ -283,6 +286,7 @@ def _model_problems(plan: Plan) -> Iterator[str]:
         if not configs:
             yield f"{where} is missing: name at least one config."
         yield from _missing(where, configs)
+    yield from _missing("teacher.refit", teacher.refit)
 
 
 def _arm_problems(plan: Plan) -> Iterator[str]:

@@ -13,7 +13,7 @@ from cahqp.cycle.drift import FAULT
 from cahqp.cycle.plan import Target
 from cahqp.cycle.replay import BUFFER, NEW, PAST
 from cahqp.cycle.rounds_plan import Drift, Round, RoundsPlan
-from cahqp.cycle.stages import MODEL, VALIDATION, Stage, Stages
+from cahqp.cycle.stages import ADAPT, MODEL, VALIDATION, Stage, Stages
 from cahqp.files import read_json
 
 _ALL = 1_000_000
@@ -145,14 +145,10 @@ class RoundStages:
             features, every = stages[-1].output, None
             target = [features / "frames.json"]
         source = self.single.source_train
-        configs = self.plan.teacher.adapt
-        name_adapt = f"{prefix}/teacher-adapt"
-        adapt = self.single.fit(
-            name_adapt, configs, self.single.old_teacher, every, source=source, target=target
-        )  # fmt: skip
-        teacher = adapt.output / MODEL
+        stages += self.single.adaptation(f"{prefix}/{ADAPT}", self.plan.teacher.adapt, target, every)
+        teacher = stages[-1].output / MODEL
         relabel = self.single.relabel(f"{prefix}/relabel", teacher, target, every)
-        stages += [adapt, relabel]
+        stages.append(relabel)
         labels = [relabel.output / "labels.json"]
         if self.plan.replay is not None:
             stages.append(self._remember(f"{prefix}/remember", labels[0], features, name, running))

@@ -13,6 +13,8 @@ from cahqp.cycle.plan import SCENES, Plan
 MODEL = "model.safetensors"
 TEST = "target-test"
 VALIDATION = "source-val"
+ADAPT, ORACLE = "teacher-adapt", "teacher-oracle"
+_REFIT = "-refit"
 
 
 @dataclass(frozen=True)
@@ -69,10 +71,10 @@ class Stages:
     @property
     def models(self) -> dict[str, Path]:
         """The models that are compared, by the name they have in the table."""
-        adapted = {f"teacher-{arm}": self._model(f"teacher-{arm}") for arm in self.plan.arms}
+        adapted = {f"teacher-{arm}": self._last(f"teacher-{arm}") for arm in self.plan.arms}
         return {
             "teacher-source": self.old_teacher,
-            "teacher-adapted": self._model("teacher-adapt"),
+            "teacher-adapted": self._last(ADAPT),
             **adapted,
             "student-old": self.old_student,
             "student-new": self._model("student-retrain"),
@@ -93,23 +95,40 @@ class Stages:
         return stages
 
     def _adaptation(self) -> list[Stage]:
-        teacher = self.plan.teacher
-        unlabelled = {"source": self.source_train, "target": self.target_train}
-        stages = [self._fit("teacher-adapt", teacher.adapt, self.old_teacher, **unlabelled)]
+        teacher, every = self.plan.teacher, self.plan.target.every
+        stages = self.adaptation(ADAPT, teacher.adapt, self.target_train, every)
         for arm, overlays in (("mean-teacher", teacher.mean_teacher), ("ca-hqp", teacher.ca_hqp)):
             if arm in self.plan.arms:
                 configs = [*teacher.adapt, *overlays]
-                stages.append(self._fit(f"teacher-{arm}", configs, self.old_teacher, **unlabelled))
+                stages += self.adaptation(f"teacher-{arm}", configs, self.target_train, every)
         if "oracle" in self.plan.arms:
             configs = [*teacher.fit, *teacher.oracle]
-            stages.append(self._fit("teacher-oracle", configs, self.old_teacher, train=self.target_train))
+            stages.append(self._fit(ORACLE, configs, self.old_teacher, train=self.target_train))
+        return stages
+
+    def adaptation(self, name: str, configs: Sequence[str], target: list[Path], every: float | None) -> list[Stage]:
+        """Return what adapts the teacher; the last stage makes the adapted one.
+
+        Args:
+            name: Of the adaptation; where a refit follows, it is `NAME-refit`, and its labels `NAME-labels`.
+            configs: Of the adaptation.
+            target: What it adapts to.
+            every: Seconds between the frames taken from videos; all of them where `None`.
+        """
+        stages = [self.fit(name, configs, self.old_teacher, every, source=self.source_train, target=target)]
+        if self.plan.teacher.refit:
+            teacher = stages[0].output / MODEL
+            stages.append(self.relabel(f"{name}-labels", teacher, target, every))
+            labels = [stages[-1].output / "labels.json"]
+            data = {"source": self.source_train, "pseudo": labels}
+            stages.append(self.fit(f"{name}{_REFIT}", self.plan.teacher.refit, teacher, None, **data))
         return stages
 
     def _relabelling(self) -> list[Stage]:
         # Labels of the teacher before adaptation are for the pictures in the report and for nothing else.
         return [
             self._relabel("relabel-before", self.old_teacher),
-            self._relabel("relabel", self._model("teacher-adapt")),
+            self._relabel("relabel", self._last(ADAPT)),
         ]
 
     def relabel(self, name: str, weights: Path, target: Sequence[Path], every: float | None) -> Stage:
@@ -197,6 +216,11 @@ class Stages:
 
     def _model(self, stage: str) -> Path:
         return self.root / stage / MODEL
+
+    def _last(self, adaptation: str) -> Path:
+        """Return the model that an adaptation ends with; an oracle has no refit."""
+        refit = self.plan.teacher.refit and adaptation != ORACLE
+        return self._model(f"{adaptation}{_REFIT}" if refit else adaptation)
 
 
 def _value(value: Any) -> str:

@@ -30,11 +30,11 @@ class Estimate:
 
     def labelled(self, configs: Sequence[str]) -> float:
         """Return the time of a teacher's training on labels."""
-        return self.cost.start + self.cost.labelled * _steps(configs)
+        return self.cost.start + self.cost.labelled * steps_of(configs)
 
     def student(self, configs: Sequence[str]) -> float:
         """Return the time of a student's training."""
-        return self.cost.start + self.cost.student * _steps(configs)
+        return self.cost.start + self.cost.student * steps_of(configs)
 
     def adaptation(self, arm: Arm) -> float:
         """Return the time of an arm's training; that of the source alone has no target frames to do."""
@@ -50,7 +50,10 @@ class Estimate:
         per_step = int(data.get("batch_size", 8))
         if arm.kind == "adapt" and arm != _ALONE:
             per_step += int(data.get("target_batch_size") or per_step)
-        return per_step * self._length(arm)
+        images = per_step * self._length(arm)
+        if arm.kind == "adapt" and arm.refit and model.refit:
+            images += int(_merged(model.refit)["data"]["init_args"]["batch_size"]) * steps_of(model.refit)
+        return images
 
     def relabel(self) -> float:
         """Return the time to relabel the target's training frames."""
@@ -75,7 +78,8 @@ class Estimate:
         return _images(Path(entry))
 
 
-def _steps(configs: Sequence[str]) -> int:
+def steps_of(configs: Sequence[str]) -> int:
+    """Return the steps of a training by its configs."""
     merged = _merged(configs)
     return int(merged["trainer"]["max_epochs"]) * int(merged["data"]["init_args"]["batches_per_epoch"])
 

@@ -33,6 +33,7 @@ class Arm:
         set: Settings of `cahqp fit` laid over the configs, by their flag without the dashes.
         steps: Steps, as a multiple of the plan's.
         truth: Setting that gets the target's labelled files, for a ceiling that is told more than an adaptation may be.
+        refit: Whether the plan's `teacher.refit` follows its adaptation; an oracle's training has none.
         relabel: How this arm's detections become its student's labels, where not as the plan says.
     """
 
@@ -41,14 +42,15 @@ class Arm:
     set: dict[str, Any] = field(default_factory=dict)
     steps: float = 1.0
     truth: str | None = None
+    refit: bool = True
     relabel: Relabel | None = None
 
 
 ARMS: dict[str, Arm] = {
     SOURCE_ONLY: Arm("none"),
-    "source-continued": Arm(configs=["configs/overlays/source_continued.yaml"]),
+    "source-continued": Arm(configs=["configs/overlays/source_continued.yaml"], refit=False),
     MEAN_TEACHER: Arm(configs=["configs/overlays/mean_teacher.yaml"]),
-    "alignment-only": Arm(configs=["configs/overlays/alignment_only.yaml"]),
+    "alignment-only": Arm(configs=["configs/overlays/alignment_only.yaml"], refit=False),
     CA_HQP: Arm(configs=["configs/overlays/ca_hqp.yaml"]),
     "oracle": Arm("oracle"),
     CONVERGED: Arm("oracle"),  # a plan says for how many steps
@@ -78,6 +80,7 @@ class Model:
         fit: Of its training on the source.
         then: Of what follows: the teacher's adaptation, the student's retraining.
         oracle: Of the teacher's training on the target's labels.
+        refit: Of the adapted teacher's training on its own labels of the target; none where there is none.
         weights: Model file that `fit` made before, for all seeds: then they differ in the target and what follows.
         set: Settings of `fit`, by their flag without the dashes.
     """
@@ -85,6 +88,7 @@ class Model:
     fit: list[str]
     then: list[str]
     oracle: list[str] = field(default_factory=list)
+    refit: list[str] = field(default_factory=list)
     weights: str | None = None
     set: dict[str, Any] = field(default_factory=dict)
 
@@ -279,7 +283,8 @@ def _file_problems(plan: Plan, data: Path | None) -> Iterator[str]:
     for role, model in (("teacher", plan.teacher), ("student", plan.student)):
         if model.weights is not None and not Path(model.weights).is_file():
             yield f"{role}.weights: {model.weights} does not exist. Leave it out, and each seed trains its own."
-    models = [plan.teacher.fit, plan.teacher.then, plan.teacher.oracle, plan.student.fit, plan.student.then]
+    teacher, student = plan.teacher, plan.student
+    models = [teacher.fit, teacher.then, teacher.oracle, teacher.refit, student.fit, student.then]
     known = plan.variants | {name: ARMS[name] for name in plan.arms if name in ARMS}
     for config in dict.fromkeys(c for given in [*models, *(arm.configs for arm in known.values())] for c in given):
         if not Path(config).is_file():

@@ -12,6 +12,7 @@ from typing import Any
 
 import cahqp
 from cahqp.cycle.state import State
+from cahqp.evaluation.benchmark_cost import steps_of
 from cahqp.evaluation.benchmark_matches import read_matches
 from cahqp.evaluation.benchmark_plan import CA_HQP, MEAN_TEACHER, ORACLES, SCENES, SOURCE_ONLY, Plan
 from cahqp.evaluation.benchmark_stages import SOURCE_TEST, TARGET_TEST, Run
@@ -42,6 +43,7 @@ def results(plan: Plan, runs: Sequence[Run], root: Path) -> dict[str, Any]:
         "shift": plan.shift,
         "seeds": plan.seeds,
         "steps": plan.epochs * plan.batches,
+        "refit_steps": steps_of(plan.teacher.refit) if plan.teacher.refit else 0,
         "oracle": oracle,
         "source_test_is_validation": plan.source.test in plan.source.val,
         "frames": _frames(runs, figures),
@@ -145,7 +147,7 @@ def _differences(draws: Draws | None) -> list[dict[str, Any]]:
 
 
 def _minutes(runs: Sequence[Run], seconds: Mapping[str, float]) -> float:
-    return round(mean(seconds.get(run.training, 0.0) if run.training else 0.0 for run in runs) / 60, 2)
+    return round(mean(sum(seconds.get(stage, 0.0) for stage in run.training) for run in runs) / 60, 2)
 
 
 def _frames(runs: Sequence[Run], figures: Mapping[Path, Any]) -> dict[str, int]:

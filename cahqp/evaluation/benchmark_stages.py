@@ -18,6 +18,7 @@ from cahqp.evaluation.benchmark_cost import Estimate
 from cahqp.evaluation.benchmark_plan import SCENES, Arm, Plan
 
 STAGES = "stages"
+LABELS = "labels.json"
 # What an arm comes to is measured, good or bad; one that is stopped would stop the benchmark. A loss that is not finite
 # still does.
 WITHOUT_ALARMS = dict.fromkeys(
@@ -33,14 +34,14 @@ class Run:
     Attributes:
         arm: Its name.
         seed: Its seed.
-        training: Name of the stage that made the teacher; `None` where it is the source's.
+        training: Names of the stages that made the teacher; none where it is the source's.
         measured: Directory of its figures.
         images: Frames that its training looked at, each as often as it was.
     """
 
     arm: str
     seed: int
-    training: str | None
+    training: tuple[str, ...]
     measured: Path
     images: int
 
@@ -127,8 +128,8 @@ class _Seed:
         return [self._run(name, arm) for name, arm in self.plan.chosen.items()]
 
     def _run(self, name: str, arm: Arm) -> Run:
-        training = None if arm.kind == "none" else self._training(arm)
-        teacher = self.teacher if training is None else training.output / MODEL
+        training = [] if arm.kind == "none" else self._trainings(arm)
+        teacher = training[-1].output / MODEL if training else self.teacher
         models = {"teacher": teacher}
         if name in self.plan.students:
             running = self._source_model("student")
@@ -136,8 +137,19 @@ class _Seed:
             if arm.kind == "none":
                 models["student-before"] = running
         measured = self._measure(models)
-        stage = None if training is None else training.name
-        return Run(name, self.seed, stage, measured.output, self.estimate.images(arm))
+        made = tuple(stage.name for stage in training)
+        return Run(name, self.seed, made, measured.output, self.estimate.images(arm))
+
+    def _trainings(self, arm: Arm) -> list[Stage]:
+        """Return what makes an arm's teacher: its training, and where the plan says so labels and a refit on them."""
+        stages = [self._training(arm)]
+        if arm.kind == "adapt" and arm.refit and self.plan.teacher.refit:
+            teacher = stages[0].output / MODEL
+            stages.append(self._relabel(arm, teacher))
+            frames = {"source": self.source_train, "pseudo": [stages[-1].output / LABELS], "val": self.source_val}
+            configs = self.plan.teacher.refit
+            stages.append(self._fit("refit", configs, teacher, frames, {}, self.estimate.labelled(configs)))
+        return stages
 
     def _training(self, arm: Arm) -> Stage:
         plan, frames = self.plan, {"source": self.source_train, "val": self.source_val}
@@ -154,14 +166,16 @@ class _Seed:
     def _student(self, arm: Arm, teacher: Path, running: Path) -> Path:
         labels = self.target_train
         if arm.kind != "oracle":  # whose student learns from the very labels that the oracle learnt from
-            relabel = arm.relabel or self.plan.relabel
-            given = [f"--weights={teacher}", "--frames", *map(str, self.target_train), *relabel.flags()]
-            inputs = [teacher, *self.target_train]
-            stage = self.bench.stage("relabel", ["relabel"], given, inputs, self.seed, self.estimate.relabel())
-            labels = [stage.output / "labels.json"]
+            labels = [self._relabel(arm, teacher).output / LABELS]
         frames = {"source": self.source_train, "pseudo": labels, "val": self.source_val}
         configs = self.plan.student.then
         return self._fit("student", configs, running, frames, {}, self.estimate.student(configs)).output / MODEL
+
+    def _relabel(self, arm: Arm, teacher: Path) -> Stage:
+        relabel = arm.relabel or self.plan.relabel
+        given = [f"--weights={teacher}", "--frames", *map(str, self.target_train), *relabel.flags()]
+        inputs = [teacher, *self.target_train]
+        return self.bench.stage("relabel", ["relabel"], given, inputs, self.seed, self.estimate.relabel())
 
     def _source_model(self, role: str) -> Path:
         model = self.plan.teacher if role == "teacher" else self.plan.student

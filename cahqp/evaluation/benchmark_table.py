@@ -67,8 +67,10 @@ def _head(found: Mapping[str, Any], command: str) -> str:
         if found["source_test_is_validation"]
         else ("source test frames")
     )
+    refit = found.get("refit_steps")  # a file of an older version has none
+    steps = f"{found['steps']} steps of adaptation" + (f" and {refit} of refit" if refit else "")
     told = (
-        f"{found['about']} {kind} Seeds {_list(found['seeds'])}; {found['steps']} steps of adaptation; "
+        f"{found['about']} {kind} Seeds {_list(found['seeds'])}; {steps}; "
         f"{found['frames']['target-test']} target test frames and {found['frames']['source-test']} {source} a seed. "
         f"Intervals of 95 % are of Student's t over seeds and of draws of {found['unit']}. The last step is selected "
         "in every arm, without any label; target labels are read by the evaluation and by the oracles alone. "

@@ -22,7 +22,8 @@ from cahqp.evaluation.rounds_report import compose_rounds, is_rounds
 from cahqp.files import atomic_write, read_json
 
 STAGES = (
-    "teacher-source", "student-source", "teacher-adapt", "teacher-mean-teacher", "teacher-ca-hqp", "teacher-oracle",
+    "teacher-source", "student-source", "teacher-adapt", "teacher-adapt-refit", "teacher-mean-teacher",
+    "teacher-mean-teacher-refit", "teacher-ca-hqp", "teacher-ca-hqp-refit", "teacher-oracle",
 )  # fmt: skip
 """The order of the trainings; others follow."""
 

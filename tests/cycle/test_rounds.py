@@ -46,6 +46,16 @@ def test_two_rounds_hang_together(started, planned):
     assert f"night-round-01={root}round-01/features" in stages["round-02/drift"]
 
 
+def test_a_round_may_refit_its_teacher(started, planned, plan_values):
+    planned(teacher=plan_values["teacher"] | {"refit": plan_values["teacher"]["adapt"]})
+    cycle.run(PLAN)
+    assert {"round-01/teacher-adapt-labels", "round-01/teacher-adapt-refit"} < set(names())
+    stages = {stage.name: " ".join(stage.arguments) for stage in choose(PLAN, None, None).stages}
+    refitted = "runs/year/round-01/teacher-adapt-refit/model.safetensors"
+    assert f"--weights={refitted}" in stages["round-01/relabel"]
+    assert f"teacher-adapted={refitted}" in stages["round-01/evaluate"]
+
+
 def test_rounds_of_one_domain_are_judged_as_one_set(started, planned):
     rounds = [{"name": name, "train": ["night.json"]} for name in ("night", "night", "fog")]
     planned(rounds=rounds)

@@ -70,6 +70,28 @@ def test_the_terms_of_ca_hqp_lie_over_the_same_adaptation(plan):
     assert "teacher-ca-hqp=out/teacher-ca-hqp/model.safetensors" in stages["evaluate"].arguments
 
 
+def test_a_refit_trains_adapted_teachers_on_their_own_labels(plan):
+    teacher = replace(plan.teacher, refit=["refit.yaml"], fit=["adapt.yaml"])
+    plan = replace(plan, arms=["mean-teacher", "oracle"], teacher=teacher)
+    stages = {stage.name: stage for stage in Stages(plan, Path("out")).all()}
+    for adapted in ("teacher-adapt", "teacher-mean-teacher"):
+        assert f"--weights=out/{adapted}/model.safetensors" in stages[f"{adapted}-labels"].arguments
+        assert stages[f"{adapted}-refit"].arguments == (
+            "fit",
+            "--config=refit.yaml",
+            f"--model.weights=out/{adapted}/model.safetensors",
+            '--data.source=["train.json"]',
+            f'--data.pseudo=["out/{adapted}-labels/labels.json"]',
+            '--data.val=["val.json"]',
+            f"--output=out/{adapted}-refit",
+            "--seed=0",
+        )
+        name = adapted.replace("-adapt", "-adapted")
+        assert f"{name}=out/{adapted}-refit/model.safetensors" in stages["evaluate"].arguments
+    assert "--weights=out/teacher-adapt-refit/model.safetensors" in stages["relabel"].arguments
+    assert "teacher-oracle=out/teacher-oracle/model.safetensors" in stages["evaluate"].arguments
+
+
 def test_oracle_alone_trains_on_target_frames_as_labelled(plan):
     plan = replace(plan, arms=["oracle"], teacher=replace(plan.teacher, fit=["adapt.yaml"]))
     arguments = {stage.name: " ".join(stage.arguments) for stage in Stages(plan, Path("out")).all()}

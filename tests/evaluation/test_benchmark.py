@@ -19,6 +19,7 @@ from cahqp.evaluation.matching import ClassMatches, Matches
 ROOT = Path(__file__).parents[2]
 HITS = {"teacher": 3, "mean_teacher": 6, "ca_hqp": 7, "oracle": 10, "student": 2}
 HITS |= {"student of teacher": 3, "student of ca_hqp": 5, "student of truth": 8}
+HITS |= {"refit of mean_teacher": 7, "refit of ca_hqp": 9, "student of refit of ca_hqp": 6}
 RECORDINGS = 10
 
 
@@ -39,9 +40,10 @@ def fake(arguments):
     assert run.begin()
     if command == "fit":
         configs = [Path(a.split("=", 1)[1]).stem for a in arguments if a.startswith("--config=")]
-        pseudo = flags.get("data.pseudo") if configs[-1] == "retrain" else None
+        whose = {"retrain": "student", "refit": "refit"}.get(configs[-1])
+        pseudo = flags.get("data.pseudo") if whose else None
         learnt = configs[-1] if pseudo is None else json.loads(Path(json.loads(pseudo)[0]).read_text())["of"]
-        (run.work / "model.safetensors").write_text(learnt if pseudo is None else f"student of {learnt}")
+        (run.work / "model.safetensors").write_text(learnt if pseudo is None else f"{whose} of {learnt}")
     elif command == "benchmark":
         measure(run.work, arguments, int(flags["seed"]))
     else:
@@ -75,7 +77,7 @@ OVERLAPPING = {name: {"recordings": 4 if name == "night" else 1, "first_recordin
 def plan():
     fit = {"trainer": {"max_epochs": 2}, "data": {"init_args": {"batches_per_epoch": 3, "batch_size": 4}}}
     Path("configs/overlays").mkdir(parents=True)
-    for name in ("teacher", "adapt", "oracle", "student", "retrain"):
+    for name in ("teacher", "adapt", "oracle", "refit", "student", "retrain"):
         Path(f"configs/{name}.yaml").write_text(yaml.safe_dump(fit | {"name": name}))
     for name in ("mean_teacher", "ca_hqp"):
         Path(f"configs/overlays/{name}.yaml").write_text(yaml.safe_dump({"of": name}))
@@ -173,6 +175,24 @@ def test_seeds_may_share_source_weights_and_scenes_that_were_made_before(plan, a
 def test_the_converged_oracle_makes_as_many_steps_as_the_plan_says(adapt, workplace):
     assert adapt("--seeds", "0", arms=["source-only", "oracle-converged"], students=[], converged=2.5)[0] == 0
     assert [c for c in workplace if "--trainer.max_epochs=5" in c]
+
+
+def test_a_refit_follows_where_a_teacher_labels_for_itself(plan, adapt, workplace):
+    teacher = plan["teacher"] | {"refit": ["configs/refit.yaml"]}
+    once = {"ca-hqp-once": {"configs": ["configs/overlays/ca_hqp.yaml"], "refit": False}}
+    arms = ["source-only", "mean-teacher", "ca-hqp", "alignment-only", "oracle"]
+    Path("configs/overlays/alignment_only.yaml").write_text("{of: ca_hqp}")
+    assert adapt("--seeds", "0", teacher=teacher, variants=once, arms=arms, students=["ca-hqp"])[0] == 0
+    found = results()["arms"]
+    ap50 = {arm: figures["target_ap50"]["each"] for arm, figures in found.items()}
+    assert (ap50["mean-teacher"], ap50["ca-hqp"], ap50["ca-hqp-once"]) == ([0.7], [0.9], [0.7])
+    assert (ap50["alignment-only"], ap50["oracle"]) == ([0.7], [1.0])
+    assert found["ca-hqp"]["images"] == found["ca-hqp-once"]["images"] + 2 * 3 * 4
+    assert "6 steps of adaptation and 6 of refit" in Path("runs/benchmark/tiny/table.md").read_text()
+    refits = [c for c in workplace if "--config=configs/refit.yaml" in c]
+    assert len(refits) == 2
+    assert all("/adapt-" in a for c in refits for a in c if a.startswith("--model.weights="))
+    assert all("/relabel-" in a for c in refits for a in c if a.startswith("--data.pseudo="))
 
 
 def test_target_labels_are_read_by_the_oracle_and_the_evaluation_alone(adapt, workplace):
