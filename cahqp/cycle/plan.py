@@ -60,6 +60,7 @@ class Teacher:
         adapt: Configs of the adaptation to the target.
         refit: Configs of a training of the adapted teacher on its own labels of the target, and on the source. Default
             none.
+        refits: How often, each time on labels made anew. Default 1.
         mean_teacher: Configs laid over `adapt` for the arm mean-teacher.
         ca_hqp: Configs laid over `adapt` for the arm ca-hqp.
         oracle: Configs laid over `fit` for the arm oracle, which learns from the target's labels.
@@ -69,6 +70,7 @@ class Teacher:
     fit: list[str] = field(default_factory=list)
     adapt: list[str] = field(default_factory=list)
     refit: list[str] = field(default_factory=list)
+    refits: int = 1
     mean_teacher: list[str] = field(default_factory=lambda: ["configs/overlays/mean_teacher.yaml"])
     ca_hqp: list[str] = field(default_factory=lambda: ["configs/overlays/ca_hqp.yaml"])
     oracle: list[str] = field(default_factory=lambda: ["configs/overlays/oracle.yaml"])
@@ -287,6 +289,8 @@ def _model_problems(plan: Plan) -> Iterator[str]:
             yield f"{where} is missing: name at least one config."
         yield from _missing(where, configs)
     yield from _missing("teacher.refit", teacher.refit)
+    if teacher.refits < 1:
+        yield f"teacher.refits must be at least 1, got {teacher.refits}; leave teacher.refit out for none."
 
 
 def _arm_problems(plan: Plan) -> Iterator[str]:

@@ -14,7 +14,6 @@ MODEL = "model.safetensors"
 TEST = "target-test"
 VALIDATION = "source-val"
 ADAPT, ORACLE = "teacher-adapt", "teacher-oracle"
-_REFIT = "-refit"
 
 
 @dataclass(frozen=True)
@@ -110,19 +109,24 @@ class Stages:
         """Return what adapts the teacher; the last stage makes the adapted one.
 
         Args:
-            name: Of the adaptation; where a refit follows, it is `NAME-refit`, and its labels `NAME-labels`.
+            name: Of the adaptation; refits are `NAME-refit`, `NAME-refit-2`, ..., their labels `NAME-labels`, ...
             configs: Of the adaptation.
             target: What it adapts to.
             every: Seconds between the frames taken from videos; all of them where `None`.
         """
         stages = [self.fit(name, configs, self.old_teacher, every, source=self.source_train, target=target)]
-        if self.plan.teacher.refit:
-            teacher = stages[0].output / MODEL
-            stages.append(self.relabel(f"{name}-labels", teacher, target, every))
-            labels = [stages[-1].output / "labels.json"]
-            data = {"source": self.source_train, "pseudo": labels}
-            stages.append(self.fit(f"{name}{_REFIT}", self.plan.teacher.refit, teacher, None, **data))
+        for turn in self._turns:
+            teacher = stages[-1].output / MODEL
+            stages.append(self.relabel(f"{name}-labels{turn}", teacher, target, every))
+            data = {"source": self.source_train, "pseudo": [stages[-1].output / "labels.json"]}
+            stages.append(self.fit(f"{name}-refit{turn}", self.plan.teacher.refit, teacher, None, **data))
         return stages
+
+    @property
+    def _turns(self) -> list[str]:
+        """What the name of each refit ends with; the first with nothing."""
+        teacher = self.plan.teacher
+        return ["", *(f"-{turn}" for turn in range(2, teacher.refits + 1))] if teacher.refit else []
 
     def _relabelling(self) -> list[Stage]:
         # Labels of the teacher before adaptation are for the pictures in the report and for nothing else.
@@ -219,8 +223,8 @@ class Stages:
 
     def _last(self, adaptation: str) -> Path:
         """Return the model that an adaptation ends with; an oracle has no refit."""
-        refit = self.plan.teacher.refit and adaptation != ORACLE
-        return self._model(f"{adaptation}{_REFIT}" if refit else adaptation)
+        refit = f"-refit{self._turns[-1]}" if self._turns and adaptation != ORACLE else ""
+        return self._model(adaptation + refit)
 
 
 def _value(value: Any) -> str:

@@ -52,7 +52,8 @@ class Estimate:
             per_step += int(data.get("target_batch_size") or per_step)
         images = per_step * self._length(arm)
         if arm.kind == "adapt" and arm.refit and model.refit:
-            images += int(_merged(model.refit)["data"]["init_args"]["batch_size"]) * steps_of(model.refit)
+            per_step = int(_merged(model.refit)["data"]["init_args"]["batch_size"])
+            images += per_step * steps_of(model.refit) * model.refits
         return images
 
     def relabel(self) -> float:

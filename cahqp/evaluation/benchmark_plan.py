@@ -81,6 +81,7 @@ class Model:
         then: Of what follows: the teacher's adaptation, the student's retraining.
         oracle: Of the teacher's training on the target's labels.
         refit: Of the adapted teacher's training on its own labels of the target; none where there is none.
+        refits: How often, each time on labels made anew.
         weights: Model file that `fit` made before, for all seeds: then they differ in the target and what follows.
         set: Settings of `fit`, by their flag without the dashes.
     """
@@ -89,6 +90,7 @@ class Model:
     then: list[str]
     oracle: list[str] = field(default_factory=list)
     refit: list[str] = field(default_factory=list)
+    refits: int = 1
     weights: str | None = None
     set: dict[str, Any] = field(default_factory=dict)
 
@@ -244,6 +246,8 @@ def _problems(plan: Plan, data: Path | None) -> Iterator[str]:
         yield f"seeds must be different numbers of 0 or more, got {plan.seeds}."
     if plan.epochs < 1 or plan.batches < 1:
         yield f"epochs and batches must be at least 1, got {plan.epochs} and {plan.batches}."
+    if plan.teacher.refits < 1:
+        yield f"teacher.refits must be at least 1, got {plan.teacher.refits}; leave `refit` out for none."
     if plan.converged <= 0:
         yield f"converged must lie above 0, got {plan.converged}."
     if not (plan.source.train and plan.source.val and plan.target.train):

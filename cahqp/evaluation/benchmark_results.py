@@ -43,7 +43,7 @@ def results(plan: Plan, runs: Sequence[Run], root: Path) -> dict[str, Any]:
         "shift": plan.shift,
         "seeds": plan.seeds,
         "steps": plan.epochs * plan.batches,
-        "refit_steps": steps_of(plan.teacher.refit) if plan.teacher.refit else 0,
+        "refit_steps": plan.teacher.refits * steps_of(plan.teacher.refit) if plan.teacher.refit else 0,
         "oracle": oracle,
         "source_test_is_validation": plan.source.test in plan.source.val,
         "frames": _frames(runs, figures),

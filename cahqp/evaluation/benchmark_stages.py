@@ -141,13 +141,13 @@ class _Seed:
         return Run(name, self.seed, made, measured.output, self.estimate.images(arm))
 
     def _trainings(self, arm: Arm) -> list[Stage]:
-        """Return what makes an arm's teacher: its training, and where the plan says so labels and a refit on them."""
-        stages = [self._training(arm)]
-        if arm.kind == "adapt" and arm.refit and self.plan.teacher.refit:
-            teacher = stages[0].output / MODEL
+        """Return what makes an arm's teacher: its training, and where the plan says so labels and refits on them."""
+        stages, configs = [self._training(arm)], self.plan.teacher.refit
+        refits = self.plan.teacher.refits if arm.kind == "adapt" and arm.refit and configs else 0
+        for _ in range(refits):
+            teacher = stages[-1].output / MODEL
             stages.append(self._relabel(arm, teacher))
             frames = {"source": self.source_train, "pseudo": [stages[-1].output / LABELS], "val": self.source_val}
-            configs = self.plan.teacher.refit
             stages.append(self._fit("refit", configs, teacher, frames, {}, self.estimate.labelled(configs)))
         return stages
 

@@ -92,6 +92,18 @@ def test_a_refit_trains_adapted_teachers_on_their_own_labels(plan):
     assert "teacher-oracle=out/teacher-oracle/model.safetensors" in stages["evaluate"].arguments
 
 
+def test_each_further_refit_is_on_labels_of_the_one_before(plan):
+    plan = replace(plan, teacher=replace(plan.teacher, refit=["refit.yaml"], refits=3))
+    stages = {stage.name: stage for stage in Stages(plan, Path("out")).all()}
+    made = [name for name in stages if name.startswith("teacher-adapt")]
+    ends = ["-labels", "-refit", "-labels-2", "-refit-2", "-labels-3", "-refit-3"]
+    assert made == ["teacher-adapt", *(f"teacher-adapt{end}" for end in ends)]
+    second = "--model.weights=out/teacher-adapt-refit-2/model.safetensors"
+    assert second in stages["teacher-adapt-refit-3"].arguments
+    assert second.replace("model.", "", 1) in stages["teacher-adapt-labels-3"].arguments
+    assert "--weights=out/teacher-adapt-refit-3/model.safetensors" in stages["relabel"].arguments
+
+
 def test_oracle_alone_trains_on_target_frames_as_labelled(plan):
     plan = replace(plan, arms=["oracle"], teacher=replace(plan.teacher, fit=["adapt.yaml"]))
     arguments = {stage.name: " ".join(stage.arguments) for stage in Stages(plan, Path("out")).all()}

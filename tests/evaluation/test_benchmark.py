@@ -19,7 +19,12 @@ from cahqp.evaluation.matching import ClassMatches, Matches
 ROOT = Path(__file__).parents[2]
 HITS = {"teacher": 3, "mean_teacher": 6, "ca_hqp": 7, "oracle": 10, "student": 2}
 HITS |= {"student of teacher": 3, "student of ca_hqp": 5, "student of truth": 8}
-HITS |= {"refit of mean_teacher": 7, "refit of ca_hqp": 9, "student of refit of ca_hqp": 6}
+HITS |= {
+    "refit of refit of ca_hqp": 9,
+    "refit of mean_teacher": 7,
+    "refit of ca_hqp": 9,
+    "student of refit of ca_hqp": 6,
+}
 RECORDINGS = 10
 
 
@@ -193,6 +198,16 @@ def test_a_refit_follows_where_a_teacher_labels_for_itself(plan, adapt, workplac
     assert len(refits) == 2
     assert all("/adapt-" in a for c in refits for a in c if a.startswith("--model.weights="))
     assert all("/relabel-" in a for c in refits for a in c if a.startswith("--data.pseudo="))
+
+
+def test_further_refits_are_on_labels_made_anew(plan, adapt, workplace):
+    teacher = plan["teacher"] | {"refit": ["configs/refit.yaml"], "refits": 2}
+    assert adapt("--seeds", "0", teacher=teacher, arms=["source-only", "ca-hqp"], students=[])[0] == 0
+    assert results()["arms"]["ca-hqp"]["images"] == 2 * 3 * (4 + 4) + 2 * (2 * 3 * 4)
+    assert results()["refit_steps"] == 12
+    first, second = (c for c in workplace if "--config=configs/refit.yaml" in c)
+    assert f"--model.weights={first[-2].partition('=')[2]}/model.safetensors" in second
+    assert adapt(teacher=teacher | {"refits": 0})[0] == 1
 
 
 def test_target_labels_are_read_by_the_oracle_and_the_evaluation_alone(adapt, workplace):
