@@ -291,6 +291,8 @@ def _model_problems(plan: Plan) -> Iterator[str]:
     yield from _missing("teacher.refit", teacher.refit)
     if teacher.refits < 1:
         yield f"teacher.refits must be at least 1, got {teacher.refits}; leave teacher.refit out for none."
+    if teacher.refits > 1 and not teacher.refit:
+        yield "teacher.refits says how often, but teacher.refit is missing: name the configs of the refit."
 
 
 def _arm_problems(plan: Plan) -> Iterator[str]:

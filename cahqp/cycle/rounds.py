@@ -13,7 +13,7 @@ from cahqp.cycle.drift import FAULT
 from cahqp.cycle.plan import Target
 from cahqp.cycle.replay import BUFFER, NEW, PAST
 from cahqp.cycle.rounds_plan import Drift, Round, RoundsPlan
-from cahqp.cycle.stages import ADAPT, MODEL, VALIDATION, Stage, Stages
+from cahqp.cycle.stages import ADAPT, LABELS, MODEL, VALIDATION, Stage, Stages
 from cahqp.files import read_json
 
 _ALL = 1_000_000
@@ -149,7 +149,7 @@ class RoundStages:
         teacher = stages[-1].output / MODEL
         relabel = self.single.relabel(f"{prefix}/relabel", teacher, target, every)
         stages.append(relabel)
-        labels = [relabel.output / "labels.json"]
+        labels = [relabel.output / LABELS]
         if self.plan.replay is not None:
             stages.append(self._remember(f"{prefix}/remember", labels[0], features, name, running))
             buffer = stages[-1].output

@@ -10,7 +10,7 @@ from typing import Any
 
 from cahqp.cycle.plan import SCENES, Plan
 
-MODEL = "model.safetensors"
+MODEL, LABELS = "model.safetensors", "labels.json"
 TEST = "target-test"
 VALIDATION = "source-val"
 ADAPT, ORACLE = "teacher-adapt", "teacher-oracle"
@@ -118,7 +118,7 @@ class Stages:
         for turn in self._turns:
             teacher = stages[-1].output / MODEL
             stages.append(self.relabel(f"{name}-labels{turn}", teacher, target, every))
-            data = {"source": self.source_train, "pseudo": [stages[-1].output / "labels.json"]}
+            data = {"source": self.source_train, "pseudo": [stages[-1].output / LABELS]}
             stages.append(self.fit(f"{name}-refit{turn}", self.plan.teacher.refit, teacher, None, **data))
         return stages
 
@@ -145,7 +145,7 @@ class Stages:
         return self.relabel(name, weights, self.target_train, self.plan.target.every)
 
     def _retraining(self) -> Stage:
-        labels = [self.root / "relabel" / "labels.json"]
+        labels = [self.root / "relabel" / LABELS]
         configs = self.plan.student.retrain
         return self._fit("student-retrain", configs, self.old_student, source=self.source_train, pseudo=labels)
 

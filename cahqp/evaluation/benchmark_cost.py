@@ -51,9 +51,8 @@ class Estimate:
         if arm.kind == "adapt" and arm != _ALONE:
             per_step += int(data.get("target_batch_size") or per_step)
         images = per_step * self._length(arm)
-        if arm.kind == "adapt" and arm.refit and model.refit:
-            per_step = int(_merged(model.refit)["data"]["init_args"]["batch_size"])
-            images += per_step * steps_of(model.refit) * model.refits
+        if refits := self.plan.refits(arm):
+            images += refits * int(_merged(model.refit)["data"]["init_args"]["batch_size"]) * steps_of(model.refit)
         return images
 
     def relabel(self) -> float:

@@ -170,6 +170,10 @@ class Plan:
         arms = ARMS | {CONVERGED: replace(ARMS[CONVERGED], steps=self.converged)}
         return {name: arms.get(name) or self.variants[name] for name in [*self.arms, *self.variants]}
 
+    def refits(self, arm: Arm) -> int:
+        """Return how often an arm's teacher is trained on its own labels after its adaptation."""
+        return self.teacher.refits if arm.kind == "adapt" and arm.refit and self.teacher.refit else 0
+
 
 def read_plan(
     path: Path,
@@ -248,6 +252,10 @@ def _problems(plan: Plan, data: Path | None) -> Iterator[str]:
         yield f"epochs and batches must be at least 1, got {plan.epochs} and {plan.batches}."
     if plan.teacher.refits < 1:
         yield f"teacher.refits must be at least 1, got {plan.teacher.refits}; leave `refit` out for none."
+    if plan.teacher.refits > 1 and not plan.teacher.refit:
+        yield "teacher.refits says how often, but teacher.refit is missing: name the configs of the refit."
+    if plan.student.refit:
+        yield "student.refit means nothing, for only teachers have one: leave it out."
     if plan.converged <= 0:
         yield f"converged must lie above 0, got {plan.converged}."
     if not (plan.source.train and plan.source.val and plan.target.train):

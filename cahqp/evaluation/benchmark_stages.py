@@ -13,12 +13,11 @@ from typing import Any
 import yaml
 
 from cahqp.cycle.manifest import content_hash
-from cahqp.cycle.stages import MODEL, Stage
+from cahqp.cycle.stages import LABELS, MODEL, Stage
 from cahqp.evaluation.benchmark_cost import Estimate
 from cahqp.evaluation.benchmark_plan import SCENES, Arm, Plan
 
 STAGES = "stages"
-LABELS = "labels.json"
 # What an arm comes to is measured, good or bad; one that is stopped would stop the benchmark. A loss that is not finite
 # still does.
 WITHOUT_ALARMS = dict.fromkeys(
@@ -143,8 +142,7 @@ class _Seed:
     def _trainings(self, arm: Arm) -> list[Stage]:
         """Return what makes an arm's teacher: its training, and where the plan says so labels and refits on them."""
         stages, configs = [self._training(arm)], self.plan.teacher.refit
-        refits = self.plan.teacher.refits if arm.kind == "adapt" and arm.refit and configs else 0
-        for _ in range(refits):
+        for _ in range(self.plan.refits(arm)):
             teacher = stages[-1].output / MODEL
             stages.append(self._relabel(arm, teacher))
             frames = {"source": self.source_train, "pseudo": [stages[-1].output / LABELS], "val": self.source_val}

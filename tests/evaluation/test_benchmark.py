@@ -207,7 +207,9 @@ def test_further_refits_are_on_labels_made_anew(plan, adapt, workplace):
     assert results()["refit_steps"] == 12
     first, second = (c for c in workplace if "--config=configs/refit.yaml" in c)
     assert f"--model.weights={first[-2].partition('=')[2]}/model.safetensors" in second
-    assert adapt(teacher=teacher | {"refits": 0})[0] == 1
+    assert "teacher.refits must be at least 1, got 0" in adapt(teacher=teacher | {"refits": 0})[1]
+    assert "teacher.refit is missing" in adapt(teacher=plan["teacher"] | {"refits": 2})[1]
+    assert "student.refit means nothing" in adapt(student=plan["student"] | {"refit": ["configs/refit.yaml"]})[1]
 
 
 def test_target_labels_are_read_by_the_oracle_and_the_evaluation_alone(adapt, workplace):
