@@ -25,6 +25,7 @@ OVERLAYS = {
     "configs/benchmark/retrain.yaml": "configs/student/demo_retrain.yaml",
     "configs/benchmark/real_teacher.yaml": "configs/teacher/resnet18.yaml",
     "configs/benchmark/real_adapt.yaml": "configs/teacher/demo_adapt.yaml",
+    "configs/benchmark/real_refit.yaml": "configs/teacher/demo_refit.yaml",
     "configs/benchmark/real_oracle.yaml": "configs/benchmark/oracle.yaml",
     "configs/benchmark/true_boxes.yaml": "configs/teacher/demo_adapt.yaml",
     "configs/overlays/alignment_only.yaml": "configs/teacher/demo_adapt.yaml",
