@@ -84,6 +84,13 @@ def test_models_need_weights_or_training(refuse):
     assert "student.retrain is missing" in told
 
 
+def test_refits_need_a_refit(refuse, plan_values):
+    teacher = plan_values["teacher"]
+    assert "teacher.refit is missing: name the configs" in refuse(teacher=teacher | {"refits": 2})
+    assert "teacher.refits must be at least 1, got 0" in refuse(teacher={**teacher, "refit": ["a.yaml"], "refits": 0})
+    assert "teacher.refit: gone.yaml does not exist" in refuse(teacher=teacher | {"refit": ["gone.yaml"]})
+
+
 def test_unknown_arm(refuse):
     assert "Did you mean oracle?" in refuse(arms=["oracel"])
 
