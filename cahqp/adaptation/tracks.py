@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass
+from heapq import nsmallest
 from typing import Any
 
 import numpy as np
@@ -18,14 +18,16 @@ from cahqp.association import match_boxes
 from cahqp.structures import Frame
 
 _log = logging.getLogger(__name__)
+_LOOKED_AT = 4  # remembered frames in which an instance is looked for: the frame itself, and a miss or two beside it
 
 
 @dataclass(frozen=True)
 class _Sighting:
-    """The instances of one frame; values and boxes are copies on the CPU."""
+    """The instances of one view of a frame; values and boxes are copies on the CPU."""
 
     recording: str
     timestamp: float
+    region: tuple[float, float, float, float]
     boxes: NDArray[np.float64]
     labels: NDArray[np.int64]
     values: Tensor
@@ -43,10 +45,11 @@ class _Remembered:
 class TrackBank:
     """An exponential moving average of each instance's values along its track.
 
-    A frame's instances are matched with those of the frame of its recording that lies nearest in time, before or
-    after, so the frames may come in any order; a frame that comes again finds itself. Frames are read with `blend` and
-    written together with `commit`, in the order of their time stamps and from all processes, so what a step computes
-    depends neither on the order in a batch nor on the number of processes.
+    A frame's instances are matched with those of the remembered frames of its recording that lie nearest in time,
+    before or after, so the frames may come in any order: a frame that comes again finds itself first, and what it did
+    not show last time is looked for in the next ones. What a view does not show stays remembered as it was. Frames are
+    read with `blend` and written together with `commit`, in the order of their time stamps and from all processes, so
+    what a step computes depends neither on the order in a batch nor on the number of processes.
 
     What a frame takes was measured at 20 boxes: 17 KB with one value per box (`unit: token`), 97 KB with the 1025 of
     `unit: instance` on 4 levels of 256 channels; 5 and 23 KB where frames share their tracks. So 4096 frames take 70 or
@@ -108,12 +111,13 @@ class TrackBank:
         sighting = _Sighting(
             _recording(frame),
             frame.timestamp,
+            _region(frame),
             boxes.detach().cpu().double().numpy(),
             labels.detach().cpu().numpy(),
             values.detach().float().cpu(),
         )
         self._pending.append(sighting)
-        known = dict(self._match(sighting))
+        known = self._match(sighting)
         if not known:
             return values
         past = torch.stack([self._tracks[known[n]] if n in known else row for n, row in enumerate(sighting.values)])
@@ -171,23 +175,38 @@ class TrackBank:
         if not self._times[key[0]]:
             del self._times[key[0]]
 
-    def _nearest(self, recording: str, timestamp: float) -> float | None:
-        """Return the time of the remembered frame that lies nearest, of two alike the earlier; `None` without any."""
+    def _near(self, recording: str, timestamp: float) -> list[_Remembered]:
+        """Return the remembered frames that lie nearest, of two alike the earlier first."""
         near = [(abs(time - timestamp), time) for time in self._times.get(recording, ())]
-        return min((pair for pair in near if pair[0] <= self.max_gap), default=(0.0, None))[1]
+        chosen = nsmallest(_LOOKED_AT, (pair for pair in near if pair[0] <= self.max_gap))
+        return [self._frames[recording, time] for _, time in chosen]
 
-    def _match(self, sighting: _Sighting) -> Iterator[tuple[int, int]]:
-        """Yield an index of an instance and its track."""
-        nearest = self._nearest(sighting.recording, sighting.timestamp)
-        if nearest is None:
-            return
-        seen = self._frames[sighting.recording, nearest]
-        pairs = match_boxes(sighting.boxes, sighting.labels, seen.boxes, seen.labels, self.min_iou, self.max_distance)
-        for here, there in pairs.tolist():
-            yield here, seen.tracks[there]
+    def _match(self, sighting: _Sighting) -> dict[int, int]:
+        """Return the track of each instance that has one; no two have the same."""
+        known: dict[int, int] = {}
+        for seen in self._near(sighting.recording, sighting.timestamp):
+            here = np.setdiff1d(np.arange(len(sighting.boxes)), list(known))
+            if not here.size:
+                break
+            there = np.flatnonzero(~np.isin(seen.tracks, list(known.values())))
+            first = sighting.boxes[here], sighting.labels[here]
+            pairs = match_boxes(*first, seen.boxes[there], seen.labels[there], self.min_iou, self.max_distance)
+            known |= {int(here[row]): seen.tracks[there[column]] for row, column in pairs.tolist()}
+        return known
+
+    def _not_shown(self, sighting: _Sighting, tracks: list[int]) -> _Remembered:
+        """Return what is remembered of the frame and lies outside this view of it."""
+        old = self._frames.get((sighting.recording, sighting.timestamp))
+        if old is None:
+            return _Remembered(sighting.boxes[:0], sighting.labels[:0], [])
+        centres = (old.boxes[:, :2] + old.boxes[:, 2:]) / 2
+        left_top, right_bottom = sighting.region[:2], sighting.region[2:]
+        shown = ((centres >= left_top) & (centres < right_bottom)).all(1) | np.isin(old.tracks, tracks)
+        kept = np.flatnonzero(~shown)
+        return _Remembered(old.boxes[kept], old.labels[kept], [old.tracks[row] for row in kept])
 
     def _write(self, sighting: _Sighting) -> None:
-        known = dict(self._match(sighting))
+        known = self._match(sighting)
         tracks = []
         for index, value in enumerate(sighting.values):
             track = known.get(index)
@@ -197,7 +216,10 @@ class TrackBank:
             else:
                 self._tracks[track] = self.momentum * self._tracks[track] + (1 - self.momentum) * value
             tracks.append(track)
-        self._keep((sighting.recording, sighting.timestamp), _Remembered(sighting.boxes, sighting.labels, tracks))
+        rest = self._not_shown(sighting, tracks)
+        boxes = np.concatenate([sighting.boxes, rest.boxes])
+        labels = np.concatenate([sighting.labels, rest.labels])
+        self._keep((sighting.recording, sighting.timestamp), _Remembered(boxes, labels, tracks + rest.tracks))
 
     def _warn(self, frame: Frame | None) -> None:
         if self._warned:
@@ -205,6 +227,12 @@ class TrackBank:
         self._warned = True
         name = "Frames come without their origin" if frame is None else f"{frame.name!r} has no time stamp or recording"
         _log.warning("%s: TIAFA treats such frames one by one, without the bank of tracks.", name)
+
+
+def _region(frame: Frame) -> tuple[float, float, float, float]:
+    """Return what is seen of the frame, xyxy in its own pixels."""
+    view, (height, width) = frame.view, frame.size
+    return (0, 0, width, height) if view is None else (view.left, view.top, view.right, view.bottom)
 
 
 def _recording(frame: Frame) -> str:

@@ -4,15 +4,16 @@ import pytest
 import torch
 
 from cahqp.adaptation import TrackBank
-from cahqp.structures import Frame
+from cahqp.structures import Frame, View
 
 BOX = [10.0, 10.0, 30.0, 30.0]
 
 
-def see(bank, time, value, box=BOX, label=0, recording="monday", commit=True):
-    frame = Frame(0, "a.jpg", (64, 96), "north", recording, 0, time)
-    values = torch.tensor([[value]], requires_grad=True)
-    result = bank.blend(frame, torch.tensor([box]), torch.tensor([label]), values)
+def see(bank, time, value, box=BOX, label=0, recording="monday", commit=True, view=None):
+    frame = Frame(0, "a.jpg", (64, 96), "north", recording, 0, time, view)
+    values = torch.tensor([[value]] if box else []).reshape(-1, 1).requires_grad_()
+    boxes, labels = torch.tensor([box] if box else []).reshape(-1, 4), torch.tensor([label] if box else []).long()
+    result = bank.blend(frame, boxes, labels, values)
     if commit:
         bank.commit()
     return result, values
@@ -45,6 +46,35 @@ def test_neighbours_are_found_before_and_after_whatever_the_order():
     see(bank, 5.0, 8.0)
     assert see(bank, 4.5, 0.0)[0].item() == 4.0
     assert see(bank, 3.6, 0.0)[0].item() == 2.0
+
+
+@pytest.mark.parametrize("empty", [[1.0], [1.0, 0.8], [1.0, 0.8, 1.2]])
+def test_what_a_frame_did_not_show_is_looked_for_in_its_neighbours(empty):
+    bank = TrackBank(momentum=0.5, max_gap=2.0)
+    see(bank, 0.5, 8.0)
+    for time in empty:
+        see(bank, time, 0.0, box=None)
+    assert see(bank, 1.0, 0.0)[0].item() == 4.0
+    assert len(bank) == 1
+
+
+def test_two_instances_never_share_a_track():
+    bank = TrackBank(momentum=0.5, max_gap=2.0)
+    see(bank, 0.0, 8.0)
+    see(bank, 1.0, 4.0)  # the same track, a little further on
+    frame = Frame(0, "a.jpg", (64, 96), "north", "monday", 0, 1.0)
+    boxes = torch.tensor([BOX, [14.0, 10.0, 34.0, 30.0]])
+    found = bank.blend(frame, boxes, torch.tensor([0, 0]), torch.zeros(2, 1))
+    assert found.flatten().tolist() == [3.0, 0.0]
+
+
+def test_what_a_view_does_not_show_stays_remembered():
+    bank = TrackBank(momentum=0.5, max_gap=0.1)
+    see(bank, 0.0, 8.0)
+    see(bank, 0.0, 0.0, box=None, view=View(40, 0, 96, 64))
+    assert see(bank, 0.0, 0.0)[0].item() == 4.0
+    see(bank, 0.0, 0.0, box=None, view=View(0, 0, 40, 64))  # shown, and gone
+    assert see(bank, 0.0, 1.0)[0].item() == 1.0
 
 
 def test_what_a_step_writes_does_not_depend_on_the_order_in_its_batch():
