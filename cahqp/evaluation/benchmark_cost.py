@@ -5,17 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
-import yaml
-
-from cahqp.evaluation.benchmark_plan import ARMS, SCENES, Arm, Plan
+from cahqp.evaluation.benchmark_configs import merged, steps_of
+from cahqp.evaluation.benchmark_plan import ARMS, SCENES, SOURCE_CONTINUED, Arm, Plan
 from cahqp.files import read_json
 
 _DEFAULT_FRAMES = {"recordings": 4, "frames": 40}  # of `cahqp scenes`
 
 
-_ALONE = ARMS["source-continued"]  # it passes no target frame
+_ALONE = ARMS[SOURCE_CONTINUED].configs  # it passes no target frame
 
 
 class Estimate:
@@ -38,7 +36,7 @@ class Estimate:
 
     def adaptation(self, arm: Arm) -> float:
         """Return the time of an arm's training; that of the source alone has no target frames to do."""
-        per_step = self.cost.labelled if arm.kind == "oracle" or arm == _ALONE else self.cost.adapt
+        per_step = self.cost.labelled if arm.kind == "oracle" or arm.configs == _ALONE else self.cost.adapt
         return self.cost.start + per_step * self._length(arm)
 
     def images(self, arm: Arm) -> int:
@@ -46,13 +44,15 @@ class Estimate:
         if arm.kind == "none":
             return 0
         model = self.plan.teacher
-        data = _merged(model.oracle if arm.kind == "oracle" else model.then).get("data", {}).get("init_args", {})
+        configs = model.oracle if arm.kind == "oracle" else model.then
+        data = merged([*configs, *arm.configs]).get("data", {}).get("init_args", {})
+        data |= {name.removeprefix("data."): value for name, value in (self.plan.set | arm.set).items()}
         per_step = int(data.get("batch_size", 8))
-        if arm.kind == "adapt" and arm != _ALONE:
+        if arm.kind == "adapt" and arm.configs != _ALONE:
             per_step += int(data.get("target_batch_size") or per_step)
         images = per_step * self._length(arm)
         if refits := self.plan.refits(arm):
-            images += refits * int(_merged(model.refit)["data"]["init_args"]["batch_size"]) * steps_of(model.refit)
+            images += refits * int(merged(model.refit)["data"]["init_args"]["batch_size"]) * steps_of(model.refit)
         return images
 
     def relabel(self) -> float:
@@ -76,24 +76,6 @@ class Estimate:
             given = _DEFAULT_FRAMES | self.plan.scenes[entry.removeprefix(SCENES)]
             return int(given["recordings"]) * int(given["frames"])
         return _images(Path(entry))
-
-
-def steps_of(configs: Sequence[str]) -> int:
-    """Return the steps of a training by its configs."""
-    merged = _merged(configs)
-    return int(merged["trainer"]["max_epochs"]) * int(merged["data"]["init_args"]["batches_per_epoch"])
-
-
-def _merged(configs: Sequence[str]) -> dict[str, Any]:
-    merged: dict[str, Any] = {}
-    for config in configs:
-        merged = _over(merged, yaml.safe_load(Path(config).read_text(encoding="utf-8")) or {})
-    return merged
-
-
-def _over(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
-    both = {k: _over(below[k], v) for k, v in above.items() if isinstance(v, dict) and isinstance(below.get(k), dict)}
-    return below | above | both
 
 
 @lru_cache(maxsize=64)

@@ -13,10 +13,11 @@ from cahqp.cycle import schema
 from cahqp.cycle.plan import Relabel, relabel_problems
 from cahqp.data.scenes.write import ScenesSettings
 from cahqp.errors import ConfigError
+from cahqp.evaluation.benchmark_configs import steps_of
 
 SCENES, DATA = "scenes:", "data:"
 SOURCE_ONLY, MEAN_TEACHER, CA_HQP = "source-only", "mean-teacher", "ca-hqp"
-CONVERGED = "oracle-converged"
+SOURCE_CONTINUED, CONVERGED = "source-continued", "oracle-converged"
 ORACLES = (CONVERGED, "oracle")
 """The first that was run is the end of the gap."""
 
@@ -31,7 +32,7 @@ class Arm:
         kind: `adapt`, without target labels; `oracle`, with them; `none`, the source's teacher as it is.
         configs: Laid over the plan's `teacher.adapt`; an oracle has configs of its own.
         set: Settings of `cahqp fit` laid over the configs, by their flag without the dashes.
-        steps: Steps, as a multiple of the plan's.
+        steps: Steps, as a multiple of the plan's; `oracle` and `source-continued` make those of the refits, too.
         truth: Setting that gets the target's labelled files, for a ceiling that is told more than an adaptation may be.
         refit: Whether the plan's `teacher.refit` follows its adaptation; an oracle's training has none.
         relabel: How this arm's detections become its student's labels, where not as the plan says.
@@ -48,7 +49,7 @@ class Arm:
 
 ARMS: dict[str, Arm] = {
     SOURCE_ONLY: Arm("none"),
-    "source-continued": Arm(configs=["configs/overlays/source_continued.yaml"], refit=False),
+    SOURCE_CONTINUED: Arm(configs=["configs/overlays/source_continued.yaml"], refit=False),
     MEAN_TEACHER: Arm(configs=["configs/overlays/mean_teacher.yaml"]),
     "alignment-only": Arm(configs=["configs/overlays/alignment_only.yaml"], refit=False),
     CA_HQP: Arm(configs=["configs/overlays/ca_hqp.yaml"]),
@@ -166,9 +167,16 @@ class Plan:
 
     @property
     def chosen(self) -> dict[str, Arm]:
-        """The arms by name, in the table's order."""
-        arms = ARMS | {CONVERGED: replace(ARMS[CONVERGED], steps=self.converged)}
+        """The arms by name, in the table's order; those that bound the others make as many steps, refits included."""
+        matched = 1 + self.refit_steps / (self.epochs * self.batches)
+        steps = {CONVERGED: self.converged, "oracle": matched, SOURCE_CONTINUED: matched}
+        arms = ARMS | {name: replace(ARMS[name], steps=factor) for name, factor in steps.items()}
         return {name: arms.get(name) or self.variants[name] for name in [*self.arms, *self.variants]}
+
+    @property
+    def refit_steps(self) -> int:
+        """Steps of all refits together."""
+        return self.teacher.refits * steps_of(self.teacher.refit) if self.teacher.refit else 0
 
     def refits(self, arm: Arm) -> int:
         """Return how often an arm's teacher is trained on its own labels after its adaptation."""
@@ -292,6 +300,12 @@ def _file_problems(plan: Plan, data: Path | None) -> Iterator[str]:
         for entry in (*plan.source.train, *plan.target.train):
             if entry == test or _same_recordings(plan, entry, test):
                 yield f"{role}: {test} is trained on too, in {entry}. Hold other recordings out."
+    for entry in plan.source.val:
+        if entry == plan.target.test or _same_recordings(plan, entry, plan.target.test):
+            yield (
+                f"target.test: {plan.target.test} has recordings of source.val, {entry}, which fixes the thresholds "
+                "that pseudo-labels must reach. Hold other recordings out."
+            )
     for role, model in (("teacher", plan.teacher), ("student", plan.student)):
         if model.weights is not None and not Path(model.weights).is_file():
             yield f"{role}.weights: {model.weights} does not exist. Leave it out, and each seed trains its own."

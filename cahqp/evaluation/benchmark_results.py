@@ -5,14 +5,12 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
 import cahqp
 from cahqp.cycle.state import State
-from cahqp.evaluation.benchmark_cost import steps_of
 from cahqp.evaluation.benchmark_matches import read_matches
 from cahqp.evaluation.benchmark_plan import CA_HQP, MEAN_TEACHER, ORACLES, SCENES, SOURCE_ONLY, Plan
 from cahqp.evaluation.benchmark_stages import SOURCE_TEST, TARGET_TEST, Run
@@ -33,7 +31,7 @@ def results(plan: Plan, runs: Sequence[Run], root: Path) -> dict[str, Any]:
     """
     by_arm = {arm: [run for run in runs if run.arm == arm] for arm in plan.chosen}
     draws = _draws(plan, by_arm, "teacher")
-    students = _draws(plan, {arm: by_arm[arm] for arm in plan.students}, "student")
+    students = _students(plan, by_arm)
     figures = {run.measured: read_json(run.measured / "metrics.json")["models"] for run in runs}
     seconds = {name: record.seconds for name, record in State(root).records.items()}
     oracle = next((arm for arm in ORACLES if arm in by_arm), None)
@@ -43,7 +41,7 @@ def results(plan: Plan, runs: Sequence[Run], root: Path) -> dict[str, Any]:
         "shift": plan.shift,
         "seeds": plan.seeds,
         "steps": plan.epochs * plan.batches,
-        "refit_steps": plan.teacher.refits * steps_of(plan.teacher.refit) if plan.teacher.refit else 0,
+        "refit_steps": plan.refit_steps,
         "oracle": oracle,
         "source_test_is_validation": plan.source.test in plan.source.val,
         "frames": _frames(runs, figures),
@@ -72,14 +70,24 @@ def machine() -> str:
     return f"{os.cpu_count()} cores of {model}"
 
 
-def _draws(plan: Plan, by_arm: Mapping[str, Sequence[Run]], model: str) -> Draws | None:
+def _draws(
+    plan: Plan, by_arm: Mapping[str, Sequence[Run]], model: str, more: Mapping[str, Sequence[Run]] | None = None
+) -> Draws | None:
+    """Return the draws of one model of each arm's runs; of `more`, models by their own name."""
     if not by_arm:
         return None
-    found = {arm: [read_matches(run.measured, model, TARGET_TEST) for run in runs] for arm, runs in by_arm.items()}
+    named = [(arm, model, runs) for arm, runs in by_arm.items()] + [(n, n, runs) for n, runs in (more or {}).items()]
+    found = {arm: [read_matches(run.measured, name, TARGET_TEST) for run in runs] for arm, name, runs in named}
     groups = [group for _, group in next(iter(found.values()))]
     test = plan.target.test
     shared = not test.startswith(SCENES) or "seed" in plan.scenes[test.removeprefix(SCENES)]
     return Draws({arm: [m for m, _ in each] for arm, each in found.items()}, groups, shared)
+
+
+def _students(plan: Plan, by_arm: Mapping[str, Sequence[Run]]) -> Draws | None:
+    """Return the draws of the arms' students, and of the running one, which is measured beside that of source-only."""
+    chosen = {arm: by_arm[arm] for arm in plan.students}
+    return _draws(plan, chosen, "student", {BEFORE: by_arm[SOURCE_ONLY]} if SOURCE_ONLY in chosen else {})
 
 
 def _arm(
@@ -121,11 +129,8 @@ def _student(
     source = [figures[run.measured]["student"][SOURCE_TEST]["ap50"] for run in by_arm[arm]]
     found: dict[str, Any] = {"student_ap50": _spread(values), "student_source_ap50": _spread(source)}
     end = next((name for name in ORACLES if name in plan.students), None)
-    before = [figures[run.measured].get(BEFORE, {}).get(TARGET_TEST, {}).get("ap50") for run in by_arm[SOURCE_ONLY]]
-    if end is not None and end != arm and all(value is not None for value in before):
-        top = [figures[run.measured]["student"][TARGET_TEST]["ap50"] for run in by_arm[end]]
-        gap = mean(top) - mean(before)
-        found["student_closed"] = None if gap == 0 else round((mean(values) - mean(before)) / gap, _DIGITS)
+    if end is not None and end != arm and BEFORE in draws.arms:
+        found["student_closed"] = _interval(draws.closed(arm, BEFORE, end))
     return found
 
 
@@ -161,7 +166,7 @@ def _unit(runs: Sequence[Run]) -> str:
 
 
 def _interval(found: Interval) -> dict[str, Any]:
-    rounded = {name: round(value, _DIGITS) for name, value in asdict(found).items()}
+    rounded = {name: round(getattr(found, name), _DIGITS) for name in ("value", "low", "high")}
     return {**rounded, "excludes_zero": found.excludes_zero}
 
 

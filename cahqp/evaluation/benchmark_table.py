@@ -76,6 +76,7 @@ def _head(found: Mapping[str, Any], command: str) -> str:
         "in every arm, without any label; target labels are read by the evaluation and by the oracles alone. "
         f"AP in %, mean and standard deviation over seeds. Measured on {found['machine']}, cahqp {found['version']}."
     )
+    told += f" {FEW}" if len(found["seeds"]) < FEWEST_SEEDS else ""
     return f"### {found['name']}\n\n{told}\n\n```\n{command}\n```"
 
 
@@ -111,7 +112,7 @@ def _teachers(found: Mapping[str, Any], classes: Sequence[str]) -> str:
 def _students(found: Mapping[str, Any]) -> str:
     ordered = [(name, found["arms"][name]) for name in found["order"]]
     rows = [
-        [name, _spread(arm["student_ap50"]), _spread(arm["student_source_ap50"]), _percent(arm.get("student_closed"))]
+        [name, _spread(arm["student_ap50"]), _spread(arm["student_source_ap50"]), _closed(arm.get("student_closed"))]
         for name, arm in ordered
         if "student_ap50" in arm
     ]
@@ -131,6 +132,12 @@ def _sentences(found: Mapping[str, Any]) -> str:
         told.append(
             f"Source-only stands at {_percent(start / top)} % of {oracle}; the gap is {100 * (top - start):.1f} points."
         )
+        most = max(arms[name]["images"] for name in found["order"] if name != oracle)
+        if arms[oracle]["images"] < most:
+            told.append(
+                f"{oracle} looked at {arms[oracle]['images']:,} images, others at up to {most:,}, which flatters their "
+                "share of the gap."
+            )
     for each in found["differences"]:
         if (each["arm"], each["baseline"]) == (CA_HQP, MEAN_TEACHER):
             verdict = NO_GAIN if not each["excludes_zero"] else _direction(each["value"])
@@ -158,6 +165,11 @@ def _interval(value: Mapping[str, Any] | None, sign: str = "+") -> str:
     if value is None:
         return "-"
     return f"{100 * value['value']:{sign}.1f} [{100 * value['low']:{sign}.1f}, {100 * value['high']:{sign}.1f}]"
+
+
+def _closed(value: Mapping[str, Any] | float | None) -> str:
+    """Return a share with its interval; files of an older version have none."""
+    return _interval(value, sign="") if isinstance(value, Mapping) else _percent(value)
 
 
 def _percent(value: float | None) -> str:

@@ -23,16 +23,24 @@ Values = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Interval:
-    """A figure with its range of 95 %: AP50 in 0..1, or a share of a gap, which may lie outside 0..1."""
+    """A figure with its range of 95 %: AP50 in 0..1, or a share of a gap, which may lie outside 0..1.
+
+    Attributes:
+        value: The figure.
+        low: Lower end.
+        high: Upper end.
+        seeds: How many it is of.
+    """
 
     value: float
     low: float
     high: float
+    seeds: int
 
     @property
     def excludes_zero(self) -> bool:
-        """Whether the whole interval lies on one side of zero."""
-        return self.low > 0 or self.high < 0
+        """Whether the whole interval lies on one side of zero, and is evidence at all."""
+        return self.seeds >= FEWEST_SEEDS and (self.low > 0 or self.high < 0)
 
 
 class Draws:
@@ -83,7 +91,7 @@ class Draws:
         of_recordings = norm.ppf(tail) * np.nanstd(drawn)
         of_seeds = t.ppf(tail, len(known) - 1) * np.std(known, ddof=1) / len(known) ** 0.5 if len(known) > 1 else 0.0
         half = float(np.hypot(of_seeds, of_recordings) if self.shared else max(of_seeds, of_recordings))
-        return Interval(value, value - half, value + half)
+        return Interval(value, value - half, value + half, len(known))
 
 
 def _recordings(groups: Groups, stream: int, seed: int) -> NDArray[np.int64]:

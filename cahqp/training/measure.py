@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ from cahqp.evaluation.metrics import Metrics, at_thresholds, average_precision
 from cahqp.evaluation.truth import read_truth
 from cahqp.files import write_json
 from cahqp.training.evaluate import predict
+
+_log = logging.getLogger(__name__)
 
 
 def command(arguments: list[str]) -> None:
@@ -55,6 +58,9 @@ def measure(weights: list[str], frames: list[str], output: Path, batch_size: int
         detector = model_files.load(path)
         for key, file in sets.items():
             truths[key] = read_truth(file, detector.classes)
+            if truths[key].left_out:
+                told = ", ".join(f"{category} ({count})" for category, count in truths[key].left_out.items())
+                _log.warning("%s: objects of %s are left out; %s does not know them.", file, told, name)
             found = average_precision(truths[key], predict(detector, file, batch_size))
             figures.setdefault(name, {})[key] = _figures(found, detector)
             matches.setdefault(name, {})[key] = found.matches

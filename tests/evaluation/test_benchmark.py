@@ -17,7 +17,7 @@ from cahqp.evaluation.bootstrap import Groups
 from cahqp.evaluation.matching import ClassMatches, Matches
 
 ROOT = Path(__file__).parents[2]
-HITS = {"teacher": 3, "mean_teacher": 6, "ca_hqp": 7, "oracle": 10, "student": 2}
+HITS = {"teacher": 3, "mean_teacher": 6, "ca_hqp": 7, "oracle": 10, "student": 2, "source_continued": 3}
 HITS |= {"student of teacher": 3, "student of ca_hqp": 5, "student of truth": 8}
 HITS |= {
     "refit of refit of ca_hqp": 9,
@@ -148,12 +148,22 @@ def test_the_table_holds_gains_gaps_and_intervals(adapt):
     found = results()["arms"]
     assert found["ca-hqp"]["target_ap50"]["each"] == [0.7, 0.6]
     assert found["ca-hqp"]["closed"]["value"] == pytest.approx(4 / 7, abs=0.03)
-    assert found["ca-hqp"]["gain"]["excludes_zero"]
-    assert found["ca-hqp"]["student_closed"] == pytest.approx(3 / 6)
+    closed = found["ca-hqp"]["student_closed"]
+    assert closed["value"] == pytest.approx(3 / 6, abs=0.03)
+    assert closed["low"] < closed["value"] < closed["high"]
+    assert f"| {100 * closed['value']:.1f} [{100 * closed['low']:.1f}, {100 * closed['high']:.1f}] |" in said
     assert found["mean-teacher"]["images"] == 2 * 3 * (4 + 4)
     assert "| mean-teacher | 55.0 ± 7.1 |" in said
     assert "`ca-hqp` minus `mean-teacher`" in said
     assert "The last step is selected" in said
+
+
+def test_fewer_than_three_seeds_prove_nothing(adapt):
+    assert "Fewer than 3 seeds: no evidence either way." in adapt("--arms", "mean-teacher")[1]
+    assert not results()["arms"]["mean-teacher"]["gain"]["excludes_zero"]
+    said = adapt("--arms", "mean-teacher", "--seeds", "0", "1", "2")[1]
+    assert "Fewer than" not in said
+    assert results()["arms"]["mean-teacher"]["gain"]["excludes_zero"]
 
 
 def test_all_arms_of_a_seed_start_from_the_same_source_weights(adapt, workplace):
@@ -207,9 +217,39 @@ def test_further_refits_are_on_labels_made_anew(plan, adapt, workplace):
     assert results()["refit_steps"] == 12
     first, second = (c for c in workplace if "--config=configs/refit.yaml" in c)
     assert f"--model.weights={first[-2].partition('=')[2]}/model.safetensors" in second
+    assert "--trainer.max_epochs=6" not in " ".join(map(str, workplace))
     assert "teacher.refits must be at least 1, got 0" in adapt(teacher=teacher | {"refits": 0})[1]
     assert "teacher.refit is missing" in adapt(teacher=plan["teacher"] | {"refits": 2})[1]
     assert "student.refit means nothing" in adapt(student=plan["student"] | {"refit": ["configs/refit.yaml"]})[1]
+
+
+def test_what_bounds_refitted_arms_makes_as_many_steps(plan, adapt, workplace):
+    teacher = plan["teacher"] | {"refit": ["configs/refit.yaml"], "refits": 2}
+    Path("configs/overlays/source_continued.yaml").write_text("{of: ca_hqp}")
+    arms = ["source-only", "source-continued", "ca-hqp", "oracle"]
+    code, said = adapt("--seeds", "0", teacher=teacher, arms=arms, students=[])
+    assert code == 0
+    long = [c for c in workplace if "--trainer.max_epochs=6" in c]  # 2 epochs, and those of 2 refits of 2
+    assert {Path(c[-2].partition("=")[2]).name.split("-")[0] for c in long} == {"oracle", "adapt"}
+    assert len(long) == 2
+    images = {arm: results()["arms"][arm]["images"] for arm in arms}
+    assert images == {"source-only": 0, "source-continued": 72, "ca-hqp": 96, "oracle": 72}
+    assert "oracle looked at 72 images, others at up to 96, which flatters their share of the gap." in said
+
+
+def test_images_are_those_of_an_arms_own_batches(adapt):
+    wide = {"configs": ["configs/overlays/ca_hqp.yaml"], "set": {"data.batch_size": 8, "data.target_batch_size": 2}}
+    adapt("--seeds", "0", variants={"wide": wide}, students=[])
+    assert results()["arms"]["wide"]["images"] == 2 * 3 * (8 + 2)
+
+
+def test_a_training_that_does_not_say_its_steps_is_refused(plan, adapt, workplace):
+    endless = {"trainer": {"max_epochs": 2}, "data": {"init_args": {"batches_per_epoch": None}}}
+    Path("configs/refit.yaml").write_text(yaml.safe_dump(endless))
+    code, said = adapt(teacher=plan["teacher"] | {"refit": ["configs/refit.yaml"]})
+    assert code == 1
+    assert "configs/refit.yaml: trainer.max_epochs is 2 and data.init_args.batches_per_epoch is None" in said
+    assert workplace == []
 
 
 def test_target_labels_are_read_by_the_oracle_and_the_evaluation_alone(adapt, workplace):
@@ -233,6 +273,40 @@ def test_files_to_test_on_are_apart_from_what_is_trained_on(adapt, workplace):
     assert code == 1
     assert "both trained on and held out" in said
     assert workplace == []
+
+
+def labelled(name, recording, category, boxes=1):
+    image = {"id": 1, "file_name": f"{name}.png", "width": 8, "height": 8, "recording": recording, "frame": 0}
+    box = {"id": 1, "image_id": 1, "category_id": 3, "bbox": [1, 1, 4, 4], "area": 16, "iscrowd": 0}
+    categories = [{"id": 3, "name": category}]
+    document = {"images": [image], "annotations": [box] * boxes, "categories": categories}
+    Path(f"{name}.json").write_text(json.dumps(document))
+    Image.new("RGB", (8, 8), ("red", "green", "blue")[len(name) % 3]).save(f"{name}.png")
+    return f"{name}.json"
+
+
+def test_what_fixes_the_thresholds_is_not_tested_on(plan, adapt, workplace):
+    val, night = labelled("val", "a", "car"), labelled("night", "a", "car")
+    source = plan["source"] | {"val": [val], "test": val}
+    code, said = adapt(source=source, target={"train": ["scenes:night"], "test": night})
+    assert code == 1
+    assert "both trained on and held out" in said
+    assert workplace == []
+
+
+@pytest.mark.parametrize(
+    ("category", "boxes", "said"),
+    [("Car", 1, "Car, which the detector does not know"), ("car", 0, "night.json has no object of car, bus")],
+)
+def test_objects_to_find_have_names_that_the_detector_knows(category, boxes, said, plan, adapt, workplace):
+    night = labelled("night", "a", category, boxes)
+    teacher = plan["teacher"] | {"set": {"model.detector.init_args.classes": ["car", "bus"]}}
+    code, told = adapt(teacher=teacher, target={"train": ["scenes:night"], "test": night})
+    assert code == 1
+    assert said in told
+    assert workplace == []
+    night = labelled("night", "a", "car")
+    assert adapt(teacher=teacher, target={"train": ["scenes:night"], "test": night})[0] == 0
 
 
 def test_what_is_done_is_not_done_again(adapt, workplace):
@@ -362,6 +436,7 @@ def test_the_sections_of_our_docs_are_what_their_figures_say():
             {"target": {"train": ["scenes:night"], "test": "scenes:late"}, "scenes": OVERLAPPING},
             "trained on too, in scen",
         ),
+        ({"target": {"train": ["scenes:night"], "test": "scenes:val"}}, "has recordings of source.val, scenes:val"),
         ({"target": {"train": ["scenes:tset"], "test": "scenes:test"}}, "scenes:tset is no known recording"),
         ({"converged": 0.0}, "converged must lie above 0"),
         ({"teacher": {"fit": [], "then": [], "weights": "none.safetensors"}}, "none.safetensors does not exist"),
