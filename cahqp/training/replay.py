@@ -12,7 +12,9 @@ from lightning.pytorch import LightningModule, Trainer
 from cahqp.errors import DataError
 from cahqp.files import atomic_write
 from cahqp.structures import Batch, Frame, Targets, View
+from cahqp.training.distillation import SoftTargets
 from cahqp.training.ema import EMA
+from cahqp.training.soft_views import SoftBatch
 
 
 def save_failing(
@@ -25,10 +27,11 @@ def save_failing(
         trainer: In training.
         module: In training.
         average: Labels the target frames; `None` in a training without one.
-        batch: A `Batch`, or a dictionary of them.
+        batch: A `Batch`, a dictionary of them, or a `SoftBatch`.
         seed: Of the run.
     """
     kept = {
+        "soft": vars(batch.soft) if isinstance(batch, SoftBatch) and batch.soft is not None else None,
         "batch": {name: _plain(part) for name, part in _parts(batch).items()},
         "module": module.state_dict(),
         "average": None if average is None else average.state_dict(),
@@ -72,9 +75,13 @@ def put_back(kept: dict[str, Any], trainer: Trainer, module: LightningModule, ba
         whole = _whole(kept["batch"][name]).to(part.images.device)
         for field in fields(Batch):
             setattr(part, field.name, getattr(whole, field.name))
+    if isinstance(batch, SoftBatch) and batch.soft is not None:
+        batch.soft = SoftTargets(**kept["soft"]).to(batch.batch.images.device)
 
 
 def _parts(batch: Any) -> dict[str, Batch]:
+    if isinstance(batch, SoftBatch):
+        return {"batch": batch.batch} | ({} if batch.asked is None else {"asked": batch.asked})
     return {"batch": batch} if isinstance(batch, Batch) else dict(batch)
 
 

@@ -57,6 +57,18 @@ def step(made, **given):
     return made.training_step(views, 0)
 
 
+@pytest.mark.parametrize(("schedule", "shares"), [("dann", [0.0, 0.98661, 0.99991]), ("constant", [1.0, 1.0, 1.0])])
+def test_the_reversal_that_branches_are_given_is_positive_and_follows_its_schedule(schedule, shares, teacher):
+    settings = AlignmentSettings(dqfa=0.1, tiafa=0.1, reversal=0.3, schedule=schedule)
+    made, given = module(teacher, alignment=settings), []
+    made.dqfa.register_forward_pre_hook(lambda _, inputs: given.append(inputs[2]))
+    made.tiafa.register_forward_pre_hook(lambda _, inputs: given.append(inputs[4]))
+    for number in (0, 5, 10):
+        made._trainer.global_step = number
+        step(made)
+    assert given == pytest.approx([0.3 * share for share in shares for _ in range(4)], abs=1e-4)
+
+
 @pytest.mark.parametrize("form", ["dense", "sfa"])
 def test_attached_alignment_changes_no_bit_of_any_detection(form, teacher):
     images = torch.rand(2, 3, 64, 96, generator=torch.Generator().manual_seed(0))
@@ -332,6 +344,12 @@ WRONG = {
         "labels": PseudoLabelSettings(1.0, {"car": 5, "bus": -1, "truck": 0.3, "motorcycle": 0.3, "person": 0.3})
     },
     r"discriminator_factor must not be negative": {"alignment": AlignmentSettings(discriminator_factor=-1)},
+    r"max_gap must not be negative, got -1": {"alignment": AlignmentSettings(max_gap=-1.0)},
+    r"max_gap must not be negative, got nan": {"alignment": AlignmentSettings(max_gap=float("nan"))},
+    r"sfa goes through copies of the encoder's layers, which do not see": {
+        "prompt": PromptSettings(enabled=True, places=["input", "encoder"]),
+        "alignment": AlignmentSettings(dqfa=0.1, dqfa_form="sfa"),
+    },
     r"remembered_frames must be at least 1": {"alignment": AlignmentSettings(remembered_frames=0)},
 }
 

@@ -172,6 +172,27 @@ def test_a_student_learns_from_the_teacher_itself(distil, recordings, teacher, t
     assert {name.split(".")[0] for name in saved} == {"detector"}  # the teacher is neither trained nor saved
 
 
+@pytest.mark.parametrize("online", [True, False])
+def test_a_loss_that_is_not_finite_is_replayed(
+    online, distil, store, recordings, teacher, tmp_path, monkeypatch, capsys
+):
+    def spoilt(self, batch, batch_idx):
+        loss = original(self, batch, batch_idx)
+        told.append((float(loss), [frame.name for frame in batch.batch.frames]))
+        return loss * float("nan") if len(told) == 2 else loss
+
+    told, original = [], StudentTraining.training_step
+    monkeypatch.setattr(StudentTraining, "training_step", spoilt)
+    frames = f"--data.frames={json.dumps([str(recordings['night'])])}" if online else f"--data.store={store}"
+    given = [frames, source(recordings), f"--model.teacher={teacher}"]
+    assert main(distil("run", *given)) == 1
+    assert "loss of step 1 is not finite" in capsys.readouterr().err
+    failing = tmp_path / "run.partial" / "checkpoints" / "alarm" / "failing-rank0.pt"
+    assert main(distil("replay", *given, f"--alarms.replay={failing}")) == 1
+    assert told[2][1] == told[1][1] != told[0][1]
+    assert told[2][0] == pytest.approx(told[1][0])
+
+
 def test_a_store_of_another_teacher_is_refused(distil, store, teacher, tmp_path, capsys):
     other = load(teacher)
     with torch.no_grad():

@@ -7,6 +7,7 @@ from safetensors.torch import load_file
 
 from cahqp.__main__ import main
 from cahqp.data.samplers import Order
+from cahqp.training.base import DetectionModule
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +65,21 @@ def test_a_training_agrees_with_one_process(given, two_processes, tmp_path):
 def test_ranks_without_boxes_do_not_hang(given, two_processes, tmp_path, checkpointing):
     more = [f"--model.activation_checkpointing={checkpointing}", f"--output={tmp_path / 'two'}", "--alarms.window=2"]
     assert two_processes([*given("adapt"), *TWO, *more]) == [0, 0]
+
+
+def test_predictions_that_one_rank_alone_has_wrong_stop_both(given, two_processes, tmp_path, monkeypatch):
+    detect = DetectionModule.detect
+
+    def broken(self, batch, targets=None):
+        output = detect(self, batch, targets)
+        if targets is not None and self.global_step == 1 and self.global_rank == 1:
+            output.pred_logits = output.pred_logits * float("nan")
+        return output
+
+    monkeypatch.setattr(DetectionModule, "detect", broken)
+    assert two_processes([*given("adapt"), *TWO, f"--output={tmp_path / 'two'}"], seconds=60) == [1, 1]
+    kept = {path.name for path in (tmp_path / "two.partial" / "checkpoints" / "alarm").iterdir()}
+    assert {"last_good.safetensors", "failing-rank1.pt"} <= kept
 
 
 @pytest.mark.slow

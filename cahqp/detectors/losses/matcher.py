@@ -9,6 +9,8 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
+from cahqp.detectors.losses.distributed import maximum_over_ranks
+
 
 @dataclass(frozen=True)
 class PaddedTargets:
@@ -65,9 +67,11 @@ class HungarianMatcher:
             targets: Of the same B images.
 
         Raises:
-            FloatingPointError: A prediction is not finite.
+            FloatingPointError: A prediction is not finite, on this rank or on another one: all raise together, or the
+                others would wait for this one.
         """
-        if not (logits.isfinite().all() & boxes.isfinite().all()):
+        finite = bool(logits.isfinite().all() & boxes.isfinite().all())
+        if maximum_over_ranks(int(not finite), logits.device):
             message = "The predictions are not finite. Lower the learning rate, or train in bf16 instead of fp16."
             raise FloatingPointError(message)
         cost = self.cost(logits, boxes, targets).cpu().numpy()
