@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 
 import yaml
@@ -24,11 +25,13 @@ class Record:
         key: What it was made from; see `State.key`.
         proof: SHA-256 of its manifest; `None` until it is finished.
         seconds: Time it took, over all its attempts.
+        code: SHA-256 of the package's Python files that finished it; `None` until then, and in files of older versions.
     """
 
     key: str
     proof: str | None = None
     seconds: float = 0.0
+    code: str | None = None
 
 
 class State:
@@ -87,7 +90,8 @@ class State:
     def end(self, stage: Stage, seconds: float, finished: bool) -> None:
         """Remember how an attempt ended."""
         record = self.records[stage.name]
-        self._write(stage, Record(record.key, proof(stage) if finished else None, record.seconds + seconds))
+        made = (proof(stage), code_hash()) if finished else (None, None)
+        self._write(stage, Record(record.key, made[0], record.seconds + seconds, made[1]))
 
     def set_aside(self, stage: Stage) -> Path:
         """Move what is there to `stale/`, so that nothing is overwritten.
@@ -107,6 +111,14 @@ class State:
     def _write(self, stage: Stage, record: Record) -> None:
         self.records[stage.name] = record
         files.write_json(self.path, {name: asdict(value) for name, value in self.records.items()})
+
+
+@cache
+def code_hash() -> str:
+    """Return the SHA-256 of the package's Python files: two states of one version may differ in what they do."""
+    root = Path(cahqp.__file__).parent
+    told = [f"{path.relative_to(root).as_posix()} {files.sha256(path)}" for path in sorted(root.rglob("*.py"))]
+    return hashlib.sha256("\n".join(told).encode()).hexdigest()
 
 
 def partial(stage: Stage) -> Path:

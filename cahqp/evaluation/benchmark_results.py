@@ -33,7 +33,8 @@ def results(plan: Plan, runs: Sequence[Run], root: Path) -> dict[str, Any]:
     draws = _draws(plan, by_arm, "teacher")
     students = _students(plan, by_arm)
     figures = {run.measured: read_json(run.measured / "metrics.json")["models"] for run in runs}
-    seconds = {name: record.seconds for name, record in State(root).records.items()}
+    records = State(root).records
+    seconds = {name: record.seconds for name, record in records.items()}
     oracle = next((arm for arm in ORACLES if arm in by_arm), None)
     return {
         "name": plan.name,
@@ -47,6 +48,7 @@ def results(plan: Plan, runs: Sequence[Run], root: Path) -> dict[str, Any]:
         "frames": _frames(runs, figures),
         "unit": _unit(runs),
         "version": cahqp.__version__,
+        "codes": len({records[s].code if s in records else None for run in runs for s in run.training}),
         "machine": machine(),
         "order": list(by_arm),  # files are sorted by name
         "arms": {

@@ -76,6 +76,10 @@ def _head(found: Mapping[str, Any], command: str) -> str:
         "in every arm, without any label; target labels are read by the evaluation and by the oracles alone. "
         f"AP in %, mean and standard deviation over seeds. Measured on {found['machine']}, cahqp {found['version']}."
     )
+    codes = found.get("codes", 1)
+    told += (
+        f" Its arms were trained by {codes} states of the code, which may differ in what they do." if codes > 1 else ""
+    )
     told += f" {FEW}" if len(found["seeds"]) < FEWEST_SEEDS else ""
     return f"### {found['name']}\n\n{told}\n\n```\n{command}\n```"
 

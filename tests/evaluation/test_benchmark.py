@@ -317,6 +317,13 @@ def test_what_is_done_is_not_done_again(adapt, workplace):
     assert results()["order"] == ["source-only", "mean-teacher"]
 
 
+def test_arms_of_several_states_of_the_code_are_told(adapt, monkeypatch):
+    assert "states of the code" not in adapt("--arms", "mean-teacher")[1]
+    monkeypatch.setattr("cahqp.cycle.state.code_hash", lambda: "another")
+    assert "Its arms were trained by 2 states of the code" in adapt("--arms", "mean-teacher", "ca-hqp")[1]
+    assert "states of the code" not in adapt("--arms", "ca-hqp")[1]
+
+
 def test_gains_are_over_source_only_which_is_measured_too(adapt):
     assert adapt("--arms", "mean-teacher", "ca-hqp")[0] == 0
     assert results()["order"] == ["source-only", "mean-teacher", "ca-hqp"]
