@@ -137,7 +137,7 @@ def _sentences(found: Mapping[str, Any]) -> str:
             f"Source-only stands at {_percent(start / top)} % of {oracle}; the gap is {100 * (top - start):.1f} points."
         )
         most = max(arms[name]["images"] for name in found["order"] if name != oracle)
-        if arms[oracle]["images"] < most:
+        if arms[oracle]["images"] < 0.95 * most:
             told.append(
                 f"{oracle} looked at {arms[oracle]['images']:,} images, others at up to {most:,}, which flatters their "
                 "share of the gap."
