@@ -90,8 +90,9 @@ class State:
     def end(self, stage: Stage, seconds: float, finished: bool) -> None:
         """Remember how an attempt ended."""
         record = self.records[stage.name]
-        made = (proof(stage), code_hash()) if finished else (None, None)
-        self._write(stage, Record(record.key, made[0], record.seconds + seconds, made[1]))
+        spent = record.seconds + seconds
+        done = Record(record.key, proof(stage), spent, code_hash()) if finished else Record(record.key, None, spent)
+        self._write(stage, done)
 
     def set_aside(self, stage: Stage) -> Path:
         """Move what is there to `stale/`, so that nothing is overwritten.
