@@ -24,6 +24,7 @@ OVERLAYS = {
     "configs/benchmark/source_student.yaml": "configs/student/demo.yaml",
     "configs/benchmark/retrain.yaml": "configs/student/demo_retrain.yaml",
     "configs/benchmark/real_teacher.yaml": "configs/teacher/resnet18.yaml",
+    "configs/benchmark/real_source.yaml": "configs/teacher/resnet18.yaml",
     "configs/benchmark/real_adapt.yaml": "configs/teacher/demo_adapt.yaml",
     "configs/benchmark/real_refit.yaml": "configs/teacher/demo_refit.yaml",
     "configs/benchmark/real_oracle.yaml": "configs/benchmark/oracle.yaml",
