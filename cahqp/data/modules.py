@@ -236,6 +236,8 @@ class StudentData(DetectionData):
         later_block: Recordings may be both trained on and held out if the held-out frames come after all others.
         classes: Class names; the model's where not given.
         preprocessing: Size rule; the model's where not given.
+        empty_pseudo: Whether pseudo-labelled files without one box are taken, as frames of nothing; else they are
+            refused. A comparison says yes, to measure a teacher that finds nothing rather than end there.
     """
 
     def __init__(
@@ -255,6 +257,7 @@ class StudentData(DetectionData):
         later_block: bool = False,
         classes: Sequence[str] | None = None,
         preprocessing: Preprocessing | None = None,
+        empty_pseudo: bool = False,
     ) -> None:
         super().__init__(
             val=val,
@@ -273,10 +276,12 @@ class StudentData(DetectionData):
         self.pseudo = pseudo
         self.pseudo_share = pseudo_share
         self.augmentation: Strength = augmentation
+        self.empty_pseudo = empty_pseudo
 
     def training_sets(self) -> list[TrainingSet]:
         """Return the labelled source frames and the pseudo-labelled ones."""
-        return [self.to_train_on(paths, self.augmentation) for paths in (self.source, self.pseudo)]
+        taken = self.labelled if self.empty_pseudo else self.to_train_on
+        return [self.to_train_on(self.source, self.augmentation), taken(self.pseudo, self.augmentation)]
 
     def train_dataloader(self) -> Loader:
         """Return batches with frames of both kinds, source first, each a `Batch`."""

@@ -23,6 +23,8 @@ STAGES = "stages"
 WITHOUT_ALARMS = dict.fromkeys(
     ("alarms.fewest", "alarms.most", "alarms.class_drift", "alarms.discriminator_patience"), None
 )
+# As with the alarms, a teacher that finds nothing is measured.
+_WITHOUT_LABELS = {"data.empty_pseudo": True}
 TARGET_TEST, SOURCE_TEST = "target-test", "source-test"
 
 
@@ -146,7 +148,8 @@ class _Seed:
             teacher = stages[-1].output / MODEL
             stages.append(self._relabel(arm, teacher))
             frames = {"source": self.source_train, "pseudo": [stages[-1].output / LABELS], "val": self.source_val}
-            stages.append(self._fit("refit", configs, teacher, frames, {}, self.estimate.labelled(configs)))
+            seconds = self.estimate.labelled(configs)
+            stages.append(self._fit("refit", configs, teacher, frames, _WITHOUT_LABELS, seconds))
         return stages
 
     def _training(self, arm: Arm) -> Stage:
@@ -167,7 +170,8 @@ class _Seed:
             labels = [self._relabel(arm, teacher).output / LABELS]
         frames = {"source": self.source_train, "pseudo": labels, "val": self.source_val}
         configs = self.plan.student.then
-        return self._fit("student", configs, running, frames, {}, self.estimate.student(configs)).output / MODEL
+        seconds = self.estimate.student(configs)
+        return self._fit("student", configs, running, frames, _WITHOUT_LABELS, seconds).output / MODEL
 
     def _relabel(self, arm: Arm, teacher: Path) -> Stage:
         relabel = arm.relabel or self.plan.relabel

@@ -276,6 +276,20 @@ def test_frames_without_any_box_are_no_training_set(write_coco):
         ready(data)
 
 
+def test_labels_of_a_teacher_that_finds_nothing_are_frames_of_nothing_where_asked_for(write_coco):
+    def nothing(name):
+        return write_coco(name, 4, name, grey=90, change=lambda document: document.update(annotations=[]))
+
+    night, empty_source = nothing("night"), nothing("other")
+    with pytest.raises(DataError, match="not one box to learn from"):
+        ready(StudentData([write_coco("a", 6, grey=20)], [night], [], batch_size=2))
+    data = ready(StudentData([write_coco("b", 6, grey=20)], [night], [], batch_size=2, empty_pseudo=True))
+    counts = [[len(targets.labels) > 0 for targets in batch.targets] for batch in data.train_dataloader()]
+    assert counts and all(count == [True, False] for count in counts)
+    with pytest.raises(DataError, match="not one box to learn from"):
+        ready(StudentData([empty_source], [night], [], batch_size=2, empty_pseudo=True))
+
+
 def test_a_missing_file_is_named():
     with pytest.raises(DataError, match=r"nowhere/train\.json cannot be read \(No such file"):
         ready(LabelledData(["nowhere/train.json"], []))

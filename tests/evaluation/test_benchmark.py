@@ -208,6 +208,9 @@ def test_a_refit_follows_where_a_teacher_labels_for_itself(plan, adapt, workplac
     assert len(refits) == 2
     assert all("/adapt-" in a for c in refits for a in c if a.startswith("--model.weights="))
     assert all("/relabel-" in a for c in refits for a in c if a.startswith("--data.pseudo="))
+    on_labels = [c for c in workplace if any("/relabel-" in a for a in c if a.startswith("--data.pseudo="))]
+    assert len(on_labels) > len(refits)  # students, too
+    assert all("--data.empty_pseudo=true" in c for c in on_labels)  # a teacher that finds nothing is measured
 
 
 def test_further_refits_are_on_labels_made_anew(plan, adapt, workplace):
