@@ -74,11 +74,21 @@ def check_carried(carried: VisualPrompt, settings: PromptSettings) -> None:
 
 
 def fresh_dqfa(detector: DINO, settings: AlignmentSettings) -> DomainQueryAlignment | SFAQueryAlignment | None:
-    """Return the domain queries of the form that is asked for; `None` where DQFA is off."""
+    """Return the domain queries of the form that is asked for; `None` where DQFA is off.
+
+    Raises:
+        ConfigError: The form is SFA's, and the teacher carries prompts in the encoder.
+    """
     if not settings.dqfa:
         return None
     dim, layers = detector.level_embed.shape[1], settings.dqfa_layers
     if settings.dqfa_form == "sfa":
+        if isinstance(detector.prompt, VisualPrompt) and detector.prompt.encoder_ways:
+            message = (
+                "alignment.dqfa_form: sfa goes through copies of the encoder's layers, which do not see the prompts "
+                "that the teacher has there. Take dqfa_form: dense, or prompts in other places."
+            )
+            raise ConfigError(message)
         return SFAQueryAlignment(detector.encoder, detector.decoder, dim, layers, hidden=dim)
     return DomainQueryAlignment(dim, layers, layers, heads=_heads(detector), hidden=dim)
 

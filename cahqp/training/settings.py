@@ -206,11 +206,6 @@ def _contradictions(
         )
     if alignment.dqfa and not alignment.dqfa_layers:
         wrong.append("alignment.dqfa_layers must name a layer, such as [0, -1]; alignment.dqfa: 0 switches DQFA off.")
-    if alignment.dqfa and alignment.dqfa_form == "sfa" and prompt.enabled and "encoder" in prompt.places:
-        wrong.append(
-            "alignment.dqfa_form: sfa goes through copies of the encoder's layers, which do not see the prompts of "
-            "prompt.places: [encoder]. Take dqfa_form: dense, or other places."
-        )
     low, *rest = [*labels.dynamic_range, -1.0]
     if len(rest) != 2 or not 0 <= low <= rest[0] <= 1:
         wrong.append(f"pseudo_labels.dynamic_range must be two numbers in 0..1, got {labels.dynamic_range}.")

@@ -108,6 +108,13 @@ def test_switched_off_a_prompt_that_is_there_stays_as_it_is(adapted, arguments, 
     assert "prompt.generator.values" in after and "encoder" in changed and "prompt" not in changed
 
 
+def test_domain_queries_of_sfa_refuse_a_teacher_whose_encoder_has_prompts(adapted):
+    sfa = AlignmentSettings(dqfa=0.1, dqfa_form="sfa")
+    with_prompts = adapted("--model.prompt.places=[input, encoder]") / "model.safetensors"
+    with pytest.raises(ConfigError, match="which do not see the prompts that the teacher has there"):
+        TeacherAdaptation(with_prompts, prompt=PromptSettings(enabled=False), alignment=sfa)
+
+
 def test_a_prompt_of_another_image_goes_through_a_training(adapted):
     run = adapted("--model.prompt.control=other_image")
     assert weights(run)["prompt.other_weights"].dtype == torch.int32
