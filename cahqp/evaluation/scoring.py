@@ -6,8 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+import numpy as np
+
 from cahqp.errors import ConfigError
 from cahqp.evaluation.bootstrap import group_frames, paired_bootstrap
+from cahqp.evaluation.matching import Matches, average_precisions
 from cahqp.evaluation.metrics import Metrics, average_precision, best_f1
 from cahqp.evaluation.truth import Predictions, Truth
 
@@ -32,8 +35,8 @@ def score(
         resamples: Draws of the bootstrap.
 
     Returns:
-        `{"models": {model: {frames: {"ap50", "map", "images", "per_class", ...}}}, "differences": [...]}`; AP in 0..1,
-        `None` where nothing was there to be found.
+        `{"models": {model: {frames: {"ap50", "map", "images", "per_class", "per_recording", ...}}}, "differences":
+        [...]}`; AP in 0..1, `None` where nothing was there to be found.
 
     Raises:
         ConfigError: A comparison names a model that was not measured.
@@ -81,9 +84,27 @@ def _entry(metrics: Metrics, truth: Truth) -> dict[str, Any]:
         "per_class_map": {name: found.ap for name, found in metrics.per_class.items()},
         "objects": {name: found.objects for name, found in metrics.per_class.items()},
         "best_f1": {name: asdict(point) for name, point in best_f1(metrics.matches).items()},
+        "per_recording": _per_recording(metrics.matches, truth),
     }
     rounded: dict[str, Any] = _rounded(entry | ({"left_out": dict(truth.left_out)} if truth.left_out else {}))
     return rounded
+
+
+def _per_recording(matches: Matches, truth: Truth) -> dict[str, dict[str, Any]]:
+    """Return AP50, the mean of the classes that a recording has, with its images and objects."""
+    recordings = np.array([image.recording for image in truth.images])
+    objects = sum(found.objects for found in matches.per_class)
+    entries = {}
+    for name in dict.fromkeys(recordings.tolist()):
+        here = recordings == name
+        precisions = average_precisions(matches, here.astype(np.int64))
+        known = precisions[~np.isnan(precisions)]
+        entries[name] = {
+            "ap50": float(known.mean()) if len(known) else None,
+            "images": int(here.sum()),
+            "objects": int(np.sum(objects * here)),
+        }
+    return entries
 
 
 def _rounded(value: Any) -> Any:

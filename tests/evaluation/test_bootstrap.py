@@ -125,6 +125,24 @@ def test_score_has_the_agreed_form():
     assert scores["differences"][0]["ap50"] == pytest.approx(gain, abs=2e-6)
 
 
+def test_score_measures_each_recording_by_itself():
+    def only(image, part):
+        return replace(image, boxes=image.boxes[part], labels=image.labels[part], ignore=image.ignore[part])
+
+    parts = {"r0": slice(None), "r1": slice(None, None, 2), "r2": slice(0)}  # of the second recording cars alone
+    of = truth(3)
+    of = replace(of, images=tuple(only(image, parts[image.recording]) for image in of.images))
+    answers = predictions(of, 5)
+    found = score({"a": {"t": answers}}, {"t": of})["models"]["a"]["t"]["per_recording"]
+    assert list(found) == ["r0", "r1", "r2"]
+    for name, objects in (("r0", 20), ("r1", 10)):
+        alone = replace(of, images=tuple(image for image in of.images if image.recording == name))
+        ap50 = average_precision(alone, answers).ap50
+        assert found[name] == {"ap50": pytest.approx(ap50, abs=1e-6), "images": 5, "objects": objects}
+        assert 0 < ap50 < 1
+    assert found["r2"] == {"ap50": None, "images": 5, "objects": 0}
+
+
 def test_score_says_what_the_model_does_not_know():
     of = replace(truth(1), left_out={"tram": 3})
     scores = score({"a": {"t": predictions(of, 1)}}, {"t": of})
