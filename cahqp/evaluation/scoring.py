@@ -11,7 +11,7 @@ import numpy as np
 from cahqp.errors import ConfigError
 from cahqp.evaluation.bootstrap import group_frames, paired_bootstrap
 from cahqp.evaluation.matching import Matches, average_precisions
-from cahqp.evaluation.metrics import Metrics, average_precision, best_f1
+from cahqp.evaluation.metrics import Metrics, average_precision, best_f1, macro
 from cahqp.evaluation.truth import Predictions, Truth
 
 _DIGITS = 6
@@ -97,10 +97,8 @@ def _per_recording(matches: Matches, truth: Truth) -> dict[str, dict[str, Any]]:
     entries = {}
     for name in dict.fromkeys(recordings.tolist()):
         here = recordings == name
-        precisions = average_precisions(matches, here.astype(np.int64))
-        known = precisions[~np.isnan(precisions)]
         entries[name] = {
-            "ap50": float(known.mean()) if len(known) else None,
+            "ap50": macro(average_precisions(matches, here.astype(np.int64))),
             "images": int(here.sum()),
             "objects": int(np.sum(objects * here)),
         }

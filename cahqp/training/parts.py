@@ -86,7 +86,8 @@ def fresh_dqfa(detector: DINO, settings: AlignmentSettings) -> DomainQueryAlignm
         if isinstance(detector.prompt, VisualPrompt) and detector.prompt.encoder_ways:
             message = (
                 "alignment.dqfa_form: sfa goes through copies of the encoder's layers, which do not see the prompts "
-                "that the teacher has there. Take dqfa_form: dense, or prompts in other places."
+                "that the teacher has there. Take dqfa_form: dense, or start without prompts and choose other "
+                "prompt.places."
             )
             raise ConfigError(message)
         return SFAQueryAlignment(detector.encoder, detector.decoder, dim, layers, hidden=dim)
