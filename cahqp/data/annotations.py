@@ -23,7 +23,7 @@ class Annotations:
         scores: (N,) float32 in 0..1; ones where not given.
         weights: (N,) float32 in 0..1; ones where not given.
         tracks: (N,) int64; -1 where not given.
-        ignore: (K, 4) float32 xyxy regions that are neither object nor background (`iscrowd`).
+        ignore: (K, 4) float32 xyxy regions that are neither object nor background (`iscrowd` or `ignore`).
     """
 
     boxes: NDArray[np.float32]
@@ -102,7 +102,7 @@ def read_annotations(rows: Iterable[Row], frames: list[Frame], categories: dict[
             continue
         kept.append((row, position[image], box))
         track = row.whole("track_id") if row.has("track_id") else -1
-        crowd = bool(row.entry.get("iscrowd"))
+        crowd = bool(row.entry.get("iscrowd") or row.entry.get("ignore"))
         columns.append((position[image], category, _share(row, "score"), _share(row, "weight"), track or 0, crowd))
     boxes, clipped = _clip(kept, frames)
     return _table(columns, boxes, clipped, len(frames))

@@ -67,8 +67,9 @@ class CocoFile(CocoFrames):
 def read_coco(path: Path) -> CocoFile:
     """Read and check a COCO file.
 
-    Boxes that reach over the border are clipped and counted; `iscrowd` regions become regions to ignore. `file_name`
-    is relative to what `source.json` beside the file says, else to `images/` beside it, else to the file's own folder.
+    Boxes that reach over the border are clipped and counted; those flagged `iscrowd` or `ignore` become regions to
+    ignore. `file_name` is relative to what `source.json` beside the file says, else to `images/` beside it, else to the
+    file's own folder.
 
     Args:
         path: The JSON file.

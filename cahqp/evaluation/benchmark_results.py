@@ -115,7 +115,7 @@ def _arm(
     }
 
 
-def _closed(arm: str, oracle: str | None, draws: Draws) -> dict[str, float] | None:
+def _closed(arm: str, oracle: str | None, draws: Draws) -> dict[str, Any] | None:
     if oracle is None or arm in (SOURCE_ONLY, oracle):
         return None
     return _interval(draws.closed(arm, SOURCE_ONLY, oracle))
@@ -145,11 +145,11 @@ def _differences(draws: Draws | None) -> list[dict[str, Any]]:
     """Return every arm against the mean teacher, which is what the terms of CA-HQP have to beat, and against CA-HQP."""
     assert draws is not None
     return [
-        {"arm": arm, "baseline": baseline, **_interval(draws.difference(arm, baseline))}
+        {"arm": arm, "baseline": baseline, **interval}
         for baseline in (MEAN_TEACHER, CA_HQP)
         if baseline in draws.arms
         for arm in draws.arms
-        if arm not in (baseline, SOURCE_ONLY)
+        if arm not in (baseline, SOURCE_ONLY) and (interval := _interval(draws.difference(arm, baseline))) is not None
     ]
 
 
@@ -167,7 +167,9 @@ def _unit(runs: Sequence[Run]) -> str:
     return f"{groups.count} {groups.unit}"
 
 
-def _interval(found: Interval) -> dict[str, Any]:
+def _interval(found: Interval | None) -> dict[str, Any] | None:
+    if found is None:
+        return None
     rounded = {name: round(getattr(found, name), _DIGITS) for name in ("value", "low", "high")}
     return {**rounded, "excludes_zero": found.excludes_zero}
 

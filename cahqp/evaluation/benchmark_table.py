@@ -133,9 +133,8 @@ def _sentences(found: Mapping[str, Any]) -> str:
     start = arms[SOURCE_ONLY]["target_ap50"]["mean"]
     if oracle and start is not None and arms[oracle]["target_ap50"]["mean"]:
         top = arms[oracle]["target_ap50"]["mean"]
-        told.append(
-            f"Source-only stands at {_percent(start / top)} % of {oracle}; the gap is {100 * (top - start):.1f} points."
-        )
+        gap = f"the gap is {100 * (top - start):.1f} points" if top > start else "there is no gap that could be closed"
+        told.append(f"Source-only stands at {_percent(start / top)} % of {oracle}; {gap}.")
         most = max(arms[name]["images"] for name in found["order"] if name != oracle)
         if arms[oracle]["images"] < 0.95 * most:
             told.append(

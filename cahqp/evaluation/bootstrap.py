@@ -16,6 +16,8 @@ from cahqp.evaluation.truth import Truth
 
 FEWEST_RECORDINGS = 10
 BLOCKS = 20
+SHORTEST_BLOCK = 4
+"""Frames: of shorter blocks neighbours show the same vehicles, and an interval takes them for independent."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,8 @@ class Difference:
 def group_frames(truth: Truth) -> Groups:
     """Group frames by recording, or by blocks within each recording where there are fewer than ten.
 
-    Neighbouring frames show the same vehicles; drawn one by one they would make any difference look certain.
+    Neighbouring frames show the same vehicles; drawn one by one they would make any difference look certain. So a block
+    has at least four frames, or all of a shorter recording, and there are about twenty blocks at most.
     """
     recordings = [image.recording for image in truth.images]
     names = list(dict.fromkeys(recordings))
@@ -72,7 +75,7 @@ def group_frames(truth: Truth) -> Groups:
     for name in names:
         frames = [row for row, recording in enumerate(recordings) if recording == name]
         frames.sort(key=lambda row: truth.images[row].index)
-        for block in np.array_split(frames, min(len(frames), -(-BLOCKS // len(names)))):
+        for block in np.array_split(frames, max(1, min(len(frames) // SHORTEST_BLOCK, -(-BLOCKS // len(names))))):
             rows[block] = count
             count += 1
     return Groups("blocks", rows, count)
@@ -106,7 +109,7 @@ def paired_bootstrap(
     drawn = random.multinomial(groups.count, np.full(groups.count, 1 / groups.count), size=resamples)
     values = [_difference(model, baseline, times[groups.rows]) for times in drawn]
     known = np.array([value for value in values if value is not None])
-    low, high = _interval(known, level)
+    low, high = _interval(known, level) if groups.count > 1 else (-1.0, 1.0)  # one group: nothing is known
     ahead = float((known > 0).mean())
     return Difference(observed, low, high, ahead, level, groups.unit, groups.count, len(known))
 

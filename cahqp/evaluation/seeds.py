@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import norm, t
+from scipy.stats import t
 
+from cahqp.errors import DataError
 from cahqp.evaluation.bootstrap import Groups
 from cahqp.evaluation.matching import Matches, average_precisions
 from cahqp.evaluation.metrics import macro
@@ -17,6 +19,8 @@ LEVEL = 0.95
 DRAWS = 400
 FEWEST_SEEDS = 3
 """Seeds below which an interval is no evidence: of one nothing is known of their spread, of two next to nothing."""
+
+_TAIL = (1 + LEVEL) / 2
 
 Values = NDArray[np.float64]
 
@@ -56,16 +60,24 @@ class Draws:
         groups: What is drawn together, one per seed.
         shared: All seeds are measured on the same frames.
         seed: Of the draws.
+
+    Raises:
+        DataError: The frames of a seed are one group, of whose spread nothing is known.
     """
 
     def __init__(
         self, matches: Mapping[str, Sequence[Matches]], groups: Sequence[Groups], shared: bool, seed: int = 0
     ) -> None:
         self.arms, self.shared = list(matches), shared
+        check_groups(groups)
+        fewest = min(found.count for found in groups)
+        freedom = fewest - 1 if shared else sum(found.count - 1 for found in groups)
+        # A bootstrap's spread is that of the groups divided by their number, not by one less.
+        self._of_recordings = t.ppf(_TAIL, freedom) * (fewest / (fewest - 1)) ** 0.5
         counts = [_recordings(found, 0 if shared else number, seed) for number, found in enumerate(groups)]
         self._observed = {arm: np.array([_ap50(m, None) for m in each]) for arm, each in matches.items()}
         self._drawn = {
-            arm: np.nanmean([[_ap50(found, row) for row in counts[n]] for n, found in enumerate(each)], axis=0)
+            arm: _over_seeds([[_ap50(found, row) for row in counts[n]] for n, found in enumerate(each)])
             for arm, each in matches.items()
         }
 
@@ -73,25 +85,59 @@ class Draws:
         """Return an arm's AP50 of each seed, 0..1."""
         return [float(value) for value in self._observed[arm]]
 
-    def difference(self, arm: str, baseline: str) -> Interval:
-        """Return how much the mean of an arm is ahead of another one's."""
+    def difference(self, arm: str, baseline: str) -> Interval | None:
+        """Return how much the mean of an arm is ahead of another one's; `None` where there was nothing to find."""
         each = self._observed[arm] - self._observed[baseline]
-        return self._interval(float(np.nanmean(each)), each, self._drawn[arm] - self._drawn[baseline])
+        return self._interval(_mean(each), each, self._drawn[arm] - self._drawn[baseline])
 
-    def closed(self, arm: str, start: str, end: str) -> Interval:
-        """Return the share of the gap from `start` to `end` that an arm closes, as the ratio of mean gains."""
+    def closed(self, arm: str, start: str, end: str) -> Interval | None:
+        """Return the share of the gap from `start` to `end` that an arm closes, as the ratio of mean gains.
+
+        `None` where `end` is not ahead of `start`: a share of a loss would be read as one of a gain. The interval is
+        that of the ratio's linear part, which no draw without a gap can throw off.
+        """
         gain, gap = (self._observed[name] - self._observed[start] for name in (arm, end))
-        with np.errstate(divide="ignore", invalid="ignore"):
-            value = np.nanmean(gain) / np.nanmean(gap)
-            drawn = (self._drawn[arm] - self._drawn[start]) / (self._drawn[end] - self._drawn[start])
-            return self._interval(float(value), (gain - value * gap) / np.nanmean(gap), drawn)  # of a ratio, linearised
+        whole = _mean(gap)
+        if not whole > 0:
+            return None
+        value = _mean(gain) / whole
+        drawn = (self._drawn[name] - self._drawn[start] for name in (arm, end))
+        return self._interval(value, *((of_arm - value * of_end) / whole for of_arm, of_end in ((gain, gap), drawn)))
 
-    def _interval(self, value: float, each: Values, drawn: Values) -> Interval:
-        known, tail = each[~np.isnan(each)], (1 + LEVEL) / 2
-        of_recordings = norm.ppf(tail) * np.nanstd(drawn)
-        of_seeds = t.ppf(tail, len(known) - 1) * np.std(known, ddof=1) / len(known) ** 0.5 if len(known) > 1 else 0.0
+    def _interval(self, value: float, each: Values, drawn: Values) -> Interval | None:
+        known = each[~np.isnan(each)]
+        if not len(known):
+            return None
+        of_recordings = self._of_recordings * np.nanstd(drawn)
+        of_seeds = t.ppf(_TAIL, len(known) - 1) * np.std(known, ddof=1) / len(known) ** 0.5 if len(known) > 1 else 0.0
         half = float(np.hypot(of_seeds, of_recordings) if self.shared else max(of_seeds, of_recordings))
         return Interval(value, value - half, value + half, len(known))
+
+
+def check_groups(groups: Sequence[Groups]) -> None:
+    """Refuse frames that are drawn all together, in every draw the same.
+
+    Raises:
+        DataError: The frames of a seed are one group.
+    """
+    if any(found.count < 2 for found in groups):
+        message = (
+            "The target's test frames are one recording of so few frames that no interval can be had from them. "
+            "Give more recordings, or more frames of it."
+        )
+        raise DataError(message)
+
+
+def _over_seeds(drawn: Sequence[Sequence[float]]) -> Values:
+    """Return the mean of each draw, NaN where no seed had an object to find."""
+    values = np.array(drawn)
+    known = ~np.isnan(values)
+    found: Values = np.where(known, values, 0).sum(0) / np.where(known.any(0), known.sum(0), np.nan)
+    return found
+
+
+def _mean(values: Values) -> float:
+    return float(np.nanmean(values)) if not np.isnan(values).all() else math.nan
 
 
 def _recordings(groups: Groups, stream: int, seed: int) -> NDArray[np.int64]:

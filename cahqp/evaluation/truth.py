@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from cahqp.data.documents import read_document
 from cahqp.errors import DataError
-from cahqp.files import read_json
 
 
 class ImagePredictions(NamedTuple):
@@ -83,27 +83,35 @@ class Truth:
 def read_truth(path: Path, classes: Sequence[str] | None = None) -> Truth:
     """Read a COCO annotation file. Boxes flagged `iscrowd` or `ignore` become ignored regions.
 
+    Boxes that reach over the border are clipped to it, as in training, where the file says the images' sizes: no
+    detector can answer what is outside.
+
     Args:
         path: The file.
         classes: Class names to look at; `None` takes the file's categories. Objects of other categories are left out
-            and counted in `left_out`.
+            and counted in `left_out`. Their ignored regions are left out, too, as COCO's evaluation does, unless the
+            file has nothing but regions of that category ("DontCare"): such a region counts for every class.
 
     Raises:
-        DataError: A row refers to an image or a category that is not there, its box is no box, or two have one id.
+        DataError: The file cannot be read, a row refers to an image or a category that is not there, its box is no box
+            or lies outside its image, or two have one id.
     """
-    data = _check_keys(path, read_json(path))
+    data = _check_keys(path, read_document(path))
     _check_rows(path, "images", data["images"], ("id",))
     _check_rows(path, "categories", data["categories"], ("id", "name"))
     names = {category["id"]: str(category["name"]) for category in data["categories"]}
     wanted = tuple(classes) if classes is not None else tuple(names.values())
     rows: dict[int, list[tuple[list[float], int, bool]]] = {image["id"]: [] for image in data["images"]}
-    left_out: Counter[str] = Counter()
-    for number, annotation in enumerate(data["annotations"]):
-        box, name, ignore = _annotation(path, number, annotation, rows, names)
+    sizes = {image["id"]: (image.get("width"), image.get("height")) for image in data["images"]}
+    found = [
+        _annotation(path, number, annotation, sizes, names) for number, annotation in enumerate(data["annotations"])
+    ]
+    left_out = Counter(name for _, _, name, ignore in found if name not in wanted and not ignore)
+    for image, box, name, ignore in found:
         if name in wanted:
-            rows[annotation["image_id"]].append((box, wanted.index(name), ignore))
-        elif not ignore:
-            left_out[name] += 1
+            rows[image].append((box, wanted.index(name), ignore))
+        elif ignore and name not in left_out:
+            rows[image] += [(box, label, True) for label in range(len(wanted))]
     lengths: Counter[str] = Counter()
     images = tuple(_image(entry, rows[entry["id"]], lengths) for entry in data["images"])
     return Truth(wanted, images, dict(left_out))
@@ -133,10 +141,14 @@ def _check_rows(path: Path, part: str, rows: Sequence[Mapping[str, Any]], keys: 
 
 
 def _annotation(
-    path: Path, number: int, annotation: Mapping[str, Any], images: Mapping[int, Any], names: Mapping[int, str]
-) -> tuple[list[float], str, bool]:
-    """Return corners, category name and whether the box is an ignored region."""
-    if annotation.get("image_id") not in images:
+    path: Path,
+    number: int,
+    annotation: Mapping[str, Any],
+    sizes: Mapping[int, tuple[Any, Any]],
+    names: Mapping[int, str],
+) -> tuple[int, list[float], str, bool]:
+    """Return image id, corners within the image, category name and whether the box is an ignored region."""
+    if annotation.get("image_id") not in sizes:
         message = f"{path}: annotations[{number}] is on image {annotation.get('image_id')!r}, which is not in the file."
         raise DataError(message)
     if annotation.get("category_id") not in names:
@@ -147,8 +159,18 @@ def _annotation(
     if not (np.isfinite([x, y, width, height]).all() and width > 0 and height > 0):
         message = f"{path}: annotations[{number}] has bbox {annotation.get('bbox')!r}; give x, y and a size above zero."
         raise DataError(message)
+    corners = _clipped([x, y, x + width, y + height], sizes[annotation["image_id"]])
+    if not (corners[0] < corners[2] and corners[1] < corners[3]):
+        message = f"{path}: annotations[{number}] has bbox {annotation['bbox']!r}, which lies outside its image."
+        raise DataError(message)
     ignore = bool(annotation.get("iscrowd") or annotation.get("ignore"))
-    return [x, y, x + width, y + height], names[annotation["category_id"]], ignore
+    return annotation["image_id"], corners, names[annotation["category_id"]], ignore
+
+
+def _clipped(corners: list[float], size: tuple[Any, Any]) -> list[float]:
+    width, height = (side if isinstance(side, int | float) and side > 0 else np.inf for side in size)
+    limits = (width, height, width, height)
+    return [min(max(value, 0.0), limit) for value, limit in zip(corners, limits, strict=True)]
 
 
 def _numbers(value: Any) -> list[float]:

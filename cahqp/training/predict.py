@@ -170,7 +170,7 @@ def measure(detector: Detector, batches: Iterable[Batch]) -> Measured:
         found = detector.decode(output, output.sizes)
         for frame, targets, detections in zip(batch.frames, batch.targets, found, strict=True):
             number = len(images)
-            images.append(_truth(number, frame, targets))
+            images.append(_truth(number, frame, targets, len(detector.classes)))
             answers[number] = as_arrays(detections)
     truth = Truth(detector.classes, tuple(images))
     metrics = average_precision(truth, Predictions(detector.classes, answers))
@@ -179,8 +179,11 @@ def measure(detector: Detector, batches: Iterable[Batch]) -> Measured:
     return Measured(metrics.ap50, metrics.map, {name: round(value, 4) for name, value in thresholds.items()})
 
 
-def _truth(number: int, frame: Frame, targets: Targets) -> TruthImage:
-    boxes = torch.cat([targets.boxes, targets.ignore]).double().cpu().numpy()
-    labels = np.concatenate([targets.labels.cpu().numpy(), np.zeros(len(targets.ignore), np.int64)])
+def _truth(number: int, frame: Frame, targets: Targets, classes: int) -> TruthImage:
+    """Return what is there; a region to ignore is one for every class, as in training."""
+    regions = targets.ignore.repeat(classes, 1)
+    boxes = torch.cat([targets.boxes, regions]).double().cpu().numpy()
+    of_regions = np.repeat(np.arange(classes), len(targets.ignore))
+    labels = np.concatenate([targets.labels.cpu().numpy(), of_regions])
     ignore = np.arange(len(boxes)) >= len(targets)
     return TruthImage(number, frame.name, frame.recording, frame.index, boxes, labels, ignore)

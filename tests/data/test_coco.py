@@ -46,8 +46,9 @@ def test_optional_columns_are_read(write_coco):
     assert file.annotations(1).tracks.tolist() == [-1]
 
 
-def test_crowds_become_regions_to_ignore(write_coco):
-    found = read_coco(write_coco(change=first("annotations", iscrowd=1))).annotations(0)
+@pytest.mark.parametrize("flag", ["iscrowd", "ignore"])
+def test_crowds_become_regions_to_ignore(flag, write_coco):
+    found = read_coco(write_coco(change=first("annotations", **{flag: 1}))).annotations(0)
     assert len(found.boxes) == 0
     assert found.ignore.tolist() == [[4, 6, 14, 14]]
 

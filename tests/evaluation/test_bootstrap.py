@@ -56,11 +56,27 @@ def test_recordings_are_drawn_where_there_are_enough():
 
 
 def test_few_recordings_are_cut_into_contiguous_blocks():
-    of = truth(2, 25)
+    of = truth(2, 45)
     groups = group_frames(of)
     assert (groups.unit, groups.count) == ("blocks", 20)
     assert (np.diff(groups.rows) >= 0).all()
-    assert len(np.unique(groups.rows[:25])) == 10
+    assert len(np.unique(groups.rows[:45])) == 10
+
+
+@pytest.mark.parametrize(
+    ("recordings", "frames", "count"), [(1, 22, 5), (1, 79, 19), (1, 500, 20), (3, 5, 3), (1, 3, 1)]
+)
+def test_neighbouring_frames_are_not_blocks_of_their_own(recordings, frames, count):
+    groups = group_frames(truth(recordings, frames))
+    assert groups.count == count
+    assert np.bincount(groups.rows).min() >= min(frames, 4)
+
+
+def test_one_group_says_nothing_of_a_difference():
+    of = truth(1, 3)
+    found = paired_bootstrap(matches(of, 1), matches(of, 6), group_frames(of), seed=0, resamples=20)
+    assert found.ap50 > 0
+    assert (found.low, found.high) == (-1, 1)
 
 
 def test_blocks_follow_the_frame_order_not_the_file_order():

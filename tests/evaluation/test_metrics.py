@@ -226,6 +226,37 @@ def test_rows_of_truth_that_cannot_be_told_apart_are_refused(tmp_path, part, row
         read_truth(path)
 
 
+def test_boxes_over_the_border_are_clipped_as_in_training(tmp_path):
+    image = {"id": 1, "file_name": "a.jpg", "width": 100, "height": 60}
+    boxes = [BOX | {"bbox": [-30, 5, 60, 20]}, BOX | {"id": 2, "bbox": [80, 50, 40, 20]}]
+    read = read_truth(write(tmp_path / "a.json", example()[0], images=[image], annotations=boxes))
+    assert read.images[0].boxes.tolist() == [[0, 5, 30, 25], [80, 50, 100, 60]]
+
+
+def test_a_box_outside_its_image_is_refused(tmp_path):
+    image = {"id": 1, "file_name": "a.jpg", "width": 100, "height": 60}
+    path = write(tmp_path / "a.json", example()[0], images=[image], annotations=[BOX | {"bbox": [100, 5, 60, 20]}])
+    with pytest.raises(DataError, match=r"annotations\[0\] .* outside its image"):
+        read_truth(path)
+
+
+def test_a_byte_order_mark_is_passed_over(tmp_path):
+    path = write(tmp_path / "a.json", example()[0])
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert len(read_truth(path).images) == len(example()[0].images)
+
+
+@pytest.mark.parametrize(("objects", "labels"), [(0, [0, 1]), (1, [])])
+def test_regions_of_a_category_without_objects_are_regions_for_all_classes(objects, labels, tmp_path):
+    image = {"id": 1, "file_name": "a.jpg"}
+    categories = [{"id": 1, "name": "dont-care"}, {"id": 2, "name": "car"}]
+    boxes = [BOX | {"iscrowd": 1}, *[BOX | {"id": 2}] * objects]
+    path = write(tmp_path / "a.json", example()[0], images=[image], annotations=boxes, categories=categories)
+    found = read_truth(path, ["car", "bus"]).images[0]
+    assert found.labels.tolist() == labels
+    assert found.ignore.all()
+
+
 def test_ignore_flag_is_read_like_crowd(tmp_path):
     path = write(tmp_path / "a.json", example()[0], annotations=[BOX | {"ignore": 1}])
     assert read_truth(path).images[0].ignore.tolist() == [True]

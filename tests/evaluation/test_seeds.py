@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from cahqp.errors import DataError
 from cahqp.evaluation.bootstrap import Groups
 from cahqp.evaluation.matching import ClassMatches, Matches
 from cahqp.evaluation.seeds import Draws
@@ -66,6 +67,41 @@ def test_the_gap_is_a_ratio_of_mean_gains():
         name: np.mean(draws(x=hits).per_seed("x")) for name, hits in {"s": [2, 4], "a": [5, 4], "e": [4, 10]}.items()
     }
     assert closed.value == pytest.approx((values["a"] - values["s"]) / (values["e"] - values["s"]))
+
+
+def test_an_end_that_is_not_ahead_leaves_no_gap_to_close():
+    found = draws(start=[8, 8], arm=[6, 6], end=[4, 4], same=[8, 8])
+    assert found.closed("arm", "start", "end") is None
+    assert found.closed("arm", "start", "same") is None
+
+
+def test_draws_without_a_gap_leave_the_share_a_finite_interval():
+    # Of the draws many miss the one recording in which the end is ahead of the start.
+    found = draws(start=[3], arm=[5], end=[4]).closed("arm", "start", "end")
+    assert np.isfinite([found.value, found.low, found.high]).all()
+    assert found.low < found.value < found.high
+
+
+def test_objects_that_no_seed_has_are_no_difference():
+    nothing = Matches(("car",), (ClassMatches(np.zeros(0), np.zeros(0, bool), np.zeros(0, int), np.zeros(COUNT, int)),))
+    found = Draws({"a": [nothing], "b": [nothing]}, [Groups("recordings", np.arange(COUNT), COUNT)], shared=False)
+    assert found.difference("a", "b") is None
+    assert found.closed("a", "b", "a") is None
+
+
+def test_one_group_has_no_interval():
+    with pytest.raises(DataError, match="more recordings"):
+        Draws({"a": [found([0])]}, [Groups("blocks", np.zeros(COUNT, int), 1)], shared=True)
+
+
+def test_intervals_of_one_seed_hold_for_few_recordings(monkeypatch):
+    monkeypatch.setattr("cahqp.evaluation.seeds._ap50", lambda values, times: float(np.average(values, weights=times)))
+    random, wrong = np.random.default_rng(0), 0
+    for _ in range(300):
+        of = Draws({"a": [random.normal(0, 1, 5)], "b": [np.zeros(5)]}, [Groups("blocks", np.arange(5), 5)], True)
+        interval = of.difference("a", "b")
+        wrong += interval.low > 0 or interval.high < 0
+    assert wrong <= 24  # 5 % of 300, and what chance adds; by 1.96 standard deviations it is 50
 
 
 def test_frames_that_all_seeds_share_are_drawn_once():
