@@ -123,7 +123,8 @@ def load_backbone(body: nn.Module, path: Path) -> list[str]:
         Names in the file that the feature extractor has no use for, such as the classifier's.
 
     Raises:
-        WeightsError: The file cannot be read, or a weight that is used is missing or of another shape.
+        WeightsError: The file cannot be read, a weight that is used is missing or of another shape, or the file holds
+            more layers of a stage than this backbone has: it is of another, deeper one.
     """
     try:
         found = load_file(path)
@@ -140,8 +141,18 @@ def load_backbone(body: nn.Module, path: Path) -> list[str]:
             f"{path} does not fit this backbone: {len(problems)} weights are missing or misshapen, {problems[:5]}."
         )
         raise WeightsError(message)
+    unused = [name for name in found if name.replace(".", "_") not in by_flat_name]
+    ends: Any = [info["module"].replace(".", "_") + "_" for info in body.feature_info.info]  # type: ignore[union-attr]
+    stages = tuple(end for end in ends if any(name.startswith(end) for name in by_flat_name))  # those that are kept
+    deeper = [n for n in unused if n.endswith((".weight", ".bias")) and n.replace(".", "_").startswith(stages)]
+    if deeper:
+        message = (
+            f"{path} is of another, deeper backbone: its {deeper[0]} and {len(deeper) - 1} more have no place in the "
+            "stages of this one, which would be the first layers of it. Change `backbone`, or give its own file."
+        )
+        raise WeightsError(message)
     body.load_state_dict(matched, strict=False)
-    return [name for name in found if name.replace(".", "_") not in by_flat_name]
+    return unused
 
 
 class _VdBlock(nn.Module):

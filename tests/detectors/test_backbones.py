@@ -1,4 +1,5 @@
 import pytest
+import timm
 import torch
 from safetensors.torch import save_file
 
@@ -62,6 +63,23 @@ def test_backbone_weights_are_read_and_what_does_not_fit_is_named(tmp_path):
     save_file(state, path)
     with pytest.raises(WeightsError, match=r"1 weights are missing or misshapen, \['layer2.0.conv1.weight'\]"):
         TimmBackbone("resnet10t", (8, 16, 32), weights=path)
+
+
+@pytest.mark.parametrize(
+    ("name", "deeper"), [("resnet10t", "layer2.1.conv1.weight"), ("convnext_atto", "stages.2.blocks.9.conv_dw.weight")]
+)
+def test_the_file_of_a_deeper_backbone_is_refused(name, deeper, tmp_path):
+    state, path = TimmBackbone(name, (8, 16, 32)).body.state_dict(), tmp_path / "backbone.safetensors"
+    save_file({**state, deeper: torch.zeros(3)}, path)
+    with pytest.raises(WeightsError, match=f"deeper backbone: its {deeper}"):
+        TimmBackbone(name, (8, 16, 32), weights=path)
+
+
+@pytest.mark.parametrize("name", ["resnet10t", "mobilenetv3_small_050", "convnext_atto"])
+def test_the_file_of_the_whole_classifier_fits_where_stages_are_cut_off(name, tmp_path):
+    path = tmp_path / "backbone.safetensors"
+    save_file(timm.create_model(name).state_dict(), path)
+    TimmBackbone(name, (8, 16), weights=path)
 
 
 @pytest.mark.parametrize("bottleneck", [False, True])
