@@ -409,6 +409,22 @@ def test_evaluate_writes_metrics(teacher, student, recordings, tmp_path):
     assert metrics["models"].keys() == {"teacher", "student"}
 
 
+@pytest.mark.parametrize("command", [("evaluate",), ("benchmark", "measure")])
+def test_broken_frames_are_measured_for_no_model_and_listed(command, teacher, student, night, tmp_path, capsys):
+    document = json.loads(night.read_text())
+    broken = night.parent / "images" / document["images"][1]["file_name"]
+    broken.write_bytes(broken.read_bytes()[:100])
+    models, run = [f"teacher={teacher}", f"student={student}"], tmp_path / "run"
+    given = [*command, "--weights", *models, "--frames", f"night={night}", f"--output={run}"]
+    assert main(given) == 1
+    assert "raise `max_broken`" in capsys.readouterr().err
+    assert main([*given, "--max_broken=0.2"]) == 0
+    listed = json.loads((run / "quarantine.json").read_text())["images"]
+    assert [entry["file_name"] for entry in listed] == [document["images"][1]["file_name"]]
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert metrics["models"]["student"]["night"]["images"] == len(document["images"]) - 1
+
+
 def test_info_tells_what_a_file_holds(teacher, capsys):
     assert main(["info", str(teacher)]) == 0
     assert json.loads(capsys.readouterr().out)["architecture"] == "DINO"

@@ -1,11 +1,11 @@
 """Every file in configs/ is read and run: trainings for two batches, plans without starting anything."""
 
 import json
-import shutil
 from pathlib import Path
 
 import pytest
 import yaml
+from PIL import Image
 
 from cahqp.__main__ import main
 from cahqp.data.scenes import CLASSES
@@ -124,13 +124,27 @@ def test_a_plan_is_whole(name, monkeypatch, capsys):
     assert all(f"cahqp {command} " in told for command in ("fit", "relabel", "evaluate", "publish", "report"))
 
 
+def _real_frames(folder):
+    """Write the four COCO files of a benchmark on real frames, eight frames of a recording of its own each."""
+    folder.mkdir()
+    categories = [{"id": 0, "name": {"cameras": "vehicle", "daynight": "car"}[folder.name]}]
+    for role in ("source_train", "source_val", "target_train", "target_test"):
+        images = [
+            {"id": n, "file_name": f"{role}{n}.png", "width": 9, "height": 8, "recording": role} for n in range(8)
+        ]
+        for n, image in enumerate(images):
+            colour = (len(role), ord(role[-1]), n)
+            Image.new("RGB", (9, 8), colour).save(folder / image["file_name"])
+        box = {"id": 0, "image_id": 0, "category_id": 0, "bbox": [1, 1, 4, 4]}
+        document = {"images": images, "annotations": [box], "categories": categories}
+        (folder / f"{role}.json").write_text(json.dumps(document))
+
+
 @pytest.mark.parametrize("name", BENCHMARKS)
 def test_a_benchmark_is_whole(name, recordings, monkeypatch, capsys, tmp_path):
     monkeypatch.chdir(ROOT)
     for folder in ("cameras", "daynight"):
-        (tmp_path / folder).mkdir()
-        for role in ("source_train", "source_val", "target_train", "target_test"):
-            shutil.copy(recordings["day"], tmp_path / folder / f"{role}.json")
+        _real_frames(tmp_path / folder)
     given = [f"--output={tmp_path / 'runs'}", f"--data={tmp_path}", f"--backbone={recordings['day']}"]
     assert main(["benchmark", "adapt", "--plan", name, *given, "--dry-run"]) == 0
     assert "All together: " in capsys.readouterr().out

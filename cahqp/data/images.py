@@ -51,6 +51,26 @@ def read_image(path: Path, size: tuple[int, int] | None = None) -> NDArray[np.ui
         raise BrokenImageError(message) from error
 
 
+def check_header(path: Path, size: tuple[int, int]) -> None:
+    """Look whether a file is an image of a size, without decoding its pixels.
+
+    Args:
+        path: The file.
+        size: Height and width that it must have.
+
+    Raises:
+        BrokenImageError: It is none, is larger than 100 megapixels, or has another size.
+    """
+    try:
+        with Image.open(path, formats=_FORMATS) as image:
+            _check_pixels(image)
+            if size != (image.height, image.width):
+                raise BrokenImageError(_other_size(image, size))
+    except _DAMAGE as error:
+        message = f"cannot be decoded ({error or type(error).__name__})"
+        raise BrokenImageError(message) from error
+
+
 def read_brightness(path: Path) -> float:
     """Return the mean luminance of an image, 0..255, from a decode as small as the format allows.
 

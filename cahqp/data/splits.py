@@ -19,6 +19,11 @@ from cahqp.structures import Frame
 Located = tuple[Frame, Path | None]
 """A frame and its image file, where it has one."""
 
+_WHENCE = (
+    "A name is an image's `recording`, else its `camera`, else the folder in its `file_name`. Give what is not one "
+    "recording names of its own."
+)
+
 _log = logging.getLogger(__name__)
 
 
@@ -122,7 +127,7 @@ def _check_recordings(train: list[Frame], held_out: list[Frame], later_block: bo
         if later_block
         else "Hold out whole recordings, or, where the held-out frames are a later block, say `later_block: true`."
     )
-    raise DataError("\n".join([head, *lines, remedy]))
+    raise DataError("\n".join([head, *lines, remedy, _WHENCE]))
 
 
 def _indices(frames: list[Frame]) -> dict[str, list[int]]:

@@ -12,21 +12,16 @@ from jsonargparse import ArgumentParser
 from cahqp.cycle import locks, table
 from cahqp.cycle.run import carry_out
 from cahqp.cycle.state import State
-from cahqp.data.coco import class_indices, read_coco
-from cahqp.data.frames import open_frames
-from cahqp.data.splits import Located, check_leakage
-from cahqp.detectors.weights import describe
-from cahqp.errors import ConfigError, DataError, check_numbers
-from cahqp.evaluation.benchmark_configs import merged
+from cahqp.errors import ConfigError, check_numbers
+from cahqp.evaluation.benchmark_checks import check_files
 from cahqp.evaluation.benchmark_jobs import carry_out_together
-from cahqp.evaluation.benchmark_plan import SCENES, Model, Plan, read_plan
+from cahqp.evaluation.benchmark_plan import Plan, read_plan
 from cahqp.evaluation.benchmark_results import results
 from cahqp.evaluation.benchmark_stages import Bench, Run
-from cahqp.evaluation.benchmark_table import into_docs, markdown
+from cahqp.evaluation.benchmark_table import into_docs, markdown, read_page
 from cahqp.files import atomic_write, write_json
 
 RESULTS, TABLE = "results.json", "table.md"
-CLASSES = "model.detector.init_args.classes"
 
 
 def command(arguments: list[str]) -> None:
@@ -79,13 +74,15 @@ def adapt(
     if len({each.name for each in plans.values()}) != len(plans):
         message = "Two of the plans have the same name: each names a folder of tables."
         raise ConfigError(message)
+    for each in plans.values():
+        check_files(each)
+        if docs is not None:
+            read_page(docs, each.name)
     bench = Bench(output)
     runs = {path: bench.add(each) for path, each in plans.items()}
     if dry_run:
         print("\n".join(_dry(bench, plans, runs)))
         return
-    for each in plans.values():
-        check_tests(each)
     locks.acquire(output)
     try:
         # Plan by plan, so that the first table is there early.
@@ -97,54 +94,6 @@ def adapt(
             print("\n" + _write(each, runs[path], output, told, docs))
     finally:
         locks.release(output)
-
-
-def check_tests(plan: Plan) -> None:
-    """Refuse files of test frames that are known before, or whose objects the detector cannot name.
-
-    Raises:
-        DataError: A recording is trained on or adapted to and held out, or an image is; the target's test frames are
-            those that fix the thresholds; a test file has objects of another category than the classes, or none.
-    """
-    later_block = bool(plan.set.get("data.later_block", False))
-    trained, validated, held_out, target = (
-        [Path(entry) for entry in entries if not entry.startswith(SCENES)]
-        for entries in (
-            (*plan.source.train, *plan.target.train),
-            plan.source.val,
-            (plan.source.test, plan.target.test),
-            (plan.target.test,),
-        )
-    )
-    if trained and held_out:
-        check_leakage(_located(trained), _located(held_out), later_block)
-    if validated and target:
-        check_leakage(_located(validated), _located(target), later_block)
-    for path in held_out:
-        _check_classes(path, plan)
-
-
-def _check_classes(path: Path, plan: Plan) -> None:
-    file, classes = read_coco(path), _classes(plan.teacher)
-    if classes is not None:
-        indices = class_indices(file, classes, plan.set.get("data.ignore_categories", ()))
-        if not any(indices[category] >= 0 for category in file.table.used_categories()):
-            message = f"{path} has no object of {', '.join(classes)}: nothing can be measured on it."
-            raise DataError(message)
-
-
-def _classes(model: Model) -> Sequence[str] | None:
-    """Return a detector's classes as its file or the configs of its training say, `None` where these are silent."""
-    if model.weights is not None:
-        return list(describe(Path(model.weights))["classes"])
-    settings = merged(model.fit).get("model", {}).get("init_args", {}).get("detector", {}).get("init_args", {})
-    classes: Sequence[str] | None = model.set.get(CLASSES, settings.get("classes"))
-    return classes
-
-
-def _located(paths: Sequence[Path]) -> list[Located]:
-    source = open_frames(paths)
-    return [(frame, source.path(position)) for position, frame in enumerate(source.frames)]
 
 
 def _write(plan: Plan, runs: Sequence[Run], output: Path, told: str, docs: Path | None) -> str:

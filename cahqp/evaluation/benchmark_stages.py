@@ -175,7 +175,7 @@ class _Seed:
 
     def _relabel(self, arm: Arm, teacher: Path) -> Stage:
         relabel = arm.relabel or self.plan.relabel
-        given = [f"--weights={teacher}", "--frames", *map(str, self.target_train), *relabel.flags()]
+        given = [f"--weights={teacher}", "--frames", *map(str, self.target_train), *relabel.flags(), *self._broken()]
         inputs = [teacher, *self.target_train]
         return self.bench.stage("relabel", ["relabel"], given, inputs, self.seed, self.estimate.relabel())
 
@@ -190,9 +190,15 @@ class _Seed:
     def _measure(self, models: dict[str, Path]) -> Stage:
         given = ["--weights", *(f"{name}={path}" for name, path in models.items())]
         given += ["--frames", f"{TARGET_TEST}={self.target_test}", f"{SOURCE_TEST}={self.source_test}"]
+        given += self._broken()
         inputs = [*models.values(), self.target_test, self.source_test]
         seconds = self.estimate.measure(len(models))
         return self.bench.stage("measure", ["benchmark", "measure"], given, inputs, self.seed, seconds)
+
+    def _broken(self) -> list[str]:
+        """Return the share of broken images that the plan puts up with, for commands beside `fit`."""
+        share = self.plan.set.get("data.max_broken")
+        return [] if share is None else [f"--max_broken={share}"]
 
     def _fit(
         self,

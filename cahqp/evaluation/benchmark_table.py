@@ -33,14 +33,8 @@ def into_docs(page: Path, name: str, section: str) -> None:
     Raises:
         ConfigError: The page is missing, or has one marker without the other.
     """
-    if not page.is_file():
-        message = f"--docs {page} does not exist. Give a page such as docs/results.md."
-        raise ConfigError(message)
-    text = page.read_text(encoding="utf-8")
+    text = read_page(page, name)
     begin, end = markers(name)
-    if (begin in text) != (end in text):
-        message = f"{page} has one of {begin} and {end}, not both. Mend it by hand first."
-        raise ConfigError(message)
     whole = f"{begin}\n{section}{end}"
     if begin in text:
         before, _, rest = text.partition(begin)
@@ -49,6 +43,23 @@ def into_docs(page: Path, name: str, section: str) -> None:
         text = f"{text.rstrip()}\n\n{whole}\n"
     with atomic_write(page) as file:
         file.write(text)
+
+
+def read_page(page: Path, name: str) -> str:
+    """Return the text of a page that a section can be put into.
+
+    Raises:
+        ConfigError: The page is missing, or has one marker without the other.
+    """
+    if not page.is_file():
+        message = f"--docs {page} does not exist. Give a page such as docs/results.md."
+        raise ConfigError(message)
+    text = page.read_text(encoding="utf-8")
+    begin, end = markers(name)
+    if (begin in text) != (end in text):
+        message = f"{page} has one of {begin} and {end}, not both. Mend it by hand first."
+        raise ConfigError(message)
+    return text
 
 
 def markers(name: str) -> tuple[str, str]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Container, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -78,6 +78,10 @@ class Truth:
     classes: tuple[str, ...]
     images: tuple[TruthImage, ...]
     left_out: Mapping[str, int] = field(default_factory=dict)
+
+    def only(self, ids: Container[int]) -> Truth:
+        """Return the same of the images whose ids are given."""
+        return replace(self, images=tuple(image for image in self.images if image.id in ids))
 
 
 def read_truth(path: Path, classes: Sequence[str] | None = None) -> Truth:

@@ -278,13 +278,20 @@ def test_files_to_test_on_are_apart_from_what_is_trained_on(adapt, workplace):
     assert workplace == []
 
 
-def labelled(name, recording, category, boxes=1):
-    image = {"id": 1, "file_name": f"{name}.png", "width": 8, "height": 8, "recording": recording, "frame": 0}
-    box = {"id": 1, "image_id": 1, "category_id": 3, "bbox": [1, 1, 4, 4], "area": 16, "iscrowd": 0}
+def labelled(name, recording, category, boxes=1, frames=8, broken=0, **flags):
+    """Write a COCO file of the frames of one recording, the first of which may be other than it says."""
+    numbers = range(frames)
+    images = [
+        {"id": n, "file_name": f"{name}{n}.png", "width": 8, "height": 8, "recording": recording, "frame": n}
+        for n in numbers
+    ]
+    box = {"id": 1, "image_id": 1, "category_id": 3, "bbox": [1, 1, 4, 4], "area": 16, "iscrowd": 0} | flags
     categories = [{"id": 3, "name": category}]
-    document = {"images": [image], "annotations": [box] * boxes, "categories": categories}
+    document = {"images": images, "annotations": [box] * boxes, "categories": categories}
     Path(f"{name}.json").write_text(json.dumps(document))
-    Image.new("RGB", (8, 8), ("red", "green", "blue")[len(name) % 3]).save(f"{name}.png")
+    for n in numbers:
+        colour = (len(name), ord(name[0]), n)
+        Image.new("RGB", (9 if n < broken else 8, 8), colour).save(f"{name}{n}.png")
     return f"{name}.json"
 
 
@@ -310,6 +317,60 @@ def test_objects_to_find_have_names_that_the_detector_knows(category, boxes, sai
     assert workplace == []
     night = labelled("night", "a", "car")
     assert adapt(teacher=teacher, target={"train": ["scenes:night"], "test": night})[0] == 0
+
+
+CLASSES = {"set": {"model.detector.init_args.classes": ["car", "bus"]}}
+
+
+@pytest.mark.parametrize(
+    ("test", "said"),
+    [
+        ({"frames": 7}, "one recording of so few frames"),
+        ({"ignore": 1}, "night.json has no object of car, bus"),
+        ({"broken": 2}, r"2 of 8 images are broken"),
+    ],
+)
+def test_files_that_would_end_a_benchmark_later_end_it_at_once(test, said, plan, adapt, workplace):
+    night = labelled("night", "a", "car", **test)
+    code, told = adapt(teacher=plan["teacher"] | CLASSES, target={"train": ["scenes:night"], "test": night})
+    assert code == 1
+    assert said in told
+    assert workplace == []
+
+
+def test_broken_images_are_put_up_with_where_the_plan_says_so(plan, adapt, workplace):
+    night = labelled("night", "a", "car", broken=2)
+    given = {"teacher": plan["teacher"] | CLASSES, "target": {"train": ["scenes:night"], "test": night}}
+    assert adapt(**given, set={"data.max_broken": 0.3})[0] == 0
+    told = [command for command in workplace if command[0] in ("relabel", "benchmark", "fit")]
+    assert all(any(a in ("--max_broken=0.3", "--data.max_broken=0.3") for a in command) for command in told)
+
+
+@pytest.mark.parametrize("wrong", [{"boxes": 0}, {"category": "Car"}])
+def test_an_oracle_needs_the_targets_labels(wrong, plan, adapt, workplace):
+    dusk = labelled("dusk", "b", **{"category": "car"} | wrong)
+    night = labelled("night", "a", "car")
+    given = {"teacher": plan["teacher"] | CLASSES, "target": {"train": [dusk], "test": night}}
+    code, told = adapt(**given)
+    assert code == 1
+    assert "Learning from these labels: oracle. Without them: --arms source-only mean-teacher ca-hqp." in told
+    assert workplace == []
+    assert adapt("--arms", "source-only", "mean-teacher", "ca-hqp", **given)[0] == 0
+
+
+def test_one_file_of_several_may_be_empty_roads(plan, adapt):
+    source = plan["source"] | {"train": [labelled("full", "c", "car"), labelled("empty", "d", "car", boxes=0)]}
+    assert adapt(teacher=plan["teacher"] | CLASSES, source=source)[0] == 0
+
+
+@pytest.mark.parametrize("text", ["{}", "[]", '{"images": 3}'])
+def test_a_file_that_is_no_coco_is_told_and_starts_nothing(text, adapt, workplace):
+    Path("night.json").write_text(text)
+    code, told = adapt(target={"train": ["scenes:night"], "test": "night.json"})
+    assert code == 1
+    assert "night.json" in told
+    assert "Traceback" not in told
+    assert workplace == []
 
 
 def test_what_is_done_is_not_done_again(adapt, workplace):
@@ -409,6 +470,13 @@ def test_a_dry_run_estimates_and_starts_nothing(adapt, workplace):
     assert workplace == []
     assert "  6.0 min  cahqp fit --config=configs/adapt.yaml" in said
     assert "All together: " in said
+
+
+def test_a_page_that_is_not_there_is_told_before_anything_starts(adapt, workplace):
+    code, said = adapt("--docs", "nowhere.md")
+    assert code == 1
+    assert "nowhere.md does not exist" in said
+    assert workplace == []
 
 
 def test_the_docs_get_their_section_between_markers(adapt):

@@ -1,0 +1,137 @@
+"""What a benchmark's own files must hold: looked at, all of it, before hours of training start."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from cahqp.data.coco import class_indices, read_coco, read_coco_frames
+from cahqp.data.frames import open_frames
+from cahqp.data.images import BrokenImageError, Quarantine, check_header
+from cahqp.data.splits import Located, check_leakage
+from cahqp.detectors.weights import describe
+from cahqp.errors import DataError
+from cahqp.evaluation.benchmark_configs import merged
+from cahqp.evaluation.benchmark_plan import SCENES, Model, Plan
+from cahqp.evaluation.bootstrap import group_frames
+from cahqp.evaluation.seeds import check_groups
+from cahqp.evaluation.truth import read_truth
+
+CLASSES, IGNORED, BROKEN = "model.detector.init_args.classes", "data.ignore_categories", "data.max_broken"
+MAX_BROKEN = 0.05
+
+
+def check_files(plan: Plan) -> None:
+    """Refuse files that would end the plan later, or make its figures wrong. Synthetic recordings have none.
+
+    Raises:
+        DataError: A recording is trained on or adapted to and held out, or an image is; the target's test frames are
+            those that fix the thresholds; labels that are learnt from, or a test file, have objects of another category
+            than the classes, or none; the target's test frames are too few for an interval; too many images of a
+            file are missing, unreadable, or of another size than it says.
+    """
+    source, target, tests = plan.source, plan.target, _files([plan.source.test, plan.target.test])
+    _check_apart(plan)
+    for entries in (source.train, source.val):
+        _check_objects(_files(entries), plan)
+    _check_target(_files(target.train), plan)
+    for path in tests:
+        _check_objects([path], plan)
+    for path in _files([target.test]):
+        check_groups([group_frames(read_truth(path, classes_of(plan.teacher)))])
+    for paths in (_files(source.train), _files(source.val), _files(target.train), *([path] for path in tests)):
+        _check_images(paths, float(plan.set.get(BROKEN, MAX_BROKEN)))
+
+
+def classes_of(model: Model) -> Sequence[str] | None:
+    """Return a detector's classes as its file or the configs of its training say, `None` where these are silent."""
+    if model.weights is not None:
+        return list(describe(Path(model.weights))["classes"])
+    settings = merged(model.fit).get("model", {}).get("init_args", {}).get("detector", {}).get("init_args", {})
+    classes: Sequence[str] | None = model.set.get(CLASSES, settings.get("classes"))
+    return classes
+
+
+def _files(entries: Iterable[str]) -> list[Path]:
+    return [Path(entry) for entry in entries if not entry.startswith(SCENES)]
+
+
+def _check_apart(plan: Plan) -> None:
+    later_block = bool(plan.set.get("data.later_block", False))
+    for known, held_out in (
+        ([*plan.source.train, *plan.target.train], [plan.source.test, plan.target.test]),
+        (plan.source.val, [plan.target.test]),
+    ):
+        if _files(known) and _files(held_out):
+            check_leakage(_located(_files(known)), _located(_files(held_out)), later_block)
+
+
+def _located(paths: Sequence[Path]) -> list[Located]:
+    source = open_frames(paths)
+    return [(frame, source.path(position)) for position, frame in enumerate(source.frames)]
+
+
+def _check_target(paths: Sequence[Path], plan: Plan) -> None:
+    """Check what is adapted to; its labels where an arm learns from them."""
+    if paths and not any(len(read_coco_frames(path)) for path in paths):
+        message = f"{_listed(paths)} has no images: there is nothing to adapt to."
+        raise DataError(message)
+    learning = [name for name, arm in plan.chosen.items() if arm.kind == "oracle" or arm.truth is not None]
+    if not learning:
+        return
+    try:
+        _check_objects(paths, plan)
+    except DataError as error:
+        others = " ".join(name for name in plan.chosen if name not in learning)
+        message = f"{error}\nLearning from these labels: {', '.join(learning)}. Without them: --arms {others}."
+        raise DataError(message) from error
+
+
+def _check_objects(paths: Sequence[Path], plan: Plan) -> None:
+    """Check that files have an object of the classes among them, and none of unknown ones; one may be empty roads."""
+    if not paths:
+        return
+    classes, found = classes_of(plan.teacher), False
+    for path in paths:
+        file = read_coco(path)
+        known = set(file.categories)
+        if classes is not None:
+            indices = class_indices(file, classes, _ignored(plan))
+            known = {category for category, index in indices.items() if index >= 0}
+        found |= bool(file.table.used_categories() & known)
+    if not found:
+        message = f"{_listed(paths)} has no object of {', '.join(classes or ['any class'])}: "
+        raise DataError(message + "nothing can be learnt from it or measured on it.")
+
+
+def _listed(paths: Sequence[Path]) -> str:
+    return ", ".join(map(str, paths))
+
+
+def _ignored(plan: Plan) -> list[str]:
+    """Return the categories that any of the plan's trainings leaves out."""
+    teacher = plan.teacher
+    said: list[Any] = [
+        merged(c).get("data", {}).get("init_args", {}) for c in (teacher.fit, teacher.then, teacher.oracle)
+    ]
+    given = [settings.get("ignore_categories") or [] for settings in said]
+    return [name for names in (*given, plan.set.get(IGNORED) or []) for name in names]
+
+
+def _check_images(paths: Sequence[Path], limit: float) -> None:
+    """Look at the head of each image: its size and whether it is one at all."""
+    if not paths:
+        return
+    source = open_frames(paths)
+    reasons: dict[int, str] = {}
+    quarantine = Quarantine([frame.name for frame in source.frames], limit, reasons.__getitem__)
+    for position, frame in enumerate(source.frames):
+        path = source.path(position)
+        try:
+            if path is not None:
+                check_header(path, frame.size)
+        except BrokenImageError as error:
+            reasons[position] = str(error)
+            quarantine.add(position)
+    quarantine.check()
