@@ -14,6 +14,7 @@ import yaml
 
 from cahqp.cycle.manifest import content_hash
 from cahqp.cycle.stages import LABELS, MODEL, Stage
+from cahqp.data.coco import read_coco_frames
 from cahqp.evaluation.benchmark_cost import Estimate
 from cahqp.evaluation.benchmark_plan import SCENES, Arm, Plan
 
@@ -238,4 +239,7 @@ def _value(value: Any) -> str:
 def _content(path: Path) -> str:
     if path.suffix in (".yaml", ".yml"):  # what a config says; a comment changes nothing
         return json.dumps(yaml.safe_load(path.read_text(encoding="utf-8")), sort_keys=True, default=str)
-    return content_hash(path)
+    told = content_hash(path)
+    if path.suffix == ".json":  # frames; other pictures below the same names are another data set
+        told += json.dumps([file.stat().st_size for file in read_coco_frames(path).files if file.is_file()])
+    return told

@@ -11,6 +11,7 @@ from PIL import Image
 from cahqp.__main__ import main
 from cahqp.cycle import run as cycle
 from cahqp.cycle.manifest import RunDirectory
+from cahqp.evaluation import benchmark_stages
 from cahqp.evaluation.benchmark_matches import write_matches
 from cahqp.evaluation.benchmark_table import markdown, markers
 from cahqp.evaluation.bootstrap import Groups
@@ -425,12 +426,22 @@ def test_a_failed_stage_is_told_and_the_others_are_kept(jobs, adapt, workplace, 
     assert not {tuple(command) for command in workplace[:done]} & {tuple(command) for command in workplace[done:]}
 
 
+def test_other_pictures_below_the_same_names_are_another_data_set(plan, adapt, workplace):
+    night = labelled("night", "a", "car")
+    given = {"teacher": plan["teacher"] | CLASSES, "target": {"train": ["scenes:night"], "test": night}}
+    assert adapt(**given)[0] == 0
+    count = len(workplace)
+    Image.new("RGBA", (8, 8), (9, 8, 7, 255)).save("night0.png")
+    benchmark_stages._content.cache_clear()  # another process
+    assert adapt(**given)[0] == 0
+    again = workplace[count:]
+    assert [command[:2] for command in again] == [["benchmark", "measure"]] * 8  # four arms, two seeds
+
+
 def test_a_changed_overlay_makes_its_own_arm_again_and_no_other(adapt, workplace):
     adapt(students=[])
     count = len(workplace)
     Path("configs/overlays/ca_hqp.yaml").write_text("of: another\n")
-    from cahqp.evaluation import benchmark_stages
-
     benchmark_stages._content.cache_clear()
     adapt(students=[])
     assert [command[0] for command in workplace[count:]] == ["fit", "benchmark"] * 2
