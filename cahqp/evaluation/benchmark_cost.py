@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 
+from cahqp.data.documents import read_document
 from cahqp.evaluation.benchmark_configs import merged, steps_of
 from cahqp.evaluation.benchmark_plan import ARMS, SCENES, SOURCE_CONTINUED, Arm, Plan
-from cahqp.files import read_json
 
 _DEFAULT_FRAMES = {"recordings": 4, "frames": 40}  # of `cahqp scenes`
 
@@ -80,4 +80,4 @@ class Estimate:
 
 @lru_cache(maxsize=64)
 def _images(path: Path) -> int:
-    return len(read_json(path)["images"])
+    return len(read_document(path)["images"])

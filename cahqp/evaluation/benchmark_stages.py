@@ -111,7 +111,7 @@ class Bench:
         for folder in (path, *path.parents):
             if folder in self._recipes:
                 return f"{self._recipes[folder]}/{path.relative_to(folder)}"
-        return _content(path.resolve())
+        return _content(path.absolute())
 
 
 class _Seed:

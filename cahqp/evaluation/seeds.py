@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import t
 
-from cahqp.errors import DataError
 from cahqp.evaluation.bootstrap import Groups
 from cahqp.evaluation.matching import Matches, average_precisions
 from cahqp.evaluation.metrics import macro
@@ -60,20 +59,16 @@ class Draws:
         groups: What is drawn together, one per seed.
         shared: All seeds are measured on the same frames.
         seed: Of the draws.
-
-    Raises:
-        DataError: The frames of a seed are one group, of whose spread nothing is known.
     """
 
     def __init__(
         self, matches: Mapping[str, Sequence[Matches]], groups: Sequence[Groups], shared: bool, seed: int = 0
     ) -> None:
         self.arms, self.shared = list(matches), shared
-        check_groups(groups)
-        fewest = min(found.count for found in groups)
+        self._fewest = fewest = min(found.count for found in groups)
         freedom = fewest - 1 if shared else sum(found.count - 1 for found in groups)
         # A bootstrap's spread is that of the groups divided by their number, not by one less.
-        self._of_recordings = t.ppf(_TAIL, freedom) * (fewest / (fewest - 1)) ** 0.5
+        self._widened = t.ppf(_TAIL, freedom) * (fewest / (fewest - 1)) ** 0.5 if fewest > 1 else math.nan
         counts = [_recordings(found, 0 if shared else number, seed) for number, found in enumerate(groups)]
         self._observed = {arm: np.array([_ap50(m, None) for m in each]) for arm, each in matches.items()}
         self._drawn = {
@@ -86,7 +81,7 @@ class Draws:
         return [float(value) for value in self._observed[arm]]
 
     def difference(self, arm: str, baseline: str) -> Interval | None:
-        """Return how much the mean of an arm is ahead of another one's; `None` where there was nothing to find."""
+        """Return how much the mean of an arm is ahead of another one's; `None` where nothing is known of it."""
         each = self._observed[arm] - self._observed[baseline]
         return self._interval(_mean(each), each, self._drawn[arm] - self._drawn[baseline])
 
@@ -106,26 +101,13 @@ class Draws:
 
     def _interval(self, value: float, each: Values, drawn: Values) -> Interval | None:
         known = each[~np.isnan(each)]
-        if not len(known):
+        # Of one group no spread is known, but seeds with frames of their own hold it in theirs.
+        if not len(known) or (self._fewest < 2 and (self.shared or len(known) < 2)):
             return None
-        of_recordings = self._of_recordings * np.nanstd(drawn)
+        of_recordings = self._widened * np.nanstd(drawn) if self._fewest > 1 else 0.0
         of_seeds = t.ppf(_TAIL, len(known) - 1) * np.std(known, ddof=1) / len(known) ** 0.5 if len(known) > 1 else 0.0
         half = float(np.hypot(of_seeds, of_recordings) if self.shared else max(of_seeds, of_recordings))
         return Interval(value, value - half, value + half, len(known))
-
-
-def check_groups(groups: Sequence[Groups]) -> None:
-    """Refuse frames that are drawn all together, in every draw the same.
-
-    Raises:
-        DataError: The frames of a seed are one group.
-    """
-    if any(found.count < 2 for found in groups):
-        message = (
-            "The target's test frames are one recording of so few frames that no interval can be had from them. "
-            "Give more recordings, or more frames of it."
-        )
-        raise DataError(message)
 
 
 def _over_seeds(drawn: Sequence[Sequence[float]]) -> Values:

@@ -359,9 +359,41 @@ def test_an_oracle_needs_the_targets_labels(wrong, plan, adapt, workplace):
     assert adapt("--arms", "source-only", "mean-teacher", "ca-hqp", **given)[0] == 0
 
 
-def test_one_file_of_several_may_be_empty_roads(plan, adapt):
-    source = plan["source"] | {"train": [labelled("full", "c", "car"), labelled("empty", "d", "car", boxes=0)]}
+@pytest.mark.parametrize("other", ["full.json", "scenes:day"])
+def test_one_file_of_several_may_be_empty_roads(other, plan, adapt):
+    labelled("full", "c", "car")
+    source = plan["source"] | {"train": [other, labelled("empty", "d", "car", boxes=0)]}
     assert adapt(teacher=plan["teacher"] | CLASSES, source=source)[0] == 0
+
+
+def test_what_is_adapted_to_is_apart_from_what_fixes_the_thresholds(plan, adapt, workplace):
+    val, dusk = labelled("val", "a", "car"), labelled("dusk", "a", "car")
+    given = {"source": plan["source"] | {"val": [val]}, "target": {"train": [dusk], "test": "scenes:test"}}
+    code, said = adapt(teacher=plan["teacher"] | CLASSES, **given)
+    assert code == 1
+    assert "both trained on and held out" in said
+    assert workplace == []
+
+
+def test_a_file_may_be_a_link_and_begin_with_a_mark(plan, adapt):
+    night = Path(labelled("night", "a", "car"))
+    Path("raw").mkdir()
+    Path("raw/x.json").write_bytes(b"\xef\xbb\xbf" + night.read_bytes())
+    night.unlink()
+    night.symlink_to("raw/x.json")
+    assert adapt(teacher=plan["teacher"] | CLASSES, target={"train": ["scenes:night"], "test": "night.json"})[0] == 0
+
+
+def test_a_config_may_put_up_with_broken_images(plan, adapt):
+    dusk = labelled("dusk", "b", "car", broken=2)
+    config = yaml.safe_load(Path("configs/adapt.yaml").read_text())
+    config["data"]["init_args"]["max_broken"] = 0.5
+    Path("configs/adapt.yaml").write_text(yaml.safe_dump(config))
+    given = {"teacher": plan["teacher"] | CLASSES, "target": {"train": [dusk], "test": "scenes:test"}, "students": []}
+    assert adapt(**given)[0] == 0
+    code, said = adapt(**given, set={"data.max_broken": None})
+    assert code == 1
+    assert "data.max_broken must be a share in 0..1, got None" in said
 
 
 @pytest.mark.parametrize("text", ["{}", "[]", '{"images": 3}'])

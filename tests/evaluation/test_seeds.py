@@ -1,7 +1,6 @@
 import numpy as np
 import pytest
 
-from cahqp.errors import DataError
 from cahqp.evaluation.bootstrap import Groups
 from cahqp.evaluation.matching import ClassMatches, Matches
 from cahqp.evaluation.seeds import Draws
@@ -89,9 +88,13 @@ def test_objects_that_no_seed_has_are_no_difference():
     assert found.closed("a", "b", "a") is None
 
 
-def test_one_group_has_no_interval():
-    with pytest.raises(DataError, match="more recordings"):
-        Draws({"a": [found([0])]}, [Groups("blocks", np.zeros(COUNT, int), 1)], shared=True)
+@pytest.mark.parametrize(("seeds", "shared", "known"), [(1, False, False), (3, True, False), (3, False, True)])
+def test_one_group_has_no_interval_but_that_of_seeds_with_frames_of_their_own(seeds, shared, known):
+    arms = {"a": [found(range(n)) for n in range(4, 4 + seeds)], "b": [found([0])] * seeds}
+    of = Draws(arms, [Groups("blocks", np.zeros(COUNT, int), 1)] * seeds, shared)
+    interval = of.difference("a", "b")
+    assert (interval is not None) == known
+    assert interval is None or interval.low < interval.value < interval.high
 
 
 def test_intervals_of_one_seed_hold_for_few_recordings(monkeypatch):
