@@ -29,7 +29,7 @@ def check_files(plan: Plan) -> None:
             thresholds; labels that are learnt from, or a test file, have objects of another category than the
             classes, or none; the target's test frames are too few for an interval; too many images are no images, or
             of another size than their file says.
-        ConfigError: The share of broken images that the plan puts up with is none.
+        ConfigError: `data.max_broken` in the plan's `set` is no share in 0..1.
     """
     source, target = plan.source, plan.target
     share = _share(plan)
@@ -126,7 +126,7 @@ def _share(plan: Plan) -> float:
     """Return the share of broken images that is put up with, the largest of the plan's trainings.
 
     Raises:
-        ConfigError: The plan's own is none.
+        ConfigError: The plan's own is no share in 0..1.
     """
     if BROKEN not in plan.set:
         return max([MAX_BROKEN, *(share for share in _said(plan, "max_broken") if isinstance(share, int | float))])
