@@ -8,8 +8,15 @@ import torch
 from torch import Tensor
 
 
-def mask_blocks(images: Tensor, share: float, block: int, fill: Sequence[float], seeds: Sequence[int | None]) -> Tensor:
-    """Return the images with a share of their blocks hidden.
+def mask_blocks(
+    images: Tensor,
+    share: float,
+    block: int,
+    fill: Sequence[float],
+    seeds: Sequence[int | None],
+    sizes: Sequence[tuple[int, int]] | None = None,
+) -> Tensor:
+    """Return the images with a share of their blocks hidden, which do not depend on what they are batched with.
 
     Args:
         images: (B, 3, H, W) uint8.
@@ -17,10 +24,14 @@ def mask_blocks(images: Tensor, share: float, block: int, fill: Sequence[float],
         block: Side of a block in pixels.
         fill: RGB in 0..1 that hides; the mean of the normalisation, so that the network sees zeros.
         seeds: One per image; `None` draws from the global generator.
+        sizes: Height and width of each image without its padding; the batch's where not given.
     """
     height, width = images.shape[2:]
-    rows, columns = -(-height // block), -(-width // block)
-    hidden = torch.stack([_drawn(rows, columns, seed) < share for seed in seeds]).to(images.device)
+    hidden = torch.zeros(len(images), -(-height // block), -(-width // block), dtype=torch.bool)
+    for image, seed, (high, wide) in zip(hidden, seeds, sizes or [(height, width)] * len(images), strict=True):
+        rows, columns = -(-high // block), -(-wide // block)
+        image[:rows, :columns] = _drawn(rows, columns, seed) < share
+    hidden = hidden.to(images.device)
     hidden = hidden.repeat_interleave(block, 1).repeat_interleave(block, 2)[:, None, :height, :width]
     colour = torch.tensor([round(255 * value) for value in fill], dtype=images.dtype, device=images.device)
     return torch.where(hidden, colour[None, :, None, None], images)

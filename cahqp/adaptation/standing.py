@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,8 @@ from torch import Tensor, nn
 from cahqp.adaptation.gathering import gathered
 from cahqp.association import LEAST_FRAMES, places_taken, standing_factor
 from cahqp.structures import Frame
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,7 @@ class StandingMemory(nn.Module):
         self.standing, self.max_frames, self.most = standing, max_frames, most
         self._recordings: dict[str, dict[int, _Seen]] = {}
         self._pending: list[tuple[str, int, _Seen]] = []
+        self._warned = False
 
     def __len__(self) -> int:
         """Return the number of frames."""
@@ -67,13 +71,14 @@ class StandingMemory(nn.Module):
         return torch.from_numpy(standing_factor(shares, self.standing)).to(boxes)
 
     def note(self, frame: Frame, boxes: Tensor) -> None:
-        """Note for `commit` what a frame showed; without camera and recording nothing can be said of places.
+        """Note for `commit` what a frame showed; without camera and recording, which is logged once, it is left out.
 
         Args:
             frame: As it was seen.
             boxes: (N, 4) xyxy in pixels of the original image, the doubtful ones too.
         """
         if not _key(frame):
+            self._warn(frame)
             return
         view, (height, width) = frame.view, frame.size
         region = (0, 0, width, height) if view is None else (view.left, view.top, view.right, view.bottom)
@@ -92,6 +97,15 @@ class StandingMemory(nn.Module):
                 del recording[next(iter(recording))]
         while len(self) > self.most:
             del self._recordings[next(iter(self._recordings))]
+
+    def _warn(self, frame: Frame) -> None:
+        if not self._warned:
+            _log.warning(
+                "%r names no camera and no recording: whether something always stands at a place of such frames is not "
+                "known (pseudo_labels.standing). Give them a `recording`, or their folder.",
+                frame.name,
+            )
+        self._warned = True
 
     def get_extra_state(self) -> dict[str, Any]:
         """Return everything remembered for the checkpoint, as plain values and tensors: a resumed run knows as much."""

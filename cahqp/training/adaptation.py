@@ -22,7 +22,7 @@ from cahqp.detectors import DINO
 from cahqp.detectors.losses.criterion import pad_targets
 from cahqp.detectors.output import Detector, Output
 from cahqp.errors import ConfigError
-from cahqp.structures import Batch, Detections, Frame, Targets
+from cahqp.structures import Batch, Detections, Frame, Targets, valid_sizes
 from cahqp.training.aligning import SOURCE, TARGET, AligningModule, Passed, counted_fully
 from cahqp.training.base import OptimizerSettings
 from cahqp.training.ema import EMA
@@ -67,8 +67,8 @@ class TeacherAdaptation(AligningModule):
         pseudo_labels: Of the target frames.
         trainable: What of the teacher trains: `all`; `prompts` alone; `prompts+norms`, the scales of all norms too;
             `prompts+transformer`, everything but the backbone.
-        batch_norm: Which frames move the BatchNorm buffers: of `both` domains, of `source` or `target` alone, or
-            `freeze`: none, and the buffers normalise in training too.
+        batch_norm: Which frames move the BatchNorm buffers, whatever trains: of `both` domains, of `source` or `target`
+            alone, or `freeze`: none, and the buffers normalise in training too.
         passes: Source and target in `separate` passes, each with its own BatchNorm statistics, or in a `joint` one.
         activation_checkpointing: Compute backbone and encoder again in the backward pass to save memory; see `DINO`.
 
@@ -78,6 +78,7 @@ class TeacherAdaptation(AligningModule):
     """
 
     selection = "last"
+    adapts = True
     pseudo_labelled: Batch | None = None
 
     def __init__(
@@ -140,8 +141,9 @@ class TeacherAdaptation(AligningModule):
         """Find out whether there are source frames; without them the alignment rests.
 
         Raises:
-            ConfigError: What is left switched on needs source frames, or nothing is left.
+            ConfigError: The data are of another kind, what is left switched on needs source frames, or nothing is left.
         """
+        super().setup(stage)
         # Lightning gives data without a source to any module; only ours have the attribute.
         self.source_free = stage == "fit" and not getattr(self.trainer.datamodule, "source", True)  # type: ignore[attr-defined]
         if not self.source_free:
@@ -234,8 +236,10 @@ class TeacherAdaptation(AligningModule):
         source, target = batch.get("source"), None
         if source is not None and self.trained_modules():
             source = self._masked(source)  # or discriminators would know the target by its blocks
-        if self.pseudo_labels.weight or self.trained_modules() or self.metric_term is not None:
+        if self.pseudo_labels.weight or "tiafa" in self.trained_modules() or self.metric_term is not None:
             target = self._pseudo_labelled(batch["target_weak"], batch["target_strong"])
+        elif self.trained_modules():
+            target = self._masked(batch["target_strong"])  # DQFA looks at whole scenes: labels would train nothing
         parts: dict[str, Tensor] = {}
         passed: Passed = {}
         if source is not None and target is not None and self.passes == "joint":
@@ -274,7 +278,9 @@ class TeacherAdaptation(AligningModule):
         if not settings.masked:
             return batch
         mean = self.detector.preprocessing.mean
-        return replace(batch, images=mask_blocks(batch.images, settings.masked, settings.mask_block, mean, seeds))
+        sizes = [(int(height), int(width)) for height, width in valid_sizes(batch.padding_mask).tolist()]
+        images = mask_blocks(batch.images, settings.masked, settings.mask_block, mean, seeds, sizes)
+        return replace(batch, images=images)
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """See whether this step's numbers are written: what costs more than a sum is not computed for nothing."""

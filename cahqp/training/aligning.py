@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -20,6 +21,7 @@ from cahqp.adaptation import (
 )
 from cahqp.data.randomness import seed_of
 from cahqp.detectors.output import Output
+from cahqp.errors import ConfigError
 from cahqp.structures import Batch, Frame, Targets
 from cahqp.training.base import DetectionModule
 from cahqp.training.settings import AlignmentSettings, PromptSettings
@@ -54,7 +56,7 @@ class AligningModule(DetectionModule):
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
         self._known: list[bool] = []
-        self._told_of_tracks = False
+        self._told_of_tracks = self._told_of_times = False
 
     def trained_modules(self) -> dict[str, nn.Module]:
         """Return the alignment branches that are on."""
@@ -92,9 +94,9 @@ class AligningModule(DetectionModule):
         Args:
             passed: Of this step.
         """
-        settings, scale = self.alignment, self.alignment.reversal
+        settings, scale, timed = self.alignment, self.alignment.reversal, self._timed_alike(passed)
         if settings.schedule == "dann":
-            scale = dann_schedule(self.global_step / max(1, self.trainer.estimated_stepping_batches), scale)
+            scale = dann_schedule(self.global_step / max(1, self._steps_in_all()), scale)
         losses: dict[str, list[Tensor]] = {}
         for domain, (batch, output) in passed.items():
             told = self._told_domain(domain)
@@ -106,7 +108,7 @@ class AligningModule(DetectionModule):
                 size = (batch.images.shape[2], batch.images.shape[3])
                 targets = batch.targets if settings.soft_masks else [counted_fully(t) for t in batch.targets]
                 tracked = _track_boxes(batch, output)
-                frames = self._frames(batch, domain) if tracked else None
+                frames = self._frames(batch, domain) if tracked and timed else None
                 is_source = domain == SOURCE
                 loss, accuracy = self.tiafa(output.features, targets, size, told, scale, frames, tracked, is_source)
                 losses.setdefault("tiafa", []).append(loss)
@@ -114,6 +116,30 @@ class AligningModule(DetectionModule):
                 if domain == TARGET:
                     self._watch_tracks(self.tiafa.known, batch)
         return {name: torch.stack(parts).mean() for name, parts in losses.items()}
+
+    def _steps_in_all(self) -> float:
+        total = self.trainer.estimated_stepping_batches
+        if math.isinf(total):
+            message = (
+                "alignment.schedule: dann grows with the share of the training that is done, and this one has no end "
+                "in steps. Set trainer.max_epochs or trainer.max_steps, or alignment.schedule: constant."
+            )
+            raise ConfigError(message)
+        return total
+
+    def _timed_alike(self, passed: Passed) -> bool:
+        """Say whether tracks may steady features: in one domain alone the smoothness would tell which it is."""
+        if self.tiafa is None or self.tiafa.unit == "token":
+            return True
+        timed = [any(frame.timestamp is not None for frame in batch.frames) for batch, _ in passed.values()]
+        if any(timed) and not all(timed) and not self._told_of_times:
+            self._told_of_times = True
+            _log.warning(
+                "Only %s frames have time stamps: with alignment.unit: instance TIAFA steadies the features of neither "
+                "domain then. Give the others a `timestamp`, or take alignment.unit: token.",
+                ("source", "target")[list(passed)[timed.index(True)]],
+            )
+        return all(timed)
 
     def _told_domain(self, domain: int) -> int:
         """Return the domain that discriminators are told: by lot in the control of shuffled domains."""

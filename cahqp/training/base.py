@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from torchmetrics.detection import MeanAveragePrecision
 
 from cahqp.adaptation.gathering import gathered
+from cahqp.data.base import DetectionData
+from cahqp.data.modules import AdaptationData
 from cahqp.data.randomness import seed_of
 from cahqp.detectors.losses.criterion import SetCriterion
 from cahqp.detectors.output import Detector, Output
@@ -77,9 +79,11 @@ class DetectionModule(LightningModule):
 
     Attributes:
         selection: Which weights a fit leaves: those of the `best` source validation, or the `last`.
+        adapts: Whether a step takes the batches of `AdaptationData`.
     """
 
     selection: Literal["best", "last"] = "best"
+    adapts = False
 
     def __init__(
         self,
@@ -95,6 +99,20 @@ class DetectionModule(LightningModule):
         self.metric = MeanAveragePrecision(class_metrics=True, sync_on_compute=False)
         self.metric.warn_on_many_detections = False
         self._collected: list[tuple[dict[str, Tensor], dict[str, Tensor]]] = []
+
+    def setup(self, stage: str) -> None:
+        """See that the data are of the kind that a step takes.
+
+        Raises:
+            ConfigError: They are not.
+        """
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        if stage == "fit" and isinstance(data, DetectionData) and isinstance(data, AdaptationData) != self.adapts:
+            message = (
+                f"{type(self).__name__} cannot train on {type(data).__name__}: TeacherAdaptation takes AdaptationData, "
+                "and no other model does. Change `class_path` of `data` or of `model`."
+            )
+            raise ConfigError(message)
 
     def detect(self, batch: Batch, targets: list[Targets] | None = None) -> Output:
         """Return the detector's output for a batch; with targets, also for denoising queries."""
@@ -187,8 +205,18 @@ class DetectionModule(LightningModule):
         ]
 
     def configure_optimizers(self) -> Any:
-        """Return AdamW and its schedule over optimizer steps."""
-        total = self.trainer.estimated_stepping_batches
+        """Return AdamW and its schedule over optimizer steps.
+
+        Raises:
+            ConfigError: The schedule falls towards an end, and the training has none in steps.
+        """
+        total, schedule = self.trainer.estimated_stepping_batches, self.optimizer_settings.schedule
+        if math.isinf(total) and schedule != "constant":
+            message = (
+                f"optimizer.schedule: {schedule} falls towards the end of the training, and this one has none in "
+                "steps. Set trainer.max_epochs or trainer.max_steps, or optimizer.schedule: constant."
+            )
+            raise ConfigError(message)
         # One pass over all parameters; with mixed precision Lightning cannot clip gradients before it.
         fused = str(self.trainer.precision) in ("32-true", "64-true")
         optimizer = torch.optim.AdamW(self.parameter_groups(), fused=fused)

@@ -36,10 +36,11 @@ def split_inputs(config: str, left_out: Collection[str]) -> tuple[dict[str, Any]
             return {k: walk(v, f"{role}.{k}" if role else k) for k, v in value.items() if k not in left_out}
         if isinstance(value, list):
             return [walk(v, f"{role}.{i}") for i, v in enumerate(value)]
-        if isinstance(value, str) and _names_a_path(value):
+        names_files = any(part in PATHS for part in role.split("."))
+        if isinstance(value, str) and _exists(value) and (names_files or _looks_like_a_path(value)):
             inputs[role] = Path(value)
             return "input"
-        if isinstance(value, str) and any(part in PATHS for part in role.split(".")):
+        if isinstance(value, str) and names_files:
             missing.append(f"  {role.replace('init_args.', '')}: {value} does not exist.")
         return value
 
@@ -49,5 +50,9 @@ def split_inputs(config: str, left_out: Collection[str]) -> tuple[dict[str, Any]
     return settings, inputs
 
 
-def _names_a_path(value: str) -> bool:
-    return ("/" in value or bool(Path(value).suffix)) and len(value) < 4096 and Path(value).exists()
+def _looks_like_a_path(value: str) -> bool:
+    return "/" in value or bool(Path(value).suffix)
+
+
+def _exists(value: str) -> bool:
+    return len(value) < 4096 and Path(value).exists()

@@ -114,3 +114,12 @@ def test_recordings_not_seen_for_longest_are_forgotten_first():
     memory.note(frame(0, recording="three"), boxes(0))
     memory.commit()
     assert list(memory.get_extra_state()) == ["camera/one/(100, 200)", "camera/three/(100, 200)"]
+
+
+def test_frames_that_name_no_place_are_told_of_once(caplog: pytest.LogCaptureFixture):
+    memory = StandingMemory()
+    for number in range(6):
+        memory.note(Frame(number, f"{number}.jpg", (100, 200), "", "", number), boxes(number))
+    memory.commit()
+    assert len(memory) == 0
+    assert [record.message[:38] for record in caplog.records] == ["'0.jpg' names no camera and no recordi"]

@@ -78,3 +78,12 @@ def test_blocks_are_hidden_by_seed_and_share():
     assert not torch.equal(hidden[0], hidden[1])
     assert torch.equal(mask_blocks(images, 0.0, 16, (0, 0, 0), [1, 2]), images)
     assert (mask_blocks(images, 1.0, 30, (0, 0, 0), [None, None]) == 0).all()
+
+
+def test_hidden_blocks_do_not_depend_on_the_padding():
+    alone, padded = torch.full((1, 3, 40, 50), 200, dtype=torch.uint8), torch.zeros(1, 3, 64, 80, dtype=torch.uint8)
+    padded[:, :, :40, :50] = 200
+    one = mask_blocks(alone, 0.5, 16, (1.0, 0.0, 0.0), [3])
+    two = mask_blocks(padded, 0.5, 16, (1.0, 0.0, 0.0), [3], [(40, 50)])
+    assert 0 < (one != 200).any(1).float().mean() < 1
+    assert torch.equal(one, two[:, :, :40, :50])

@@ -203,6 +203,51 @@ def test_the_tracks_of_the_target_are_watched(teacher):
     assert {key[0] for key in made.tiafa.bank._frames} == {"north/target/monday"}
 
 
+def timed(one, times):
+    view = View(0, 0, 96, 64)
+    frames = [replace(frame, view=view, timestamp=time) for frame, time in zip(one.frames, times, strict=True)]
+    return replace(one, frames=frames)
+
+
+@pytest.mark.parametrize(("unit", "untimed", "remembered"), [("instance", 0, 0), ("instance", 1, 0), ("token", 0, 2)])
+def test_features_are_steadied_in_both_domains_or_in_none(unit, untimed, remembered, teacher, caplog):
+    made = module(teacher, alignment=AlignmentSettings(tiafa=0.1, unit=unit))
+    views = [timed(batch(), [0.0, 1.0]), timed(batch(), [0.0, 1.0])]
+    views[untimed] = timed(batch(), [None, None])
+    for _ in range(2):
+        step(made, source=views[0], target_weak=views[1], target_strong=views[1])
+        made.tiafa.commit()
+    assert len(made.tiafa.bank._frames) == remembered
+    other = ("target", "source")[untimed]
+    assert sum(f"Only {other} frames have time stamps" in r.message for r in caplog.records) == (unit == "instance")
+
+
+def test_features_of_two_timed_domains_are_steadied(teacher):
+    made = module(teacher, alignment=AlignmentSettings(tiafa=0.1, unit="instance"))
+    one = timed(batch(), [0.0, 1.0])
+    step(made, source=one, target_weak=one, target_strong=one)
+    made.tiafa.commit()
+    assert {key[0] for key in made.tiafa.bank._frames} == {"north/source/monday", "north/target/monday"}
+
+
+def test_scenes_are_aligned_without_labels_of_the_target(teacher):
+    made = module(teacher, alignment=AlignmentSettings(dqfa=0.1), labels=PseudoLabelSettings(0.0, 0.02))
+    made.label = None  # not asked
+    views = {"source": batch(), "target_weak": batch(80), "target_strong": batch(80)}
+    judged = []
+    made.dqfa.register_forward_pre_hook(lambda _, inputs: judged.append(inputs[1]))
+    assert made.training_step(views, 0).isfinite()
+    assert judged == [SOURCE, TARGET]
+
+
+def test_a_training_without_an_end_has_no_share_that_is_done(teacher):
+    made = module(teacher)
+    made._trainer.estimated_stepping_batches = float("inf")
+    with pytest.raises(ConfigError, match="has no end in steps"):
+        step(made)
+    step(module(teacher, alignment=AlignmentSettings(dqfa=0.1, schedule="constant")))
+
+
 @pytest.mark.parametrize(("later", "told"), [(True, 0), (False, 1)])
 def test_target_frames_that_find_no_neighbour_are_told_of_once(later, told, teacher, caplog):
     made = module(teacher)

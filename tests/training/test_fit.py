@@ -2,6 +2,7 @@ import json
 
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file
 
 from cahqp.__main__ import main
@@ -90,3 +91,20 @@ def test_lower_precision_trains(kind, precision, arguments, tmp_path):
     assert main([*arguments(kind), *given]) == 0
     tensors = load_file(tmp_path / "run" / "model.safetensors")
     assert {t.dtype for t in tensors.values() if t.is_floating_point()} == {torch.float32}
+
+
+def test_an_infinite_training_refuses_a_rate_that_falls_to_its_end(arguments, tmp_path, capsys):
+    given = ["--trainer.max_epochs=-1", "--trainer.max_time=00:00:01:00", "--model.optimizer.schedule=cosine"]
+    assert main([*arguments("fit"), f"--output={tmp_path / 'run'}", *given]) == 1
+    assert "optimizer.schedule: cosine falls towards the end" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("model", "data"), [("adapt", "fit"), ("fit", "adapt"), ("retrain", "adapt")])
+def test_data_of_another_kind_are_refused(model, data, configs, arguments, teacher, tmp_path, capsys):
+    mixed = yaml.safe_load(configs[model].read_text()) | {"data": yaml.safe_load(configs[data].read_text())["data"]}
+    (tmp_path / "mixed.yaml").write_text(yaml.safe_dump(mixed))
+    flags = [flag for flag in arguments(data)[1:] if not flag.startswith("--config")]
+    weights = [] if model == "fit" else [f"--model.weights={teacher}"]
+    assert main(["fit", f"--config={tmp_path / 'mixed.yaml'}", *flags, *weights, f"--output={tmp_path / 'run'}"]) == 1
+    names = mixed["model"]["class_path"], mixed["data"]["class_path"]
+    assert "{} cannot train on {}: ".format(*names) in capsys.readouterr().err
