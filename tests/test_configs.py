@@ -20,15 +20,15 @@ PLANS = [n for n, config in FILES.items() if "source" in config and n not in BEN
 LARGE = [name for name, config in FILES.items() if "bellevue" in name and "model" in config]
 # What an overlay is laid over; the last one is laid over all of them.
 OVERLAYS = {
-    "configs/benchmark/source_teacher.yaml": "configs/teacher/demo.yaml",
-    "configs/benchmark/source_student.yaml": "configs/student/demo.yaml",
-    "configs/benchmark/retrain.yaml": "configs/student/demo_retrain.yaml",
-    "configs/benchmark/real_teacher.yaml": "configs/teacher/resnet18.yaml",
-    "configs/benchmark/real_source.yaml": "configs/teacher/resnet18.yaml",
-    "configs/benchmark/real_adapt.yaml": "configs/teacher/demo_adapt.yaml",
-    "configs/benchmark/real_refit.yaml": "configs/teacher/demo_refit.yaml",
-    "configs/benchmark/real_oracle.yaml": "configs/benchmark/oracle.yaml",
-    "configs/benchmark/true_boxes.yaml": "configs/teacher/demo_adapt.yaml",
+    "configs/benchmark/overlays/source_teacher.yaml": "configs/teacher/demo.yaml",
+    "configs/benchmark/overlays/source_student.yaml": "configs/student/demo.yaml",
+    "configs/benchmark/overlays/retrain.yaml": "configs/student/demo_retrain.yaml",
+    "configs/benchmark/overlays/real_teacher.yaml": "configs/teacher/resnet18.yaml",
+    "configs/benchmark/overlays/real_source.yaml": "configs/teacher/resnet18.yaml",
+    "configs/benchmark/overlays/real_adapt.yaml": "configs/teacher/demo_adapt.yaml",
+    "configs/benchmark/overlays/real_refit.yaml": "configs/teacher/demo_refit.yaml",
+    "configs/benchmark/overlays/real_oracle.yaml": "configs/benchmark/overlays/oracle.yaml",
+    "configs/benchmark/overlays/true_boxes.yaml": "configs/teacher/demo_adapt.yaml",
     "configs/overlays/alignment_only.yaml": "configs/teacher/demo_adapt.yaml",
     "configs/overlays/ca_hqp.yaml": "configs/teacher/demo_adapt.yaml",
     "configs/overlays/source_continued.yaml": "configs/teacher/demo_adapt.yaml",
@@ -140,13 +140,13 @@ def _real_frames(folder):
         (folder / f"{role}.json").write_text(json.dumps(document))
 
 
-@pytest.mark.parametrize("name", BENCHMARKS)
-def test_a_benchmark_is_whole(name, recordings, monkeypatch, capsys, tmp_path):
+@pytest.mark.parametrize("names", [*([name] for name in BENCHMARKS), sorted(ROOT.glob("configs/benchmark/*.yaml"))])
+def test_a_benchmark_is_whole(names, recordings, monkeypatch, capsys, tmp_path):
     monkeypatch.chdir(ROOT)
     for folder in ("cameras", "daynight"):
         _real_frames(tmp_path / folder)
     given = [f"--output={tmp_path / 'runs'}", f"--data={tmp_path}", f"--backbone={recordings['day']}"]
-    assert main(["benchmark", "adapt", "--plan", name, *given, "--dry-run"]) == 0
+    assert main(["benchmark", "adapt", "--plan", *map(str, names), *given, "--dry-run"]) == 0
     assert "All together: " in capsys.readouterr().out
 
 
@@ -157,7 +157,7 @@ def test_an_overlay_names_known_settings(name):
 
 
 def test_the_ceiling_of_a_benchmark_runs(fit):
-    fit("configs/teacher/demo_adapt.yaml", "configs/benchmark/true_boxes.yaml")
+    fit("configs/teacher/demo_adapt.yaml", "configs/benchmark/overlays/true_boxes.yaml")
 
 
 def test_mean_teacher_and_ca_hqp_differ_in_the_switches_of_the_three_terms_alone():
@@ -174,7 +174,7 @@ def test_mean_teacher_and_ca_hqp_differ_in_the_switches_of_the_three_terms_alone
 
 
 def test_the_oracle_trains_as_the_adaptation_does():
-    adapt, oracle = FILES["configs/teacher/demo_adapt.yaml"], FILES["configs/benchmark/oracle.yaml"]
+    adapt, oracle = FILES["configs/teacher/demo_adapt.yaml"], FILES["configs/benchmark/overlays/oracle.yaml"]
     assert oracle["model"]["init_args"]["optimizer"] == adapt["model"]["init_args"]["optimizer"]
     assert (oracle["trainer"], oracle["ema"]) == (adapt["trainer"], adapt["ema"])
     one, two = (config["data"]["init_args"] for config in (adapt, oracle))

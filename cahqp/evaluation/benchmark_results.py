@@ -44,6 +44,7 @@ def results(plan: Plan, runs: Sequence[Run], root: Path) -> dict[str, Any]:
         "steps": plan.epochs * plan.batches,
         "refit_steps": plan.refit_steps,
         "oracle": oracle,
+        "truth": [name for name, arm in plan.chosen.items() if arm.truth is not None],
         "source_test_is_validation": plan.source.test in plan.source.val,
         "frames": _frames(runs, figures),
         "unit": _unit(runs),

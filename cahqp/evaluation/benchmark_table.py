@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from cahqp.errors import ConfigError
-from cahqp.evaluation.benchmark_plan import CA_HQP, MEAN_TEACHER, SOURCE_ONLY
+from cahqp.evaluation.benchmark_plan import CA_HQP, MEAN_TEACHER, ORACLES, SOURCE_CONTINUED, SOURCE_ONLY
 from cahqp.evaluation.seeds import FEWEST_SEEDS
 from cahqp.files import atomic_write
 
@@ -71,20 +71,21 @@ def _head(found: Mapping[str, Any], command: str) -> str:
     kind = (
         "Development shift: settings are chosen on it, with its labels."
         if found["shift"] == "development"
-        else "Reported shift: no setting was chosen on it."
+        else "Reported shift: no setting is chosen by its figures."
     )
-    source = (
-        "source validation frames, which also fix the thresholds"
-        if found["source_test_is_validation"]
-        else ("source test frames")
-    )
+    validation = found["source_test_is_validation"]
+    source = "validation" if validation else "test"
+    chose = "; these also fix the thresholds, and chose among the source teacher's epochs" if validation else ""
     refit = found.get("refit_steps")  # a file of an older version has none
     steps = f"{found['steps']} steps of adaptation" + (f" and {refit} of refit" if refit else "")
+    readers: list[str] = ["the evaluation", "the oracles", *found.get("truth", [])]
     told = (
         f"{found['about']} {kind} Seeds {_list(found['seeds'])}; {steps}; "
-        f"{found['frames']['target-test']} target test frames and {found['frames']['source-test']} {source} a seed. "
-        f"Intervals of 95 % are of Student's t over seeds and of draws of {found['unit']}. The last step is selected "
-        "in every arm, without any label; target labels are read by the evaluation and by the oracles alone. "
+        f"{found['frames']['target-test']} target test frames and {found['frames']['source-test']} source {source} "
+        f"frames a seed{chose}. "
+        f"Intervals of 95 % are of Student's t over seeds and of draws of {found['unit']}. Arms keep "
+        "their last step, without any label; the source's teacher is its best on source validation. Target labels are "
+        f"read by {', '.join(readers[:-1])} and {readers[-1]} alone. "
         f"AP in %, mean and standard deviation over seeds. Measured on {found['machine']}, cahqp {found['version']}."
     )
     codes = found.get("codes", 1)
@@ -100,7 +101,7 @@ def _teachers(found: Mapping[str, Any], classes: Sequence[str]) -> str:
     start = arms[SOURCE_ONLY]["source_ap50"]["mean"]
     against = {d["arm"]: d for d in found["differences"] if d["baseline"] == MEAN_TEACHER}
     head = ["arm", "AP50 target", "mAP target", *(f"AP50 {name}" for name in classes), "gain", "vs mean-teacher"]
-    head += ["gap closed", "P / R / F1", "AP50 source", "drop", "min", "images"]
+    head += ["gap closed", "P / R / F1", "AP50 source", "mAP source", "drop", "min", "images"]
     rows = []
     for name in found["order"]:
         arm = arms[name]
@@ -116,6 +117,7 @@ def _teachers(found: Mapping[str, Any], classes: Sequence[str]) -> str:
                 _interval(arm["closed"], sign=""),
                 " / ".join(_percent(arm["operating"][key]["mean"]) for key in ("precision", "recall", "f1")),
                 _spread(arm["source_ap50"]),
+                _spread(arm["source_map"]),
                 "-" if drop is None or name == SOURCE_ONLY else f"{100 * drop:+.1f}",
                 f"{arm['minutes']:.1f}" if arm["images"] else "-",
                 f"{arm['images']:,}" if arm["images"] else "-",
@@ -151,6 +153,16 @@ def _sentences(found: Mapping[str, Any]) -> str:
             told.append(
                 f"{oracle} looked at {arms[oracle]['images']:,} images, others at up to {most:,}, which flatters their "
                 "share of the gap."
+            )
+    if SOURCE_CONTINUED in arms:
+        own, most = (
+            max(arms[name]["images"] for name in names)
+            for names in ([SOURCE_CONTINUED], [name for name in found["order"] if name not in ORACLES])
+        )
+        if own < most:
+            told.append(
+                f"{SOURCE_CONTINUED} looked at {own:,} images of the source, self-training at up to {most:,} of both "
+                "domains."
             )
     for each in found["differences"]:
         if (each["arm"], each["baseline"]) == (CA_HQP, MEAN_TEACHER):

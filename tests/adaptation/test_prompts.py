@@ -63,6 +63,36 @@ def test_cosine_weights_are_codas():
     assert weights.abs().max() <= 1
 
 
+def test_cbam_gates_by_mean_and_maximum_of_channels_and_places():
+    """The formula of Woo et al. 2018 on one image without padding; the spatial gate is normalised over its places."""
+    cbam, features = CBAM(16), torch.randn(1, 16, 5, 6)
+    torch.nn.init.constant_(cbam.bias, 0.3)
+    channel = cbam.channel(features.mean((2, 3))) + cbam.channel(features.amax((2, 3)))
+    gated = features * channel.sigmoid()[:, :, None, None]
+    maps = cbam.spatial(torch.cat([gated.amax(1, keepdim=True), gated.mean(1, keepdim=True)], 1))
+    place = (maps - maps.mean()) / (maps.var(unbiased=False) + 1e-5).sqrt() + 0.3
+    expected = gated * place.sigmoid()
+    torch.testing.assert_close(cbam(features, torch.zeros(1, 5, 6, dtype=torch.bool)), expected)
+
+
+@pytest.mark.parametrize("attention", ["softmax", "cosine"])
+def test_components_are_weighed_by_the_formula(attention):
+    generator, query = VisualPromptGenerator(16, 8, 3, attention), torch.randn(2, 8)
+    generator.cbam.forward = lambda features, mask: features
+    generator.query.weight.data, generator.query.bias.data = torch.eye(8, 16), torch.zeros(8)
+    features = torch.cat([query, torch.randn(2, 8)], 1)[:, :, None, None].expand(-1, -1, 5, 6)
+    _, weights = generator(features, torch.zeros(2, 5, 6, dtype=torch.bool))
+    for image in range(2):
+        if attention == "softmax":
+            scores = [float(query[image] @ key) / math.sqrt(8) for key in generator.keys]
+            expected = [math.exp(score) / sum(map(math.exp, scores)) for score in scores]
+        else:
+            pairs = zip(generator.selectors, generator.keys, strict=True)
+            chosen = [(query[image] * selector, key) for selector, key in pairs]
+            expected = [float(one @ key / (one.norm() * key.norm())) for one, key in chosen]
+        assert weights[image].tolist() == pytest.approx(expected, abs=1e-5)
+
+
 def test_the_prompt_depends_on_the_image_and_every_parameter_learns():
     generator, (features, mask) = VisualPromptGenerator(16, 8, 3, "cosine"), padded()
     prompt, _ = generator(features, mask)

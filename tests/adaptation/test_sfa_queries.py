@@ -101,6 +101,23 @@ def test_the_encoders_query_is_that_of_a_masked_fifth_level(alignment, layers, s
     torch.testing.assert_close(inside[:, :-1], narrow)
 
 
+def test_the_decoders_query_is_one_more_whose_box_is_the_image(alignment, layers, seen):
+    """What the detector's layer makes of it: it attends to the objects and itself, and reads round the whole image."""
+    branch, (_, decoder) = alignment.branches["decoder"], layers
+    objects = torch.cat([seen.decoder[0], branch.query.expand(2, -1, -1)], 1)
+    position = torch.zeros_like(objects)
+    position[:, -1:] = branch.position
+    reference = torch.rand(2, objects.shape[1], LEVELS, 4)
+    reference[0, -1] = torch.tensor([0.5, 0.5, 1, 1])
+    reference[1, -1] = torch.tensor([[2 / 6, 0.5, 4 / 6, 1], [1 / 3, 0.5, 2 / 3, 1]])  # its right part is padding
+    memory = seen.encoder[-1].masked_fill(seen.padding[..., None], 0.0)
+    inside = decoder[0](objects, position, reference, memory, list(seen.spatial_shapes), seen.padding)
+    queries = []
+    branch.judge = lambda found, domain: queries.extend(found) or (torch.zeros(()), torch.zeros(()))
+    alignment(seen, 0)
+    torch.testing.assert_close(queries[0][:, 0], inside[:, -1])
+
+
 def _with_masked_level(layer):
     """Return a layer of one level more, to which no query attends."""
     wide = EncoderLayer(8, 2, LEVELS + 1, 2, 16, 0.0)

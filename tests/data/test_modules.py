@@ -1,4 +1,5 @@
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -222,6 +223,18 @@ def test_curriculum_starts_with_the_brightest(write_coco):
     first, second = ({f.index for batch in loader for f in batch["target_weak"].frames} for _ in range(2))
     assert first == {8, 9}
     assert len(second) == 4
+
+
+def test_curriculum_starts_with_what_the_teacher_is_surest_of(write_coco):
+    teacher = Recorder()
+    teacher.easiness = lambda batch: [float(frame.index in (3, 5)) for frame in batch.frames]
+    given = {"batch_size": 2, "curriculum": [0.2, 1.0], "easiness": "confidence"}
+    data = AdaptationData([write_coco("b", 10, "b", grey=90)], [write_coco("a", grey=20)], [], **given)
+    strategy = SimpleNamespace(root_device=torch.device("cpu"), broadcast=lambda found: found)
+    data.trainer = SimpleNamespace(lightning_module=teacher, strategy=strategy)
+    ready(data).trainer = None
+    loader = data.train_dataloader()
+    assert {f.index for batch in loader for f in batch["target_weak"].frames} == {3, 5}
 
 
 def test_student_batches_mix_both_kinds_by_share(write_coco):

@@ -156,7 +156,16 @@ def test_the_table_holds_gains_gaps_and_intervals(adapt):
     assert found["mean-teacher"]["images"] == 2 * 3 * (4 + 4)
     assert "| mean-teacher | 55.0 ± 7.1 |" in said
     assert "`ca-hqp` minus `mean-teacher`" in said
-    assert "The last step is selected" in said
+    assert "Arms keep their last step" in said
+    assert "Target labels are read by the evaluation and the oracles alone." in said
+    columns, row, *_ = (line.split(" | ") for line in said.splitlines() if line.startswith(("| arm |", "| ca-hqp |")))
+    assert row[columns.index("mAP source")].startswith(f"{100 * found['ca-hqp']['source_map']['mean']:.1f}")
+
+
+def test_an_arm_that_is_told_target_labels_is_named(plan, adapt):
+    arm = {"configs": ["configs/overlays/ca_hqp.yaml"], "truth": "model.truth"}
+    said = adapt("--arms", "mean-teacher", "told", variants={"told": arm}, students=[])[1]
+    assert "Target labels are read by the evaluation, the oracles and told alone." in said
 
 
 def test_fewer_than_three_seeds_prove_nothing(adapt):
@@ -238,6 +247,7 @@ def test_what_bounds_refitted_arms_makes_as_many_steps(plan, adapt, workplace):
     assert len(long) == 2
     images = {arm: results()["arms"][arm]["images"] for arm in arms}
     assert images == {"source-only": 0, "source-continued": 72, "ca-hqp": 96, "oracle": 72}
+    assert "source-continued looked at 72 images of the source, self-training at up to 96 of both domains." in said
     assert "oracle looked at 72 images, others at up to 96, which flatters their share of the gap." in said
 
 

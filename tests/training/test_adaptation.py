@@ -1,3 +1,4 @@
+import csv
 import json
 
 import cv2
@@ -67,6 +68,15 @@ def test_the_file_tells_its_prompt_and_its_parent(adapted, teacher):
     told = describe(adapted() / "model.safetensors")
     assert told["prompt"]["injection"] == "add"
     assert told["provenance"]["parent"] == describe(teacher)["hash"]
+
+
+def test_the_accuracy_of_every_discriminator_is_written(adapted):
+    with (adapted("--trainer.log_every_n_steps=1") / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    for branch in ("encoder_query", "decoder_query", "instance"):
+        for domain in ("source", "target"):
+            values = [float(row[f"discriminator/{branch}_{domain}"] or "nan") for row in rows]
+            assert any(0 <= value <= 1 for value in values), (branch, domain)
 
 
 def test_branches_that_only_train_are_not_in_the_file(adapted):

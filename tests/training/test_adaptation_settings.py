@@ -79,6 +79,22 @@ def test_attached_alignment_changes_no_bit_of_any_detection(form, teacher):
     assert torch.equal(one.pred_logits, two.pred_logits) and torch.equal(one.pred_boxes, two.pred_boxes)
 
 
+@pytest.mark.parametrize("form", ["dense", "sfa"])
+def test_discriminators_descend_their_loss_by_the_weight_of_their_branch(form, teacher):
+    settings = AlignmentSettings(dqfa=0.1, tiafa=0.3, dqfa_form=form)
+    made, losses = module(teacher, alignment=settings), {"dqfa": [], "tiafa": []}
+    for name, told in losses.items():
+        getattr(made, name).register_forward_hook(lambda _, inputs, output, told=told: told.append(output[0]))
+    total = step(made)
+    for name, weight in (("dqfa", 0.1), ("tiafa", 0.3)):
+        parameters = [p for n, p in getattr(made, name).named_parameters() if "discriminator" in n]
+        mean = (losses[name][0] + losses[name][1]) / 2
+        plain = torch.autograd.grad(mean, parameters, retain_graph=True)
+        found = torch.autograd.grad(total, parameters, retain_graph=True)
+        torch.testing.assert_close(found, tuple(weight * gradient for gradient in plain))
+        assert any(gradient.any() for gradient in plain)
+
+
 def in_turn(made, batches):
     """Return the labels of batches, each in a step of its own."""
     labels = []
@@ -473,3 +489,12 @@ def test_a_settings_mapping_and_lists_come_through_the_command_line(arguments, t
     pictures = (tmp_path / "run" / "checkpoints" / "examples").glob("pseudo*.jpg")
     assert [path.name for path in pictures] == ["pseudo000001-0.jpg"]
     assert load(tmp_path / "run" / "model.safetensors").prompt.describe()["places"] == ["decoder"]
+
+
+def test_the_number_of_parameters_that_train_is_told(teacher, capsys):
+    made = module(teacher, trainable="prompts", alignment=AlignmentSettings())
+    made.print = print
+    made.on_fit_start()
+    count, every = (sum(p.numel() for p in part.parameters()) for part in (made.detector.prompt, made))
+    assert f"{count:,} of {every:,} parameters train." in capsys.readouterr().out
+    assert count < every / 2
