@@ -155,10 +155,8 @@ def _sentences(found: Mapping[str, Any]) -> str:
                 "share of the gap."
             )
     if SOURCE_CONTINUED in arms:
-        own, most = (
-            max(arms[name]["images"] for name in names)
-            for names in ([SOURCE_CONTINUED], [name for name in found["order"] if name not in ORACLES])
-        )
+        own = arms[SOURCE_CONTINUED]["images"]
+        most = max(arms[name]["images"] for name in found["order"] if name not in ORACLES)
         if own < most:
             told.append(
                 f"{SOURCE_CONTINUED} looked at {own:,} images of the source, self-training at up to {most:,} of both "
