@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from cahqp.data.datasets import as_tensor
 from cahqp.data.images import BrokenImageError, read_image
 from cahqp.data.transforms import plain
-from cahqp.detectors.output import Detector
-from cahqp.detectors.weights import load as load_detector
+from cahqp.detectors.base import Detector
+from cahqp.detectors.model_file import load as load_detector
 from cahqp.structures import Detections, Targets, collate
 
 

@@ -8,8 +8,8 @@ import yaml
 from PIL import Image
 
 from cahqp.__main__ import main
-from cahqp.data.scenes import CLASSES
-from cahqp.evaluation.benchmark_plan import ARMS
+from cahqp.benchmarks.adapt.plan import ARMS
+from cahqp.scenes import CLASSES
 
 ROOT = Path(__file__).parents[1]
 FILES = {path.relative_to(ROOT).as_posix(): yaml.safe_load(path.read_text()) for path in ROOT.glob("configs/**/*.yaml")}

@@ -8,7 +8,7 @@ from PIL import Image
 import cahqp
 from cahqp.data.images import BrokenImageError
 from cahqp.detectors import RTDETR
-from cahqp.detectors.weights import save
+from cahqp.detectors.model_file import save
 
 TINY = {"backbone_width": 8, "dim": 32, "heads": 4, "ffn_dim": 32, "fusion_blocks": 1, "decoder_layers": 1}
 

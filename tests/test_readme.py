@@ -15,9 +15,9 @@ import yaml
 
 from cahqp.__main__ import main
 from cahqp.data.images import read_image
-from cahqp.detectors import weights
+from cahqp.detectors import model_file
 from cahqp.files import read_json, write_json
-from cahqp.training.adaptation import AlignmentSettings, PromptSettings, PseudoLabelSettings, TeacherAdaptation
+from cahqp.training.ca_hqp.module import AlignmentSettings, PromptSettings, PseudoLabelSettings, TeacherAdaptation
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -88,12 +88,12 @@ def at_work(workplace, monkeypatch):
 
 def embolden(path):
     """Let an untrained model find something, as a trained one would; nothing below 0.05 becomes a label."""
-    detector = weights.load(path)
+    detector = model_file.load(path)
     with torch.no_grad():
         for head in detector.class_heads:
             head.bias += 4.0
     detector.thresholds = dict.fromkeys(detector.classes, 0.1)
-    weights.save(path, detector)
+    model_file.save(path, detector)
 
 
 def test_every_command_is_of_a_kind_that_is_checked():

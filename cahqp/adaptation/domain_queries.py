@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cahqp.adaptation.adversary import AlignmentFeatures, Discriminator, domain_loss, gradient_reversal
+from cahqp.adaptation.domain_adversary import AlignmentFeatures, Discriminator, domain_loss, gradient_reversal
 from cahqp.errors import ConfigError
 
 

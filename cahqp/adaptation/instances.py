@@ -8,8 +8,8 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from cahqp.adaptation.adversary import AlignmentFeatures, Discriminator, domain_loss, gradient_reversal
-from cahqp.adaptation.tracks import TrackBank
+from cahqp.adaptation.domain_adversary import AlignmentFeatures, Discriminator, domain_loss, gradient_reversal
+from cahqp.adaptation.track_bank import TrackBank
 from cahqp.errors import ConfigError
 from cahqp.structures import Frame, Targets
 

@@ -14,7 +14,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from cahqp.adaptation.adversary import AlignmentFeatures, Discriminator, domain_loss, gradient_reversal
+from cahqp.adaptation.domain_adversary import AlignmentFeatures, Discriminator, domain_loss, gradient_reversal
 from cahqp.adaptation.domain_queries import check_layers
 from cahqp.detectors.dino import EncoderLayer
 from cahqp.detectors.layers.decoder import DecoderLayer

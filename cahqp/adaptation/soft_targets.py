@@ -8,10 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from cahqp.detectors.base import Output
 from cahqp.detectors.losses.boxes import cxcywh_to_xyxy
 from cahqp.detectors.losses.criterion import SetCriterion, pad_targets
 from cahqp.detectors.losses.distributed import sum_over_ranks, world_size
-from cahqp.detectors.output import Output
 from cahqp.structures import Targets
 
 

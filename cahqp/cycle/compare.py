@@ -6,7 +6,7 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from cahqp.cycle.table import NAMES
+from cahqp.cycle.summary import NAMES
 from cahqp.errors import ConfigError
 from cahqp.files import read_json
 

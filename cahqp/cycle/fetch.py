@@ -13,12 +13,12 @@ from typing import Any
 
 import cv2
 
-from cahqp.cycle.arrivals import TAKEN
-from cahqp.cycle.coco_frames import coco, place
-from cahqp.cycle.manifest import RunDirectory
+from cahqp.coco.subset import coco, place
+from cahqp.cycle.rounds.arrivals import TAKEN
 from cahqp.edge.frames import read_picture
 from cahqp.errors import CahqpError, ConfigError, DataError, RunError
 from cahqp.files import atomic_write, natural, read_json, shown, write_json
+from cahqp.runs.directory import RunDirectory
 
 PICTURES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp"})
 VIDEOS = frozenset({".mp4", ".avi", ".mkv", ".mov", ".webm", ".m4v", ".mpg", ".mpeg", ".ts", ".wmv"})

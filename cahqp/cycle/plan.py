@@ -10,9 +10,9 @@ from typing import Any
 
 import yaml
 
-from cahqp.cycle import schema
 from cahqp.errors import ConfigError
 from cahqp.labels.views import unknown_view
+from cahqp.runs import schema
 
 SCENES = "scenes:"
 ARMS = ("mean-teacher", "ca-hqp", "oracle")

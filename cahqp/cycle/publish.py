@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from cahqp import files
-from cahqp.cycle.manifest import RunDirectory
 from cahqp.errors import RunError
+from cahqp.runs.directory import RunDirectory
 
 CANDIDATE = "student-new"
 RUNNING = "student-old"

@@ -11,12 +11,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cahqp import files
-from cahqp.cycle import locks, process, table
+from cahqp.cycle import summary
 from cahqp.cycle.plan import Plan, read_plan
-from cahqp.cycle.rounds_plan import has_rounds
+from cahqp.cycle.rounds.plan import has_rounds
 from cahqp.cycle.stages import Stage, Stages
-from cahqp.cycle.state import State
 from cahqp.errors import ConfigError, RunError
+from cahqp.runs import locks, process
+from cahqp.runs.state import State
 
 CYCLE = "cycle.json"
 PROGRAM: tuple[str, ...] = (sys.executable, "-m", "cahqp")
@@ -88,13 +89,13 @@ def run(
         carry_out(cycle.root, cycle.stages)
     finally:
         locks.release(cycle.root)
-    print("\n".join(["", *table.lines(cycle.root)]))
+    print("\n".join(["", *summary.lines(cycle.root)]))
 
 
 def _run_rounds(
     plan: Path, output: Path | None, seed: int | None, dry_run: bool, watch: bool, most: int | None, replay: bool
 ) -> None:
-    from cahqp.cycle import rounds_run
+    from cahqp.cycle.rounds import run as rounds_run
 
     chosen = rounds_run.choose(plan, output, seed, replay)
     if dry_run:
@@ -212,7 +213,7 @@ def _carry_out_one(stage: Stage, state: State, label: str) -> None:
     seconds = time.monotonic() - began
     state.end(stage, seconds, finished)
     _clear_line(label)
-    print(f" {'done' if finished else 'failed'} in {table.duration(seconds)}", flush=True)
+    print(f" {'done' if finished else 'failed'} in {summary.duration(seconds)}", flush=True)
     if not finished:
         raise RunError(failure(stage, log, start, code))
 
@@ -240,7 +241,7 @@ def failure(stage: Stage, log: Path, start: int, code: int) -> str:
 
 def _show(label: str, seconds: float, line: str) -> None:
     if sys.stdout.isatty():
-        text = f"{label} {table.duration(seconds)}  {line}"
+        text = f"{label} {summary.duration(seconds)}  {line}"
         print(f"\r\x1b[K{text[: shutil.get_terminal_size().columns - 1]}", end="", flush=True)
 
 

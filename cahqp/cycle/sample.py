@@ -10,13 +10,13 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from cahqp.cycle.coco_frames import coco, place
-from cahqp.cycle.drift import DRIFT
-from cahqp.cycle.manifest import RunDirectory
-from cahqp.cycle.mmd import fit_scale, squared_distances
-from cahqp.cycle.signals import Signals, join, read_signals, write_signals
+from cahqp.coco.subset import coco, place
+from cahqp.drift.command import DRIFT
+from cahqp.drift.mmd import fit_scale, squared_distances
+from cahqp.drift.signals import Signals, join, read_signals, write_signals
 from cahqp.errors import ConfigError, DataError, check_numbers
 from cahqp.files import read_json, write_json
+from cahqp.runs.directory import RunDirectory
 
 Array = NDArray[np.float64]
 

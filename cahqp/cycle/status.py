@@ -6,13 +6,14 @@ import csv
 from pathlib import Path
 
 from cahqp import files
-from cahqp.cycle import locks, process, table
-from cahqp.cycle.rounds_plan import has_rounds
-from cahqp.cycle.rounds_run import Rounds
-from cahqp.cycle.rounds_run import choose as choose_rounds
+from cahqp.cycle import summary
+from cahqp.cycle.rounds.plan import has_rounds
+from cahqp.cycle.rounds.run import Rounds
+from cahqp.cycle.rounds.run import choose as choose_rounds
 from cahqp.cycle.run import CYCLE, Cycle, choose
 from cahqp.cycle.stages import Stage
-from cahqp.cycle.state import State, partial
+from cahqp.runs import locks, process
+from cahqp.runs.state import State, partial
 
 
 def status(plan: Path, output: Path | None = None) -> None:
@@ -42,7 +43,7 @@ def lines(plan: Path, output: Path | None = None) -> list[str]:
         if says != "done":
             unsettled.append(stage)
         record = state.records.get(stage.name)
-        seconds = table.duration(record.seconds) if record and record.seconds else ""
+        seconds = summary.duration(record.seconds) if record and record.seconds else ""
         told.append((stage.name, says, seconds))
     width = max(len(name) for name, _, _ in told)
     rows = [f"{name:<{width}}  {seconds:>12}  {says}" for name, says, seconds in told]
@@ -78,5 +79,5 @@ def _next(cycle: Cycle | Rounds, unsettled: list[Stage]) -> list[str]:
     if locks.is_held(cycle.root):
         return ["A process is at work on it."]
     if not unsettled:
-        return table.round_lines(cycle.root) if isinstance(cycle, Rounds) else table.lines(cycle.root)
+        return summary.round_lines(cycle.root) if isinstance(cycle, Rounds) else summary.lines(cycle.root)
     return [f"Next: {unsettled[0].name}", f"  {cycle.command}"]

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from lightning.pytorch import LightningDataModule
 
-from cahqp.data.coco import read_coco
+from cahqp.coco.reader import read_coco
 from cahqp.data.datasets import LabelledFrames, UnlabelledFrames
 from cahqp.data.images import write_quarantine
 from cahqp.data.loaders import Loader, exact_loader, training_loader

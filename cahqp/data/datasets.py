@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from cahqp.data.coco import CocoFile, class_indices
+from cahqp.coco.reader import CocoFile, class_indices
 from cahqp.data.frames import FrameSource, unique_ids
 from cahqp.data.images import BrokenImageError, Quarantine, read_image
-from cahqp.data.randomness import seed_of
 from cahqp.data.samplers import Key
+from cahqp.data.seeding import seed_of
 from cahqp.data.splits import Located
 from cahqp.data.transforms import Augmentation, Image
 from cahqp.structures import Frame, Targets

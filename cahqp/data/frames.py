@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from cahqp.data.coco import read_coco_frames
+from cahqp.coco.reader import read_coco_frames
 from cahqp.data.images import SUFFIXES, read_brightness, read_image
 from cahqp.errors import DataError
 from cahqp.files import natural

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from cahqp.detectors.backbones import TimmBackbone
+from cahqp.detectors.base import DenoisingOutput, Detector, Features, Output, check_classes, check_nms_iou
 from cahqp.detectors.layers.basic import MLP, FeedForwardBlock, Inject, inverse_sigmoid, to_tokens
 from cahqp.detectors.layers.checkpointing import checkpointed
 from cahqp.detectors.layers.classes import ClassHead
@@ -19,7 +20,6 @@ from cahqp.detectors.layers.decoder import DecoderLayer, gather_rows, proposals
 from cahqp.detectors.layers.deformable import DeformableAttention, Shapes
 from cahqp.detectors.layers.denoising import DenoisingQueries, denoising_queries
 from cahqp.detectors.layers.positions import box_positions, sine_positions
-from cahqp.detectors.output import DenoisingOutput, Detector, Features, Output, check_classes, check_nms_iou
 from cahqp.structures import Preprocessing, Targets, valid_sizes
 
 EPS = 1e-3  # of the inverse sigmoid, in the official code and in detrex

@@ -10,14 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from cahqp.detectors.backbones import ResNetVd, TimmBackbone
+from cahqp.detectors.base import DenoisingOutput, Detector, Features, Output, check_classes, check_nms_iou
 from cahqp.detectors.layers.basic import MLP, ConvNorm, inverse_sigmoid, to_tokens
 from cahqp.detectors.layers.classes import ClassHead
 from cahqp.detectors.layers.decoder import DecoderLayer, gather_rows, proposals
 from cahqp.detectors.layers.deformable import Shapes
+from cahqp.detectors.layers.deformable_v2 import LevelwiseDeformableAttention
 from cahqp.detectors.layers.denoising import DenoisingQueries, denoising_queries
-from cahqp.detectors.layers.hybrid import HybridEncoder
-from cahqp.detectors.layers.sampling import LevelwiseDeformableAttention
-from cahqp.detectors.output import DenoisingOutput, Detector, Features, Output, check_classes, check_nms_iou
+from cahqp.detectors.layers.hybrid_encoder import HybridEncoder
 from cahqp.structures import Preprocessing, Targets, valid_sizes
 
 EPS = 1e-5  # of the inverse sigmoid, as published

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from cahqp.detectors.weights import load, save
+from cahqp.detectors.model_file import load, save
 
 
 def shrink(source: Path, destination: Path) -> str:

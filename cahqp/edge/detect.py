@@ -15,15 +15,15 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cahqp.cycle.manifest import RunDirectory
 from cahqp.edge.draw import Drawing
 from cahqp.edge.frames import EdgeFrame, is_stream, read_frames
 from cahqp.edge.package import find_package, read_package
 from cahqp.edge.prefetch import Prefetch
-from cahqp.edge.runs import whole_or_nothing
 from cahqp.edge.runtime import Answer, Found, Runtime
 from cahqp.errors import DataError, RunError, check_numbers
 from cahqp.files import shown, writing
+from cahqp.runs.directory import RunDirectory
+from cahqp.runs.whole import whole_or_nothing
 
 DETECTIONS = "detections.jsonl"
 

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from cahqp.data.folders import ImageFolder
+from cahqp.coco.image_folder import ImageFolder
 from cahqp.errors import DataError
 from cahqp.files import natural, read_json, shown
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from cahqp.data.documents import read_document
+from cahqp.coco.document import read_document
 from cahqp.errors import DataError
 
 
@@ -194,7 +194,7 @@ def _image(
         lengths: Number of images seen of each recording; counted up here.
     """
     name = str(entry.get("file_name", entry["id"]))
-    # The same rule as in `cahqp.data.coco`: frames of one folder belong together where nothing else is said.
+    # The same rule as in `cahqp.coco.reader`: frames of one folder belong together where nothing else is said.
     said = (entry.get("recording"), entry.get("camera"), name.rpartition("/")[0])
     recording = next((str(value) for value in said if value not in (None, "")), "")
     place = lengths[recording]

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from cahqp.association import pairwise_iou
 from cahqp.errors import RunError
-from cahqp.labels.calibration import Curve
+from cahqp.labels.calibration.curves import Curve
 from cahqp.labels.fusion import nms
-from cahqp.labels.records import SCORE_DECIMALS, dumps, image_entry
+from cahqp.labels.shards.records import SCORE_DECIMALS, dumps, image_entry
 
 if TYPE_CHECKING:
     from cahqp.structures import Frame

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from cahqp.errors import DataError
+from cahqp.labels.formats.rows import read_tables
 from cahqp.labels.fusion import Look
-from cahqp.labels.rows import read_tables
 
 
 class External:

@@ -18,18 +18,18 @@ from typing import Any
 import numpy as np
 
 from cahqp.association import LEAST_FRAMES
-from cahqp.labels.calibration import Curve
+from cahqp.labels.calibration.curves import Curve
+from cahqp.labels.calibration.thresholds import LEAST, Histogram, dynamic
 from cahqp.labels.candidates import Candidates, calibrated, from_record
-from cahqp.labels.decide import Rules, by_frame
 from cahqp.labels.fusion import nms
-from cahqp.labels.over_time import decide, prepare
-from cahqp.labels.records import decode, dumps
 from cahqp.labels.review import Review
-from cahqp.labels.shards import ShardIndex, index_shards
-from cahqp.labels.standing import Places, probes
-from cahqp.labels.temporal import BLOCK, interval, too_sparse, why_not
-from cahqp.labels.thresholds import LEAST, Histogram, dynamic
-from cahqp.labels.tracks import Sightings, linked_share
+from cahqp.labels.rules import Rules, by_frame
+from cahqp.labels.shards.records import decode, dumps
+from cahqp.labels.shards.shards import ShardIndex, index_shards
+from cahqp.labels.tracking.linker import Sightings, linked_share
+from cahqp.labels.tracking.recordings import decide, prepare
+from cahqp.labels.tracking.stationary import Places, probes
+from cahqp.labels.tracking.temporal import BLOCK, interval, too_sparse, why_not
 
 _PROBED, _LEAST_PROBED, _PROBED_FRAMES = 32, 4, 120
 """Recordings in all, at least of those with frames as far apart, and frames of each, that tell whether boxes can be

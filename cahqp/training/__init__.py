@@ -9,18 +9,18 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from cahqp.training.adaptation import TeacherAdaptation
-    from cahqp.training.soft_data import DistillationData
+    from cahqp.training.ca_hqp.module import TeacherAdaptation
+    from cahqp.training.distillation.data import DistillationData
     from cahqp.training.student import StudentTraining
     from cahqp.training.supervised import SupervisedTraining
 
 __all__ = ["DistillationData", "StudentTraining", "SupervisedTraining", "TeacherAdaptation"]
 
 _MODULES = {
-    "DistillationData": "soft_data",
+    "DistillationData": "distillation.data",
     "StudentTraining": "student",
     "SupervisedTraining": "supervised",
-    "TeacherAdaptation": "adaptation",
+    "TeacherAdaptation": "ca_hqp.module",
 }
 
 

@@ -12,13 +12,13 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 from torchmetrics.detection import MeanAveragePrecision
 
-from cahqp.adaptation.gathering import gathered
+from cahqp.adaptation.all_gather import gathered
 from cahqp.data.base import DetectionData
 from cahqp.data.modules import AdaptationData
-from cahqp.data.randomness import seed_of
+from cahqp.data.seeding import seed_of
+from cahqp.detectors.base import Detector, Output
 from cahqp.detectors.losses.criterion import SetCriterion
-from cahqp.detectors.output import Detector, Output
-from cahqp.detectors.weights import load
+from cahqp.detectors.model_file import load
 from cahqp.errors import ConfigError
 from cahqp.structures import Batch, Detections, Targets
 

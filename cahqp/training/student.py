@@ -8,13 +8,13 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from cahqp.detectors.output import Detector
-from cahqp.detectors.weights import load
+from cahqp.detectors.base import Detector
+from cahqp.detectors.model_file import load
 from cahqp.structures import Batch
 from cahqp.training.base import DetectionModule, OptimizerSettings
-from cahqp.training.distillation import DistillationCriterion, DistillationSettings, SoftTargets, answers
-from cahqp.training.passes import part_of_output
-from cahqp.training.soft_views import SoftBatch
+from cahqp.training.ca_hqp.domain_passes import part_of_output
+from cahqp.training.distillation.loss import DistillationCriterion, DistillationSettings, SoftTargets, answers
+from cahqp.training.distillation.views import SoftBatch
 
 
 class StudentTraining(DetectionModule):

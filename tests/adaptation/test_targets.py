@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from cahqp.adaptation import class_scores, mask_blocks, soften
+from cahqp.detectors.base import Features, Output
 from cahqp.detectors.losses.criterion import SetCriterion
-from cahqp.detectors.output import Features, Output
 from cahqp.structures import Targets
 
 LAYERS, QUERIES, CLASSES = 2, 6, 3

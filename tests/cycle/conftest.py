@@ -7,10 +7,8 @@ import pytest
 import yaml
 
 from cahqp.cycle import run as cycle
-from cahqp.cycle.registry import Registry
 
 FAKE = Path(__file__).with_name("fake_cahqp.py")
-PACKAGES = Path(__file__).with_name("fixed_packages.py")
 
 
 @pytest.fixture
@@ -76,13 +74,3 @@ def started(workplace, monkeypatch):
     monkeypatch.setattr(cycle.process, "execute", execute)
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)  # no power cut is expected here
     return names
-
-
-@pytest.fixture
-def registry(tmp_path):
-    """A registry that runs the first of two packages."""
-    made = runpy.run_path(str(PACKAGES))
-    for seed in (1, 2):
-        made["make_package"](tmp_path / f"p{seed}", seed)
-    assert made["promote"](tmp_path, "p1") == 0
-    return Registry(tmp_path / "registry")

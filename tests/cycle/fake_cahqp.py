@@ -10,10 +10,10 @@ import sys
 import time
 from pathlib import Path
 
-from cahqp.cycle.adopt import adopt
+from cahqp.cycle.apply_decision import adopt
 from cahqp.cycle.fetch import fetch
-from cahqp.cycle.manifest import RunDirectory
 from cahqp.cycle.publish import publish
+from cahqp.runs.directory import RunDirectory
 
 RESULTS = {
     "scenes": "annotations.json",

@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from cahqp.__main__ import main
+from cahqp.coco.reader import read_coco_frames
 from cahqp.cycle.fetch import listing
-from cahqp.data.coco import read_coco_frames
 
 
 @pytest.fixture

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from cahqp import files
-from cahqp.cycle import locks
 from cahqp.cycle import run as cycle
-from cahqp.cycle.manifest import verify
 from cahqp.cycle.publish import decide, publish
 from cahqp.cycle.status import lines
 from cahqp.errors import ConfigError, RunError
+from cahqp.runs import locks
+from cahqp.runs.directory import verify
 
 PLAN = Path("plan.yaml")
 FAKE = Path(__file__).with_name("fake_cahqp.py")
@@ -221,7 +221,7 @@ def test_failed_stage_goes_on(workplace, monkeypatch, capsys):
 
 
 def test_killed_in_every_stage_ends_the_same(workplace):
-    # `published` is over in no time; tests/cycle/test_manifest.py kills run directories at their last step.
+    # `published` is over in no time; tests/runs/test_directory.py kills run directories at their last step.
     for stage in [name for name in ALL if name != "published"]:
         kill_in(stage)
     subprocess.run([sys.executable, "-c", DRIVER], check=True, stdout=subprocess.DEVNULL)

@@ -9,9 +9,9 @@ import pytest
 
 from cahqp.__main__ import main
 from cahqp.cycle.sample import choose
-from cahqp.cycle.signals import join, read_signals, write_signals
+from cahqp.drift.signals import join, read_signals, write_signals
 
-stream = runpy.run_path(str(Path(__file__).with_name("signal_streams.py")))["stream"]
+stream = runpy.run_path(str(Path(__file__).parents[1] / "drift" / "signal_streams.py"))["stream"]
 EVEN = {"uncertainty": 1.0, "novelty": 1.0, "spread": 1.0}
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from cahqp import cli
+from cahqp.cli import lightning
 from cahqp.cycle.plan import read_plan
 from cahqp.cycle.stages import Stages
 
@@ -148,8 +148,8 @@ def test_relabelling_understands_what_a_plan_says(plan, monkeypatch):
     told = replace(plan.relabel, threshold=0.3, views=["flip", "scale:1.5"], weighted=True)
     stages = {stage.name: stage for stage in Stages(replace(plan, relabel=told), Path("out")).all()}
     given = {}
-    stand_in = wraps(cli.relabel_command)(lambda **settings: given.update(settings))
-    monkeypatch.setattr(cli, "relabel_command", stand_in)
-    cli.relabel(list(stages["relabel"].arguments))
+    stand_in = wraps(lightning.relabel_command)(lambda **settings: given.update(settings))
+    monkeypatch.setattr(lightning, "relabel_command", stand_in)
+    lightning.relabel(list(stages["relabel"].arguments))
     assert (given["threshold"], given["views"], given["weighted"]) == (0.3, ["flip", "scale:1.5"], True)
     assert (given["standing"], given["ignore_share"], given["temporal"]) == (0.5, 0.6, True)

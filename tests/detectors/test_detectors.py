@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import nn
 
+from cahqp.detectors.base import Output
 from cahqp.detectors.layers import denoising
 from cahqp.detectors.losses import criterion
 from cahqp.detectors.losses.criterion import SetCriterion
-from cahqp.detectors.output import Output
-from cahqp.detectors.weights import load, save
+from cahqp.detectors.model_file import load, save
 from cahqp.structures import Detections, Targets
 
 

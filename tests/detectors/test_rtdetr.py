@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from cahqp.detectors.layers.hybrid import HybridEncoder
+from cahqp.detectors.layers.hybrid_encoder import HybridEncoder
 
 
 def test_the_next_layers_box_loss_reaches_the_box_head_before_it_and_no_further(build, images):

@@ -7,7 +7,7 @@ import torch
 
 from cahqp.__main__ import main
 from cahqp.detectors import DINO, RTDETR
-from cahqp.detectors.weights import save
+from cahqp.detectors.model_file import save
 
 CLASSES = ["car", "bus", "person"]
 SMALL = {"dim": 32, "heads": 4, "points": 2, "ffn_dim": 32, "decoder_layers": 1, "queries": 12, "max_detections": 12}

@@ -7,13 +7,13 @@ import pytest
 
 import cahqp
 from cahqp.__main__ import main
-from cahqp.cycle.manifest import verify
-from cahqp.edge import export as exporting
+from cahqp.edge.export import command as exporting
+from cahqp.edge.export.parity import Parity
 from cahqp.edge.package import MODEL, read_package
-from cahqp.edge.parity import Parity
 from cahqp.edge.runtime import Found, Runtime
 from cahqp.edge.signing import keys
 from cahqp.errors import WeightsError
+from cahqp.runs.directory import verify
 
 
 def run(edge, output, *given, weights="student"):

@@ -13,8 +13,8 @@ import torch
 
 from cahqp.__main__ import main
 from cahqp.data.transforms import plain
-from cahqp.detectors.output import Output
-from cahqp.detectors.weights import load as load_detector
+from cahqp.detectors.base import Output
+from cahqp.detectors.model_file import load as load_detector
 from cahqp.edge import frames as edge_frames
 from cahqp.edge.frames import read_frames
 from cahqp.edge.package import MODEL, read_package

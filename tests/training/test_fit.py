@@ -6,7 +6,7 @@ import yaml
 from safetensors.torch import load_file
 
 from cahqp.__main__ import main
-from cahqp.cycle.manifest import verify
+from cahqp.runs.directory import verify
 
 
 def test_a_fit_leaves_model_metrics_config_and_manifest(trained):

@@ -7,9 +7,9 @@ from torchmetrics.detection import MeanAveragePrecision
 
 from cahqp.evaluation.metrics import average_precision
 from cahqp.evaluation.truth import ImagePredictions, Predictions, Truth
+from cahqp.inference.frames import _truth
 from cahqp.structures import Frame, Targets
 from cahqp.training.base import _with_regions
-from cahqp.training.predict import _truth
 
 CLASSES = ("bicycle", "bus", "car")
 CAR = torch.tensor([[10.0, 10, 30, 30]])

@@ -9,9 +9,9 @@ import torch
 
 from cahqp.__main__ import main
 from cahqp.files import atomic_write
-from cahqp.training import base, finish
+from cahqp.training import base, save_model
 from cahqp.training.base import DetectionModule
-from cahqp.training.callbacks import AtomicCheckpointIO
+from cahqp.training.callbacks.checkpoints import AtomicCheckpointIO
 
 SCORES = [0.2, 0.6, 0.4]  # the second of three epochs is the best
 
@@ -93,7 +93,7 @@ def in_checkpoint(name, number):
 
 
 def before_model_file():
-    finish.weights.save = lambda *_: die()
+    save_model.weights.save = lambda *_: die()
 
 
 MOMENTS = {

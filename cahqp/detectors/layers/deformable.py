@@ -10,7 +10,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from cahqp.detectors.layers.deformable_forms import Shapes, by_gathers, by_grid_sample
+from cahqp.detectors.layers.deformable_torch import Shapes, by_gathers, by_grid_sample
 
 __all__ = ["DeformableAttention", "Form", "Shapes", "deformable_attention", "sampling_form"]
 

@@ -16,7 +16,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from cahqp.detectors.layers.deformable_forms import Shapes
+from cahqp.detectors.layers.deformable_torch import Shapes
 
 BLOCK = 32  # queries of one program
 

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from cahqp.detectors.base import DenoisingOutput, Output
 from cahqp.detectors.losses.boxes import area, cxcywh_to_xyxy, intersection, iou_and_giou, xyxy_to_cxcywh
 from cahqp.detectors.losses.distributed import sum_over_ranks, world_size
 from cahqp.detectors.losses.labels import check_labels
 from cahqp.detectors.losses.matcher import HungarianMatcher, Matches, PaddedTargets
-from cahqp.detectors.output import DenoisingOutput, Output
 from cahqp.structures import Targets
 
 

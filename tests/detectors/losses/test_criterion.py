@@ -7,9 +7,9 @@ import pytest
 import torch
 from scipy.optimize import linear_sum_assignment
 
+from cahqp.detectors.base import DenoisingOutput, Features, Output
 from cahqp.detectors.losses import criterion as module
 from cahqp.detectors.losses.criterion import SetCriterion
-from cahqp.detectors.output import DenoisingOutput, Features, Output
 from cahqp.structures import Targets
 
 SIZES = torch.tensor([[100.0, 200.0], [50.0, 100.0]])

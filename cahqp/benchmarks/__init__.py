@@ -1,0 +1,1 @@
+"""Benchmarks: adaptation, speed, gate, relabelling, soft labels."""

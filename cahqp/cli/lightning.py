@@ -1,0 +1,257 @@
+"""The commands that need Lightning: LightningCLI for fit, validate, test and predict; and relabel."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from jsonargparse.typing import NonNegativeInt
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
+from lightning.pytorch.utilities import rank_zero_only
+
+import cahqp.data.modules  # noqa: F401  so that a config may name its classes without their module
+from cahqp.cli.commands import LABEL_LISTS
+from cahqp.cli.options import check_configs, run_with_lists, switched
+from cahqp.data.base import DetectionData
+from cahqp.data.frames import open_frames
+from cahqp.errors import CahqpError, ConfigError, shortened
+from cahqp.files import write_json
+from cahqp.inference.frames import FrameSet
+from cahqp.relabel.command import complete
+from cahqp.relabel.command import relabel as relabel_command
+from cahqp.relabel.shard_writer import label_frames
+from cahqp.runs.directory import RunDirectory
+from cahqp.training import student, supervised  # noqa: F401  likewise
+from cahqp.training.base import DetectionModule
+from cahqp.training.ca_hqp import module as adaptation  # noqa: F401  likewise
+from cahqp.training.callbacks.alarms import Alarms
+from cahqp.training.callbacks.checkpoints import AtomicCheckpointIO, ExampleImages, checkpoints
+from cahqp.training.callbacks.ema import EMA
+from cahqp.training.callbacks.images import PseudoLabelImages
+from cahqp.training.distillation import data as soft_data  # noqa: F401  likewise
+from cahqp.training.run_inputs import split_inputs
+from cahqp.training.save_model import finish_fit
+
+# Its tips and device listings advertise; what matters of them is told as an error.
+logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+
+# What may change between two attempts at the same run: where it goes and how it is watched.
+_NOT_IDENTITY = (
+    "output",
+    "config",
+    "seed",
+    "seed_everything",
+    "ckpt_path",
+    "wandb",
+    "example_images",
+    "default_root_dir",
+    "logger",
+    "enable_progress_bar",
+    "enable_model_summary",
+    "verbose",
+    "weights_only",
+    "alarms",  # they end a run, and change nothing in one that reaches its end
+)
+
+
+class Cli(LightningCLI):
+    """LightningCLI whose every fit has a run directory of its own."""
+
+    run: RunDirectory | None = None
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add `--output`, `--seed`, `--wandb` and the average."""
+        parser.add_argument("--output", type=Path, default=None, help="Directory of the run; never overwritten.")
+        parser.add_argument("--seed", type=int, default=0, help="Seeds weights, order, augmentation and noise.")
+        parser.add_argument(
+            "--wandb", type=Literal["off", "online", "offline"], default="off", help="Track with Weights & Biases too."
+        )
+        parser.add_argument(
+            "--example_images",
+            type=NonNegativeInt,
+            default=0,
+            help="Frames to draw detections and pseudo-labels on (checkpoints/examples, W&B); they show faces, plates.",
+        )
+        parser.add_lightning_class_args(EMA, "ema")
+        parser.add_lightning_class_args(Alarms, "alarms")
+        parser.link_arguments("seed", "seed_everything")
+        parser.link_arguments("seed", "data.init_args.seed")
+
+    def _parse_ckpt_path(self) -> None:
+        """Do nothing: a checkpoint's hyperparameters would silently beat flags and config."""
+
+    @property
+    def settings(self) -> Any:
+        """The parsed configuration of the command that runs."""
+        return self.config[self.subcommand]
+
+    @property
+    def work(self) -> Path | None:
+        """Where this command may write; `None` without `--output`."""
+        output: Path | None = self.settings.output
+        return None if output is None else output.with_name(f"{output.name}.partial")
+
+    def before_instantiate_classes(self) -> None:
+        """Claim the run directory, before anything heavy is built."""
+        settings, output = self.settings, self.settings.output
+        if settings.get("ckpt_path"):
+            message = "--ckpt_path is not needed: the same --output resumes; new weights enter by --model.weights."
+            raise ConfigError(message)
+        if output is None:
+            if self.subcommand in ("fit", "predict"):
+                message = f"{self.subcommand} needs --output DIR, a new directory for this run, such as runs/teacher."
+                raise ConfigError(message)
+            return
+        if not _is_rank_zero():
+            return
+        parser = self._parser(self.subcommand)
+        plain, inputs = split_inputs(parser.dump(settings, skip_none=False, format="json"), _NOT_IDENTITY)
+        self.run = RunDirectory(output, str(self.subcommand), plain, inputs, settings.seed)
+        if not self.run.begin():
+            print(f"{output} is finished already: nothing to do.")
+            raise SystemExit(0)
+        self.run.work.mkdir(parents=True, exist_ok=True)
+        (self.run.work / "config.yaml").write_text(parser.dump(settings, skip_none=False), encoding="utf-8")
+
+    def instantiate_classes(self) -> None:
+        """Build model, data and trainer; what they refuse is told as one message."""
+        try:
+            super().instantiate_classes()
+        except (ValueError, RuntimeError) as error:
+            raise _own(error) or ConfigError(shortened(str(error))) from error
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Build the trainer, with the run directory's checkpoints and logs."""
+        if self.work is not None:
+            kwargs |= {"default_root_dir": self.work, "logger": self._loggers(self.work)}
+        elif self.settings.trainer.get("logger") is None:
+            kwargs["logger"] = False
+        if self.subcommand == "fit" and self.work is not None and not self.settings.trainer.fast_dev_run:
+            # Given at once: a trainer without checkpoints of its own would add Lightning's default one to ours.
+            asked = self.config_init[self.subcommand].trainer.callbacks or []
+            examples = ExampleImages(self.settings.example_images, self.work / "checkpoints" / "examples")
+            labels = PseudoLabelImages(self.settings.example_images, self.work / "checkpoints" / "examples")
+            kwargs["callbacks"] = [*asked, examples, labels, *checkpoints(self.work / "checkpoints")]
+        return super().instantiate_trainer(**kwargs, plugins=[AtomicCheckpointIO()])
+
+    def _loggers(self, work: Path) -> list[Logger]:
+        attempts = len(list((work / "attempts").glob("*"))) if _is_rank_zero() else 0
+        loggers: list[Logger] = [
+            CSVLogger(work, name="attempts", version=f"{attempts:03d}", flush_logs_every_n_steps=10)
+        ]
+        if self.settings.wandb != "off" and self.subcommand == "fit":
+            name = self.settings.output.name
+            loggers.append(
+                WandbLogger(
+                    name, work.parent, project="cahqp", offline=self.settings.wandb == "offline", log_model=False
+                )
+            )
+        return loggers
+
+    def fit(self, model: DetectionModule, datamodule: DetectionData, **_: Any) -> None:
+        """Train, from the last checkpoint if the run was interrupted, and leave a model file."""
+        assert self.work is not None
+        last = self.work / "checkpoints" / "last.ckpt"
+        for logger in self.trainer.loggers[1:]:
+            logger.log_hyperparams(yaml.safe_load(self._parser("fit").dump(self.settings, skip_none=False)))
+        self.trainer.fit(model, datamodule=datamodule, ckpt_path=str(last) if last.is_file() else None)
+        if self.run is not None:
+            metrics = finish_fit(self.trainer, model, datamodule, self.run)
+            print(f"{self.run.output}: {', '.join(f'{k} {v:.3f}' for k, v in metrics.items() if isinstance(v, float))}")
+
+    def validate(self, model: LightningModule, datamodule: LightningDataModule, **_: Any) -> None:
+        """Measure on the validation frames."""
+        self._measure(self.trainer.validate(model, datamodule=datamodule))
+
+    def test(self, model: LightningModule, datamodule: LightningDataModule, **_: Any) -> None:
+        """Measure on the test frames."""
+        self._measure(self.trainer.test(model, datamodule=datamodule))
+
+    def predict(self, model: DetectionModule, datamodule: DetectionData, **_: Any) -> None:
+        """Write every detection on the test frames as `labels.json`, through the writer of `cahqp relabel`."""
+        if not datamodule.test:
+            message = "There is nothing to predict on: give --data.test='[FILE]', COCO files whose labels are not read."
+            raise ConfigError(message)
+        assert self.work is not None
+        detector = model.detector
+        frames = FrameSet(open_frames(datamodule.test), detector.preprocessing, datamodule.max_broken)
+        everything: dict[str, Any] = {"thresholds": 0.0, "nms_iou": None, "max_boxes": detector.max_detections}
+        sizes = (datamodule.batch_size, datamodule.workers)
+        names = label_frames(self.trainer, detector, frames, self.work, *sizes, **everything)
+        if self.run is not None:
+            complete(self.run, frames.source, detector, names)
+
+    def _measure(self, results: Any) -> None:
+        if self.run is not None:
+            metrics = dict(results[0]) if results else {}
+            write_json(self.run.work / "metrics.json", metrics)
+            self.run.finish(metrics)
+
+
+def _own(error: BaseException | None) -> CahqpError | None:
+    """Return the error of ours that jsonargparse wrapped into its own."""
+    while error is not None and not isinstance(error, CahqpError):
+        error = error.__cause__ or error.__context__
+    return error
+
+
+def _is_rank_zero() -> bool:
+    return (getattr(rank_zero_only, "rank", None) or 0) == 0
+
+
+def lightning(arguments: list[str]) -> None:
+    """Run `cahqp fit|validate|test|predict`."""
+    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+    check_configs(arguments)
+    # Lightning starts further ranks with this process's own command line, so that must be what is run here.
+    given, sys.argv = sys.argv, [sys.argv[0], *arguments]
+    try:
+        with _lightning_errors():
+            _run_lightning()
+    finally:
+        sys.argv = given
+
+
+@contextmanager
+def _lightning_errors() -> Iterator[None]:
+    """Tell what Lightning refuses, such as devices that are not there, as one message."""
+    try:
+        yield
+    except MisconfigurationException as error:
+        raise ConfigError(str(error)) from error
+
+
+def _run_lightning() -> None:
+    Cli(
+        DetectionModule,
+        DetectionData,
+        subclass_mode_model=True,
+        subclass_mode_data=True,
+        auto_configure_optimizers=False,
+        save_config_callback=None,
+        seed_everything_default=0,
+        trainer_defaults={
+            # Our samplers shard by themselves, so that two processes see what one would.
+            "use_distributed_sampler": False,
+            "num_sanity_val_steps": 0,
+            "gradient_clip_val": 0.1,
+            "log_every_n_steps": 10,
+        },
+        parser_kwargs={"prog": "cahqp", "exit_on_error": False},
+    )
+
+
+def relabel(arguments: list[str]) -> None:
+    """Run `cahqp relabel`."""
+    given = switched(arguments, "--soft", "--temporal", "--dynamic", "--weighted")
+    with _lightning_errors():
+        run_with_lists(relabel_command, given, {"frames": Path}, LABEL_LISTS)

@@ -1,0 +1,1 @@
+"""COCO reading and validation; imports no torch."""

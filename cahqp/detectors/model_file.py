@@ -1,0 +1,205 @@
+"""Model files: one safetensors file from which a working detector can be built, and nothing else can run."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as to_bytes
+from torch import Tensor, nn
+
+from cahqp.detectors.base import Detector
+from cahqp.detectors.dino import DINO
+from cahqp.detectors.huggingface.detector import HuggingFaceDetector
+from cahqp.detectors.rtdetr import RTDETR
+from cahqp.errors import WeightsError
+from cahqp.files import atomic_write
+from cahqp.structures import Preprocessing
+
+FORMAT = 1
+STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
+PICKLES = (".pth", ".pt", ".bin", ".ckpt", ".pkl")
+ARCHITECTURES: dict[str, type[Detector]] = {"DINO": DINO, "RTDETR": RTDETR, "HuggingFaceDetector": HuggingFaceDetector}
+# A prompt is built by a room that this one may not import; it is looked up only when a file has one.
+PROMPT_MODULE, PROMPT_CLASS = "cahqp.detectors.prompts.injection", "VisualPrompt"
+
+
+def content_hash(tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> str:
+    """Return the SHA-256 over the sorted tensors (names, types, shapes, bytes) and the metadata."""
+    digest = hashlib.sha256(json.dumps(metadata, sort_keys=True).encode())
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        digest.update(f"{name}\0{tensor.dtype}\0{list(tensor.shape)}\0".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def save(path: Path, detector: Detector, provenance: Mapping[str, Any] | None = None, half: bool = False) -> str:
+    """Write a detector as a model file, whole or not at all.
+
+    Args:
+        path: Where to; usually `model.safetensors`.
+        detector: With its classes, preprocessing, thresholds and prompt.
+        provenance: Plain values that say where the weights come from; the detector's own where not given.
+        half: Store floating-point tensors in float16, half the size; `load` makes them float32 again.
+
+    Returns:
+        The content hash.
+
+    Raises:
+        WeightsError: A weight is not finite, or the detector is of a kind that `load` does not know.
+    """
+    if type(detector) not in ARCHITECTURES.values():
+        message = f"{path} was not written: {type(detector).__name__} is none of {', '.join(ARCHITECTURES)}."
+        raise WeightsError(message)
+    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in detector.state_dict().items()}
+    if half:
+        tensors = {k: v.half() if v.is_floating_point() else v for k, v in tensors.items()}
+    bad = [name for name, tensor in tensors.items() if tensor.is_floating_point() and not tensor.isfinite().all()]
+    if bad:
+        reason = "Training diverged" + (", or they are too large for half precision." if half else ".")
+        message = f"{path} was not written: {len(bad)} weights are not finite, {bad[0]} among them. {reason}"
+        raise WeightsError(message)
+    metadata: dict[str, Any] = {
+        "format": FORMAT,
+        "architecture": type(detector).__name__,
+        "settings": detector.settings,
+        "classes": list(detector.classes),
+        "preprocessing": vars(detector.preprocessing),
+        "prompt": None if detector.prompt is None else detector.prompt.describe(),  # type: ignore[operator]
+        "thresholds": detector.thresholds,
+        "provenance": dict(detector.provenance if provenance is None else provenance),
+    }
+    metadata = json.loads(json.dumps(metadata))  # tuples become lists, as they are read back
+    digest = content_hash(tensors, metadata)
+    header = {"cahqp": json.dumps(metadata, sort_keys=True), "hash": digest}
+    with atomic_write(Path(path), "wb") as file:
+        file.write(_with_sorted_header(to_bytes(tensors, header)))
+    return digest
+
+
+def _with_sorted_header(data: bytes) -> bytes:
+    """Return a safetensors file whose bytes depend on its content alone: the library writes metadata in any order."""
+    start = 8 + int.from_bytes(data[:8], "little")
+    header = json.dumps(json.loads(data[8:start]), sort_keys=True, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)  # the tensors that follow stay aligned
+    return len(header).to_bytes(8, "little") + header + data[start:]
+
+
+def describe(path: Path) -> dict[str, Any]:
+    """Return a model file's metadata and its `hash`, without reading the weights.
+
+    Raises:
+        WeightsError: The file is missing, damaged or not one of ours.
+    """
+    return _read(path, with_tensors=False)[1]
+
+
+def count_parameters(path: Path) -> int:
+    """Return how many numbers a model file's layers have, statistics of BatchNorm not counted; reads no weights.
+
+    Raises:
+        WeightsError: The file is missing or damaged.
+    """
+    _read(path, with_tensors=False)
+    with safe_open(path, "pt") as file:
+        shapes = [file.get_slice(name).get_shape() for name in file.keys() if not name.endswith(STATISTICS)]
+    return sum(math.prod(shape) for shape in shapes)
+
+
+def _read(path: Path, *, with_tensors: bool) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    path = Path(path)
+    if not path.is_file():
+        message = f"Model file {path} does not exist. Give --weights the path of a model.safetensors."
+        raise WeightsError(message)
+    if path.suffix in PICKLES:
+        message = (
+            f"{path} is no model file of cahqp. Make one from a published checkpoint with `cahqp convert {path} "
+            f"{path.with_suffix('.safetensors').name}`; a training of cahqp leaves one as model.safetensors."
+        )
+        raise WeightsError(message)
+    try:
+        with safe_open(path, "pt") as file:
+            header = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()} if with_tensors else {}
+    except (SafetensorError, OSError, ValueError) as error:
+        message = f"{path} is no readable safetensors file ({error}). It may be cut short: copy or train it again."
+        raise WeightsError(message) from error
+    if "cahqp" not in header:
+        message = (
+            f"{path} is a safetensors file, but no model file of cahqp: it does not say its architecture. If it is a "
+            f"published RT-DETR or DINO, make one with `cahqp convert {path} model.safetensors`."
+        )
+        raise WeightsError(message)
+    try:
+        metadata: dict[str, Any] = json.loads(header["cahqp"])
+    except json.JSONDecodeError as error:
+        message = f"{path} has a damaged description ({error}). Restore a copy."
+        raise WeightsError(message) from error
+    if metadata.get("format") != FORMAT:
+        message = (
+            f"{path} has format {metadata.get('format')}; this version reads {FORMAT}. Use the cahqp that wrote it."
+        )
+        raise WeightsError(message)
+    if with_tensors and content_hash(tensors, metadata) != header.get("hash"):
+        message = f"{path} does not match its own hash {header.get('hash')}: it was changed or damaged. Restore a copy."
+        raise WeightsError(message)
+    return tensors, {**metadata, "hash": header.get("hash")}
+
+
+def load(path: Path) -> Detector:
+    """Return the detector of a model file, in eval mode on the CPU, in float32.
+
+    Raises:
+        WeightsError: The file is missing, damaged, of another format or does not fit its own description.
+    """
+    tensors, metadata = _read(path, with_tensors=True)
+    if metadata["architecture"] not in ARCHITECTURES:
+        message = f"{path} holds a {metadata['architecture']}; known are {', '.join(ARCHITECTURES)}."
+        raise WeightsError(message)
+    detector = _build(path, metadata)
+    own = detector.state_dict()
+    problems = [f"missing {n}" for n in own if n not in tensors] + [f"unknown {n}" for n in tensors if n not in own]
+    problems += [
+        f"{n} is {list(tensors[n].shape)}, not {list(own[n].shape)}"
+        for n in own
+        if n in tensors and tensors[n].shape != own[n].shape
+    ]
+    if problems:
+        message = f"{path} does not fit its own description: {'; '.join(problems[:10])}."
+        raise WeightsError(message)
+    detector.load_state_dict(tensors)
+    detector.thresholds = metadata["thresholds"]
+    detector.provenance = {**metadata["provenance"], "hash": metadata["hash"]}
+    return detector.eval()
+
+
+def _build(path: Path, metadata: Mapping[str, Any]) -> Detector:
+    """Return the detector that `metadata` describe, untrained."""
+    try:
+        detector = ARCHITECTURES[metadata["architecture"]](**metadata["settings"])
+    except (TypeError, ValueError) as error:
+        message = f"{path} asks for settings that this version does not know ({error}). Use the cahqp that wrote it."
+        raise WeightsError(message) from error
+    # JSON has no tuples.
+    rule: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in metadata["preprocessing"].items()
+    }
+    detector.preprocessing = Preprocessing(**rule)
+    if metadata["prompt"] is not None:
+        detector.prompt = build_prompt(metadata["prompt"])
+    return detector
+
+
+def build_prompt(settings: Mapping[str, Any]) -> nn.Module:
+    """Return the prompt that `settings` describe, untrained."""
+    kind = getattr(importlib.import_module(PROMPT_MODULE), PROMPT_CLASS)
+    prompt: nn.Module = kind(**settings)
+    return prompt

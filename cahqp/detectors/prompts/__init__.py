@@ -1,0 +1,1 @@
+"""Visual Prompt Generator: part of a model file."""

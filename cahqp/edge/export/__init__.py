@@ -1,0 +1,1 @@
+"""Export of model files as checked edge packages."""

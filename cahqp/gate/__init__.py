@@ -1,0 +1,1 @@
+"""Decision whether a package may replace the running one."""

@@ -1,0 +1,1 @@
+"""Detectors over frames, and their evaluation."""

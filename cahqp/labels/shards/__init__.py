@@ -1,0 +1,1 @@
+"""Label shards: resumable partial results."""

@@ -1,0 +1,1 @@
+"""Tracks of pseudo-boxes within a recording."""

@@ -1,0 +1,1 @@
+"""Versions of edge packages."""

@@ -1,0 +1,89 @@
+"""Finished versions going out: to any fsspec URL, and to W&B as an artifact."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+from cahqp.edge.pointer import RUNNING, VERSION, VERSIONS
+from cahqp.errors import CahqpError, ConfigError, RunError
+from cahqp.files import shown
+from cahqp.registry.registry import Registry
+
+
+def push_files(registry: Registry, name: str, url: str) -> None:
+    """Copy a version below a URL, its manifest last, and then the pointer where it is the running one.
+
+    A reader that follows `running.json` there finds a complete version at any moment.
+
+    Args:
+        registry: Where it is.
+        name: Of the version, which was verified.
+        url: Such as `s3://bucket/fleet`.
+
+    Raises:
+        ConfigError: fsspec or the file system of the URL is not installed.
+        RunError: It cannot be reached or written, or came out changed.
+    """
+    system, root = _file_system(url)
+    directory = registry.versions.root / name
+    others = sorted(p for p in directory.iterdir() if p.name != VERSION)
+    try:
+        for path in [*others, directory / VERSION]:
+            _put(system, f"{root}/{VERSIONS}/{name}/{path.name}", path.read_bytes())
+        now = registry.pointer
+        if now is not None and now.version == name:
+            _put(system, f"{root}/{RUNNING}", (registry.root / RUNNING).read_bytes())
+    except CahqpError:
+        raise
+    except Exception as error:  # every store has errors of its own
+        message = f"{shown(url)} cannot be written ({error}). Check the address and your credentials, and run it again."
+        raise RunError(message) from error
+
+
+def push_artifact(registry: Registry, name: str, project: str) -> None:
+    """Log a version as an artifact of type `edge-package` in a W&B project.
+
+    Args:
+        registry: Where it is.
+        name: Of the version, which was verified.
+        project: Of W&B.
+    """
+    import wandb
+
+    manifest = registry.versions.read(name)
+    with wandb.init(project=project, job_type="promote") as run:
+        artifact = wandb.Artifact(registry.root.resolve().name, type="edge-package", metadata=manifest)
+        artifact.add_dir(str(registry.versions.root / name))
+        run.log_artifact(artifact, aliases=[name])
+
+
+def _file_system(url: str) -> tuple[Any, str]:
+    try:
+        import fsspec
+
+        system, root = fsspec.core.url_to_fs(url)
+    except (ImportError, ValueError) as error:
+        message = f"{shown(url)} cannot be opened ({error}). Install what fsspec needs for it, such as s3fs for s3://."
+        raise ConfigError(message) from error
+    except Exception as error:  # some stores connect at once, and each has errors of its own
+        message = f"{shown(url)} cannot be reached ({error}). Check the network, the address and your credentials."
+        raise RunError(message) from error
+    return system, str(root).rstrip("/")
+
+
+def _put(system: Any, path: str, data: bytes) -> None:
+    system.makedirs(path.rpartition("/")[0], exist_ok=True)
+    if "file" in _protocols(system):
+        # An object store shows an object when it is whole; a directory shows half a file.
+        system.pipe_file(f"{path}.part", data)
+        system.mv(f"{path}.part", path)
+    else:
+        system.pipe_file(path, data)
+    if hashlib.sha256(system.cat_file(path)).digest() != hashlib.sha256(data).digest():
+        message = f"{path} came out changed. Run the same command again."
+        raise RunError(message)
+
+
+def _protocols(system: Any) -> tuple[str, ...]:
+    return (system.protocol,) if isinstance(system.protocol, str) else tuple(system.protocol)

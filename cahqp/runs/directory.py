@@ -1,0 +1,305 @@
+"""Run directories: worked on as `<output>.partial`, finished by a manifest and a rename, never overwritten."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import math
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import cahqp
+from cahqp import files
+from cahqp.runs import locks
+from cahqp.errors import CahqpError, DataError, RunError
+
+MANIFEST = "manifest.json"
+IDENTITY = "identity.json"
+
+_KEYS = ("command", "version", "seed", "settings", "inputs", "metrics", "outputs")
+
+
+class RunDirectory:
+    """One run's directory: what it is made from decides whether it is new, goes on, or is there already.
+
+    Work in `work` between `begin` and `finish`. Killed anywhere in between, the same command's next `begin` goes on
+    from what `work` holds. In a distributed run rank zero alone calls `begin` and `finish`.
+
+    Args:
+        output: The finished directory. It may exist if it is empty.
+        command: The command that makes it, such as `relabel`.
+        settings: Everything that decides the result and is no input: JSON values, no paths, no times.
+        inputs: Files and directories that are read, by role (`weights`, `frames`).
+        seed: Seed of all randomness.
+    """
+
+    def __init__(
+        self, output: Path, command: str, settings: Mapping[str, Any], inputs: Mapping[str, Path], seed: int
+    ) -> None:
+        self.output = Path(output)
+        if self.output.name in ("", ".."):
+            message = f"--output {output} names no directory of its own. Give a new one, such as runs/{command}."
+            raise RunError(message)
+        self.command = command
+        # Through JSON once, so that a tuple here equals the list that is read back.
+        self.settings: dict[str, Any] = json.loads(json.dumps(dict(settings), allow_nan=False))
+        self.inputs = {role: Path(path) for role, path in inputs.items()}
+        self.seed = seed
+
+    @property
+    def work(self) -> Path:
+        """The directory to write into until `finish`."""
+        return self.output.with_name(f"{self.output.name}.partial")
+
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        """What decides the result: command, version, seed, settings, and each input's SHA-256 by role."""
+        return {
+            "command": self.command,
+            "version": cahqp.__version__,
+            "seed": self.seed,
+            "settings": self.settings,
+            "inputs": {role: content_hash(path, role) for role, path in self.inputs.items()},
+        }
+
+    def begin(self) -> bool:
+        """Start or continue the run, alone: another process with the same output is refused until this one ends.
+
+        Returns:
+            False if the same run is finished already and there is nothing to do.
+
+        Raises:
+            RunError: `output` or `work` hold something else, another process is at work, or nothing can be written.
+            DataError: An input is missing.
+        """
+        identity = self.identity
+        locks.acquire(self.output)
+        going_on = False
+        try:
+            if _occupied(self.output):
+                _check_same(_identity_of(read_manifest(self.output)), identity, self.output)
+            elif not self._completed_before_rename():
+                self._open_work()
+                going_on = True
+        finally:
+            if not going_on:
+                locks.release(self.output)
+        return going_on
+
+    def finish(self, metrics: Mapping[str, Any]) -> None:
+        """Hash what was written, write the manifest last, and give the directory its final name.
+
+        Args:
+            metrics: Figures worth keeping, JSON values; those that are not finite are written as null.
+
+        Raises:
+            RunError: The disk is full, or the directory cannot be written.
+        """
+        _remove_leftovers(self.work)
+        manifest = {
+            **self.identity,
+            "inputs": {
+                role: {"name": self.inputs[role].name, "sha256": digest}
+                for role, digest in self.identity["inputs"].items()
+            },
+            "metrics": _finite(dict(metrics)),
+            "outputs": hash_outputs(self.work, sync=True),
+        }
+        files.write_json(self.work / MANIFEST, manifest)
+        self._rename()
+        locks.release(self.output)
+
+    @contextmanager
+    def whole(self) -> Iterator[None]:
+        """Leave nothing behind where an error of the user's ends a run that is too short to go on with."""
+        try:
+            yield
+        except CahqpError:
+            shutil.rmtree(self.work, ignore_errors=True)
+            locks.release(self.output)
+            raise
+
+    def _open_work(self) -> None:
+        with _explained(self.work):
+            self.work.mkdir(parents=True, exist_ok=True)
+            _remove_leftovers(self.work)
+            kept = self.work / IDENTITY
+            if kept.exists():
+                _check_same(files.read_json(kept), self.identity, self.work)
+            elif any(self.work.iterdir()):
+                message = f"{self.work} was not begun by cahqp {self.command}. Remove it or choose another --output."
+                raise RunError(message)
+            else:
+                files.write_json(kept, self.identity)
+
+    def _completed_before_rename(self) -> bool:
+        """Complete a run that was killed between its manifest and its rename."""
+        if not (self.work / MANIFEST).exists():
+            return False
+        if _identity_of(read_manifest(self.work)) != self.identity or verify(self.work):
+            return False
+        self._rename()
+        return True
+
+    def _rename(self) -> None:
+        with _explained(self.output):
+            self.work.rename(self.output)
+            files.sync_directory(self.output.parent)
+            (self.output / IDENTITY).unlink(missing_ok=True)
+
+
+def read_manifest(directory: Path) -> dict[str, Any]:
+    """Read a finished run's manifest.
+
+    Raises:
+        RunError: The directory has none, or it is damaged.
+    """
+    path = Path(directory) / MANIFEST
+    if not path.is_file():
+        message = f"{directory} is no finished run: it has no {MANIFEST}. Choose another directory, or remove this one."
+        raise RunError(message)
+    manifest = files.read_json(path)
+    missing = [key for key in _KEYS if key not in manifest] if isinstance(manifest, dict) else list(_KEYS)
+    if missing:
+        message = f"{path} is damaged: it has no {', '.join(missing)}. Remove {directory} and make it again."
+        raise RunError(message)
+    return dict(manifest)
+
+
+def verify(directory: Path) -> list[str]:
+    """Compare a finished run with its manifest.
+
+    Returns:
+        One line for each file that is missing, changed or unknown; empty when all is well.
+    """
+    try:
+        expected = read_manifest(directory)["outputs"]
+    except RunError as error:
+        return [str(error)]
+    found = hash_outputs(Path(directory))
+    problems = [f"{name} is missing" for name in expected.keys() - found.keys()]
+    problems += [f"{name} is not in the manifest" for name in found.keys() - expected.keys()]
+    problems += [f"{name} was changed" for name in expected.keys() & found.keys() if expected[name] != found[name]]
+    return sorted(problems)
+
+
+def hash_outputs(directory: Path, sync: bool = False) -> dict[str, str]:
+    """Return the SHA-256 of every file that a manifest answers for, by relative path.
+
+    Left out: checkpoints and logs, which hold times; `config.yaml`, which holds paths; our own two files.
+
+    Args:
+        directory: A run directory.
+        sync: Also push each file to the disk, so that a power cut cannot leave a manifest without its files.
+    """
+    hashes = {}
+    for path in sorted(p for p in directory.rglob("*") if p.is_file()):
+        name = path.relative_to(directory)
+        if name.parts[0] == "checkpoints" or path.suffix == ".log":
+            continue
+        if name.as_posix() in (MANIFEST, IDENTITY, "config.yaml"):
+            continue
+        if sync:
+            _sync_file(path)
+        hashes[name.as_posix()] = files.sha256(path)
+    return hashes
+
+
+def content_hash(path: Path, role: str = "input") -> str:
+    """Return the SHA-256 that stands for an input.
+
+    A file's own bytes; of a finished run its manifest; of any other directory its names and files. The annotations of
+    a finished run stand for the pictures beside them too: the same traffic by day and by night has the same boxes.
+
+    Args:
+        path: A file or a directory.
+        role: What the input is for; said in the error.
+
+    Raises:
+        DataError: There is nothing at `path`.
+    """
+    if not path.exists():
+        message = f"{role}: {path} does not exist."
+        raise DataError(message)
+    if (path / MANIFEST).is_file():
+        return files.sha256(path / MANIFEST)
+    digest = files.sha256(path)
+    if path.suffix == ".json" and (path.parent / MANIFEST).is_file() and (path.parent / "images").is_dir():
+        return hashlib.sha256(f"{digest} {files.sha256(path.parent / MANIFEST)}".encode()).hexdigest()
+    return digest
+
+
+def _identity_of(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    kept = {key: manifest[key] for key in ("command", "version", "seed", "settings")}
+    return {**kept, "inputs": {role: value["sha256"] for role, value in manifest["inputs"].items()}}
+
+
+def _check_same(found: Mapping[str, Any], wanted: Mapping[str, Any], directory: Path) -> None:
+    old, new = _flat(found), _flat(wanted)
+    nothing = "nothing"
+    changed = [key for key in sorted(old.keys() | new.keys()) if old.get(key, nothing) != new.get(key, nothing)]
+    if not changed:
+        return
+    lines = [
+        f"  {key} is another file now" if key.startswith("inputs.") and key in old and key in new
+        else f"  {key} was {old.get(key, nothing)}, is {new.get(key, nothing)}"
+        for key in changed
+    ]  # fmt: skip
+    message = "\n".join(
+        [f"{directory} belongs to another run:", *lines, f"Choose another --output, or remove {directory}."]
+    )
+    raise RunError(message)
+
+
+def _flat(value: Any, prefix: str = "") -> dict[str, str]:
+    if isinstance(value, dict) and value:
+        pairs = [_flat(child, f"{prefix}.{key}" if prefix else str(key)) for key, child in value.items()]
+        return {key: text for part in pairs for key, text in part.items()}
+    return {prefix: json.dumps(value, sort_keys=True)}
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _finite(child) for key, child in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(child) for child in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _occupied(output: Path) -> bool:
+    if output.is_symlink() or (output.exists() and not output.is_dir()):
+        message = f"{output} is not a directory of its own. Choose another --output."
+        raise RunError(message)
+    return output.exists() and any(output.iterdir())
+
+
+def _remove_leftovers(directory: Path) -> None:
+    """Remove the temporary files of writes that were killed; see `cahqp.files.atomic_write`."""
+    for path in directory.rglob(".*.tmp"):
+        path.unlink()
+
+
+def _sync_file(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            message = f"The disk is full: {path} could not be written. Free some space and run the same command again."
+        else:
+            message = f"{path} cannot be written ({error.strerror}). Choose another --output or mend its permissions."
+        raise RunError(message) from error

@@ -1,0 +1,105 @@
+"""Who is where at what time: a pure function of the seed, the recording and the time."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+
+from cahqp.scenes.layout import Lane, Layout
+from cahqp.scenes.models import Model
+from cahqp.scenes.randomness import choose, generator
+from cahqp.scenes.road_users import CLASSES, build
+
+VEHICLE_SHARES = {"car": 0.45, "bus": 0.12, "truck": 0.15, "motorcycle": 0.28}
+VEHICLES_IN_VIEW = 6.2
+PEOPLE_IN_VIEW = 3.0
+MARGIN = 14.0  # metres that vehicles begin before and end after what is seen
+FIRST_SLOT = 1000  # keeps track ids positive
+
+
+@dataclass(frozen=True)
+class RoadUser:
+    """One vehicle or person at one moment.
+
+    Attributes:
+        label: Index in `CLASSES`.
+        track_id: The same over all frames of a recording, and no one else's.
+        x: Metres, of the middle.
+        y: Metres, of the middle.
+        angle: Where it heads, in radians from straight ahead to the right.
+        model: Its shape.
+    """
+
+    label: int
+    track_id: int
+    x: float
+    y: float
+    angle: float
+    model: Model
+
+
+@lru_cache(maxsize=512)
+def _model(label: int, identity: tuple[int, ...], phase: int) -> Model:
+    return build(label, identity, phase)
+
+
+class Traffic:
+    """The road users of one recording.
+
+    Every lane is a row of slots that pass at its speed, evenly spaced but for a jitter; a slot is empty or holds one
+    road user for good. Spacing is chosen so that the wanted number is in view in the mean.
+
+    Args:
+        seed: Of everything.
+        identity: Whole numbers that tell this recording's traffic from that of others.
+        layout: Where they move.
+    """
+
+    def __init__(self, seed: int, identity: tuple[int, ...], layout: Layout) -> None:
+        self.seed, self.identity, self.layout = seed, identity, layout
+        rng = generator(seed, "density", *identity)
+        self._lanes = [
+            row
+            for people, wanted, closest in ((False, VEHICLES_IN_VIEW, 13.0), (True, PEOPLE_IN_VIEW, 2.5))
+            for row in self._spacings(people, wanted * float(rng.uniform(0.75, 1.3)), closest)
+        ]
+
+    def _spacings(self, people: bool, wanted: float, closest: float) -> list[tuple[int, Lane, float, float]]:
+        """Return lanes with the metres between slots and the share of slots that are taken."""
+        lanes = [(number, lane) for number, lane in enumerate(self.layout.lanes) if lane.pavement == people]
+        length = sum(lane.end - lane.start for _, lane in lanes)
+        apart = max(length / max(wanted, 1e-6) * 0.7, closest)
+        return [(number, lane, apart, min(wanted * apart / max(length, 1e-6), 1.0)) for number, lane in lanes]
+
+    def at(self, time: float) -> list[RoadUser]:
+        """Return everyone in or near the view `time` seconds after the first frame."""
+        found = []
+        for number, lane, apart, taken in self._lanes:
+            length = lane.end - lane.start + 2 * MARGIN
+            driven = time * lane.speed
+            first = math.floor((driven - length) / apart) - 1
+            for slot in range(first, math.ceil(driven / apart) + 2):
+                user = self._slot(number, lane, slot, driven - slot * apart, apart, taken, length)
+                if user is not None:
+                    found.append(user)
+        return found
+
+    def _slot(
+        self, number: int, lane: Lane, slot: int, travelled: float, apart: float, taken: float, length: float
+    ) -> RoadUser | None:
+        identity = (self.seed, *self.identity, number, slot)
+        rng = generator(self.seed, "slot", *identity[1:])
+        if rng.random() > taken:
+            return None
+        label = CLASSES.index("person" if lane.pavement else choose(rng, VEHICLE_SHARES))
+        travelled += float(rng.uniform(-0.5, 0.5)) * max(apart - (2.0 if lane.pavement else 12.5), 0.0)
+        if not 0 <= travelled <= length:
+            return None
+        along = lane.start - MARGIN + travelled if lane.direction > 0 else lane.end + MARGIN - travelled
+        shift = float(rng.normal(0, 0.18))
+        x, y, angle = self.layout.road.at(along, lane.offset + shift)
+        heading = float(angle) if lane.direction > 0 else float(angle) + math.pi
+        phase = int(travelled / 0.4) % 4 if lane.pavement else 0
+        track_id = (slot + FIRST_SLOT) * len(self.layout.lanes) + number
+        return RoadUser(label, track_id, float(x), float(y), heading, _model(label, identity, phase))

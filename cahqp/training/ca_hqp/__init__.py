@@ -1,0 +1,1 @@
+"""CA-HQP teacher adaptation."""

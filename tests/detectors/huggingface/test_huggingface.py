@@ -1,0 +1,323 @@
+"""Detectors of transformers as students, narrow and with random weights; nothing is fetched."""
+
+from dataclasses import replace
+
+import onnxruntime
+import pytest
+import torch
+import transformers
+
+from cahqp.detectors import HuggingFaceDetector
+from cahqp.detectors.huggingface.families import FAMILIES
+from cahqp.detectors.layers import denoising
+from cahqp.detectors.losses import criterion
+from cahqp.detectors.losses.criterion import SetCriterion
+from cahqp.detectors.model_file import load, save
+from cahqp.edge.export.to_onnx import to_onnx
+from cahqp.errors import ConfigError, WeightsError
+from cahqp.structures import Batch, Targets
+from cahqp.training import StudentTraining
+
+RESNET = {
+    "model_type": "resnet",
+    "embedding_size": 8,
+    "hidden_sizes": [8, 16, 24, 32],
+    "depths": [1, 1, 1, 1],
+    "layer_type": "basic",
+    "out_features": ["stage2", "stage3", "stage4"],
+}
+VD = {**RESNET, "model_type": "rt_detr_resnet", "depths": [2, 2, 2, 2]}
+NARROW = {"d_model": 32, "decoder_ffn_dim": 48, "decoder_layers": 2, "decoder_attention_heads": 4, "num_queries": 20}
+HYBRID = {
+    **NARROW,
+    "encoder_hidden_dim": 32,
+    "encoder_in_channels": [16, 24, 32],
+    "decoder_in_channels": [32] * 3,
+    "encoder_ffn_dim": 40,
+    "encoder_attention_heads": 4,
+    "num_denoising": 10,
+    "freeze_backbone_batch_norms": False,
+}
+CONFIGS = {
+    "rt_detr": {**HYBRID, "backbone_config": VD},
+    "rt_detr_v2": {**HYBRID, "backbone_config": VD},
+    "d_fine": {**HYBRID, "hidden_size": 32, "backbone_config": VD, "max_num_bins": 8, "lqe_hidden_dim": 8},
+    "deformable_detr": {
+        **NARROW,
+        "encoder_layers": 1,
+        "encoder_ffn_dim": 40,
+        "encoder_attention_heads": 4,
+        "num_feature_levels": 4,
+        "with_box_refine": True,
+        "backbone_config": RESNET,
+    },
+    "rf_detr": {
+        "d_model": 32,
+        "decoder_ffn_dim": 48,
+        "decoder_layers": 2,
+        "decoder_self_attention_heads": 4,
+        "decoder_cross_attention_heads": 4,
+        "num_queries": 10,
+        "group_detr": 3,
+        "backbone_config": {
+            "model_type": "rf_detr_dinov2",
+            "hidden_size": 32,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "image_size": 64,
+            "patch_size": 8,
+            "num_windows": 1,
+            "out_features": ["stage1", "stage2"],
+        },
+    },
+}
+CLASSES = ["car", "bus", "person"]
+
+
+@pytest.fixture(params=list(CONFIGS))
+def family(request):
+    return request.param
+
+
+def make(family, **settings):
+    detector = HuggingFaceDetector(
+        CLASSES, config={"model_type": family, **CONFIGS[family]}, size=(64, 96), **settings
+    ).eval()
+    # As after some training: boxes and the choice of queries depend on the image.
+    for name, parameter in detector.named_parameters():
+        if "bbox_embed" in name and name.endswith("layers.2.weight"):
+            torch.nn.init.normal_(parameter, std=0.05)
+        elif parameter.dim() > 1 and "embed" not in name and "sampling_offsets" not in name:
+            torch.nn.init.normal_(parameter, std=(2 / parameter[0].numel()) ** 0.5)
+    norms = [m for m in detector.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    for norm in norms:
+        norm.momentum = 1.0
+    with torch.no_grad():
+        detector.train()(torch.randn(2, 3, 64, 96))
+    for norm in norms:
+        norm.momentum = 0.1
+    return detector.eval()
+
+
+def published(family, folder, names, **settings):
+    """A folder as its authors would publish it."""
+    labels = {"id2label": dict(enumerate(names)), "label2id": {name: i for i, name in enumerate(names)}}
+    config = transformers.CONFIG_MAPPING[family].from_dict({**CONFIGS[family], **labels, **settings})
+    model = transformers.AutoModelForObjectDetection.from_config(config).eval()
+    model.save_pretrained(folder)
+    return model
+
+
+def test_every_family_is_tested():
+    assert CONFIGS.keys() == FAMILIES.keys()
+
+
+def test_it_answers_what_theirs_does(family, tmp_path, images):
+    model = published(family, tmp_path, CLASSES)
+    detector = HuggingFaceDetector(CLASSES, str(tmp_path)).eval()
+    with torch.no_grad():
+        ours, theirs = detector(images), model(images)
+    torch.testing.assert_close(ours.pred_logits, theirs.logits, atol=1e-5, rtol=0)
+    torch.testing.assert_close(ours.pred_boxes, theirs.pred_boxes, atol=1e-5, rtol=0)
+    tokens = sum(h * w for h, w in ours.features.spatial_shapes)
+    assert ours.features.encoder[-1].shape == (2, tokens, 32) and ours.features.padding.shape == (2, tokens)
+    assert ours.features.backbone[-1].shape[:2] == (2, 32)
+
+
+def test_padding_is_not_looked_at(images):
+    detector = make("deformable_detr")
+    mask = torch.zeros(2, 64, 96, dtype=torch.bool)
+    mask[:, :, 64:] = True
+    with torch.no_grad():
+        padded, cut = (
+            detector(images.masked_fill(mask[:, None], 0.0), mask),
+            detector.model(images.masked_fill(mask[:, None], 0.0), pixel_mask=(~mask).long()),
+        )
+    torch.testing.assert_close(padded.pred_boxes, cut.pred_boxes)
+    assert padded.sizes.tolist() == [[64, 64]] * 2 and padded.features.padding.any()
+    with pytest.raises(ConfigError, match="takes no padded images"):
+        make("rt_detr")(images, mask)
+
+
+@pytest.mark.parametrize("boxes", ["everywhere", "in one image", "nowhere"])
+def test_every_parameter_gets_a_gradient(family, images, targets, boxes):
+    detector = make(family).train()
+    given = {"everywhere": targets, "in one image": [targets[0], Targets.empty()]}.get(boxes, [Targets.empty()] * 2)
+    losses = SetCriterion(detector.class_loss)(detector(images, None, given), given)
+    sum(value.sum() for value in losses.values()).backward()
+    trained = {name: p for name, p in detector.named_parameters() if p.requires_grad}
+    assert not [name for name, p in trained.items() if p.grad is None]
+    assert all(p.grad.isfinite().all() for p in trained.values())
+
+
+def test_denoising_changes_no_other_prediction(images, targets):
+    for family in ("rt_detr", "rt_detr_v2", "d_fine"):
+        detector = make(family)
+        with torch.no_grad():
+            without = detector(images)
+            for module in detector.train().modules():
+                if isinstance(module, torch.nn.BatchNorm2d):
+                    module.eval()
+            found = detector(images, None, targets)
+            again = detector(images, None, targets)
+        assert found.denoising.groups == 3 and found.denoising.slots == 3
+        assert torch.equal(found.denoising.logits, again.denoising.logits), "noise is a function of the image"
+        torch.testing.assert_close(found.pred_logits, without.pred_logits, atol=1e-5, rtol=0)
+
+
+def test_groups_of_queries_count_as_one_in_the_mean(images, targets):
+    """RF-DETR's three groups: each answers every box; were they alike, the losses would be those of one."""
+    detector = make("rf_detr").train()
+    out = detector(images, None, targets)
+    assert out.groups == 3 and out.aux_logits.shape[:3] == (8, 2, 10) and out.pred_logits.shape[1] == 10
+    alike = replace(
+        out,
+        aux_logits=out.pred_logits.expand(8, -1, -1, -1),
+        aux_boxes=out.pred_boxes.expand(8, -1, -1, -1),
+    )
+    one = replace(out, aux_logits=alike.aux_logits[:2], aux_boxes=alike.aux_boxes[:2], groups=1)
+    totals = [sum(v.sum() for v in SetCriterion("varifocal")(o, targets).values()) for o in (alike, one)]
+    torch.testing.assert_close(totals[0], totals[1])
+
+
+def test_two_ranks_train_as_one(images, targets, monkeypatch):
+    """The second rank has no box. The same promise as our own detectors', whose test says more."""
+    detector = make("rt_detr").train()
+    for module in detector.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.eval()
+
+    def gradients(images, targets):
+        detector.zero_grad()
+        losses = SetCriterion(detector.class_loss)(detector(images, None, targets), targets)
+        sum(value.sum() for value in losses.values()).backward()
+        return {name: p.grad.clone() for name, p in detector.named_parameters() if p.requires_grad}
+
+    targets = [targets[0], Targets.empty()]
+    whole = gradients(images, targets)
+    monkeypatch.setattr(denoising, "maximum_over_ranks", lambda count, device: 3)
+    monkeypatch.setattr(criterion, "world_size", lambda: 2)
+    monkeypatch.setattr(criterion, "sum_over_ranks", lambda value: torch.tensor(3.0))
+    first, second = (gradients(images[rank : rank + 1], [targets[rank]]) for rank in range(2))
+    for name, expected in whole.items():
+        averaged = (first[name] + second[name]) / 2
+        assert (averaged - expected).norm() <= 1e-4 * expected.norm() + 1e-6, name
+
+
+def batch_of(targets):
+    images = torch.randint(0, 256, (2, 3, 64, 96), dtype=torch.uint8)
+    return Batch(images, torch.zeros(2, 64, 96, dtype=torch.bool), targets, [])
+
+
+def test_a_student_trains_also_on_a_batch_without_boxes(family, targets):
+    module = StudentTraining(make(family).train())
+    module.log = lambda *_, **__: None
+    optimizer = torch.optim.AdamW(module.parameter_groups())
+    half = replace(targets[0], weights=torch.full((3,), 0.5))
+    for given in ([Targets.empty()] * 2, [half, targets[1]]):
+        before = [p.clone() for p in module.parameters()]
+        optimizer.zero_grad()
+        module.training_step(batch_of(given), 0).backward()
+        assert all(p.grad is None or p.grad.isfinite().all() for p in module.parameters())
+        optimizer.step()
+        assert any(not torch.equal(a, b) for a, b in zip(before, module.parameters(), strict=True))
+
+
+def test_the_model_file_detects_the_same(family, tmp_path, images):
+    detector = make(family, max_detections=7)
+    save(tmp_path / "model.safetensors", detector)
+    again = load(tmp_path / "model.safetensors")
+    with torch.no_grad():
+        first, second = detector(images), again(images)
+    assert torch.equal(first.pred_logits, second.pred_logits) and torch.equal(first.pred_boxes, second.pred_boxes)
+    assert (again.classes, again.max_detections) == (detector.classes, 7)
+    assert again.preprocessing == detector.preprocessing and again.settings == detector.settings
+
+
+def test_it_is_exported(tmp_path, images):
+    detector = make("rt_detr_v2")
+    to_onnx(detector, tmp_path / "model.onnx", (64, 96), 1, "grid_sample")
+    logits, boxes = onnxruntime.InferenceSession(tmp_path / "model.onnx").run(None, {"images": images[:1].numpy()})
+    with torch.no_grad():
+        expected = detector(images[:1])
+    torch.testing.assert_close(torch.from_numpy(logits), expected.pred_logits, atol=1e-3, rtol=0)
+    torch.testing.assert_close(torch.from_numpy(boxes), expected.pred_boxes, atol=1e-4, rtol=0)
+    with pytest.raises(ConfigError, match="leave out --sampling gather"):
+        to_onnx(detector, tmp_path / "other.onnx", (64, 96), 1, "gather")
+
+
+def test_classes_known_by_name_keep_their_rows(family, tmp_path, images, caplog):
+    model = published(family, tmp_path, ["person", "motorbike", "car", "dog"])
+    detector = HuggingFaceDetector(["car", "lorry", "motorcycle"], str(tmp_path)).eval()
+    assert detector.untrained_classes == ("lorry",)
+    assert "does not know lorry" in caplog.text
+    with torch.no_grad():
+        for name, weight in model.state_dict().items():
+            if "class_embed" in name or "enc_score_head" in name:
+                found = detector.model.state_dict()[name]
+                assert len(found) == len(weight) - 1
+                assert torch.equal(found[0], weight[2]) and torch.equal(found[2], weight[1])
+
+
+def test_weights_are_left_alone_on_request(tmp_path):
+    model = published("rt_detr", tmp_path, CLASSES)
+    detector = HuggingFaceDetector(CLASSES, str(tmp_path), pretrained=False)
+    assert detector.untrained_classes == tuple(CLASSES)
+    weight = "model.decoder.layers.0.self_attn.q_proj.weight"
+    assert not torch.equal(detector.model.state_dict()[weight], model.state_dict()[weight])
+
+
+def test_preprocessing_is_that_of_the_image_processor(tmp_path):
+    published("rt_detr", tmp_path, CLASSES)
+    assert HuggingFaceDetector(CLASSES, str(tmp_path)).preprocessing.size == (640, 640)
+    transformers.RTDetrImageProcessor(
+        size={"height": 320, "width": 480}, do_normalize=True, image_mean=[0.1, 0.2, 0.3], image_std=[0.5, 0.5, 0.5]
+    ).save_pretrained(tmp_path)
+    found = HuggingFaceDetector(CLASSES, str(tmp_path)).preprocessing
+    assert (found.size, found.mean, found.std) == ((320, 480), (0.1, 0.2, 0.3), (0.5, 0.5, 0.5))
+    assert HuggingFaceDetector(CLASSES, str(tmp_path), size=(64, 64)).preprocessing.size == (64, 64)
+
+
+def test_what_theirs_trains_beside_ours_is_told(caplog):
+    assert [len(make(family).left_out) for family in CONFIGS] == [0, 0, 2, 0, 1]
+    assert caplog.text.count("FGL") <= 1
+
+
+@pytest.mark.parametrize(
+    ("config", "told"),
+    [
+        ({"model_type": "detr"}, "softmax"),
+        ({"model_type": "conditional_detr"}, "conditional_detr is no detector.*Take one of rt_detr"),
+        ({"model_type": "bert"}, "bert is no detector"),
+        ({"model_type": "rtdetr"}, "config.model_type must be one of rt_detr"),
+        ({"d_model": 3}, "config.model_type must be one of"),
+        ({"model_type": "deformable_detr", "two_stage": True, "with_box_refine": True}, "two_stage"),
+    ],
+)
+def test_other_models_are_refused_by_name(config, told):
+    with pytest.raises(ConfigError, match=told):
+        HuggingFaceDetector(CLASSES, config=config)
+
+
+def test_a_folder_that_is_none_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match=r"cannot be read .*save_pretrained"):
+        HuggingFaceDetector(CLASSES, str(tmp_path))
+    with pytest.raises(ConfigError, match="not both or neither"):
+        HuggingFaceDetector(CLASSES)
+
+
+def test_weights_that_do_not_fit_are_refused(tmp_path):
+    published("rt_detr", tmp_path, CLASSES)
+    published("rt_detr", tmp_path / "other", CLASSES, decoder_layers=1)
+    (tmp_path / "model.safetensors").write_bytes((tmp_path / "other" / "model.safetensors").read_bytes())
+    with pytest.raises(WeightsError, match=r"missing model.decoder"):
+        HuggingFaceDetector(CLASSES, str(tmp_path))
+    (tmp_path / "model.safetensors").write_bytes(b"cut")
+    with pytest.raises(ConfigError, match="cannot be read"):
+        HuggingFaceDetector(CLASSES, str(tmp_path))
+
+
+def test_without_transformers_the_extra_is_named(monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "transformers", None)
+    with pytest.raises(ConfigError, match=r"pip install 'cahqp\[hf\]'"):
+        HuggingFaceDetector(CLASSES, config={"model_type": "rt_detr"})

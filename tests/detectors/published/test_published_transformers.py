@@ -1,0 +1,115 @@
+"""RT-DETR beside transformers' with the same random weights, on squares and rectangles.
+
+Where theirs differs from the published code on purpose, ours does as they do: on rectangles the encoder's position grid
+keeps rows and columns apart (the published one mixes them up), and discrete sampling bounds x by the width (the
+published one by the height). On squares, the only shape the published models are meant for, all three agree.
+Theirs has no layer to stop at before the last, so that RT-DETR-R50-m cannot be compared.
+"""
+
+import pytest
+import torch
+import transformers
+from scipy.optimize import linear_sum_assignment
+
+from cahqp.detectors.losses.criterion import SetCriterion
+from cahqp.detectors.published.convert import load_published
+from cahqp.errors import WeightsError
+from cahqp.structures import Targets
+
+CASES = {
+    "first, 18 layers": ("RTDetr", "basic", {}),
+    "first, 50 layers, wider encoder": (
+        "RTDetr",
+        "bottleneck",
+        {"encoder_hidden_dim": 48, "decoder_in_channels": [48] * 3},
+    ),
+    "second": ("RTDetrV2", "basic", {"decoder_offset_scale": 0.7, "decoder_n_points": 2}),
+    "second, discrete": ("RTDetrV2", "basic", {"decoder_method": "discrete", "decoder_n_points": 3}),
+}
+
+
+def random_model(kind, block, settings):
+    """A narrow model whose boxes, scores and sampling points depend on the image."""
+    widths = [8 * 2**i * (4 if block == "bottleneck" else 1) for i in range(4)]
+    depths = [3, 4, 6, 3] if block == "bottleneck" else [2, 2, 2, 2]
+    backbone = transformers.RTDetrResNetConfig(
+        embedding_size=8,
+        hidden_sizes=widths,
+        depths=depths,
+        layer_type=block,
+        out_features=["stage2", "stage3", "stage4"],
+    )
+    narrow = {"d_model": 32, "encoder_hidden_dim": 32, "decoder_in_channels": [32] * 3, "hidden_expansion": 0.5}
+    narrow |= {"decoder_ffn_dim": 48, "encoder_ffn_dim": 40, "decoder_layers": 2, "num_queries": 30}
+    config = getattr(transformers, f"{kind}Config")(
+        backbone_config=backbone, encoder_in_channels=widths[1:], num_labels=7, **{**narrow, **settings}
+    )
+    model = getattr(transformers, f"{kind}ForObjectDetection")(config).eval()
+    for name, parameter in model.named_parameters():
+        if "bbox" in name and name.endswith("layers.2.weight"):
+            torch.nn.init.normal_(parameter, std=0.05)
+        elif "sampling_offsets.weight" in name or "attention_weights.weight" in name:
+            torch.nn.init.normal_(parameter, std=0.1)
+        elif parameter.dim() > 1 and "embed" not in name:
+            torch.nn.init.normal_(parameter, std=(2 / parameter[0].numel()) ** 0.5)
+    return model
+
+
+def far_apart(detector, ours, model, theirs, size) -> float:
+    """Return how far the two answers differ at most, in scores and in shares of the image, whatever their order."""
+    processor = transformers.RTDetrImageProcessor()
+    sizes = torch.tensor([size] * len(ours.pred_boxes))
+    worst = 0.0
+    for one, other in zip(
+        detector.decode(ours, sizes),
+        processor.post_process_object_detection(theirs, threshold=0.0, target_sizes=sizes),
+        strict=True,
+    ):
+        assert len(one) == len(other["scores"]) == model.config.num_queries
+        apart = (one.boxes[:, None] - other["boxes"]).abs().amax(-1) / max(size)
+        apart = torch.maximum(apart, (one.scores[:, None] - other["scores"]).abs())
+        apart = apart + (one.labels[:, None] != other["labels"])
+        worst = max(worst, float(apart[linear_sum_assignment(apart)].max()))
+    return worst
+
+
+@pytest.fixture(params=list(CASES))
+def pair(request, tmp_path):
+    model = random_model(*CASES[request.param])
+    model.save_pretrained(tmp_path)
+    detector = load_published(tmp_path, names=tuple("abcdefg"))
+    detector.max_detections = 30
+    return detector, model
+
+
+def test_it_detects_what_theirs_does(pair):
+    detector, model = pair
+    for size in ((96, 96), (64, 128)):
+        images = torch.rand(2, 3, *size)
+        with torch.no_grad():
+            assert far_apart(detector, detector(images), model, model(images), size) < 1e-4
+
+
+def test_its_losses_are_theirs(pair):
+    """All layers and the proposals; without denoising, whose noise is random. An empty image is among them."""
+    detector, model = pair
+    images = torch.rand(2, 3, 96, 96)
+    boxes = torch.tensor([[10.0, 20, 50, 60], [30, 5, 90, 70], [60, 60, 80, 94]])
+    targets = [Targets(boxes, torch.tensor([0, 4, 6])), Targets.empty()]
+    centred = torch.cat([boxes[:, :2] + boxes[:, 2:], 2 * (boxes[:, 2:] - boxes[:, :2])], 1) / 2 / 96
+    labels = [{"class_labels": targets[0].labels, "boxes": centred}]
+    labels += [{"class_labels": torch.zeros(0, dtype=torch.long), "boxes": torch.zeros(0, 4)}]
+    with torch.no_grad():
+        ours = SetCriterion(detector.class_loss)(detector(images), targets)
+        theirs = model(images, labels=labels).loss
+    assert float(sum(value.sum() for value in ours.values())) == pytest.approx(float(theirs), rel=1e-3)
+
+
+def test_its_own_names_of_classes_are_kept(tmp_path):
+    model = random_model("RTDetr", "basic", {})
+    model.config.id2label = dict(enumerate(["motorbike", "car", "b", "c", "d", "e", "f"]))
+    model.save_pretrained(tmp_path)
+    assert load_published(tmp_path).classes == ("motorbike", "car", "b", "c", "d", "e", "f")
+    (tmp_path / "config.json").unlink()
+    with pytest.raises(WeightsError, match=r"7 outputs, not COCO's 80 or 91.*--names"):
+        load_published(tmp_path)

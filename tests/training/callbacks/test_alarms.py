@@ -1,0 +1,222 @@
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from cahqp.__main__ import main
+from cahqp.adaptation import domain_queries, instances
+from cahqp.adaptation.stationary_memory import StandingMemory
+from cahqp.detectors.model_file import load
+from cahqp.training.base import DetectionModule
+from cahqp.training.ca_hqp.module import TeacherAdaptation
+from cahqp.training.callbacks.alarms import AlarmError, Alarms, divergence
+
+ALARM = "checkpoints/alarm"
+
+
+@pytest.fixture
+def adapt(arguments, teacher, tmp_path, capsys):
+    """Adapt for nine steps and return the exit code, what was said, and the directory of the alarm's files."""
+
+    def run(*more, name="run"):
+        code = main([*arguments("adapt"), f"--model.weights={teacher}", f"--output={tmp_path / name}", *more])
+        return code, capsys.readouterr().err, tmp_path / f"{name}.partial" / ALARM
+
+    return run
+
+
+@pytest.fixture
+def labels(monkeypatch):
+    """Let the averaged teacher say what the test says: a function of the number of the step."""
+
+    def give(keep):
+        step, original = [0], TeacherAdaptation.label
+
+        def label(self, batch, *args, **kwargs):
+            found = original(self, batch, *args, **kwargs)
+            step[0] += 1
+            return [keep(target, step[0]) for target in found]
+
+        monkeypatch.setattr(TeacherAdaptation, "label", label)
+
+    return give
+
+
+def many(target, count, label=0):
+    boxes = torch.tensor([[8.0, 8.0, 40.0, 40.0]]).repeat(count, 1)
+    return type(target)(boxes, torch.full((count,), label), seed=target.seed)
+
+
+def test_labels_that_vanish_leave_the_last_good_teacher(adapt, labels):
+    labels(lambda target, step: many(target, 0 if step > 4 else 3))
+    code, said, kept = adapt("--alarms.window=2")
+    assert code == 1
+    assert "fall to nothing" in said
+    assert str(kept / "last_good.safetensors") in said
+    assert "pseudo_labels.threshold" in said
+    teacher = load(kept / "last_good.safetensors")
+    assert teacher.provenance["steps"] == 4
+    assert "fall to nothing" in teacher.provenance["stopped"]
+
+
+def test_classes_that_drift(adapt, labels):
+    labels(lambda target, step: many(target, 10, label=2 if step > 4 else 0))
+    assert "truck 0 -> 100 %" in adapt("--alarms.window=2")[1]
+
+
+def test_what_is_switched_off_stops_nothing(adapt, labels):
+    labels(lambda target, step: many(target, 10, label=2 if step > 4 else 0))
+    assert adapt("--alarms.window=2", "--alarms.class_drift=null")[0] == 0
+
+
+@pytest.fixture
+def judged():
+    """Judge windows of ten frames with these numbers of boxes by class, and return what was said."""
+
+    def judge(*windows, **limits):
+        alarms = Alarms(**limits)
+        alarms._good = SimpleNamespace(write=lambda trainer, reason: "kept")
+        trainer = SimpleNamespace(strategy=SimpleNamespace(reduce=lambda value, **_: value))
+        for boxes in windows:
+            alarms._counts = torch.tensor([10, *boxes])
+            alarms._judge_labels(trainer, ["car", "bus"][: len(boxes)])
+        return "nothing"
+
+    return judge
+
+
+@pytest.mark.parametrize(
+    ("windows", "said"),
+    [
+        ([(0, 0)], "No pseudo-label was found"),
+        ([(30, 10), (2, 1)], "fall to nothing"),
+        ([(30, 10), (200, 80)], "explode"),
+        ([(30, 10), (10, 60)], "drift"),
+        ([(9, 3), (9, 3), (10, 60)], "drift"),  # the first window alone is too small to compare with
+    ],
+)
+def test_windows_that_stop(windows, said, judged):
+    with pytest.raises(AlarmError, match=said):
+        judged(*windows)
+
+
+@pytest.mark.parametrize(
+    ("windows", "limits"),
+    [
+        ([(30, 10), (60, 25)], {}),
+        ([(30, 10), (1, 18)], {"fewest": 0}),  # nineteen boxes tell nothing about shares
+        ([(30,), (100,)], {"class_drift": 0.0}),
+        ([(0, 0), (30, 10)], {"fewest": None, "most": None}),
+    ],
+)
+def test_windows_that_pass(windows, limits, judged):
+    assert judged(*windows, **limits) == "nothing"
+
+
+@pytest.mark.parametrize(("knows", "word"), [(True, "without error"), (False, "one answer to both")])
+def test_discriminators_that_are_stuck(knows, word, adapt, monkeypatch):
+    """Every discriminator is sure of the domain it is told, or of the target whatever it is told."""
+
+    def judged(logits, domain, weight=None):
+        loss, _ = original(logits, domain, weight)
+        return loss, torch.tensor(1.0 if knows else float(domain))
+
+    original = instances.domain_loss
+    for room in (instances, domain_queries):
+        monkeypatch.setattr(room, "domain_loss", judged)
+    off = [f"--alarms.{name}=null" for name in ("fewest", "most", "class_drift")]
+    said = adapt("--alarms.window=1", "--alarms.discriminator_patience=4", *off)[1]
+    assert word in said and "The discriminator decoder_query" in said
+
+
+@pytest.fixture
+def fifth_loss_is_nan(monkeypatch):
+    """The criterion gives NaN for one image of the source: the fifth step meets it first."""
+    original, steps = DetectionModule.supervised_loss, []
+
+    def spoilt(self, batch, prefix="train"):
+        loss, output = original(self, batch, prefix)
+        steps.append((float(loss), [frame.name for frame in batch.frames]))
+        return (loss * float("nan") if prefix == "source" and len(steps) == 5 else loss), output
+
+    monkeypatch.setattr(DetectionModule, "supervised_loss", spoilt)
+    return steps
+
+
+def test_a_loss_that_is_not_finite_is_replayed(adapt, fifth_loss_is_nan):
+    code, said, kept = adapt()
+    assert code == 1
+    assert "loss of step 4 is not finite" in said
+    failing = kept / "failing-rank0.pt"
+    failed = fifth_loss_is_nan[4:5]
+    code, said, _ = adapt(f"--alarms.replay={failing}", name="replay")
+    again = fifth_loss_is_nan[5:6]
+    assert "source/" in said
+    assert [names for _, names in again] == [names for _, names in failed]
+    assert [loss for loss, _ in again] == pytest.approx([loss for loss, _ in failed])
+
+
+def test_predictions_that_are_not_finite_are_an_alarm(adapt):
+    wild = ["--model.optimizer.learning_rate=1e30", "--trainer.gradient_clip_val=1e9"]
+    code, said, kept = adapt(*wild)
+    assert code == 1
+    assert "is not finite. The predictions are not finite" in said
+    assert torch.isfinite(next(load(kept / "last_good.safetensors").parameters())).all()
+    assert "The predictions are not finite" in adapt(f"--alarms.replay={kept / 'failing-rank0.pt'}", name="replay")[1]
+    with pytest.raises(FloatingPointError):
+        adapt(*wild, "--alarms.finite=false", name="off")
+
+
+def test_a_replay_knows_no_more_than_the_step_did(adapt, monkeypatch):
+    loss, factors, steps, known = DetectionModule.supervised_loss, StandingMemory.factors, [], []
+
+    def spoilt(self, batch, prefix="train"):
+        steps.append(prefix)
+        found, output = loss(self, batch, prefix)
+        return found * (float("nan") if steps.count("source") == 2 else 1.0), output
+
+    def counted(self, frame, boxes):
+        known.append(len(self))
+        return factors(self, frame, boxes)
+
+    monkeypatch.setattr(DetectionModule, "supervised_loss", spoilt)
+    monkeypatch.setattr(StandingMemory, "factors", counted)
+    standing = "--model.pseudo_labels.standing=0"
+    _, _, kept = adapt(standing)
+    assert known == [0, 0, 2, 2]
+    adapt(standing, f"--alarms.replay={kept / 'failing-rank0.pt'}", name="replay")
+    assert known[4:] == [2, 2]
+
+
+def test_weights_that_are_no_numbers_are_not_the_last_good_ones(adapt, monkeypatch):
+    def spoil(self, *args):
+        with torch.no_grad():
+            for parameter in self._average().parameters():
+                parameter.fill_(float("nan"))
+
+    monkeypatch.setattr(TeacherAdaptation, "on_train_batch_end", spoil)
+    _, said, kept = adapt("--alarms.window=1", "--alarms.fewest=0.5")
+    assert torch.isfinite(next(load(kept / "last_good.safetensors").parameters())).all(), said
+
+
+def test_the_file_to_replay_must_be_there(adapt):
+    assert "does not exist" in adapt("--alarms.replay=nowhere.pt")[1]
+
+
+def test_the_first_window_survives_a_resumed_run():
+    one, two = Alarms(), Alarms()
+    one.first, one.stuck = [3.0, 2.0, 1.0], {"encoder": 100}
+    two.load_state_dict(one.state_dict())
+    assert (two.first, two.stuck) == (one.first, one.stuck)
+
+
+@pytest.mark.parametrize("wrong", [{"window": 0}, {"fewest": 1.0}, {"most": 1.0}, {"class_drift": 2.0}])
+def test_limits_are_checked(wrong):
+    with pytest.raises(Exception, match=f"alarms.{next(iter(wrong))}"):
+        Alarms(**wrong)
+
+
+def test_divergence_in_bits():
+    assert divergence([3, 1], [6, 2]) == pytest.approx(0)
+    assert divergence([1, 0], [0, 1]) == pytest.approx(1)
+    assert divergence([1, 1], [1, 0]) == pytest.approx(0.3113, abs=1e-4)
