@@ -32,18 +32,18 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "convert": ("make a model file from a published DINO or RT-DETR checkpoint", "cahqp.cli.commands", "convert"),
     "sample": ("choose the frames worth sending, within a budget", "cahqp.cli.cycle_commands", "sample"),
     "fetch": ("bring frames and videos of a folder or a URL here", "cahqp.cli.cycle_commands", "fetch"),
-    "remember": (
+    "replay": (
         "keep a bounded buffer of past domains, and choose what to replay",
         "cahqp.cli.cycle_commands",
-        "remember",
+        "replay",
     ),
-    "adopt": ("carry out what a gate decided", "cahqp.cli.cycle_commands", "adopt"),
+    "apply-decision": ("carry out what a gate decided", "cahqp.cli.cycle_commands", "apply_decision"),
     "info": ("say what a model file holds", "cahqp.cli.commands", "info"),
     "export": ("write a model file as a checked package for the edge", "cahqp.cli.edge_commands", "export"),
     "detect": ("run a package over frames, a video or a stream, without torch", "cahqp.cli.edge_commands", "detect"),
     "gate": ("decide whether a package may replace the running one", "cahqp.cli.edge_commands", "gate"),
     "registry": ("versions and the one that runs: promote, roll back, verify", "cahqp.cli.edge_commands", "registry"),
-    "keys": ("make a pair of keys to sign packages with", "cahqp.cli.edge_commands", "keys"),
+    "keygen": ("make a pair of keys to sign packages with", "cahqp.cli.edge_commands", "keygen"),
 }
 
 

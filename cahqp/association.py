@@ -53,18 +53,19 @@ def places_taken(boxes: Floats, frames: Sequence[Floats], min_iou: float = SAME_
     return taken
 
 
-def standing_factor(shares: Floats, standing: float) -> NDArray[np.float64]:
+def stationary_factor(shares: Floats, stationary_weight: float) -> NDArray[np.float64]:
     """Return what scores count whose place is taken in a share of the recording's other frames.
 
     Road users come and go, and their place is empty in other frames; a lit window that is taken for a car is so in most
     of them. No order and no time is needed, so this works on frames too far apart for tracks.
 
     Args:
-        shares: (N,) shares of the other frames, 0..1. Up to 0.2 a score counts fully, from 0.6 on by `standing`, and
+        shares: (N,) shares of the other frames, 0..1. Up to 0.2 a score counts fully, from 0.6 on by
+            `stationary_weight`, and
             evenly less in between.
-        standing: 0..1.
+        stationary_weight: 0..1.
     """
-    return 1 - (1 - standing) * np.clip((np.asarray(shares, np.float64) - 0.2) / 0.4, 0, 1)
+    return 1 - (1 - stationary_weight) * np.clip((np.asarray(shares, np.float64) - 0.2) / 0.4, 0, 1)
 
 
 def match_boxes(

@@ -150,12 +150,12 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def natural(name: str) -> list[tuple[int, int, str]]:
+def natural_key(name: str) -> list[tuple[int, int, str]]:
     """Return a key that sorts `frame2` before `frame10`."""
     return [(0, int(part), part) if part.isdecimal() else (1, 0, part) for part in re.split("([0-9]+)", name)]
 
 
-def shown(source: str) -> str:
+def redact_url(source: str) -> str:
     """Return a URL as it may stand in messages, logs and files, without user, password and query; a path as it is."""
     scheme, separator, rest = source.partition("://")
     if not separator:

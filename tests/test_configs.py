@@ -26,7 +26,7 @@ OVERLAYS = {
     "configs/benchmark/overlays/real_teacher.yaml": "configs/teacher/resnet18.yaml",
     "configs/benchmark/overlays/real_source.yaml": "configs/teacher/resnet18.yaml",
     "configs/benchmark/overlays/real_adapt.yaml": "configs/teacher/demo_adapt.yaml",
-    "configs/benchmark/overlays/real_refit.yaml": "configs/teacher/demo_refit.yaml",
+    "configs/benchmark/overlays/real_refit.yaml": "configs/teacher/demo_self_training.yaml",
     "configs/benchmark/overlays/real_oracle.yaml": "configs/benchmark/overlays/oracle.yaml",
     "configs/benchmark/overlays/true_boxes.yaml": "configs/teacher/demo_adapt.yaml",
     "configs/overlays/alignment_only.yaml": "configs/teacher/demo_adapt.yaml",
@@ -68,7 +68,7 @@ def fit(recordings, teacher, student, tmp_path, monkeypatch):
         given += [] if start is None else [f"--model.weights={start}"]
         given += [f"--model.teacher={teacher}"] if distils else []
         ceiling = any(name.endswith("true_boxes.yaml") for name in names)
-        given += [f"--model.truth={json.dumps([str(recordings['night'])])}"] if ceiling else []
+        given += [f"--model.ground_truth={json.dumps([str(recordings['night'])])}"] if ceiling else []
         known = model["init_args"].get("detector", {}).get("init_args", {}).get("classes", CLASSES)
         given += [f"--data.ignore_categories={json.dumps(sorted(set(CLASSES) - set(known)))}"]
         assert main(["fit", *given, "--data.batch_size=2", f"--output={tmp_path / 'run'}"]) == 0
@@ -112,7 +112,7 @@ def test_a_plan_of_rounds_is_whole(name, tmp_path, monkeypatch, capsys):
             Path(entry).touch()
     assert main(["cycle", "run", f"--plan={name}", "--dry-run"]) == 0
     told = capsys.readouterr().out
-    for command in ("features", "drift", "fit", "relabel", "remember", "evaluate", "export", "gate", "adopt"):
+    for command in ("features", "drift", "fit", "relabel", "replay", "evaluate", "export", "gate", "apply-decision"):
         assert f"cahqp {command} " in told
 
 

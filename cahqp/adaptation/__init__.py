@@ -8,7 +8,7 @@ from cahqp.adaptation.prompt_metric import PromptMetric, class_map, proxy_anchor
 from cahqp.adaptation.pseudo_labels import DynamicThresholds, select
 from cahqp.adaptation.sfa_queries import SFAQueryAlignment
 from cahqp.adaptation.soft_targets import class_scores, soften
-from cahqp.adaptation.stationary_memory import StandingMemory
+from cahqp.adaptation.stationary_memory import StationaryMemory
 from cahqp.adaptation.track_bank import TrackBank
 from cahqp.detectors.prompts.generator import CBAM, VisualPromptGenerator, attention_entropy
 from cahqp.detectors.prompts.injection import VisualPrompt
@@ -21,7 +21,7 @@ __all__ = [
     "InstanceAlignment",
     "PromptMetric",
     "SFAQueryAlignment",
-    "StandingMemory",
+    "StationaryMemory",
     "TrackBank",
     "VisualPrompt",
     "VisualPromptGenerator",

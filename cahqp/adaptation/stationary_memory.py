@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from cahqp.adaptation.all_gather import gathered
-from cahqp.association import LEAST_FRAMES, places_taken, standing_factor
+from cahqp.association import LEAST_FRAMES, places_taken, stationary_factor
 from cahqp.structures import Frame
 
 _log = logging.getLogger(__name__)
@@ -26,21 +26,21 @@ class _Seen:
     boxes: NDArray[np.float64]
 
 
-class StandingMemory(nn.Module):
+class StationaryMemory(nn.Module):
     """Remembers where boxes were in each frame of a recording, and says which places are always taken.
 
     The rule is that of `cahqp.association.standing_factor`. Frames are read with `factors` and written with `note`,
     which takes effect with `commit`, from all processes in the same order.
 
     Args:
-        standing: What a score counts whose place is always taken, 0..1.
+        stationary_weight: What a score counts whose place is always taken, 0..1.
         max_frames: Frames remembered of each recording; those not seen for longest are forgotten first.
         most: Frames remembered in all; recordings not seen for longest are forgotten first.
     """
 
-    def __init__(self, standing: float = 0.5, max_frames: int = 64, most: int = 8192) -> None:
+    def __init__(self, stationary_weight: float = 0.5, max_frames: int = 64, most: int = 8192) -> None:
         super().__init__()
-        self.standing, self.max_frames, self.most = standing, max_frames, most
+        self.stationary_weight, self.max_frames, self.most = stationary_weight, max_frames, most
         self._recordings: dict[str, dict[int, _Seen]] = {}
         self._pending: list[tuple[str, int, _Seen]] = []
         self._warned = False
@@ -50,7 +50,7 @@ class StandingMemory(nn.Module):
         return sum(map(len, self._recordings.values()))
 
     def factors(self, frame: Frame, boxes: Tensor) -> Tensor:
-        """Return (N,) what the scores of a frame's boxes count, `standing`..1.
+        """Return (N,) what the scores of a frame's boxes count, `stationary_weight`..1.
 
         It is 1 where fewer than five other frames show that place, or the frame's recording is not known.
 
@@ -65,10 +65,10 @@ class StandingMemory(nn.Module):
         centres = (places[:, None, :2] + places[:, None, 2:]) / 2
         regions = np.stack([seen.region for seen in others])
         inside = ((centres >= regions[:, :2]) & (centres < regions[:, 2:])).all(2)
-        shown = inside.sum(1)
+        visible = inside.sum(1)
         taken = (inside & places_taken(places, [seen.boxes for seen in others])).sum(1)
-        shares = np.where(shown >= LEAST_FRAMES, taken / np.maximum(shown, 1), 0.0)
-        return torch.from_numpy(standing_factor(shares, self.standing)).to(boxes)
+        shares = np.where(visible >= LEAST_FRAMES, taken / np.maximum(visible, 1), 0.0)
+        return torch.from_numpy(stationary_factor(shares, self.stationary_weight)).to(boxes)
 
     def note(self, frame: Frame, boxes: Tensor) -> None:
         """Note for `commit` what a frame showed; without camera and recording, which is logged once, it is left out.
@@ -102,7 +102,7 @@ class StandingMemory(nn.Module):
         if not self._warned:
             _log.warning(
                 "%r names no camera and no recording: whether something always stands at a place of such frames is not "
-                "known (pseudo_labels.standing). Give them a `recording`, or their folder.",
+                "known (pseudo_labels.stationary_weight). Give them a `recording`, or their folder.",
                 frame.name,
             )
         self._warned = True

@@ -152,8 +152,8 @@ class TrackBank:
         self._frames, self._times, self._uses, self._pending = {}, {}, Counter(), []
         self._tracks = dict(zip(state["tracks"], state["values"].cpu().clone(), strict=True))
         self._next = state["next"]
-        shown = torch.tensor(state["shown"], dtype=torch.long)
-        parts = [part.cpu().split(state["counts"]) for part in (state["boxes"], state["labels"], shown)]
+        visible = torch.tensor(state["shown"], dtype=torch.long)
+        parts = [part.cpu().split(state["counts"]) for part in (state["boxes"], state["labels"], visible)]
         for (recording, timestamp), boxes, labels, tracks in zip(state["frames"], *parts, strict=True):
             self._keep((recording, timestamp), _Remembered(boxes.numpy(), labels.numpy(), tracks.tolist()))
 
@@ -201,8 +201,8 @@ class TrackBank:
             return _Remembered(sighting.boxes[:0], sighting.labels[:0], [])
         centres = (old.boxes[:, :2] + old.boxes[:, 2:]) / 2
         left_top, right_bottom = sighting.region[:2], sighting.region[2:]
-        shown = ((centres >= left_top) & (centres < right_bottom)).all(1) | np.isin(old.tracks, tracks)
-        kept = np.flatnonzero(~shown)
+        visible = ((centres >= left_top) & (centres < right_bottom)).all(1) | np.isin(old.tracks, tracks)
+        kept = np.flatnonzero(~visible)
         return _Remembered(old.boxes[kept], old.labels[kept], [old.tracks[row] for row in kept])
 
     def _write(self, sighting: _Sighting) -> None:

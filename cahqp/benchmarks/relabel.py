@@ -37,7 +37,7 @@ def relabel_cost(
     frames: Path,
     output: Path,
     ignore_share: float = 0.6,
-    standing: float = 0.5,
+    stationary_weight: float = 0.5,
     temporal: bool = True,
     batch_size: int = 8,
     rounds: int = 5,
@@ -51,7 +51,7 @@ def relabel_cost(
         frames: Folder, video or COCO file, whose labels are not read.
         output: Folder for `relabel.json`.
         ignore_share: Option of `relabel`.
-        standing: Option of `relabel`.
+        stationary_weight: Option of `relabel`.
         temporal: Option of `relabel`.
         batch_size: Frames in a batch.
         rounds: Times that both are run, after once that does not count.
@@ -61,7 +61,12 @@ def relabel_cost(
         DataError: There are no frames, or they cannot be read.
     """
     check_numbers({"--ignore_share": ignore_share}, {"--batch_size": batch_size, "--rounds": rounds})
-    options = {"ignore_share": ignore_share, "standing": standing, "temporal": temporal, "batch_size": batch_size}
+    options = {
+        "ignore_share": ignore_share,
+        "stationary_weight": stationary_weight,
+        "temporal": temporal,
+        "batch_size": batch_size,
+    }
     with tempfile.TemporaryDirectory() as folder:
         outputs = (Path(folder) / str(number) for number in itertools.count())
         ways = {

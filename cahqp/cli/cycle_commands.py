@@ -35,15 +35,15 @@ def fetch(arguments: list[str]) -> None:
     run_with_lists(command, arguments, {}, {"after": Path})
 
 
-def remember(arguments: list[str]) -> None:
-    """Run `cahqp remember`."""
-    from cahqp.cycle.replay_buffer import remember as command
+def replay(arguments: list[str]) -> None:
+    """Run `cahqp replay`."""
+    from cahqp.cycle.replay_buffer import replay as command
 
     run_with_lists(command, arguments, {})
 
 
-def adopt(arguments: list[str]) -> None:
-    """Run `cahqp adopt`."""
-    from cahqp.cycle.apply_decision import adopt as command
+def apply_decision(arguments: list[str]) -> None:
+    """Run `cahqp apply-decision`."""
+    from cahqp.cycle.apply_decision import apply_decision as command
 
     run_with_lists(command, arguments, {})

@@ -25,11 +25,11 @@ def detect(arguments: list[str]) -> None:
     auto_cli(command, args=given, exit_on_error=False, prog="cahqp detect", as_positional=False)
 
 
-def keys(arguments: list[str]) -> None:
-    """Run `cahqp keys`."""
-    from cahqp.edge.signing import keys as command
+def keygen(arguments: list[str]) -> None:
+    """Run `cahqp keygen`."""
+    from cahqp.edge.signing import keygen as command
 
-    auto_cli(command, args=arguments[1:], exit_on_error=False, prog="cahqp keys", as_positional=False)
+    auto_cli(command, args=arguments[1:], exit_on_error=False, prog="cahqp keygen", as_positional=False)
 
 
 def gate(arguments: list[str]) -> None:

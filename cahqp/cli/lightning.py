@@ -183,7 +183,7 @@ class Cli(LightningCLI):
             raise ConfigError(message)
         assert self.work is not None
         detector = model.detector
-        frames = FrameSet(open_frames(datamodule.test), detector.preprocessing, datamodule.max_broken)
+        frames = FrameSet(open_frames(datamodule.test), detector.preprocessing, datamodule.max_invalid_share)
         everything: dict[str, Any] = {"thresholds": 0.0, "nms_iou": None, "max_boxes": detector.max_detections}
         sizes = (datamodule.batch_size, datamodule.workers)
         names = label_frames(self.trainer, detector, frames, self.work, *sizes, **everything)
@@ -252,6 +252,6 @@ def _run_lightning() -> None:
 
 def relabel(arguments: list[str]) -> None:
     """Run `cahqp relabel`."""
-    given = switched(arguments, "--soft", "--temporal", "--dynamic", "--weighted")
+    given = switched(arguments, "--soft", "--temporal", "--dynamic", "--weight_by_score")
     with _lightning_errors():
         run_with_lists(relabel_command, given, {"frames": Path}, LABEL_LISTS)

@@ -1,4 +1,4 @@
-"""`cahqp adopt`: carry out what a gate decided, and leave exactly one student that runs."""
+"""`cahqp apply-decision`: carry out what a gate decided, and leave exactly one student that runs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PACKAGE = "package"
 DECISION = "decision.json"
 
 
-def adopt(
+def apply_decision(
     decision: Path,
     candidate: Path,
     running: Path,
@@ -45,7 +45,7 @@ def adopt(
     published = bool(decided["published"])
     model, package = (candidate, candidate_package) if published else (running, running_package)
     inputs = {"decision": decision, "candidate": candidate, "running": running}
-    run = RunDirectory(output, "adopt", {"published": published}, inputs, seed=0)
+    run = RunDirectory(output, "apply-decision", {"published": published}, inputs, seed=0)
     if not run.begin():
         print(f"{output} is finished already: nothing to do.")
         return
@@ -62,18 +62,18 @@ def adopt(
 def _promote(registry: Path, decision: dict[str, Any] | None, candidate: Path, running: Path) -> None:
     """Promote the candidate where a decision says so; an empty registry gets the running student first."""
     from cahqp.edge.package import read_package
-    from cahqp.registry.registry import Claim, Registry
+    from cahqp.registry.registry import PromotionRequest, Registry
 
     found = Registry(registry)
     if found.pointer is None:
-        found.promote(running, Claim(reason="the student that the cycle began with"))
+        found.promote(running, PromotionRequest(reason="the student that the cycle began with"))
     if decision is None:
         return
     now = found.pointer
     digests = {read_package(path).digest for path in (running, candidate)}  # killed before, it runs the candidate
     if now is not None and found.versions.read(now.version).get("package") not in digests:
         raise RunError(_elsewhere(found, now.version, running))
-    found.promote(candidate, Claim(decision=decision))
+    found.promote(candidate, PromotionRequest(decision=decision))
 
 
 def _elsewhere(registry: Registry, version: str, running: Path) -> str:

@@ -14,10 +14,10 @@ from typing import Any
 import cv2
 
 from cahqp.coco.subset import coco, place
-from cahqp.cycle.rounds.arrivals import TAKEN
+from cahqp.cycle.rounds.incoming import TAKEN
 from cahqp.edge.frames import read_picture
 from cahqp.errors import CahqpError, ConfigError, DataError, RunError
-from cahqp.files import atomic_write, natural, read_json, shown, write_json
+from cahqp.files import atomic_write, natural_key, read_json, redact_url, write_json
 from cahqp.runs.directory import RunDirectory
 
 PICTURES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp"})
@@ -46,7 +46,7 @@ def fetch(
     frames: str,
     output: Path,
     after: list[Path] | None = None,
-    every: float | None = None,
+    frame_interval: float | None = None,
     limit: int | None = None,
     until: float | None = None,
 ) -> None:
@@ -56,15 +56,15 @@ def fetch(
         frames: A folder, or an fsspec URL such as `s3://bucket/cameras`. Files lie in folders named like cameras.
         output: Directory to make.
         after: Directories of earlier fetches, whose files are not taken again. Default none.
-        every: Seconds between the frames taken from a video; all of them where not given.
+        frame_interval: Seconds between the frames taken from a video; all of them where not given.
         limit: Most files; the first by name. Default all.
         until: Seconds since 1970; files that changed after it may still be written, and are left for later. Default
             all.
     """
-    if every is not None and not every > 0:
-        message = f"--every is a number of seconds above 0, got {every}."
+    if frame_interval is not None and not frame_interval > 0:
+        message = f"--frame_interval is a number of seconds above 0, got {frame_interval}."
         raise ConfigError(message)
-    settings = {"frames": PurePosixPath(shown(frames)).name, "every": every, "limit": limit}
+    settings = {"frames": PurePosixPath(redact_url(frames)).name, "frame_interval": frame_interval, "limit": limit}
     inputs = {f"after.{number}": path for number, path in enumerate(after or [])}
     run = RunDirectory(output, "fetch", settings, inputs, seed=0)
     if not run.begin():
@@ -73,17 +73,19 @@ def fetch(
     # What is there grows while we look: a fetch that was begun keeps to what it saw first.
     seen = run.work / TAKEN
     if not seen.is_file():
-        arrivals = new(frames, after or [], until)[:limit]
-        if not arrivals:
-            message = f"{shown(frames)} has no new image or video. Allowed are {', '.join(sorted(PICTURES | VIDEOS))}."
+        incoming = new(frames, after or [], until)[:limit]
+        if not incoming:
+            message = (
+                f"{redact_url(frames)} has no new image or video. Allowed are {', '.join(sorted(PICTURES | VIDEOS))}."
+            )
             raise DataError(message)
-        write_json(seen, {"files": {arrival.name: arrival.size for arrival in arrivals}})
-    names = sorted(read_json(seen)["files"], key=natural)  # JSON sorts by text
-    images, lost = _bring_all(frames, names, run.work, every)
+        write_json(seen, {"files": {arrival.name: arrival.size for arrival in incoming}})
+    names = sorted(read_json(seen)["files"], key=natural_key)  # JSON sorts by text
+    images, lost = _bring_all(frames, names, run.work, frame_interval)
     if not images:
         shutil.rmtree(run.work / "checkpoints", ignore_errors=True)
         seen.unlink()  # so that the same command looks again
-        message = f"None of the {len(names)} files of {shown(frames)} gave a frame:\n" + "\n".join(lost[:_TOLD])
+        message = f"None of the {len(names)} files of {redact_url(frames)} gave a frame:\n" + "\n".join(lost[:_TOLD])
         raise DataError(message)
     for number, image in enumerate(images, 1):
         image["id"] = number
@@ -93,7 +95,7 @@ def fetch(
 
 
 def _bring_all(
-    frames: str, names: list[str], work: Path, every: float | None
+    frames: str, names: list[str], work: Path, frame_interval: float | None
 ) -> tuple[list[dict[str, Any]], list[str]]:
     """Bring files; one camera's broken video must not stop a fleet.
 
@@ -107,7 +109,7 @@ def _bring_all(
         try:
             local = _local_copy(frames, name, work)
             if name in folders:
-                images += _frames_of(local, name, folders[name], given, work, every)
+                images += _frames_of(local, name, folders[name], given, work, frame_interval)
             else:
                 images.append(_image(local, name, str(PurePosixPath(name).parent), None))
         except (DataError, FileNotFoundError) as error:
@@ -137,7 +139,7 @@ def listing(frames: str) -> list[Arrival]:
     """
     found = list(_remote(frames) if is_url(frames) else _local(Path(frames)))
     kept = [a for a in found if PurePosixPath(a.name).suffix.lower() in PICTURES | VIDEOS and _shown(a.name)]
-    return sorted(kept, key=lambda arrival: natural(arrival.name))
+    return sorted(kept, key=lambda arrival: natural_key(arrival.name))
 
 
 def _shown(name: str) -> bool:
@@ -162,7 +164,7 @@ def _remote(url: str) -> Iterator[Arrival]:
     try:
         entries: dict[str, dict[str, Any]] = system.find(root, detail=True)
     except Exception as error:  # every store has errors of its own
-        message = f"{shown(url)} cannot be listed ({error}). Check the URL, and the credentials that fsspec finds."
+        message = f"{redact_url(url)} cannot be listed ({error}). Check the URL, and the credentials that fsspec finds."
         raise DataError(message) from error
     for path, entry in entries.items():
         changed: Any = entry.get("LastModified") or entry.get("created") or entry.get("mtime") or 0.0
@@ -175,15 +177,15 @@ def _system(url: str) -> tuple[Any, str]:
     try:
         import fsspec
     except ModuleNotFoundError as error:
-        message = f"{shown(url)} needs fsspec, and s3:// needs s3fs: pip install 'cahqp[cloud]'."
+        message = f"{redact_url(url)} needs fsspec, and s3:// needs s3fs: pip install 'cahqp[cloud]'."
         raise ConfigError(message) from error
     try:
         system, root = fsspec.core.url_to_fs(url)
     except (ImportError, ValueError) as error:
-        message = f"{shown(url)} cannot be opened ({error}). For s3:// install 'cahqp[cloud]'."
+        message = f"{redact_url(url)} cannot be opened ({error}). For s3:// install 'cahqp[cloud]'."
         raise ConfigError(message) from error
     except Exception as error:  # some stores connect at once, and each has errors of its own
-        message = f"{shown(url)} cannot be reached ({error}). Check the network, the URL and the credentials."
+        message = f"{redact_url(url)} cannot be reached ({error}). Check the network, the URL and the credentials."
         raise DataError(message) from error
     system.invalidate_cache()
     return system, str(root).rstrip("/")
@@ -217,19 +219,19 @@ def _copy(frames: str, name: str, local: Path) -> None:
         with atomic_write(local, "wb") as file:
             file.write(system.cat_file(f"{root}/{name}"))
     except FileNotFoundError as error:
-        message = f"{shown(frames)}/{name} is gone since it was listed."
+        message = f"{redact_url(frames)}/{name} is gone since it was listed."
         raise DataError(message) from error
     except CahqpError:
         raise
     except Exception as error:  # every store has errors of its own
-        message = f"{shown(frames)}/{name} cannot be read ({error}). The same command again goes on from here."
+        message = f"{redact_url(frames)}/{name} cannot be read ({error}). The same command again goes on from here."
         raise RunError(message) from error
 
 
 def _frames_of(
-    video: Path, name: str, folder: str, given: set[str], work: Path, every: float | None
+    video: Path, name: str, folder: str, given: set[str], work: Path, frame_interval: float | None
 ) -> list[dict[str, Any]]:
-    """Take the frames out of a video: the first at or after each multiple of `every` seconds.
+    """Take the frames out of a video: the first at or after each multiple of `frame_interval` seconds.
 
     Args:
         video: The file.
@@ -237,16 +239,16 @@ def _frames_of(
         folder: Of its frames, which is their recording too.
         given: Names that files of this fetch have; those of the frames are added.
         work: Directory of the fetch.
-        every: In seconds; all frames where `None`.
+        frame_interval: In seconds; all frames where `None`.
     """
     capture = cv2.VideoCapture(str(video))
     images: list[dict[str, Any]] = []
     due = 0.0
     while capture.isOpened() and capture.grab():
         seconds = capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
-        if every is not None and seconds < due - 1e-6:
+        if frame_interval is not None and seconds < due - 1e-6:
             continue
-        due = (seconds // every + 1) * every if every is not None else 0.0
+        due = (seconds // frame_interval + 1) * frame_interval if frame_interval is not None else 0.0
         good, pixels = capture.retrieve()
         if not good:
             continue

@@ -42,12 +42,12 @@ class Target:
             are not read (except by the oracle), or `scenes:NAME`.
         test: COCO files or `scenes:NAME` of other recordings, opened by the evaluation alone. Default none: then the
             cycle is judged on `source.val`.
-        every: Seconds between the frames taken from a video of `train`. Default none: all frames.
+        frame_interval: Seconds between the frames taken from a video of `train`. Default none: all frames.
     """
 
     train: list[str]
     test: list[str] = field(default_factory=list)
-    every: float | None = None
+    frame_interval: float | None = None
 
 
 @dataclass(frozen=True)
@@ -58,9 +58,10 @@ class Teacher:
         weights: A model file to start from. Default none: trained on the source with `fit`.
         fit: Configs of the training on the source; later ones are laid over earlier ones.
         adapt: Configs of the adaptation to the target.
-        refit: Configs of a training of the adapted teacher on its own labels of the target, and on the source. Default
+        self_training: Configs of a training of the adapted teacher on its own labels of the target, and on the
+            source. Default
             none.
-        refits: How often, each time on labels made anew. Default 1.
+        self_training_rounds: How often, each time on labels made anew. Default 1.
         mean_teacher: Configs laid over `adapt` for the arm mean-teacher.
         ca_hqp: Configs laid over `adapt` for the arm ca-hqp.
         oracle: Configs laid over `fit` for the arm oracle, which learns from the target's labels.
@@ -69,8 +70,8 @@ class Teacher:
     weights: str | None = None
     fit: list[str] = field(default_factory=list)
     adapt: list[str] = field(default_factory=list)
-    refit: list[str] = field(default_factory=list)
-    refits: int = 1
+    self_training: list[str] = field(default_factory=list)
+    self_training_rounds: int = 1
     mean_teacher: list[str] = field(default_factory=lambda: ["configs/overlays/mean_teacher.yaml"])
     ca_hqp: list[str] = field(default_factory=lambda: ["configs/overlays/ca_hqp.yaml"])
     oracle: list[str] = field(default_factory=lambda: ["configs/overlays/oracle.yaml"])
@@ -99,23 +100,23 @@ class Relabel:
         threshold: Score in 0..1 from which a box is kept. Default none: the thresholds in the teacher's model file.
         ignore_share: From this share of the threshold on a box is neither object nor background. Default 0.6.
         temporal: Judge boxes by their tracks, where frames are close together. Default true.
-        standing: What a score counts whose place is taken in most other frames of its recording. Default 0.5.
-        weighted: Boxes train by their confidence. Default false.
+        stationary_weight: What a score counts whose place is taken in most other frames of its recording. Default 0.5.
+        weight_by_score: Boxes train by their confidence. Default false.
         views: Further views of each frame. Default none.
     """
 
     threshold: float | None = None
     ignore_share: float = 0.6
     temporal: bool = True
-    standing: float = 0.5
-    weighted: bool = False
+    stationary_weight: float = 0.5
+    weight_by_score: bool = False
     views: list[str] = field(default_factory=list)
 
     def flags(self) -> list[str]:
         """Return the arguments of `cahqp relabel`."""
         given = [] if self.threshold is None else [f"--threshold={self.threshold}"]
-        given += [f"--ignore_share={self.ignore_share}", f"--standing={self.standing}"]
-        given += [f"--{name}=true" for name in ("temporal", "weighted") if getattr(self, name)]
+        given += [f"--ignore_share={self.ignore_share}", f"--stationary_weight={self.stationary_weight}"]
+        given += [f"--{name}=true" for name in ("temporal", "weight_by_score") if getattr(self, name)]
         return given + (["--views", *self.views] if self.views else [])
 
 
@@ -209,7 +210,7 @@ def parse(path: Path) -> dict[str, Any]:
 
 def relabel_problems(relabel: Relabel) -> Iterator[str]:
     """Yield what cannot be right about how labels are made, a line each."""
-    for name in ("threshold", "ignore_share", "standing"):
+    for name in ("threshold", "ignore_share", "stationary_weight"):
         value = getattr(relabel, name)
         if value is not None and not 0 <= value <= 1:
             yield f"relabel.{name} must be in 0..1, got {value}."
@@ -223,8 +224,8 @@ def problems_of(plan: Plan) -> Iterator[str]:
     if plan.seed < 0:
         yield f"seed must be 0 or more, got {plan.seed}."
     yield from relabel_problems(plan.relabel)
-    if plan.target.every is not None and plan.target.every <= 0:
-        yield f"target.every must be more than 0 seconds, got {plan.target.every}."
+    if plan.target.frame_interval is not None and plan.target.frame_interval <= 0:
+        yield f"target.frame_interval must be more than 0 seconds, got {plan.target.frame_interval}."
     yield from _scene_problems(plan)
     yield from _data_problems(plan)
     yield from _model_problems(plan)
@@ -288,11 +289,11 @@ def _model_problems(plan: Plan) -> Iterator[str]:
         if not configs:
             yield f"{where} is missing: name at least one config."
         yield from _missing(where, configs)
-    yield from _missing("teacher.refit", teacher.refit)
-    if teacher.refits < 1:
-        yield f"teacher.refits must be at least 1, got {teacher.refits}; leave teacher.refit out for none."
-    if teacher.refits > 1 and not teacher.refit:
-        yield "teacher.refits says how often, but teacher.refit is missing: name the configs of the refit."
+    yield from _missing("teacher.self_training", teacher.self_training)
+    if teacher.self_training_rounds < 1:
+        yield f"teacher.self_training_rounds must be at least 1, got {teacher.self_training_rounds}."
+    if teacher.self_training_rounds > 1 and not teacher.self_training:
+        yield "teacher.self_training_rounds is given without teacher.self_training: name its configs."
 
 
 def _arm_problems(plan: Plan) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""`cahqp remember`: a bounded buffer of past domains, so that a student that learns fog does not forget the night.
+"""`cahqp replay`: a bounded buffer of past domains, so that a student that learns fog does not forget the night.
 
 After ER-EMU (arXiv 2507.00042): a first-in-first-out buffer of limited size, filled by simple random sampling, of which
 the domains most unlike the current one, by MK-MMD, are replayed. What was published leaves open how many frames, how
@@ -50,7 +50,7 @@ class Domain:
     held: int
 
 
-def remember(
+def replay(
     labels: Path,
     features: Path,
     name: str,
@@ -86,7 +86,7 @@ def remember(
         raise ConfigError(message)
     settings = {"name": name, "capacity": capacity, "share": share, "select": select, "hold_out": hold_out}
     inputs = {"labels": labels, "features": features} | ({"buffer": buffer} if buffer else {})
-    run = RunDirectory(output, "remember", settings, inputs, seed)
+    run = RunDirectory(output, "replay", settings, inputs, seed)
     if not run.begin():
         print(f"{output} is finished already: nothing to do.")
         return
@@ -119,7 +119,7 @@ def read_buffer(directory: Path) -> list[Domain]:
         DataError: It is no buffer.
     """
     if not (directory / BUFFER).is_file():
-        message = f"{directory} is no buffer: it has no {BUFFER}. Give what `cahqp remember` made."
+        message = f"{directory} is no buffer: it has no {BUFFER}. Give what `cahqp replay` made."
         raise DataError(message)
     listed = read_json(directory / BUFFER)["domains"]
     return [

@@ -86,14 +86,14 @@ def run(
     locks.acquire(cycle.root)
     try:
         _remember(cycle)
-        carry_out(cycle.root, cycle.stages)
+        run_stages(cycle.root, cycle.stages)
     finally:
         locks.release(cycle.root)
     print("\n".join(["", *summary.lines(cycle.root)]))
 
 
 def _run_rounds(
-    plan: Path, output: Path | None, seed: int | None, dry_run: bool, watch: bool, most: int | None, replay: bool
+    plan: Path, output: Path | None, seed: int | None, dry_run: bool, watch: bool, max_rounds: int | None, replay: bool
 ) -> None:
     from cahqp.cycle.rounds import run as rounds_run
 
@@ -101,12 +101,12 @@ def _run_rounds(
     if dry_run:
         print(_commands(chosen.stages))
         return
-    rounds_run.carry_out(chosen, watch, most)
+    rounds_run.run_stages(chosen, watch, max_rounds)
 
 
 def _commands(stages: Sequence[Stage]) -> str:
     """Return the stages' command lines; a URL stands in them without its password."""
-    return "\n".join(shlex.join(["cahqp", *map(files.shown, stage.arguments)]) for stage in stages)
+    return "\n".join(shlex.join(["cahqp", *map(files.redact_url, stage.arguments)]) for stage in stages)
 
 
 def choose(plan: Path, output: Path | None, seed: int | None, arms: str = "") -> Cycle:
@@ -153,7 +153,7 @@ def _remember(cycle: Cycle) -> None:
     )
 
 
-def carry_out(root: Path, stages: Sequence[Stage]) -> None:
+def run_stages(root: Path, stages: Sequence[Stage]) -> None:
     """Carry out stages in their order, those that are done left out. The caller holds the lock of `root`.
 
     Args:
@@ -165,10 +165,10 @@ def carry_out(root: Path, stages: Sequence[Stage]) -> None:
     """
     state = State(root)
     for number, stage in enumerate(stages, 1):
-        carry_out_stage(stage, state, f"[{number}/{len(stages)}] {stage.name}")
+        run_stage(stage, state, f"[{number}/{len(stages)}] {stage.name}")
 
 
-def carry_out_stage(stage: Stage, state: State, label: str) -> bool:
+def run_stage(stage: Stage, state: State, label: str) -> bool:
     """Carry out a stage, unless it is done.
 
     Args:

@@ -53,7 +53,7 @@ class Stages:
 
     def all(self) -> list[Stage]:
         """Return every stage in an order that meets each one's needs."""
-        shown = [
+        compared = [
             *self._source_training(),
             *self._adaptation(),
             *self._relabelling(),
@@ -61,7 +61,7 @@ class Stages:
             self._evaluation(),
             self._publication(),
         ]
-        return [*self._scenes(), *shown, self._report(shown)]
+        return [*self._scenes(), *compared, self._report(compared)]
 
     def preparation(self) -> list[Stage]:
         """Return the stages that come before anything is adapted: scenes, and models that are not given."""
@@ -94,39 +94,46 @@ class Stages:
         return stages
 
     def _adaptation(self) -> list[Stage]:
-        teacher, every = self.plan.teacher, self.plan.target.every
-        stages = self.adaptation(ADAPT, teacher.adapt, self.target_train, every)
+        teacher, frame_interval = self.plan.teacher, self.plan.target.frame_interval
+        stages = self.adaptation(ADAPT, teacher.adapt, self.target_train, frame_interval)
         for arm, overlays in (("mean-teacher", teacher.mean_teacher), ("ca-hqp", teacher.ca_hqp)):
             if arm in self.plan.arms:
                 configs = [*teacher.adapt, *overlays]
-                stages += self.adaptation(f"teacher-{arm}", configs, self.target_train, every)
+                stages += self.adaptation(f"teacher-{arm}", configs, self.target_train, frame_interval)
         if "oracle" in self.plan.arms:
             configs = [*teacher.fit, *teacher.oracle]
             stages.append(self._fit(ORACLE, configs, self.old_teacher, train=self.target_train))
         return stages
 
-    def adaptation(self, name: str, configs: Sequence[str], target: list[Path], every: float | None) -> list[Stage]:
+    def adaptation(
+        self, name: str, configs: Sequence[str], target: list[Path], frame_interval: float | None
+    ) -> list[Stage]:
         """Return what adapts the teacher; the last stage makes the adapted one.
 
         Args:
-            name: Of the adaptation; refits are `NAME-refit`, `NAME-refit-2`, ..., their labels `NAME-labels`, ...
+            name: Of the adaptation; self-training rounds are `NAME-self-training`, `NAME-self-training-2`, ...,
+                their labels `NAME-labels`, ...
             configs: Of the adaptation.
             target: What it adapts to.
-            every: Seconds between the frames taken from videos; all of them where `None`.
+            frame_interval: Seconds between the frames taken from videos; all of them where `None`.
         """
-        stages = [self.fit(name, configs, self.old_teacher, every, source=self.source_train, target=target)]
+        stages = [self.fit(name, configs, self.old_teacher, frame_interval, source=self.source_train, target=target)]
         for turn in self._turns:
             teacher = stages[-1].output / MODEL
-            stages.append(self.relabel(f"{name}-labels{turn}", teacher, target, every))
+            stages.append(self.relabel(f"{name}-labels{turn}", teacher, target, frame_interval))
             data = {"source": self.source_train, "pseudo": [stages[-1].output / LABELS]}
-            stages.append(self.fit(f"{name}-refit{turn}", self.plan.teacher.refit, teacher, None, **data))
+            stages.append(
+                self.fit(f"{name}-self-training{turn}", self.plan.teacher.self_training, teacher, None, **data)
+            )
         return stages
 
     @property
     def _turns(self) -> list[str]:
         """What the name of each refit ends with; the first with nothing."""
         teacher = self.plan.teacher
-        return ["", *(f"-{turn}" for turn in range(2, teacher.refits + 1))] if teacher.refit else []
+        return (
+            ["", *(f"-{turn}" for turn in range(2, teacher.self_training_rounds + 1))] if teacher.self_training else []
+        )
 
     def _relabelling(self) -> list[Stage]:
         # Labels of the teacher before adaptation are for the pictures in the report and for nothing else.
@@ -135,14 +142,14 @@ class Stages:
             self._relabel("relabel", self._last(ADAPT)),
         ]
 
-    def relabel(self, name: str, weights: Path, target: Sequence[Path], every: float | None) -> Stage:
+    def relabel(self, name: str, weights: Path, target: Sequence[Path], frame_interval: float | None) -> Stage:
         """Return the stage that labels target frames with a teacher."""
         given = [f"--weights={weights}", "--frames", *map(str, target), *self.plan.relabel.flags()]
-        given += [] if every is None else [f"--every={every}"]
+        given += [] if frame_interval is None else [f"--frame_interval={frame_interval}"]
         return self.stage(name, "relabel", [weights, *target], given)
 
     def _relabel(self, name: str, weights: Path) -> Stage:
-        return self.relabel(name, weights, self.target_train, self.plan.target.every)
+        return self.relabel(name, weights, self.target_train, self.plan.target.frame_interval)
 
     def _retraining(self) -> Stage:
         labels = [self.root / "relabel" / LABELS]
@@ -167,14 +174,16 @@ class Stages:
         ]
         return self.stage("published", "publish", [new, self.old_student, metrics], given, seeded=False)
 
-    def _report(self, shown: Sequence[Stage]) -> Stage:
-        return self.stage("report", "report", [stage.output for stage in shown], [f"--run={self.root}"], seeded=False)
+    def _report(self, compared: Sequence[Stage]) -> Stage:
+        return self.stage(
+            "report", "report", [stage.output for stage in compared], [f"--run={self.root}"], seeded=False
+        )
 
     def _fit(self, name: str, configs: Sequence[str], weights: Path | None, **data: list[Path]) -> Stage:
-        return self.fit(name, configs, weights, self.plan.target.every, **data)
+        return self.fit(name, configs, weights, self.plan.target.frame_interval, **data)
 
     def fit(
-        self, name: str, configs: Sequence[str], weights: Path | None, every: float | None, **data: list[Path]
+        self, name: str, configs: Sequence[str], weights: Path | None, frame_interval: float | None, **data: list[Path]
     ) -> Stage:
         """Return a training.
 
@@ -182,13 +191,13 @@ class Stages:
             name: Of the stage.
             configs: Later ones lie over earlier ones.
             weights: Model file to start from; `None` for a fresh model.
-            every: Seconds between the frames taken from target videos; all of them where `None`.
+            frame_interval: Seconds between the frames taken from target videos; all of them where `None`.
             **data: Files by role; `val` is the source's.
         """
         data["val"] = self.source_val
         given = [f"--config={config}" for config in configs]
         given += [] if weights is None else [f"--model.weights={weights}"]
-        given += [f"--data.every={every}"] if "target" in data and every is not None else []
+        given += [f"--data.frame_interval={frame_interval}"] if "target" in data and frame_interval is not None else []
         given += [f"--data.{role}={json.dumps([str(path) for path in paths])}" for role, paths in data.items()]
         inputs = [Path(config) for config in configs] + ([] if weights is None else [weights])
         return self.stage(name, "fit", [*inputs, *(path for paths in data.values() for path in paths)], given)
@@ -223,8 +232,8 @@ class Stages:
 
     def _last(self, adaptation: str) -> Path:
         """Return the model that an adaptation ends with; an oracle has no refit."""
-        refit = f"-refit{self._turns[-1]}" if self._turns and adaptation != ORACLE else ""
-        return self._model(adaptation + refit)
+        self_training = f"-self-training{self._turns[-1]}" if self._turns and adaptation != ORACLE else ""
+        return self._model(adaptation + self_training)
 
 
 def _value(value: Any) -> str:

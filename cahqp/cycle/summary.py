@@ -36,7 +36,7 @@ def round_lines(root: Path) -> list[str]:
     """Return the table of a plan of rounds: AP50 of the running student by domain, after each round."""
     told: list[str] = []
     for evaluated in sorted(
-        root.glob("round-*/**/evaluate/metrics.json"), key=lambda path: files.natural(path.as_posix())
+        root.glob("round-*/**/evaluate/metrics.json"), key=lambda path: files.natural_key(path.as_posix())
     ):
         models = files.read_json(evaluated)["models"]
         decision = evaluated.parents[1] / "published" / "decision.json"

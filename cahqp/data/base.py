@@ -33,7 +33,7 @@ class DetectionData(LightningDataModule):
         batches_per_epoch: Batches in an epoch; `None` leaves it to the frames.
         workers: Processes that load images; 0 loads in the training process.
         seed: Decides the order of the frames and their augmentation.
-        max_broken: Share of broken images, 0..1, that is put up with; more stop the run.
+        max_invalid_share: Share of broken images, 0..1, that is put up with; more stop the run.
         ignore_categories: Names of categories whose boxes are left out.
         later_block: Recordings may be both trained on and held out if the held-out frames come after all others.
         classes: Class names; the model's where not given.
@@ -49,7 +49,7 @@ class DetectionData(LightningDataModule):
         batches_per_epoch: int | None,
         workers: int,
         seed: int,
-        max_broken: float,
+        max_invalid_share: float,
         ignore_categories: Sequence[str],
         later_block: bool,
         classes: Sequence[str] | None,
@@ -57,14 +57,14 @@ class DetectionData(LightningDataModule):
     ) -> None:
         super().__init__()
         counts = {"data.batch_size": batch_size, "data.batches_per_epoch": batches_per_epoch}
-        check_numbers(shares={"data.max_broken": max_broken}, counts=counts)
+        check_numbers(shares={"data.max_invalid_share": max_invalid_share}, counts=counts)
         self.val = val
         self.test = test
         self.batch_size = batch_size
         self.batches_per_epoch = batches_per_epoch
         self.workers = workers
         self.seed = seed
-        self.max_broken = max_broken
+        self.max_invalid_share = max_invalid_share
         self.ignore_categories = ignore_categories
         self.later_block = later_block
         self.classes = classes
@@ -108,7 +108,7 @@ class DetectionData(LightningDataModule):
             self.classes if self.classes is not None else self._ask_model("classes"),
             self.augmentation_of(augmentation),
             seed=self.seed,
-            max_broken=self.max_broken,
+            max_invalid_share=self.max_invalid_share,
             ignore_categories=self.ignore_categories,
         )
 

@@ -31,7 +31,7 @@ class LabelledFrames(Dataset[Sample]):
         classes: The detector's class names.
         augmentation: Ends with the detector's size.
         seed: Decides everything random, with the pass and the name of the frame.
-        max_broken: Share of broken images, 0..1, that is put up with.
+        max_invalid_share: Share of broken images, 0..1, that is put up with.
         ignore_categories: Names of categories whose boxes are left out.
 
     Attributes:
@@ -48,7 +48,7 @@ class LabelledFrames(Dataset[Sample]):
         augmentation: Augmentation,
         *,
         seed: int = 0,
-        max_broken: float = 0.05,
+        max_invalid_share: float = 0.05,
         ignore_categories: Sequence[str] = (),
     ) -> None:
         self.frames = unique_ids([frame for file in files for frame in file.frames])
@@ -58,7 +58,7 @@ class LabelledFrames(Dataset[Sample]):
         self._starts = np.cumsum([0, *(len(file) for file in files)])
         self.augmentation = augmentation
         self._seed = seed
-        self.quarantine = Quarantine([f.name for f in self.frames], max_broken, self._reason)
+        self.quarantine = Quarantine([f.name for f in self.frames], max_invalid_share, self._reason)
 
     def __len__(self) -> int:
         """Return the number of frames."""
@@ -125,17 +125,17 @@ class UnlabelledFrames(Dataset[tuple[Sample, Sample]]):
         source: The frames; it hands out no labels.
         augmentation: Makes the views.
         seed: Decides everything random, with the pass and the name of the frame.
-        max_broken: Share of broken images, 0..1, that is put up with.
+        max_invalid_share: Share of broken images, 0..1, that is put up with.
     """
 
     def __init__(
-        self, source: FrameSource, augmentation: Augmentation, *, seed: int = 0, max_broken: float = 0.05
+        self, source: FrameSource, augmentation: Augmentation, *, seed: int = 0, max_invalid_share: float = 0.05
     ) -> None:
         self.source = source
         self.frames = source.frames
         self._augmentation = augmentation
         self._seed = seed
-        self.quarantine = Quarantine([f.name for f in self.frames], max_broken, self._reason)
+        self.quarantine = Quarantine([f.name for f in self.frames], max_invalid_share, self._reason)
 
     def __len__(self) -> int:
         """Return the number of frames."""

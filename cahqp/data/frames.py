@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from cahqp.coco.reader import read_coco_frames
 from cahqp.data.images import SUFFIXES, read_brightness, read_image
 from cahqp.errors import DataError
-from cahqp.files import natural
+from cahqp.files import natural_key
 from cahqp.structures import Frame
 
 VIDEO_SUFFIXES = frozenset({".mp4", ".avi", ".mkv", ".mov", ".webm", ".m4v", ".mpg", ".mpeg", ".ts", ".wmv"})
@@ -134,22 +134,22 @@ class JoinedFrames(FrameSource):
         return self.sources[number], position - int(self._starts[number])
 
 
-def open_frames(paths: Sequence[Path], every: float | None = None) -> FrameSource:
+def open_frames(paths: Sequence[Path], frame_interval: float | None = None) -> FrameSource:
     """Open folders, videos and COCO files as one source of frames.
 
     Args:
         paths: Each a folder of images (searched with its sub-folders, in natural order), an image, a video or a COCO
             file, of which nothing but the images is read.
-        every: Seconds between the frames taken from a video; all of them where `None`.
+        frame_interval: Seconds between the frames taken from a video; all of them where `None`.
 
     Raises:
         DataError: Something does not exist, is of another kind, holds no frames, or cannot be read.
     """
-    sources = [_open(Path(path), every) for path in paths]
+    sources = [_open(Path(path), frame_interval) for path in paths]
     return sources[0] if len(sources) == 1 else JoinedFrames(sources)
 
 
-def _open(path: Path, every: float | None) -> FrameSource:
+def _open(path: Path, frame_interval: float | None) -> FrameSource:
     suffix = path.suffix.lower()
     if not path.exists():
         message = f"{path} does not exist. Check the path; a relative one starts where the command is run."
@@ -162,7 +162,7 @@ def _open(path: Path, every: float | None) -> FrameSource:
     if suffix in VIDEO_SUFFIXES:
         from cahqp.data.videos import VideoFrames
 
-        return VideoFrames(path, every)
+        return VideoFrames(path, frame_interval)
     if suffix in SUFFIXES:
         return ImageFrames(path.parent, [Frame(1, path.name, (0, 0), recording=path.parent.name)])
     message = (
@@ -179,7 +179,7 @@ def _open_folder(root: Path) -> ImageFrames:
     if not names:
         message = f"{root} holds no images ({_kinds(SUFFIXES)}). Videos in it must be named one by one."
         raise DataError(message)
-    names.sort(key=natural)
+    names.sort(key=natural_key)
     frames = []
     counts: dict[str, int] = {}
     for number, name in enumerate(names, 1):

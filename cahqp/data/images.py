@@ -185,9 +185,9 @@ class Quarantine:
         more = [f"  ... and {count - 10} more"] if count > 10 else []
         head = (
             f"{count} of {len(self._names)} images are broken, "
-            f"more than the share of {self._limit:g} that `max_broken` allows:"
+            f"more than the share of {self._limit:g} that `max_invalid_share` allows:"
         )
-        remedy = "Restore these files, or raise `max_broken` to go on without them."
+        remedy = "Restore these files, or raise `max_invalid_share` to go on without them."
         raise DataError("\n".join([head, *lines, *more, remedy]))
 
 

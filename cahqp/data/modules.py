@@ -28,7 +28,7 @@ class LabelledData(DetectionData):
         batches_per_epoch: Batches in an epoch; as many as the frames fill where not given.
         workers: Processes that load images; 0 loads in the training process.
         seed: Decides the order of the frames and their augmentation.
-        max_broken: Share of broken images, 0..1, that is put up with; more stop the run.
+        max_invalid_share: Share of broken images, 0..1, that is put up with; more stop the run.
         ignore_categories: Names of categories whose boxes are left out.
         later_block: Recordings may be both trained on and held out if the held-out frames come after all others.
         classes: Class names; the model's where not given.
@@ -45,7 +45,7 @@ class LabelledData(DetectionData):
         batches_per_epoch: int | None = None,
         workers: int = 0,
         seed: int = 0,
-        max_broken: float = 0.05,
+        max_invalid_share: float = 0.05,
         ignore_categories: Sequence[str] = (),
         later_block: bool = False,
         classes: Sequence[str] | None = None,
@@ -58,7 +58,7 @@ class LabelledData(DetectionData):
             batches_per_epoch=batches_per_epoch,
             workers=workers,
             seed=seed,
-            max_broken=max_broken,
+            max_invalid_share=max_invalid_share,
             ignore_categories=ignore_categories,
             later_block=later_block,
             classes=classes,
@@ -94,14 +94,14 @@ class AdaptationData(DetectionData):
         augmentation: How source frames are changed.
         restyle: Share of the source frames, 0..1, that take light and colours of a target frame (see `Restyle`);
             source-free there are none to change.
-        every: Seconds between the frames taken from a target video; all of them where not given.
+        frame_interval: Seconds between the frames taken from a target video; all of them where not given.
         curriculum: Share of the target frames, easiest first, used in epoch 0, 1, ...; the last holds from then on.
         easiness: What is easy: `brightness`, or the `confidence` of the teacher as it comes, its mean score in a frame.
         mixed: The control of a curriculum: the same frames as often, but in an order of chance.
         batches_per_epoch: Batches in an epoch; as many as the source frames fill where not given.
         workers: Processes that load images; 0 loads in the training process.
         seed: Decides the order of the frames and their augmentation.
-        max_broken: Share of broken images, 0..1, that is put up with; more stop the run.
+        max_invalid_share: Share of broken images, 0..1, that is put up with; more stop the run.
         ignore_categories: Names of categories whose boxes are left out.
         later_block: Recordings may be both trained on and held out if the held-out frames come after all others.
         classes: Class names; the model's where not given.
@@ -121,14 +121,14 @@ class AdaptationData(DetectionData):
         target_batch_size: int | None = None,
         augmentation: Strength = "strong",
         restyle: float = 0.0,
-        every: float | None = None,
+        frame_interval: float | None = None,
         curriculum: Sequence[float] | None = None,
         easiness: Literal["brightness", "confidence"] = "brightness",
         mixed: bool = False,
         batches_per_epoch: int | None = None,
         workers: int = 0,
         seed: int = 0,
-        max_broken: float = 0.05,
+        max_invalid_share: float = 0.05,
         ignore_categories: Sequence[str] = (),
         later_block: bool = False,
         classes: Sequence[str] | None = None,
@@ -141,7 +141,7 @@ class AdaptationData(DetectionData):
             batches_per_epoch=batches_per_epoch,
             workers=workers,
             seed=seed,
-            max_broken=max_broken,
+            max_invalid_share=max_invalid_share,
             ignore_categories=ignore_categories,
             later_block=later_block,
             classes=classes,
@@ -153,7 +153,7 @@ class AdaptationData(DetectionData):
         _check_adaptation(restyle, target_batch_size, curriculum, mixed)
         self.augmentation: Strength = augmentation
         self.restyle = restyle
-        self.every = every
+        self.frame_interval = frame_interval
         self.curriculum = curriculum
         self.easiness: Literal["brightness", "confidence"] = easiness
         self.mixed = mixed
@@ -162,10 +162,10 @@ class AdaptationData(DetectionData):
     def training_sets(self) -> list[TrainingSet]:
         """Return the labelled source frames, if there are any, and the target frames."""
         target = UnlabelledFrames(
-            open_frames(self.target, self.every),
+            open_frames(self.target, self.frame_interval),
             self.augmentation_of("strong"),
             seed=self.seed,
-            max_broken=self.max_broken,
+            max_invalid_share=self.max_invalid_share,
         )
         if self.curriculum:
             self._easiness = target.brightness() if self.easiness == "brightness" else self._confidence(target)
@@ -231,7 +231,7 @@ class StudentData(DetectionData):
         batches_per_epoch: Batches in an epoch; enough for the kind that takes longer where not given.
         workers: Processes that load images; 0 loads in the training process.
         seed: Decides the order of the frames and their augmentation.
-        max_broken: Share of broken images, 0..1, that is put up with; more stop the run.
+        max_invalid_share: Share of broken images, 0..1, that is put up with; more stop the run.
         ignore_categories: Names of categories whose boxes are left out.
         later_block: Recordings may be both trained on and held out if the held-out frames come after all others.
         classes: Class names; the model's where not given.
@@ -252,7 +252,7 @@ class StudentData(DetectionData):
         batches_per_epoch: int | None = None,
         workers: int = 0,
         seed: int = 0,
-        max_broken: float = 0.05,
+        max_invalid_share: float = 0.05,
         ignore_categories: Sequence[str] = (),
         later_block: bool = False,
         classes: Sequence[str] | None = None,
@@ -266,7 +266,7 @@ class StudentData(DetectionData):
             batches_per_epoch=batches_per_epoch,
             workers=workers,
             seed=seed,
-            max_broken=max_broken,
+            max_invalid_share=max_invalid_share,
             ignore_categories=ignore_categories,
             later_block=later_block,
             classes=classes,

@@ -30,18 +30,19 @@ class VideoFrames(FrameSource):
 
     Args:
         path: The file.
-        every: Seconds between frames; all of them where `None`. Taken is the first frame at or after each multiple.
+        frame_interval: Seconds between frames; all of them where `None`. Taken is the first frame at or after each
+            multiple.
 
     Raises:
         DataError: It cannot be opened, breaks off, or has no time stamps.
     """
 
-    def __init__(self, path: Path, every: float | None = None) -> None:
+    def __init__(self, path: Path, frame_interval: float | None = None) -> None:
         self._file = path
-        if every is not None and not every > 0:
-            message = f"`every` is a number of seconds above 0, got {every}."
+        if frame_interval is not None and not frame_interval > 0:
+            message = f"`frame_interval` is a number of seconds above 0, got {frame_interval}."
             raise DataError(message)
-        self._times = _thinned(_scan(path), every)
+        self._times = _thinned(_scan(path), frame_interval)
         self._frames = [self._frame(index, milliseconds) for index, milliseconds in enumerate(self._times)]
         self._capture: Any = None
         self._owner = 0
@@ -147,13 +148,13 @@ def _time_stamps(capture: Any) -> Iterator[float]:
         yield float(capture.get(cv2.CAP_PROP_POS_MSEC))
 
 
-def _thinned(times: Sequence[float], every: float | None) -> list[float]:
-    if every is None:
+def _thinned(times: Sequence[float], frame_interval: float | None) -> list[float]:
+    if frame_interval is None:
         return list(times)
     kept, due = [], -math.inf
     for time in times:
         # A thousandth of the step absorbs the rounding of time stamps such as 399.99999 for 0.4 s.
-        steps = math.floor(time / 1000 / every + 1e-3)
+        steps = math.floor(time / 1000 / frame_interval + 1e-3)
         if steps > due:
             kept.append(time)
             due = steps

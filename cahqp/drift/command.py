@@ -48,7 +48,7 @@ class DriftSettings:
     permutations: int = 499
 
     @property
-    def least(self) -> int:
+    def min_frames(self) -> int:
         """Readable frames that a reference needs: its own windows are compared with one another."""
         return 3 * self.window
 
@@ -66,8 +66,10 @@ class DriftSettings:
         if not self.margin >= 0 or self.confirm < 1:
             wrong.append(f"--margin must be 0 or more and --confirm 1 or more, got {self.margin} and {self.confirm}.")
         if self.alpha > 0 and (self.permutations + 1) * self.alpha < len(KINDS):
-            least = math.ceil(len(KINDS) / self.alpha) - 1
-            wrong.append(f"--permutations must be {least} or more for --alpha {self.alpha}, got {self.permutations}.")
+            min_frames = math.ceil(len(KINDS) / self.alpha) - 1
+            wrong.append(
+                f"--permutations must be {min_frames} or more for --alpha {self.alpha}, got {self.permutations}."
+            )
         if wrong:
             raise ConfigError("\n".join(wrong))
 
@@ -146,7 +148,7 @@ def judge(known: dict[str, Signals], parts: list[Signals], settings: DriftSettin
     """
     stream = join(parts)
     _check_models(known, stream)
-    known, short = long_enough(known, settings.least)
+    known, short = long_enough(known, settings.min_frames)
     found: dict[str, Any] = {}
     changes: dict[str, Change] = {}
     for camera, seen in stream.by_camera().items():
@@ -190,10 +192,10 @@ class Watch:
 
     def __init__(self, reference: Signals, settings: DriftSettings) -> None:
         usable = in_order(reference.take(np.flatnonzero(reference.readable)))
-        if len(usable) < settings.least:
+        if len(usable) < settings.min_frames:
             message = (
                 f"A reference of {len(usable)} readable frames is too short for windows of {settings.window}: "
-                f"it takes {settings.least} or more. Give more frames, or a smaller --window."
+                f"it takes {settings.min_frames} or more. Give more frames, or a smaller --window."
             )
             raise DataError(message)
         self.settings = settings
@@ -233,7 +235,9 @@ def kinds(signals: Signals) -> dict[str, NDArray[np.float32]]:
 def _camera(
     camera: str, seen: Signals, known: dict[str, Signals], settings: DriftSettings, seed: int
 ) -> tuple[dict[str, Any], Change | None]:
-    watches = {name: Watch(of_camera(signals, camera, settings.least), settings) for name, signals in known.items()}
+    watches = {
+        name: Watch(of_camera(signals, camera, settings.min_frames), settings) for name, signals in known.items()
+    }
     windows = []
     for number in range(len(seen) // settings.window):
         rows = np.arange(number * settings.window, (number + 1) * settings.window)

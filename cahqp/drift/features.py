@@ -35,10 +35,10 @@ def features(
     weights: Path,
     frames: list[Path],
     output: Path,
-    every: float | None = None,
+    frame_interval: float | None = None,
     batch_size: int = 8,
     workers: int = 0,
-    max_broken: float = 1.0,
+    max_invalid_share: float = 1.0,
     device: str = "cpu",
 ) -> None:
     """Write features, scores and plain signals of frames, for `cahqp drift`, `sample` and `replay`: `features.npz`.
@@ -47,21 +47,21 @@ def features(
         weights: Model file of a student or a teacher. Files of different models cannot be compared.
         frames: Folders of images, videos or COCO files, whose labels are not read.
         output: Directory to make.
-        every: Seconds between the frames taken from a video; all of them where not given.
+        frame_interval: Seconds between the frames taken from a video; all of them where not given.
         batch_size: Frames in a batch.
         workers: Processes that load images; 0 loads in the main one.
-        max_broken: Share of unreadable images, 0..1, that is put up with: they are what a dying camera sends.
+        max_invalid_share: Share of unreadable images, 0..1, that is put up with: they are what a dying camera sends.
         device: Where the model runs.
     """
-    check_numbers(shares={"--max_broken": max_broken}, counts={"--batch_size": batch_size})
+    check_numbers(shares={"--max_invalid_share": max_invalid_share}, counts={"--batch_size": batch_size})
     inputs = {"weights": weights, **{f"frames.{i}": path for i, path in enumerate(frames)}}
-    run = RunDirectory(output, "features", {"every": every, "batch_size": batch_size}, inputs, seed=0)
+    run = RunDirectory(output, "features", {"frame_interval": frame_interval, "batch_size": batch_size}, inputs, seed=0)
     if not run.begin():
         print(f"{output} is finished already: nothing to do.")
         return
-    source = open_frames(frames, every)
+    source = open_frames(frames, frame_interval)
     detector = load(weights).to(device).eval()
-    signals = watch(detector, FrameSet(source, detector.preprocessing, max_broken), batch_size, workers)
+    signals = watch(detector, FrameSet(source, detector.preprocessing, max_invalid_share), batch_size, workers)
     write_signals(run.work, signals, _root(source, run.work))
     run.finish({"frames": len(source), "unreadable": int((~signals.readable).sum())})
     print(f"{output}: {len(source)} frames of {len(set(signals.cameras))} camera(s).")

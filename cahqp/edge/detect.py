@@ -21,7 +21,7 @@ from cahqp.edge.package import find_package, read_package
 from cahqp.edge.prefetch import Prefetch
 from cahqp.edge.runtime import Answer, Found, Runtime
 from cahqp.errors import DataError, RunError, check_numbers
-from cahqp.files import shown, writing
+from cahqp.files import redact_url, writing
 from cahqp.runs.directory import RunDirectory
 from cahqp.runs.whole import whole_or_nothing
 
@@ -56,7 +56,7 @@ def detect(
     providers: list[str] | None = None,
     trusted: Path | None = None,
     patience: float = 60.0,
-    most: int | None = None,
+    max_frames: int | None = None,
     compare: bool = False,
 ) -> None:
     """Detect with a package: a line of JSON for each frame, and pictures where asked for.
@@ -72,12 +72,12 @@ def detect(
         providers: Execution providers of onnxruntime in the order of preference; the CPU's where not given.
         trusted: Ed25519 public key (PEM) that the package must be signed with.
         patience: Seconds without a frame after which a stream is given up.
-        most: Stop after this many frames.
+        max_frames: Stop after this many frames.
         compare: Afterwards run the model alone for as many frames, and print that rate, too.
     """
-    check_numbers({"threshold": threshold}, {"threads": threads, "most": most})
+    check_numbers({"threshold": threshold}, {"threads": threads, "max_frames": max_frames})
     runtime = Runtime(read_package(weights, trusted), threads, providers or ["CPUExecutionProvider"])
-    run = _run(weights, frames, output, {"threshold": threshold, "draw": draw, "most": most})
+    run = _run(weights, frames, output, {"threshold": threshold, "draw": draw, "max_frames": max_frames})
     if run is not None and not run.begin():
         print(f"{output} is finished already: nothing to do.")
         return
@@ -86,7 +86,7 @@ def detect(
         limits = runtime.thresholds if threshold is None else np.full(len(runtime.classes), threshold, np.float32)
         with writing(place / DETECTIONS), (place / DETECTIONS).open("w", encoding="utf-8") as file:
             drawing = Drawing(place / "drawn", runtime.classes) if draw else None
-            figures, rate = _work(runtime, frames, limits, file, drawing, patience, most)
+            figures, rate = _work(runtime, frames, limits, file, drawing, patience, max_frames)
         if run is not None:
             run.finish(figures)
     print(f"{output / DETECTIONS}: {figures['detections']} detections on {figures['frames']} frames.")
@@ -126,7 +126,7 @@ def _streaming(output: Path) -> Iterator[None]:
 
 def _work(
     runtime: Runtime, source: str, limits: NDArray[np.float32], file: IO[str], drawing: Drawing | None,
-    patience: float, most: int | None,
+    patience: float, max_frames: int | None,
 ) -> tuple[dict[str, int], float]:  # fmt: skip
     figures = {"frames": 0, "broken": 0, "detections": 0}
     live = is_stream(source)
@@ -135,7 +135,7 @@ def _work(
     with (
         _quick_handover(),
         Prefetch(_prepared(runtime, source, patience), live=live) as items,
-        Prefetch(_answered(runtime, _batches(items, 1 if live else runtime.batch, most)), size=1) as answers,
+        Prefetch(_answered(runtime, _batches(items, 1 if live else runtime.batch, max_frames)), size=1) as answers,
     ):
         for answered in answers:
             start = start or answered.began  # opening a source is not detecting on it
@@ -149,7 +149,9 @@ def _work(
             if live:
                 file.flush()
     if figures["frames"] == figures["broken"]:
-        message = f"None of the {figures['frames']} frames of {shown(source)} can be decoded. Check what wrote them."
+        message = (
+            f"None of the {figures['frames']} frames of {redact_url(source)} can be decoded. Check what wrote them."
+        )
         raise DataError(message)
     return figures, figures["frames"] / (time.perf_counter() - (start or 0.0))
 
@@ -195,14 +197,14 @@ def _prepared(runtime: Runtime, source: str, patience: float) -> Iterator[_Prepa
             yield _Prepared(frame, runtime.prepare(image, bgr=True), (image.shape[0], image.shape[1]))
 
 
-def _batches(items: Iterator[_Prepared], size: int, most: int | None) -> Iterator[list[_Prepared]]:
+def _batches(items: Iterator[_Prepared], size: int, max_frames: int | None) -> Iterator[list[_Prepared]]:
     batch: list[_Prepared] = []
     for number, item in enumerate(items, start=1):
         batch.append(item)
-        if len(batch) == size or number == most:
+        if len(batch) == size or number == max_frames:
             yield batch
             batch = []
-        if number == most:
+        if number == max_frames:
             return
     if batch:
         yield batch

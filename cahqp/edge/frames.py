@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from cahqp.coco.image_folder import ImageFolder
 from cahqp.errors import DataError
-from cahqp.files import natural, read_json, shown
+from cahqp.files import natural_key, read_json, redact_url
 
 IMAGES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp"})
 VIDEOS = frozenset({".mp4", ".avi", ".mkv", ".mov", ".webm", ".m4v", ".mpg", ".mpeg", ".ts", ".wmv"})
@@ -90,7 +90,7 @@ def _images(root: Path, names: list[tuple[int, str, tuple[int, int] | None]]) ->
 
 def _names(root: Path) -> list[str]:
     files = (p for p in root.rglob("*") if p.suffix.lower() in IMAGES and not p.name.startswith(".") and p.is_file())
-    names = sorted((p.relative_to(root).as_posix() for p in files), key=natural)
+    names = sorted((p.relative_to(root).as_posix() for p in files), key=natural_key)
     if not names:
         message = f"{root} holds no images ({', '.join(sorted(IMAGES))})."
         raise DataError(message)
@@ -160,11 +160,9 @@ def _stream(url: str, patience: float, tell: Callable[[str], None]) -> Iterator[
             capture.release()
         silent = time.monotonic() - last
         if silent >= patience:
-            message = (
-                f"{shown(url)} has sent no frame for {silent:.0f} s. Check the camera, or wait longer with --patience."
-            )
+            message = f"{redact_url(url)} sent no frame for {silent:.0f} s. Check the camera, or raise --patience."
             raise DataError(message)
-        tell(f"{shown(url)} broke off after {number} frames: trying again in {wait:g} s.")
+        tell(f"{redact_url(url)} broke off after {number} frames: trying again in {wait:g} s.")
         time.sleep(wait)
         wait = min(2 * wait, _LONGEST_WAIT)
 

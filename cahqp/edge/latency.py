@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from cahqp.edge.frames import EdgeFrame, read_frames
 from cahqp.edge.runtime import Found, Runtime
 from cahqp.errors import DataError
-from cahqp.evaluation.truth import ImagePredictions, Predictions
+from cahqp.evaluation.ground_truth import ImagePredictions, Predictions
 
 
 def answers(runtime: Runtime, path: Path) -> Predictions:

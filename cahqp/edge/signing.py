@@ -15,7 +15,7 @@ SIGNATURE = "package.sig"
 PRIVATE, PUBLIC = "private.pem", "public.pem"
 
 
-def keys(output: Path) -> None:
+def keygen(output: Path) -> None:
     """Make a pair of Ed25519 keys: `private.pem` signs packages where they are exported, `public.pem` checks them.
 
     Args:
@@ -115,10 +115,10 @@ def _load(path: Path, read: Any, kind: type) -> Any:
     try:
         key = read(Path(path).read_bytes())
     except (OSError, ValueError, TypeError) as error:
-        message = f"{path} is no readable {kind.__name__} in PEM ({error}). `cahqp keys` makes a pair."
+        message = f"{path} is no readable {kind.__name__} in PEM ({error}). `cahqp keygen` makes a pair."
         raise ConfigError(message) from error
     if not isinstance(key, kind):
-        message = f"{path} holds a {type(key).__name__}, not an {kind.__name__}. `cahqp keys` makes a pair."
+        message = f"{path} holds a {type(key).__name__}, not an {kind.__name__}. `cahqp keygen` makes a pair."
         raise ConfigError(message)
     return key
 

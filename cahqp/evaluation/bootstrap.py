@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cahqp.errors import DataError
+from cahqp.evaluation.ground_truth import GroundTruth
 from cahqp.evaluation.matching import Matches, average_precisions
 from cahqp.evaluation.metrics import macro
-from cahqp.evaluation.truth import Truth
 
 FEWEST_RECORDINGS = 10
 BLOCKS = 20
@@ -60,13 +60,13 @@ class Difference:
     resamples: int
 
 
-def group_frames(truth: Truth) -> Groups:
+def group_frames(ground_truth: GroundTruth) -> Groups:
     """Group frames by recording, or by blocks within each recording where there are fewer than ten.
 
     Neighbouring frames show the same vehicles; drawn one by one they would make any difference look certain. So a block
     has at least four frames, or all of a shorter recording, and there are about twenty blocks at most.
     """
-    recordings = [image.recording for image in truth.images]
+    recordings = [image.recording for image in ground_truth.images]
     names = list(dict.fromkeys(recordings))
     if len(names) >= FEWEST_RECORDINGS:
         numbers = {name: number for number, name in enumerate(names)}
@@ -74,7 +74,7 @@ def group_frames(truth: Truth) -> Groups:
     rows, count = np.zeros(len(recordings), np.int64), 0
     for name in names:
         frames = [row for row, recording in enumerate(recordings) if recording == name]
-        frames.sort(key=lambda row: truth.images[row].index)
+        frames.sort(key=lambda row: ground_truth.images[row].index)
         for block in np.array_split(frames, max(1, min(len(frames) // SHORTEST_BLOCK, -(-BLOCKS // len(names))))):
             rows[block] = count
             count += 1

@@ -14,7 +14,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from cahqp.errors import DataError
-from cahqp.evaluation.truth import Predictions, Truth, TruthImage
+from cahqp.evaluation.ground_truth import GroundTruth, GroundTruthImage, Predictions
 
 DETECTIONS_PER_IMAGE = 100
 """COCO's limit; as in pycocotools it holds for each class."""
@@ -52,18 +52,20 @@ class Matches:
     per_class: tuple[ClassMatches, ...]
 
 
-def evaluate_boxes(truth: Truth, predictions: Predictions) -> COCOeval:
+def evaluate_boxes(ground_truth: GroundTruth, predictions: Predictions) -> COCOeval:
     """Return pycocotools' evaluation, accumulated, over all box sizes. Images and classes are numbered from zero.
 
     Raises:
         DataError: An image has no predictions, or the classes differ.
     """
-    _check(truth, predictions)
-    answers = [predictions.images[image.id] for image in truth.images]
+    _check(ground_truth, predictions)
+    answers = [predictions.images[image.id] for image in ground_truth.images]
     with contextlib.redirect_stdout(io.StringIO()):
         evaluation = COCOeval(
-            _coco(truth, [a for number, image in enumerate(truth.images) for a in _objects(number, image)]),
-            _coco(truth, [a for number, answer in enumerate(answers) for a in _detections(number, *answer)]),
+            _coco(
+                ground_truth, [a for number, image in enumerate(ground_truth.images) for a in _objects(number, image)]
+            ),
+            _coco(ground_truth, [a for number, answer in enumerate(answers) for a in _detections(number, *answer)]),
             iouType="bbox",
         )
         evaluation.params.maxDets = [DETECTIONS_PER_IMAGE]
@@ -73,11 +75,11 @@ def evaluate_boxes(truth: Truth, predictions: Predictions) -> COCOeval:
     return evaluation
 
 
-def collect_matches(evaluation: COCOeval, truth: Truth) -> Matches:
+def collect_matches(evaluation: COCOeval, ground_truth: GroundTruth) -> Matches:
     """Return the matches at IoU 0.5 of an evaluation by `evaluate_boxes`."""
-    count = len(truth.images)
-    by_class = (evaluation.evalImgs[row * count : (row + 1) * count] for row in range(len(truth.classes)))
-    return Matches(truth.classes, tuple(_class_matches(images) for images in by_class))
+    count = len(ground_truth.images)
+    by_class = (evaluation.evalImgs[row * count : (row + 1) * count] for row in range(len(ground_truth.classes)))
+    return Matches(ground_truth.classes, tuple(_class_matches(images) for images in by_class))
 
 
 def average_precisions(matches: Matches, times: NDArray[np.int64] | None = None) -> NDArray[np.float64]:
@@ -104,24 +106,26 @@ def _average_precision(found: ClassMatches, times: NDArray[np.int64] | None) -> 
     return float(np.append(precision, 0.0)[reached].mean())
 
 
-def _check(truth: Truth, predictions: Predictions) -> None:
-    if truth.classes != predictions.classes:
-        message = f"Predictions of {', '.join(predictions.classes)} cannot be measured on {', '.join(truth.classes)}."
+def _check(ground_truth: GroundTruth, predictions: Predictions) -> None:
+    if ground_truth.classes != predictions.classes:
+        message = (
+            f"Predictions of {', '.join(predictions.classes)} cannot be measured on {', '.join(ground_truth.classes)}."
+        )
         raise DataError(message)
-    missing = [image.name for image in truth.images if image.id not in predictions.images]
+    missing = [image.name for image in ground_truth.images if image.id not in predictions.images]
     if missing:
         message = (
-            f"{len(missing)} of {len(truth.images)} images were not predicted, the first is {missing[0]}. "
+            f"{len(missing)} of {len(ground_truth.images)} images were not predicted, the first is {missing[0]}. "
             "Mend them, or take them out of the annotation file."
         )
         raise DataError(message)
 
 
-def _coco(truth: Truth, annotations: list[dict[str, Any]]) -> COCO:
+def _coco(ground_truth: GroundTruth, annotations: list[dict[str, Any]]) -> COCO:
     coco = COCO()
     coco.dataset = {
-        "images": [{"id": number} for number in range(len(truth.images))],
-        "categories": [{"id": number, "name": name} for number, name in enumerate(truth.classes)],
+        "images": [{"id": number} for number in range(len(ground_truth.images))],
+        "categories": [{"id": number, "name": name} for number, name in enumerate(ground_truth.classes)],
         # From 1: pycocotools takes an annotation whose id is 0 for unmatched.
         "annotations": [annotation | {"id": number} for number, annotation in enumerate(annotations, start=1)],
     }
@@ -129,7 +133,7 @@ def _coco(truth: Truth, annotations: list[dict[str, Any]]) -> COCO:
     return coco
 
 
-def _objects(number: int, image: TruthImage) -> Iterator[dict[str, Any]]:
+def _objects(number: int, image: GroundTruthImage) -> Iterator[dict[str, Any]]:
     for box, label, ignore in zip(image.boxes, image.labels, image.ignore, strict=True):
         yield _entry(number, box, label) | {"iscrowd": int(ignore)}
 

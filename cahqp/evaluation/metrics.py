@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cahqp.evaluation.ground_truth import GroundTruth, Predictions
 from cahqp.evaluation.matching import ClassMatches, Matches, collect_matches, evaluate_boxes
-from cahqp.evaluation.truth import Predictions, Truth
 
 
 @dataclass(frozen=True)
@@ -64,23 +64,23 @@ class OperatingPoint:
     f1: float
 
 
-def average_precision(truth: Truth, predictions: Predictions) -> Metrics:
+def average_precision(ground_truth: GroundTruth, predictions: Predictions) -> Metrics:
     """Measure predictions as COCO does: 101 points, 100 detections an image, macro over the classes with objects.
 
     Raises:
         DataError: An image of the truth has no predictions, or the classes differ.
     """
-    evaluation = evaluate_boxes(truth, predictions)
-    matches = collect_matches(evaluation, truth)
+    evaluation = evaluate_boxes(ground_truth, predictions)
+    matches = collect_matches(evaluation, ground_truth)
     # (IoU, recall, class); pycocotools writes -1 for a class without objects.
     precision = evaluation.eval["precision"][:, :, :, 0, 0]
     precision = np.where(precision > -1, precision, np.nan)
     ap50, ap = precision[0].mean(0), precision.mean((0, 1))
     per_class = {
         name: ClassMetrics(_number(ap50[row]), _number(ap[row]), int(matches.per_class[row].objects.sum()))
-        for row, name in enumerate(truth.classes)
+        for row, name in enumerate(ground_truth.classes)
     }
-    return Metrics(macro(ap50), macro(ap), per_class, len(truth.images), matches)
+    return Metrics(macro(ap50), macro(ap), per_class, len(ground_truth.images), matches)
 
 
 def macro(values: NDArray[Any]) -> float | None:

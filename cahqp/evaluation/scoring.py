@@ -10,16 +10,16 @@ import numpy as np
 
 from cahqp.errors import ConfigError
 from cahqp.evaluation.bootstrap import group_frames, paired_bootstrap
+from cahqp.evaluation.ground_truth import GroundTruth, Predictions
 from cahqp.evaluation.matching import Matches, average_precisions
 from cahqp.evaluation.metrics import Metrics, average_precision, best_f1, macro
-from cahqp.evaluation.truth import Predictions, Truth
 
 _DIGITS = 6
 
 
 def score(
     predictions: Mapping[str, Mapping[str, Predictions]],
-    truth: Mapping[str, Truth],
+    ground_truth: Mapping[str, GroundTruth],
     *,
     comparisons: Sequence[tuple[str, str]] = (),
     seed: int = 0,
@@ -29,7 +29,7 @@ def score(
 
     Args:
         predictions: By model name, then by name of the set of frames.
-        truth: By name of the set of frames, read with the models' classes.
+        ground_truth: By name of the set of frames, read with the models' classes.
         comparisons: Pairs (model, baseline) whose difference gets a bootstrap interval on each set of frames.
         seed: Seeds the bootstrap.
         resamples: Draws of the bootstrap.
@@ -47,12 +47,12 @@ def score(
         message = f"Cannot compare {', '.join(unknown)}: the models measured are {', '.join(predictions)}."
         raise ConfigError(message)
     measured = {
-        model: {frames: average_precision(truth[frames], answers) for frames, answers in sets.items()}
+        model: {frames: average_precision(ground_truth[frames], answers) for frames, answers in sets.items()}
         for model, sets in predictions.items()
     }
     return {
         "models": {
-            model: {frames: _entry(metrics, truth[frames]) for frames, metrics in sets.items()}
+            model: {frames: _entry(metrics, ground_truth[frames]) for frames, metrics in sets.items()}
             for model, sets in measured.items()
         },
         "differences": [
@@ -62,7 +62,7 @@ def score(
                     paired_bootstrap(
                         measured[model][frames].matches,
                         measured[baseline][frames].matches,
-                        group_frames(truth[frames]),
+                        group_frames(ground_truth[frames]),
                         seed=seed,
                         resamples=resamples,
                     )
@@ -75,7 +75,7 @@ def score(
     }
 
 
-def _entry(metrics: Metrics, truth: Truth) -> dict[str, Any]:
+def _entry(metrics: Metrics, ground_truth: GroundTruth) -> dict[str, Any]:
     entry = {
         "ap50": metrics.ap50,
         "map": metrics.map,
@@ -84,15 +84,17 @@ def _entry(metrics: Metrics, truth: Truth) -> dict[str, Any]:
         "per_class_map": {name: found.ap for name, found in metrics.per_class.items()},
         "objects": {name: found.objects for name, found in metrics.per_class.items()},
         "best_f1": {name: asdict(point) for name, point in best_f1(metrics.matches).items()},
-        "per_recording": _per_recording(metrics.matches, truth),
+        "per_recording": _per_recording(metrics.matches, ground_truth),
     }
-    rounded: dict[str, Any] = _rounded(entry | ({"left_out": dict(truth.left_out)} if truth.left_out else {}))
+    rounded: dict[str, Any] = _rounded(
+        entry | ({"left_out": dict(ground_truth.left_out)} if ground_truth.left_out else {})
+    )
     return rounded
 
 
-def _per_recording(matches: Matches, truth: Truth) -> dict[str, dict[str, Any]]:
+def _per_recording(matches: Matches, ground_truth: GroundTruth) -> dict[str, dict[str, Any]]:
     """Return AP50, the mean of the classes that a recording has, with its images and objects."""
-    recordings = np.array([image.recording for image in truth.images])
+    recordings = np.array([image.recording for image in ground_truth.images])
     objects = sum(found.objects for found in matches.per_class)
     entries = {}
     for name in dict.fromkeys(recordings.tolist()):

@@ -65,10 +65,10 @@ class Draws:
         self, matches: Mapping[str, Sequence[Matches]], groups: Sequence[Groups], shared: bool, seed: int = 0
     ) -> None:
         self.arms, self.shared = list(matches), shared
-        self._fewest = fewest = min(found.count for found in groups)
-        freedom = fewest - 1 if shared else sum(found.count - 1 for found in groups)
+        self.min_count = min_count = min(found.count for found in groups)
+        freedom = min_count - 1 if shared else sum(found.count - 1 for found in groups)
         # A bootstrap's spread is that of the groups divided by their number, not by one less.
-        self._widened = t.ppf(_TAIL, freedom) * (fewest / (fewest - 1)) ** 0.5 if fewest > 1 else math.nan
+        self._widened = t.ppf(_TAIL, freedom) * (min_count / (min_count - 1)) ** 0.5 if min_count > 1 else math.nan
         counts = [_recordings(found, 0 if shared else number, seed) for number, found in enumerate(groups)]
         self._observed = {arm: np.array([_ap50(m, None) for m in each]) for arm, each in matches.items()}
         self._drawn = {
@@ -102,9 +102,9 @@ class Draws:
     def _interval(self, value: float, each: Values, drawn: Values) -> Interval | None:
         known = each[~np.isnan(each)]
         # Of one group no spread is known, but seeds with frames of their own hold it in theirs.
-        if not len(known) or (self._fewest < 2 and (self.shared or len(known) < 2)):
+        if not len(known) or (self.min_count < 2 and (self.shared or len(known) < 2)):
             return None
-        of_recordings = self._widened * np.nanstd(drawn) if self._fewest > 1 else 0.0
+        of_recordings = self._widened * np.nanstd(drawn) if self.min_count > 1 else 0.0
         of_seeds = t.ppf(_TAIL, len(known) - 1) * np.std(known, ddof=1) / len(known) ** 0.5 if len(known) > 1 else 0.0
         half = float(np.hypot(of_seeds, of_recordings) if self.shared else max(of_seeds, of_recordings))
         return Interval(value, value - half, value + half, len(known))

@@ -51,14 +51,14 @@ def gate(
     replay: list[str] | None = None,
     canary: list[str] | None = None,
     labels: Path | None = None,
-    loss: float = 0.01,
-    class_loss: float = 0.05,
-    slowdown: float = 1.5,
+    max_ap50_drop: float = 0.01,
+    max_class_ap50_drop: float = 0.05,
+    max_slowdown: float = 1.5,
     milliseconds: float | None = None,
-    growth: float = 1.5,
+    max_growth: float = 1.5,
     megabytes: float | None = None,
     trusted: Path | None = None,
-    fewest: int = 20,
+    min_objects: int = 20,
     resamples: int = 1000,
     seed: int = 0,
 ) -> None:
@@ -75,19 +75,22 @@ def gate(
         replay: COCO files of past domains; each may be NAME=FILE, and files of one NAME are judged as one set.
         canary: Small COCO files of the target with labels; each may be NAME=FILE. Needed where there is no source.
         labels: The adapted teacher's labels on target frames that were held out; advice only.
-        loss: AP50 in 0..1 that the lower bound may lie below.
-        class_loss: AP50 in 0..1 that a single class may lose, unless by accident.
-        slowdown: Times as long as the running package that a run may take.
+        max_ap50_drop: AP50 in 0..1 that the lower bound may lie below.
+        max_class_ap50_drop: AP50 in 0..1 that a single class may lose, unless by accident.
+        max_slowdown: Times as long as the running package that a run may take.
         milliseconds: Longest time of a run on this machine.
-        growth: Times as large as the running package's model that the candidate's may be.
+        max_growth: Times as large as the running package's model that the candidate's may be.
         megabytes: Largest model.
         trusted: Ed25519 public key (PEM) that the candidate must be signed with.
-        fewest: Objects that a class must have in a set to count there; fewer say more of chance than of a package.
+        min_objects: Objects that a class must have in a set to count there; fewer say more of chance than of a package.
         resamples: Draws of the bootstrap.
         seed: Of the bootstrap.
     """
-    check_numbers({"loss": loss, "class_loss": class_loss}, {"resamples": resamples, "fewest": fewest})
-    limits = Limits(loss, class_loss, slowdown, milliseconds, growth, megabytes)
+    check_numbers(
+        {"loss": max_ap50_drop, "max_class_ap50_drop": max_class_ap50_drop},
+        {"resamples": resamples, "min_objects": min_objects},
+    )
+    limits = Limits(max_ap50_drop, max_class_ap50_drop, max_slowdown, milliseconds, max_growth, megabytes)
     sets = _sets(source, replay, canary)
     check_sets([one.role for one in sets])
     place = find_package(running)
@@ -96,7 +99,7 @@ def gate(
     settings = {
         "limits": vars(limits),
         "resamples": resamples,
-        "fewest": fewest,
+        "min_objects": min_objects,
         "sets": [[one.role, one.name] for one in sets],
     }
     run = RunDirectory(output, "gate", settings, inputs, seed)
@@ -104,7 +107,7 @@ def gate(
         print(f"{output} is finished already: nothing to do.")
         return
     with whole_or_nothing(run):
-        decision = _decision(candidate, place, trusted, sets, labels, limits, run, (fewest, resamples))
+        decision = _decision(candidate, place, trusted, sets, labels, limits, run, (min_objects, resamples))
         write_json(run.work / "decision.json", decision)
         run.finish({"published": decision["published"], "mean_difference": decision["mean_difference"]})
     print(decision["reason"])
@@ -127,7 +130,7 @@ def _decision(
 
 def _measured(
     new: Runtime, old: Runtime, sets: list[_Set], labels: Path | None, limits: Limits,
-    run: RunDirectory, fewest: int, resamples: int,
+    run: RunDirectory, min_objects: int, resamples: int,
 ) -> dict[str, Any]:  # fmt: skip
     if new.classes != old.classes:
         message = (
@@ -138,7 +141,7 @@ def _measured(
     evidence, unjudged = [], []
     for one in sets:
         found = collect(
-            new, old, one.role, one.name, one.paths, fewest=fewest, seed=run.seed, resamples=resamples
+            new, old, one.role, one.name, one.paths, min_objects=min_objects, seed=run.seed, resamples=resamples
         )  # fmt: skip
         if found is not None:
             evidence.append(found)
@@ -146,7 +149,7 @@ def _measured(
             unjudged.append(one.name)
         else:
             message = (
-                f"{', '.join(map(str, one.paths))}: no class has {fewest} objects (--fewest), so it cannot judge. Give "
+                f"{', '.join(map(str, one.paths))}: no class has {min_objects} objects (--min_objects). Give "
                 "more frames, or leave it out."
             )
             raise ConfigError(message)

@@ -21,20 +21,22 @@ class Limits:
     """What a candidate must keep to.
 
     Attributes:
-        loss: AP50 in 0..1 that the lower bound of its difference may lie below the running one's, on every set.
-        class_loss: The same of one class, and of F1 at the packages' own thresholds; a loss counts where it is larger
+        max_ap50_drop: AP50 in 0..1 that the lower bound of its difference may lie below the running one's, on every
+            set.
+        max_class_ap50_drop: The same of one class, and of F1 at the packages' own thresholds; a loss counts where it
+            is larger
             than this and no accident.
-        slowdown: Times as long as the running package that a run may take.
+        max_slowdown: Times as long as the running package that a run may take.
         milliseconds: Longest time of a run, whatever the running package takes.
-        growth: Times as large as the running package's file that it may be.
+        max_growth: Times as large as the running package's file that it may be.
         megabytes: Largest file, whatever the running package has.
     """
 
-    loss: float = 0.01
-    class_loss: float = 0.05
-    slowdown: float = 1.5
+    max_ap50_drop: float = 0.01
+    max_class_ap50_drop: float = 0.05
+    max_slowdown: float = 1.5
     milliseconds: float | None = None
-    growth: float = 1.5
+    max_growth: float = 1.5
     megabytes: float | None = None
 
     def __post_init__(self) -> None:
@@ -43,7 +45,7 @@ class Limits:
         Raises:
             ConfigError: One is not above 0, and would let nothing pass, or is infinite; all are told together.
         """
-        names = ("slowdown", "milliseconds", "growth", "megabytes")
+        names = ("max_slowdown", "milliseconds", "max_growth", "megabytes")
         wrong = [
             f"{name} must be a number above 0, got {value}."
             for name in names
@@ -196,29 +198,29 @@ def refuse(reason: str, limits: Limits) -> dict[str, Any]:
 
 def _against_set(one: SetEvidence, limits: Limits) -> list[str]:
     against = []
-    if not one.low > -limits.loss:
+    if not one.low > -limits.max_ap50_drop:
         against.append(
             f"on {one.name} it may be {-100 * one.low:.1f} points of AP50 below the running one (allowed: "
-            f"{100 * limits.loss:g}; measured {100 * one.difference:+.1f} on {one.groups} {one.unit})"
+            f"{100 * limits.max_ap50_drop:g}; measured {100 * one.difference:+.1f} on {one.groups} {one.unit})"
         )
     for name, (difference, high) in one.classes.items():
-        if difference < -limits.class_loss and high < 0:
+        if difference < -limits.max_class_ap50_drop and high < 0:
             against.append(f"on {one.name} it loses {-100 * difference:.1f} points of AP50 of {name}")
     at_work = one.operating
-    if at_work is not None and at_work.difference < -limits.class_loss and at_work.high < 0:
+    if at_work is not None and at_work.difference < -limits.max_class_ap50_drop and at_work.high < 0:
         against.append(
             f"on {one.name} its F1 at its own thresholds is {-100 * at_work.difference:.1f} points below the running "
-            f"one's (allowed: {100 * limits.class_loss:g})"
+            f"one's (allowed: {100 * limits.max_class_ap50_drop:g})"
         )
     return against
 
 
 def _against_cost(limits: Limits, candidate: Cost, running: Cost) -> list[str]:
     against = []
-    slowest = min(limits.slowdown * running.milliseconds, limits.milliseconds or float("inf"))
+    slowest = min(limits.max_slowdown * running.milliseconds, limits.milliseconds or float("inf"))
     if candidate.milliseconds > slowest:
         against.append("a run of it takes longer than allowed")
-    largest = min(limits.growth * running.megabytes, limits.megabytes or float("inf"))
+    largest = min(limits.max_growth * running.megabytes, limits.megabytes or float("inf"))
     if candidate.megabytes > largest:
         against.append(f"its model has {candidate.megabytes:.1f} MB (allowed: {largest:.1f})")
     return against

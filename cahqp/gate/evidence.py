@@ -15,9 +15,9 @@ from cahqp.edge.latency import answers, milliseconds
 from cahqp.edge.runtime import Runtime
 from cahqp.errors import WeightsError
 from cahqp.evaluation.bootstrap import Groups, group_frames, paired_bootstrap
+from cahqp.evaluation.ground_truth import GroundTruth, ImagePredictions, Predictions, read_ground_truth
 from cahqp.evaluation.matching import ClassMatches, Matches, average_precisions
 from cahqp.evaluation.metrics import at_thresholds, average_precision
-from cahqp.evaluation.truth import ImagePredictions, Predictions, Truth, read_truth
 from cahqp.gate.decision import CONFIDENCE, Cost, Role, SetEvidence, lower_bound
 from cahqp.gate.operating_point import operating
 
@@ -33,7 +33,7 @@ def collect(
     name: str,
     paths: Sequence[Path],
     *,
-    fewest: int,
+    min_objects: int,
     seed: int,
     resamples: int,
 ) -> SetEvidence | None:
@@ -48,25 +48,25 @@ def collect(
         role: What kind of set it is.
         name: Of the set.
         paths: COCO files with truth.
-        fewest: Objects that a class must have to count.
+        min_objects: Objects that a class must have to count.
         seed: Of the bootstrap.
         resamples: Draws of the bootstrap.
 
     Raises:
         WeightsError: The candidate fails, or says numbers that are none.
     """
-    truth = _joined([read_truth(path, running.classes) for path in paths])
+    ground_truth = _joined([read_ground_truth(path, running.classes) for path in paths])
     said, running_said = (_all_answers(runtime, paths) for runtime in (candidate, running))
     _check_finite(said, candidate)
     ours, theirs = (
-        average_precision(truth, _heard(found, runtime)).matches
+        average_precision(ground_truth, _filter_by_score(found, runtime)).matches
         for found, runtime in ((said, candidate), (running_said, running))
     )
-    objects = {c: int(found.objects.sum()) for c, found in zip(truth.classes, ours.per_class, strict=True)}
-    judged = [c for c, count in objects.items() if count >= fewest]
+    objects = {c: int(found.objects.sum()) for c, found in zip(ground_truth.classes, ours.per_class, strict=True)}
+    judged = [c for c, count in objects.items() if count >= min_objects]
     if not judged:
         return None
-    mine, other, groups = _only(ours, judged), _only(theirs, judged), group_frames(truth)
+    mine, other, groups = _only(ours, judged), _only(theirs, judged), group_frames(ground_truth)
     evidence = weigh(role, name, _audible(mine), _audible(other), groups, seed=seed, resamples=resamples)
     at_work = operating(mine, other, _limits(candidate), _limits(running), groups, seed=seed, resamples=resamples)
     return replace(evidence, too_few=tuple(c for c in objects if c not in judged), operating=at_work)
@@ -77,14 +77,14 @@ def _only(matches: Matches, classes: Sequence[str]) -> Matches:
     return Matches(tuple(classes), tuple(matches.per_class[row] for row in rows))
 
 
-def _joined(truths: Sequence[Truth]) -> Truth:
+def _joined(ground_truths: Sequence[GroundTruth]) -> GroundTruth:
     """Return several files as one set; image ids and recordings of different files are different ones."""
     images = [
         replace(image, id=_id(number, image.id), recording=f"{number}/{image.recording}")
-        for number, truth in enumerate(truths)
-        for image in truth.images
+        for number, ground_truth in enumerate(ground_truths)
+        for image in ground_truth.images
     ]
-    return replace(truths[0], images=tuple(images))
+    return replace(ground_truths[0], images=tuple(images))
 
 
 def _all_answers(runtime: Runtime, paths: Sequence[Path]) -> Predictions:
@@ -149,7 +149,7 @@ def advise(candidate: Runtime, running: Runtime, labels: Path) -> dict[str, Any]
         that neighbouring frames share; higher is steadier), `None` where nothing can be said. `None` as a whole where
         no frame was held out.
     """
-    teacher = read_truth(labels, running.classes)
+    teacher = read_ground_truth(labels, running.classes)
     if not teacher.images:
         return None
     advice = {}
@@ -161,9 +161,9 @@ def advise(candidate: Runtime, running: Runtime, labels: Path) -> dict[str, Any]
     return advice
 
 
-def _stability(said: Predictions, truth: Truth, runtime: Runtime) -> float | None:
+def _stability(said: Predictions, ground_truth: GroundTruth, runtime: Runtime) -> float | None:
     overlaps: list[float] = []
-    order = sorted(truth.images, key=lambda image: (image.recording, image.index))
+    order = sorted(ground_truth.images, key=lambda image: (image.recording, image.index))
     for first, second in pairwise(order):
         if first.recording == second.recording:
             here, there = (_believed(said.images[image.id], runtime) for image in (first, second))
@@ -193,7 +193,7 @@ def _limits(runtime: Runtime) -> dict[str, float]:
     return dict(zip(runtime.classes, runtime.thresholds.tolist(), strict=True))
 
 
-def _heard(said: Predictions, runtime: Runtime) -> Predictions:
+def _filter_by_score(said: Predictions, runtime: Runtime) -> Predictions:
     """Return the answers without those that neither count in AP50 nor reach the package's own thresholds."""
     limits = np.minimum(runtime.thresholds, np.float32(_FAINT))
     images = {}

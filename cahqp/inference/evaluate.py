@@ -11,8 +11,8 @@ from cahqp.data.images import Quarantine, write_quarantine
 from cahqp.detectors import model_file as model_files
 from cahqp.detectors.base import Detector
 from cahqp.errors import ConfigError, check_numbers
+from cahqp.evaluation.ground_truth import GroundTruth, ImagePredictions, Predictions, read_ground_truth
 from cahqp.evaluation.scoring import score
-from cahqp.evaluation.truth import ImagePredictions, Predictions, Truth, read_truth
 from cahqp.files import write_json
 from cahqp.inference.frames import FrameLoader, FrameSet, as_arrays, detect, fixed_batches
 from cahqp.runs.directory import RunDirectory
@@ -30,7 +30,7 @@ def evaluate(
     resamples: int = 1000,
     device: str = "cpu",
     seed: int = 0,
-    max_broken: float = 0.05,
+    max_invalid_share: float = 0.05,
 ) -> None:
     """Measure model files on labelled frames: average precision, per class, and paired differences with intervals.
 
@@ -45,28 +45,30 @@ def evaluate(
         resamples: Draws of the bootstrap.
         device: Where the models run.
         seed: Of the bootstrap.
-        max_broken: Share of broken images, 0..1, that is put up with.
+        max_invalid_share: Share of broken images, 0..1, that is put up with.
     """
-    check_numbers(shares={"--max_broken": max_broken}, counts={"--batch_size": batch_size, "--resamples": resamples})
-    models, truths = _named(weights, "--weights"), _named(frames, "--frames")
-    settings = {"batch_size": batch_size, "resamples": resamples, "models": list(models), "frames": list(truths)}
-    settings |= {"max_broken": max_broken}
-    inputs = {f"weights.{k}": v for k, v in models.items()} | {f"frames.{k}": v for k, v in truths.items()}
+    check_numbers(
+        shares={"--max_invalid_share": max_invalid_share}, counts={"--batch_size": batch_size, "--resamples": resamples}
+    )
+    models, ground_truths = _named(weights, "--weights"), _named(frames, "--frames")
+    settings = {"batch_size": batch_size, "resamples": resamples, "models": list(models), "frames": list(ground_truths)}
+    settings |= {"max_invalid_share": max_invalid_share}
+    inputs = {f"weights.{k}": v for k, v in models.items()} | {f"frames.{k}": v for k, v in ground_truths.items()}
     run = RunDirectory(output, "evaluate", settings, inputs, seed)
     if not run.begin():
         print(f"{output} is finished already: nothing to do.")
         return
     with run.whole():
         detectors = {name: model_files.load(path).to(device) for name, path in models.items()}
-        seen = FramesSeen(batch_size, max_broken)
+        seen = FramesSeen(batch_size, max_invalid_share)
         predictions = {
-            name: {frames_name: seen.predict(detector, path) for frames_name, path in truths.items()}
+            name: {frames_name: seen.predict(detector, path) for frames_name, path in ground_truths.items()}
             for name, detector in detectors.items()
         }
         classes = next(iter(detectors.values())).classes
         result = score(
             predictions,
-            {name: seen.only(path, read_truth(path, classes)) for name, path in truths.items()},
+            {name: seen.only(path, read_ground_truth(path, classes)) for name, path in ground_truths.items()},
             comparisons=_comparisons(list(models)),
             seed=seed,
             resamples=resamples,
@@ -81,11 +83,11 @@ class FramesSeen:
 
     Args:
         batch_size: Frames in a batch.
-        max_broken: Share of broken images of a file, 0..1, that is put up with.
+        max_invalid_share: Share of broken images of a file, 0..1, that is put up with.
     """
 
-    def __init__(self, batch_size: int, max_broken: float) -> None:
-        self.batch_size, self.max_broken = batch_size, max_broken
+    def __init__(self, batch_size: int, max_invalid_share: float) -> None:
+        self.batch_size, self.max_invalid_share = batch_size, max_invalid_share
         self._broken: dict[Path, Quarantine] = {}
         self._ids: dict[Path, set[int]] = {}
 
@@ -97,12 +99,12 @@ class FramesSeen:
             path: The COCO file; its labels are not read here.
 
         Raises:
-            DataError: More images are broken than `max_broken` allows.
+            DataError: More images are broken than `max_invalid_share` allows.
         """
         source = open_frames([path])
         device = next(detector.parameters()).device
         answers: dict[int, ImagePredictions] = {}
-        dataset = FrameSet(source, detector.preprocessing, self.max_broken)
+        dataset = FrameSet(source, detector.preprocessing, self.max_invalid_share)
         for item in FrameLoader(dataset, fixed_batches(len(dataset), self.batch_size)):
             if item.batch is not None:
                 found = detect(detector, item.batch.to(device))
@@ -112,10 +114,10 @@ class FramesSeen:
         self._ids[path] = self._ids.get(path, answers.keys()) & answers.keys()
         return Predictions(detector.classes, answers)
 
-    def only(self, path: Path, truth: Truth) -> Truth:
+    def only(self, path: Path, ground_truth: GroundTruth) -> GroundTruth:
         """Return the truth of the frames that every model could read, and say how many they are not."""
-        kept = truth.only(self._ids[path])
-        if lost := len(truth.images) - len(kept.images):
+        kept = ground_truth.only(self._ids[path])
+        if lost := len(ground_truth.images) - len(kept.images):
             _log.warning("%s: %d images are broken and not measured; see %s.", path, lost, QUARANTINE)
         return kept
 

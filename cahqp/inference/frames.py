@@ -15,8 +15,8 @@ from cahqp.data.frames import FrameSource
 from cahqp.data.images import BrokenImageError, Quarantine
 from cahqp.data.transforms import plain
 from cahqp.detectors.base import Detector, Output
+from cahqp.evaluation.ground_truth import GroundTruth, GroundTruthImage, ImagePredictions, Predictions
 from cahqp.evaluation.metrics import average_precision, best_f1
-from cahqp.evaluation.truth import ImagePredictions, Predictions, Truth, TruthImage
 from cahqp.structures import Batch, Detections, Frame, Preprocessing, Targets, collate
 
 
@@ -43,14 +43,14 @@ class FrameSet(Dataset[tuple[int, torch.Tensor, Frame] | None]):
     Args:
         source: The frames.
         preprocessing: The detector's.
-        max_broken: Share of broken images, 0..1, that is put up with.
+        max_invalid_share: Share of broken images, 0..1, that is put up with.
     """
 
-    def __init__(self, source: FrameSource, preprocessing: Preprocessing, max_broken: float = 0.05) -> None:
+    def __init__(self, source: FrameSource, preprocessing: Preprocessing, max_invalid_share: float = 0.05) -> None:
         self.source = source
         self._resize = plain(preprocessing)
         names = [frame.name for frame in source.frames]
-        self.quarantine = Quarantine(names, max_broken, self._reason)
+        self.quarantine = Quarantine(names, max_invalid_share, self._reason)
 
     def __len__(self) -> int:
         """Return the number of frames."""
@@ -161,7 +161,7 @@ def measure(detector: Detector, batches: Iterable[Batch]) -> Measured:
         batches: With targets.
     """
     device = next(detector.parameters()).device
-    images: list[TruthImage] = []
+    images: list[GroundTruthImage] = []
     answers: dict[int, ImagePredictions] = {}
     for batch in batches:
         on_device = batch.to(device)
@@ -170,20 +170,20 @@ def measure(detector: Detector, batches: Iterable[Batch]) -> Measured:
         found = detector.decode(output, output.sizes)
         for frame, targets, detections in zip(batch.frames, batch.targets, found, strict=True):
             number = len(images)
-            images.append(_truth(number, frame, targets, len(detector.classes)))
+            images.append(_ground_truth(number, frame, targets, len(detector.classes)))
             answers[number] = as_arrays(detections)
-    truth = Truth(detector.classes, tuple(images))
-    metrics = average_precision(truth, Predictions(detector.classes, answers))
+    ground_truth = GroundTruth(detector.classes, tuple(images))
+    metrics = average_precision(ground_truth, Predictions(detector.classes, answers))
     points = best_f1(metrics.matches)
     thresholds = {name: points[name].threshold if name in points else 0.5 for name in detector.classes}
     return Measured(metrics.ap50, metrics.map, {name: round(value, 4) for name, value in thresholds.items()})
 
 
-def _truth(number: int, frame: Frame, targets: Targets, classes: int) -> TruthImage:
+def _ground_truth(number: int, frame: Frame, targets: Targets, classes: int) -> GroundTruthImage:
     """Return what is there; a region to ignore is one for every class, as in training."""
     regions = targets.ignore.repeat(classes, 1)
     boxes = torch.cat([targets.boxes, regions]).double().cpu().numpy()
     of_regions = np.repeat(np.arange(classes), len(targets.ignore))
     labels = np.concatenate([targets.labels.cpu().numpy(), of_regions])
     ignore = np.arange(len(boxes)) >= len(targets)
-    return TruthImage(number, frame.name, frame.recording, frame.index, boxes, labels, ignore)
+    return GroundTruthImage(number, frame.name, frame.recording, frame.index, boxes, labels, ignore)

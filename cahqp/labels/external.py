@@ -9,7 +9,7 @@ import numpy as np
 
 from cahqp.errors import DataError
 from cahqp.labels.formats.rows import read_tables
-from cahqp.labels.fusion import Look
+from cahqp.labels.fusion import ViewPredictions
 
 
 class External:
@@ -41,7 +41,7 @@ class External:
         told = [(str(i["file_name"]), (i.get("height"), i.get("width"))) for i in found.images.values()]
         self._sizes = {name: size for name, size in told if None not in size}
 
-    def look(self, name: str, size: tuple[int, int], floor: float) -> Look | None:
+    def look(self, name: str, size: tuple[int, int], floor: float) -> ViewPredictions | None:
         """Return what it says of a frame; `None` where the file does not know the frame, and so keeps silent.
 
         Args:
@@ -63,7 +63,7 @@ class External:
             )
             raise DataError(message)
         good = look.scores >= floor
-        return Look(look.boxes[good], look.scores[good], look.labels[good])
+        return ViewPredictions(look.boxes[good], look.scores[good], look.labels[good])
 
     def check(self, names: Iterable[str]) -> None:
         """Refuse a file that knows none of the frames.
@@ -82,8 +82,8 @@ class External:
             raise DataError(message)
 
 
-def _look(rows: list[tuple[list[float], float, int]]) -> Look:
-    return Look(
+def _look(rows: list[tuple[list[float], float, int]]) -> ViewPredictions:
+    return ViewPredictions(
         np.array([box for box, _, _ in rows], np.float64).reshape(-1, 4),
         np.array([score for _, score, _ in rows], np.float64),
         np.array([label for _, _, label in rows], np.int64),

@@ -21,7 +21,7 @@ Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Look:
+class ViewPredictions:
     """What one teacher says of one view of a frame, in pixels of the original frame.
 
     Attributes:
@@ -56,7 +56,7 @@ class Fused:
     agreement: Floats
 
 
-def fuse(looks: Sequence[Look], method: Method = "wbf", iou: float = 0.55, sigma: float = 0.5) -> Fused:
+def fuse(looks: Sequence[ViewPredictions], method: Method = "wbf", iou: float = 0.55, sigma: float = 0.5) -> Fused:
     """Fuse the looks at one frame.
 
     Args:
@@ -161,7 +161,9 @@ def weighted_fusion(boxes: Floats, scores: Floats, weights: Floats, iou: float) 
     return np.array(means, np.float64).reshape(-1, 4), np.array(score, np.float64)
 
 
-def _agreement(box: Floats, boxes: Floats, origin: NDArray[np.int64], looks: Sequence[Look], iou: float) -> float:
+def _agreement(
+    box: Floats, boxes: Floats, origin: NDArray[np.int64], looks: Sequence[ViewPredictions], iou: float
+) -> float:
     """Return the share of the looks whose view shows the middle of a box that have a box there."""
     x, y = (box[:2] + box[2:]) / 2
     found = set(origin[pairwise_iou(box[None], boxes)[0] >= iou].tolist())

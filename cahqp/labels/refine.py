@@ -197,7 +197,7 @@ def _recording(
     unordered = _unordered(places)
     followed = rules.temporal is not None and unordered is None
     usual = typical.get(_apart(places))
-    taken: dict[tuple[int, int], Places] | None = None if rules.standing < 1 and any(name) else {}
+    taken: dict[tuple[int, int], Places] | None = None if rules.stationary_weight < 1 and any(name) else {}
     reasons = []
     for block in blocks:
         frames = [_Read(place, *reader(place.row)) for place in block]
@@ -265,5 +265,5 @@ def _frame_by_frame(
     for frame in frames:
         candidates, known = frame.candidates, taken.get(frame.place.size)
         if known is not None:
-            candidates = known.counted(frame.place.row, candidates, rules.standing, rules.ignore_share)
+            candidates = known.counted(frame.place.row, candidates, rules.stationary_weight, rules.ignore_share)
         yield by_frame(frame.record, candidates, rules)

@@ -36,9 +36,10 @@ class Rules:
         curves: Calibration of each class.
         top_share: Share of a class's candidates that become labels, instead of thresholds.
         source_means: By class, how sure the model was on the source; thresholds then follow how sure it is here.
-        standing: What a score counts whose place is taken in most frames of its recording, where there are no tracks to
+        stationary_weight: What a score counts whose place is taken in most frames of its recording, where there are
+            no tracks to
             say more; 1 leaves places aside.
-        weighted: A box trains with its confidence as weight, not fully.
+        weight_by_score: A box trains with its confidence as weight, not fully.
     """
 
     classes: tuple[str, ...]
@@ -51,8 +52,8 @@ class Rules:
     curves: Sequence[Curve] | None = None
     top_share: float | None = None
     source_means: Mapping[str, float] | None = None
-    standing: float = 1.0
-    weighted: bool = False
+    stationary_weight: float = 1.0
+    weight_by_score: bool = False
 
     def with_thresholds(self, thresholds: Mapping[str, float]) -> Rules:
         """Return the same rules with other thresholds."""
@@ -107,7 +108,7 @@ def finished(record: Mapping[str, Any], parts: Mapping[str, list[dict[str, Any]]
     for box in [*parts["kept"], *parts["ignored"]]:
         known = [box[key] for key in ("score", "agreement", "steady") if key in box]
         box["uncertainty"] = round(1 - sum(known) / len(known), SCORE_DECIMALS)
-        if rules.weighted:
+        if rules.weight_by_score:
             box["weight"] = round(1 - box["uncertainty"], SCORE_DECIMALS)
     for box in parts["ignored"]:
         box["iscrowd"] = 1

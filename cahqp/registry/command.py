@@ -7,8 +7,8 @@ from pathlib import Path
 
 from cahqp.edge.pointer import VERSIONS
 from cahqp.errors import ConfigError, RunError, check_numbers
-from cahqp.files import read_json, shown
-from cahqp.registry.registry import Claim, Registry
+from cahqp.files import read_json, redact_url
+from cahqp.registry.registry import PromotionRequest, Registry
 from cahqp.runs.directory import content_hash
 
 
@@ -67,7 +67,7 @@ def promote(
     if isinstance(decided, dict) and decided.get("published") is False:
         print(f"Nothing promoted. {decided.get('reason')}")
         return
-    claim = Claim(decided, reason, expect, parents or (), _hashes(data or []))
+    claim = PromotionRequest(decided, reason, expect, parents or (), _hashes(data or []))
     name = Registry(registry).promote(package, claim, trusted)
     print(f"{registry} runs {name}.")
 
@@ -134,7 +134,7 @@ def push(
         raise RunError("\n".join([*problems, "Nothing was sent."]))
     if to is not None:
         push_files(found, name, to)
-        print(f"{shown(to)} has {name}.")
+        print(f"{redact_url(to)} has {name}.")
     if wandb is not None:
         push_artifact(found, name, wandb)
         print(f"W&B project {wandb} has {name}.")

@@ -7,7 +7,7 @@ from typing import Any
 
 from cahqp.edge.pointer import RUNNING, VERSION, VERSIONS
 from cahqp.errors import CahqpError, ConfigError, RunError
-from cahqp.files import shown
+from cahqp.files import redact_url
 from cahqp.registry.registry import Registry
 
 
@@ -37,7 +37,9 @@ def push_files(registry: Registry, name: str, url: str) -> None:
     except CahqpError:
         raise
     except Exception as error:  # every store has errors of its own
-        message = f"{shown(url)} cannot be written ({error}). Check the address and your credentials, and run it again."
+        message = (
+            f"{redact_url(url)} cannot be written ({error}). Check the address and your credentials, and run it again."
+        )
         raise RunError(message) from error
 
 
@@ -64,10 +66,12 @@ def _file_system(url: str) -> tuple[Any, str]:
 
         system, root = fsspec.core.url_to_fs(url)
     except (ImportError, ValueError) as error:
-        message = f"{shown(url)} cannot be opened ({error}). Install what fsspec needs for it, such as s3fs for s3://."
+        message = (
+            f"{redact_url(url)} cannot be opened ({error}). Install what fsspec needs for it, such as s3fs for s3://."
+        )
         raise ConfigError(message) from error
     except Exception as error:  # some stores connect at once, and each has errors of its own
-        message = f"{shown(url)} cannot be reached ({error}). Check the network, the address and your credentials."
+        message = f"{redact_url(url)} cannot be reached ({error}). Check the network, the address and your credentials."
         raise RunError(message) from error
     return system, str(root).rstrip("/")
 

@@ -19,7 +19,7 @@ NONE = "none"
 
 
 @dataclass(frozen=True)
-class Claim:
+class PromotionRequest:
     """What is said of a package that is to run.
 
     Attributes:
@@ -59,7 +59,7 @@ class Registry:
             return None
         return read_pointer(self.root / RUNNING)
 
-    def promote(self, package: Path, claim: Claim, trusted: Path | None = None) -> str:
+    def promote(self, package: Path, claim: PromotionRequest, trusted: Path | None = None) -> str:
         """Make a package the running version, unless another process was faster. Returns the version's name.
 
         Only the last step, a rename, changes what runs. Killed before it, the same call goes on; killed after it, the
@@ -166,7 +166,7 @@ class Registry:
             )
             raise RunError(message)
 
-    def _check_claim(self, package: Package, claim: Claim, now: Pointer | None) -> None:
+    def _check_claim(self, package: Package, claim: PromotionRequest, now: Pointer | None) -> None:
         running = None if now is None else str(self.versions.read(now.version).get("package"))
         if now is not None:
             self._check_running(now)
@@ -216,7 +216,7 @@ class Registry:
             )
             raise WeightsError(message)
 
-    def _described(self, package: Package, claim: Claim, now: Pointer | None) -> dict[str, Any]:
+    def _described(self, package: Package, claim: PromotionRequest, now: Pointer | None) -> dict[str, Any]:
         decision = claim.decision or {}
         return {
             "parents": list(claim.parents) or ([] if now is None else [now.version]),

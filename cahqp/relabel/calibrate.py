@@ -14,8 +14,8 @@ from cahqp.data.frames import open_frames
 from cahqp.detectors.base import Detector
 from cahqp.detectors.model_file import load
 from cahqp.errors import DataError, check_numbers
+from cahqp.evaluation.ground_truth import GroundTruth, ImagePredictions, Predictions, read_ground_truth
 from cahqp.evaluation.metrics import Metrics, average_precision
-from cahqp.evaluation.truth import ImagePredictions, Predictions, Truth, read_truth
 from cahqp.files import atomic_write
 from cahqp.inference.frames import FrameLoader, fixed_batches
 from cahqp.labels.calibration.curves import Curve, Method, expected_error, fit, reliability
@@ -23,7 +23,7 @@ from cahqp.labels.calibration.file import FORMAT, Calibration, calibrate, write_
 from cahqp.labels.candidates import Candidates, calibrated
 from cahqp.labels.fusion import Method as Fusion
 from cahqp.labels.fusion import nms
-from cahqp.relabel.tta import Ensemble, LookFrames, ViewSpec, collate_looks, open_externals, parse_views
+from cahqp.relabel.tta import Ensemble, ViewFrames, ViewSpec, collate_looks, open_externals, parse_views
 from cahqp.reports.html import document, element, table
 from cahqp.reports.reliability import diagram
 from cahqp.runs.directory import RunDirectory
@@ -96,15 +96,15 @@ def calibrate_command(
         print(f"{output} is finished already: nothing to do.")
         return
     with run.whole():
-        truth = read_truth(frames[0], detectors[0].classes)
+        ground_truth = read_ground_truth(frames[0], detectors[0].classes)
         found = _candidates(detectors, specs, frames[0], predictions or [], fuse, (batch_size, workers), device)
-        metrics = average_precision(truth, _suppressed(truth.classes, found, nms_iou))
+        metrics = average_precision(ground_truth, _suppressed(ground_truth.classes, found, nms_iou))
         scores, hits = _evidence(metrics)
-        objects = {name: metrics.per_class[name].objects for name in truth.classes}
+        objects = {name: metrics.per_class[name].objects for name in ground_truth.classes}
         fitted = calibrate(held, method, scores, hits, objects, lent)
-        curves = [fitted.curves[name] for name in truth.classes]
-        fitted = replace(fitted, decided=decided(truth, found, curves, nms_iou))
-        measured = _measured(fitted, metrics, truth, method, lent)
+        curves = [fitted.curves[name] for name in ground_truth.classes]
+        fitted = replace(fitted, decided=decided(ground_truth, found, curves, nms_iou))
+        measured = _measured(fitted, metrics, ground_truth, method, lent)
         write_calibration(run.work / "calibration.json", fitted, measured)
         with atomic_write(run.work / "calibration.html") as file:
             file.write(_page(fitted, measured) + "\n")
@@ -125,7 +125,7 @@ def _candidates(
     source = open_frames([path])
     names = {frame.name: frame for frame in source.frames}
     ensemble = Ensemble(detectors, views, open_externals(predictions, detectors[0].classes, names), fuse)
-    data = LookFrames(source, [d.preprocessing for d in detectors], views)
+    data = ViewFrames(source, [d.preprocessing for d in detectors], views)
     answers = {frame.id: Candidates(np.zeros((0, 4)), np.zeros(0), np.zeros(0, np.int64)) for frame in source.frames}
     for item in FrameLoader(data, fixed_batches(len(data), loading[0]), loading[1], collate_looks):
         if item.batch is not None:
@@ -144,11 +144,11 @@ def _suppressed(classes: Sequence[str], found: Mapping[int, Candidates], nms_iou
 
 
 def decided(
-    truth: Truth, found: Mapping[int, Candidates], curves: Sequence[Curve], nms_iou: float
+    ground_truth: GroundTruth, found: Mapping[int, Candidates], curves: Sequence[Curve], nms_iou: float
 ) -> dict[str, tuple[Floats, NDArray[np.bool_]]]:
     """Return by class calibrated scores and hits of what is left when calibrated scores decide what is a duplicate."""
     valued = {id_: calibrated(one, curves) for id_, one in found.items()}
-    matches = average_precision(truth, _suppressed(truth.classes, valued, nms_iou)).matches
+    matches = average_precision(ground_truth, _suppressed(ground_truth.classes, valued, nms_iou)).matches
     return {name: (own.scores, own.hits) for name, own in zip(matches.classes, matches.per_class, strict=True)}
 
 
@@ -159,7 +159,7 @@ def _evidence(metrics: Metrics) -> tuple[dict[str, Floats], dict[str, NDArray[np
 
 
 def _measured(
-    fitted: Calibration, metrics: Metrics, truth: Truth, method: Method, lent: Sequence[str]
+    fitted: Calibration, metrics: Metrics, ground_truth: GroundTruth, method: Method, lent: Sequence[str]
 ) -> dict[str, Any]:
     """Return the calibration error by class, and on recordings that the curves were not fitted on."""
     per_class = {}
@@ -173,21 +173,21 @@ def _measured(
             "before": round(expected_error(before), 6),
             "after": round(expected_error(after), 6),
         }
-    return {"per_class": per_class, "held_out": _held_out(metrics, truth, method, lent)}
+    return {"per_class": per_class, "held_out": _held_out(metrics, ground_truth, method, lent)}
 
 
-def _held_out(metrics: Metrics, truth: Truth, method: Method, lent: Sequence[str]) -> dict[str, Any]:
+def _held_out(metrics: Metrics, ground_truth: GroundTruth, method: Method, lent: Sequence[str]) -> dict[str, Any]:
     """Return the error before and after, each half of the recordings calibrated by the other half's curves.
 
     Where a half is too small for curves the errors are `None`, and `unknown` says why: the curves of all frames stand.
     """
-    recordings = sorted({image.recording for image in truth.images})
+    recordings = sorted({image.recording for image in ground_truth.images})
     half = {name: number % 2 for number, name in enumerate(recordings)}
     if len(recordings) < 2:  # one camera: a later block of its frames
-        middle = len(truth.images) // 2
-        side = np.array([int(number >= middle) for number in range(len(truth.images))])
+        middle = len(ground_truth.images) // 2
+        side = np.array([int(number >= middle) for number in range(len(ground_truth.images))])
     else:
-        side = np.array([half[image.recording] for image in truth.images])
+        side = np.array([half[image.recording] for image in ground_truth.images])
     counts = {"detections": int(sum(len(found.scores) for found in metrics.matches.per_class))}
     counts["recordings"] = len(recordings)
     try:
@@ -201,10 +201,10 @@ def _held_out(metrics: Metrics, truth: Truth, method: Method, lent: Sequence[str
             before.append(found.scores[own])
             after.append(curves[name](found.scores[own]))
             hits.append(found.hits[own])
-    truths = np.concatenate(hits)
+    ground_truths = np.concatenate(hits)
     return {
-        "before": round(expected_error(reliability(np.concatenate(before), truths)), 6),
-        "after": round(expected_error(reliability(np.concatenate(after), truths)), 6),
+        "before": round(expected_error(reliability(np.concatenate(before), ground_truths)), 6),
+        "after": round(expected_error(reliability(np.concatenate(after), ground_truths)), 6),
         **counts,
     }
 

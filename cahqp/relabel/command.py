@@ -24,9 +24,9 @@ from cahqp.labels.formats.yolo import check_names
 from cahqp.labels.fusion import Method
 from cahqp.labels.select import resolve_thresholds
 from cahqp.labels.shards.merge import merge
-from cahqp.relabel.pipeline import Options, Refinery
-from cahqp.relabel.shard_writer import SHARDS, Names, label_frames, read_broken
-from cahqp.relabel.tta import LookFrames
+from cahqp.relabel.pipeline import LabelPipeline, Options
+from cahqp.relabel.shard_writer import SHARDS, OutputNames, label_frames, read_broken
+from cahqp.relabel.tta import ViewFrames
 from cahqp.runs.directory import RunDirectory
 from cahqp.training.distillation.teacher import SoftStoreSettings, check_soft, write_store
 
@@ -45,8 +45,8 @@ def relabel(
     dynamic: bool = False,
     ignore_share: float = 1.0,
     temporal: bool = False,
-    standing: float = 1.0,
-    weighted: bool = False,
+    stationary_weight: float = 1.0,
+    weight_by_score: bool = False,
     views: list[str] | None = None,
     teachers: list[Path] | None = None,
     predictions: list[Path] | None = None,
@@ -56,10 +56,10 @@ def relabel(
     soft_store: SoftStoreSettings | None = None,
     nms_iou: float = 0.7,
     max_boxes: int = 100,
-    every: float | None = None,
+    frame_interval: float | None = None,
     batch_size: int = 8,
     workers: int = 0,
-    max_broken: float = 0.05,
+    max_invalid_share: float = 0.05,
     devices: int = 1,
     accelerator: Literal["auto", "cpu", "gpu"] = "auto",
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true",
@@ -82,9 +82,10 @@ def relabel(
             makes all below the threshold background.
         temporal: Follow boxes over time: drop flickers, fill gaps, vote classes. Recordings whose frames have no time
             stamps or lie too far apart are left as they are, and said to be.
-        standing: What a score counts whose place is taken in most other frames of the recording, 0..1: lamps and lit
+        stationary_weight: What a score counts whose place is taken in most other frames of the recording, 0..1: lamps
+            and lit
             windows look like road users and never move. Where `temporal` follows boxes, tracks decide instead.
-        weighted: Boxes count in training by their confidence, not fully.
+        weight_by_score: Boxes count in training by their confidence, not fully.
         views: Further views of each frame: flip, scale:1.5, tiles:2x2.
         teachers: Further model files whose word counts as well.
         predictions: COCO files of other detectors' predictions, with scores, whose word counts as well.
@@ -94,10 +95,10 @@ def relabel(
         soft_store: What is kept of them.
         nms_iou: Overlap above which the lower-scored of two labels is dropped, whatever their classes.
         max_boxes: Most labels of a frame.
-        every: Seconds between the frames taken from a video; all of them where not given.
+        frame_interval: Seconds between the frames taken from a video; all of them where not given.
         batch_size: Frames in a batch.
         workers: Processes that load images; 0 loads in the main one.
-        max_broken: Share of broken images, 0..1, that is put up with.
+        max_invalid_share: Share of broken images, 0..1, that is put up with.
         devices: Number of devices to share the frames between.
         accelerator: What to compute on.
         precision: Of the computation.
@@ -110,15 +111,15 @@ def relabel(
         dynamic,
         ignore_share,
         temporal,
-        standing,
-        weighted,
+        stationary_weight,
+        weight_by_score,
         views or [],
         teachers or [],
         predictions or [],
         fuse,
     )
     check_numbers(
-        shares={"--threshold": threshold, "--nms_iou": nms_iou, "--max_broken": max_broken},
+        shares={"--threshold": threshold, "--nms_iou": nms_iou, "--max_invalid_share": max_invalid_share},
         counts={"--max_boxes": max_boxes, "--batch_size": batch_size, "--devices": devices},
     )
     options.check(threshold)
@@ -130,7 +131,7 @@ def relabel(
         "threshold": threshold,
         "nms_iou": nms_iou,
         "max_boxes": max_boxes,
-        "every": every,
+        "frame_interval": frame_interval,
         "batch_size": batch_size,
         "precision": precision,
     }
@@ -138,9 +139,9 @@ def relabel(
     kept = soft_store or SoftStoreSettings()
     settings |= {"soft_store": asdict(kept)} if soft else {}
     detector = load(weights)
-    source = open_frames(frames, every)
+    source = open_frames(frames, frame_interval)
     if "yolo" in formats:  # before hours of work, not after
-        names = Names(source)
+        names = OutputNames(source)
         check_names(names.of(position) for position in range(len(source)))
     inputs = {"weights": weights, **{f"frames.{i}": path for i, path in enumerate(frames)}, **options.files}
     run = RunDirectory(output, "relabel", settings, inputs, seed)
@@ -149,12 +150,12 @@ def relabel(
         print(f"{output} is finished already: nothing to do.")
         return
     refinery = None
-    frame_set = FrameSet(source, detector.preprocessing, max_broken)
+    frame_set = FrameSet(source, detector.preprocessing, max_invalid_share)
     if options.asked:
         listed = [frame.name for frame in source.frames]
-        refinery = Refinery(options, detector, listed, threshold, DEFAULT_THRESHOLD, nms_iou, max_boxes)
+        refinery = LabelPipeline(options, detector, listed, threshold, DEFAULT_THRESHOLD, nms_iou, max_boxes)
         wanted = [teacher.preprocessing for teacher in refinery.ensemble.detectors]
-        frame_set = LookFrames(source, wanted, refinery.views, max_broken)
+        frame_set = ViewFrames(source, wanted, refinery.views, max_invalid_share)
     thresholds = threshold if threshold is not None else (detector.thresholds or DEFAULT_THRESHOLD)
     if threshold is None and not detector.thresholds:
         print(
@@ -192,8 +193,8 @@ def complete(
     run: RunDirectory,
     source: FrameSource,
     detector: Detector,
-    names: Names,
-    refinery: Refinery | None = None,
+    names: OutputNames,
+    refinery: LabelPipeline | None = None,
     formats: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Merge the shards, check that no frame is missing, and complete the run directory."""

@@ -24,7 +24,7 @@ from cahqp.labels.rules import Rules
 from cahqp.labels.select import resolve_thresholds
 from cahqp.labels.tracking.temporal import TemporalSettings
 from cahqp.relabel.calibrate import identity
-from cahqp.relabel.tta import Ensemble, LookBatch, open_externals, parse_views
+from cahqp.relabel.tta import Ensemble, ViewBatch, open_externals, parse_views
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,8 @@ class Options:
         dynamic: Thresholds follow how sure the teacher is of these frames.
         ignore_share: From this share of the threshold on a box is neither object nor background.
         temporal: Judge boxes by their tracks.
-        standing: What a score counts whose place is always taken.
-        weighted: Boxes train with their confidence as weight.
+        stationary_weight: What a score counts whose place is always taken.
+        weight_by_score: Boxes train with their confidence as weight.
         views: Views of each frame.
         teachers: Further model files.
         predictions: COCO files of other detectors' predictions.
@@ -52,8 +52,8 @@ class Options:
     dynamic: bool = False
     ignore_share: float = 1.0
     temporal: bool = False
-    standing: float = 1.0
-    weighted: bool = False
+    stationary_weight: float = 1.0
+    weight_by_score: bool = False
     views: list[str] = field(default_factory=list)
     teachers: list[Path] = field(default_factory=list)
     predictions: list[Path] = field(default_factory=list)
@@ -74,9 +74,9 @@ class Options:
     @property
     def settings(self) -> dict[str, Any]:
         """What the labels depend on besides files."""
-        names = ("target_precision", "top_share", "dynamic", "ignore_share", "temporal", "weighted", "views")
+        names = ("target_precision", "top_share", "dynamic", "ignore_share", "temporal", "weight_by_score", "views")
         settings = {name: getattr(self, name) for name in names}
-        settings |= {"standing": self.standing} if self.standing < 1 else {}
+        settings |= {"stationary_weight": self.stationary_weight} if self.stationary_weight < 1 else {}
         return settings | ({"fuse": self.fuse} if self.views or self.files else {})
 
     def check(self, threshold: float | None) -> None:
@@ -89,7 +89,7 @@ class Options:
             ConfigError: Some cannot.
         """
         shares = {"--target_precision": self.target_precision, "--top_share": self.top_share}
-        check_numbers(shares | {"--ignore_share": self.ignore_share, "--standing": self.standing}, {})
+        check_numbers(shares | {"--ignore_share": self.ignore_share, "--stationary_weight": self.stationary_weight}, {})
         rules = {"--threshold": threshold is not None, **{name: value is not None for name, value in shares.items()}}
         check_rules(rules)
         parse_views(self.views)
@@ -97,15 +97,17 @@ class Options:
             if value and self.calibration is None:
                 message = f"{name} needs to know what scores are worth: make a file with `cahqp calibrate` and give it "
                 raise ConfigError(message + "as --calibration.")
-        if self.standing < 1 and self.top_share is not None:
-            message = "--top_share takes a share of all boxes, and --standing lowers some of them. Give one of them."
+        if self.stationary_weight < 1 and self.top_share is not None:
+            message = (
+                "--top_share takes a share of all boxes, and --stationary_weight lowers some of them. Give one of them."
+            )
             raise ConfigError(message)
         if self.dynamic and self.top_share is not None:
             message = "--dynamic moves thresholds and --top_share sets them. Give one of them."
             raise ConfigError(message)
 
 
-class Refinery:
+class LabelPipeline:
     """Several looks at the frames while they are labelled, and the decisions afterwards.
 
     Args:
@@ -154,13 +156,13 @@ class Refinery:
             None if found is None else [found.curves[name] for name in classes],
             options.top_share,
             found.means(limits) if found is not None and options.dynamic else None,
-            options.standing,
-            options.weighted,
+            options.stationary_weight,
+            options.weight_by_score,
         )
 
     def module(self) -> LightningModule:
         """Return what looks at batches."""
-        return LooksExport(self.ensemble)
+        return EnsembleExport(self.ensemble)
 
     def decide(self, shards: Path, refined: Path, run: Path) -> Refined:
         """Decide over all candidates, and write `review.json` and `decisions.json` into the run directory."""
@@ -174,7 +176,7 @@ class Refinery:
         return found
 
 
-class LooksExport(LightningModule):
+class EnsembleExport(LightningModule):
     """Several teachers that only label.
 
     Args:
@@ -186,7 +188,7 @@ class LooksExport(LightningModule):
         self.ensemble = ensemble
         self.detectors = nn.ModuleList(ensemble.detectors)  # so that the trainer moves them to its device
 
-    def predict_step(self, batch: LookBatch, batch_idx: int) -> list[Candidates]:
+    def predict_step(self, batch: ViewBatch, batch_idx: int) -> list[Candidates]:
         """Return the candidates of each frame."""
         return self.ensemble(batch.looks) if batch.looks else []
 

@@ -23,7 +23,7 @@ from cahqp.inference.frames import FrameBatch, FrameLoader, FrameSet, detect, fi
 from cahqp.labels.candidates import Candidates, encode
 from cahqp.labels.select import select
 from cahqp.labels.shards.shards import LabelShards
-from cahqp.relabel.tta import LookFrames, collate_looks
+from cahqp.relabel.tta import ViewFrames, collate_looks
 from cahqp.structures import Detections, Frame
 
 SHARDS = "checkpoints/shards"  # where a manifest does not look
@@ -70,7 +70,7 @@ class FramesToLabel(LightningDataModule):
         if self.trainer is not None:
             self.trainer.strategy.barrier("what is done")
         left = [b for b in fixed_batches(len(self.frames), self.batch_size) if not all(_has(done, p) for p in b)]
-        collate_fn = collate_looks if isinstance(self.frames, LookFrames) else None
+        collate_fn = collate_looks if isinstance(self.frames, ViewFrames) else None
         return FrameLoader(self.frames, left[rank::ranks], self.workers, collate_fn)
 
     @property
@@ -107,7 +107,7 @@ class LabelWriter(BasePredictionWriter):
         self.classes = classes
         self.work, self.frames = work, frames
         self.rules: dict[str, Any] = {"thresholds": thresholds, "nms_iou": nms_iou, "max_boxes": max_boxes}
-        self.names = Names(frames.source)
+        self.names = OutputNames(frames.source)
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Open this rank's shard."""
@@ -153,7 +153,7 @@ class LabelWriter(BasePredictionWriter):
         trainer.strategy.barrier("all written")
 
 
-class Names:
+class OutputNames:
     """What the labelled frames are called in `labels.json`, and where their images lie.
 
     Images stay where they are. Only where a frame has no file of its own, as in a video, all are saved beside the
@@ -212,7 +212,7 @@ def write_broken(work: Path, rank: int, quarantine: Quarantine) -> None:
         write_json(work / SHARDS / f"quarantine-{rank}.json", broken)
 
 
-def read_broken(work: Path, names: Names) -> list[dict[str, str]]:
+def read_broken(work: Path, names: OutputNames) -> list[dict[str, str]]:
     """Return name in the labels and reason of the frames that no rank could read, each once."""
     found: dict[int, str] = {}
     for path in sorted((work / SHARDS).glob("quarantine-*.json")):
@@ -229,7 +229,7 @@ def label_frames(
     workers: int,
     module: LightningModule | None = None,
     **rules: Any,
-) -> Names:
+) -> OutputNames:
     """Label what is not labelled yet into the shards of a run directory, and return what the frames are called.
 
     Args:

@@ -21,7 +21,7 @@ from cahqp.errors import ConfigError
 from cahqp.inference.frames import FrameBatch, FrameSet
 from cahqp.labels.candidates import Candidates, usable
 from cahqp.labels.external import External
-from cahqp.labels.fusion import Look, Method, fuse
+from cahqp.labels.fusion import Method, ViewPredictions, fuse
 from cahqp.labels.views import unknown_view, view_scale, view_tiles
 from cahqp.structures import Batch, Frame, Preprocessing, Targets, View, collate
 
@@ -69,7 +69,7 @@ def _cut(count: int) -> list[tuple[float, float]]:
 
 
 @dataclass
-class LookBatch(FrameBatch):
+class ViewBatch(FrameBatch):
     """Consecutive frames, each in several views for each of several teachers.
 
     Attributes:
@@ -78,20 +78,20 @@ class LookBatch(FrameBatch):
 
     looks: Sequence[Batch] = ()
 
-    def to(self, device: torch.device | str, **_: object) -> LookBatch:
+    def to(self, device: torch.device | str, **_: object) -> ViewBatch:
         """Return the same on another device."""
         moved = [look.to(device) for look in self.looks]
         return replace(self, batch=moved[0] if moved else None, looks=moved)
 
 
-class LookFrames(FrameSet):
+class ViewFrames(FrameSet):
     """Frames as each teacher wants them, in each view.
 
     Args:
         source: The frames.
         preprocessings: One for each teacher.
         views: What of a frame is shown.
-        max_broken: Share of broken images, 0..1, that is put up with.
+        max_invalid_share: Share of broken images, 0..1, that is put up with.
     """
 
     def __init__(
@@ -99,9 +99,9 @@ class LookFrames(FrameSet):
         source: FrameSource,
         preprocessings: Sequence[Preprocessing],
         views: Sequence[ViewSpec],
-        max_broken: float = 0.05,
+        max_invalid_share: float = 0.05,
     ) -> None:
-        super().__init__(source, preprocessings[0], max_broken)
+        super().__init__(source, preprocessings[0], max_invalid_share)
         self.plans = [(preprocessing, view) for preprocessing in preprocessings for view in views]
 
     def __getitem__(self, position: int) -> Any:
@@ -133,16 +133,16 @@ def _shown(
     return as_tensor(part[:, ::-1] if spec.mirrored else part), replace(frame, view=view)
 
 
-def collate_looks(samples: list[Any]) -> LookBatch:
+def collate_looks(samples: list[Any]) -> ViewBatch:
     """Put the frames of a batch together, look by look; broken ones are left out."""
     healthy = [sample for sample in samples if sample is not None]
     if not healthy:
-        return LookBatch(None, [])
+        return ViewBatch(None, [])
     looks = [
         collate([(looks[number][0], Targets.empty(), looks[number][1]) for _, looks in healthy])
         for number in range(len(healthy[0][1]))
     ]
-    return LookBatch(looks[0], [position for position, _ in healthy], looks)
+    return ViewBatch(looks[0], [position for position, _ in healthy], looks)
 
 
 class Ensemble:
@@ -175,14 +175,14 @@ class Ensemble:
     def __call__(self, looks: Sequence[Batch]) -> list[Candidates]:
         """Return the candidates of each frame, boxes in pixels of the original."""
         frames = looks[0].frames
-        found: list[list[Look]] = [[] for _ in frames]
+        found: list[list[ViewPredictions]] = [[] for _ in frames]
         for number, batch in enumerate(looks):
             teacher = number // len(self.views)
             for row, look in enumerate(self._look(self.detectors[teacher], self._maps[teacher], batch)):
                 found[row].append(look)
         return [self._fused(frame, own) for frame, own in zip(frames, found, strict=True)]
 
-    def _look(self, detector: Detector, classes: NDArray[np.int64], batch: Batch) -> list[Look]:
+    def _look(self, detector: Detector, classes: NDArray[np.int64], batch: Batch) -> list[ViewPredictions]:
         images = detector.preprocessing.normalise(batch.images, batch.padding_mask)
         output: Output = detector(images, batch.padding_mask)
         looks = []
@@ -194,10 +194,10 @@ class Ensemble:
             good = (labels >= 0) & ~(arrays[1] < self.floor)  # a score that is no number is caught later, not lost
             view = frame.view
             region = (float(view.left), float(view.top), float(view.right), float(view.bottom))
-            looks.append(Look(arrays[0][good], arrays[1][good], labels[good], region))
+            looks.append(ViewPredictions(arrays[0][good], arrays[1][good], labels[good], region))
         return looks
 
-    def _fused(self, frame: Frame, looks: list[Look]) -> Candidates:
+    def _fused(self, frame: Frame, looks: list[ViewPredictions]) -> Candidates:
         others = [external.look(frame.name, frame.size, self.floor) for external in self.externals]
         looks = looks + [look for look in others if look is not None]
         if self.single:

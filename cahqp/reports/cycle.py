@@ -22,8 +22,8 @@ from cahqp.reports.rounds import compose_rounds, is_rounds
 from cahqp.runs.directory import RunDirectory
 
 STAGES = (
-    "teacher-source", "student-source", "teacher-adapt", "teacher-adapt-refit", "teacher-mean-teacher",
-    "teacher-mean-teacher-refit", "teacher-ca-hqp", "teacher-ca-hqp-refit", "teacher-oracle",
+    "teacher-source", "student-source", "teacher-adapt", "teacher-adapt-self-training", "teacher-mean-teacher",
+    "teacher-mean-teacher-self-training", "teacher-ca-hqp", "teacher-ca-hqp-self-training", "teacher-oracle",
 )  # fmt: skip
 """The order of the trainings; others follow."""
 

@@ -12,8 +12,8 @@ import numpy as np
 
 from cahqp.coco.image_folder import ImageFolder
 from cahqp.errors import DataError
+from cahqp.evaluation.ground_truth import GroundTruth, ImagePredictions, Predictions, read_ground_truth
 from cahqp.evaluation.metrics import at_thresholds, average_precision
-from cahqp.evaluation.truth import ImagePredictions, Predictions, Truth, read_truth
 from cahqp.files import atomic_write, read_json, write_json
 from cahqp.labels.calibration.curves import estimated_drift, reliability
 from cahqp.labels.calibration.file import read_calibration
@@ -26,7 +26,7 @@ def quality(
     labels: Path,
     output: Path,
     source: Path | None = None,
-    truth: Path | None = None,
+    ground_truth: Path | None = None,
     calibration: Path | None = None,
     pictures: int = 0,
 ) -> None:
@@ -36,13 +36,14 @@ def quality(
         labels: Directory of `cahqp relabel`, or a COCO file of labels.
         output: Directory for `quality.json` and `quality.html`; never overwritten.
         source: COCO file of the labelled source, to compare how often each class occurs.
-        truth: COCO file with truth for the same images, for precision, recall, F1 and AP per class. Images are known
+        ground_truth: COCO file with truth for the same images, for precision, recall, F1 and AP per class. Images are
+            known
             by name.
         calibration: File of `cahqp calibrate`, to estimate without truth how far the calibration has drifted. The
             labels must have been made with it.
         pictures: Number of frames to show, those most worth a look first; they show faces and plates.
     """
-    inputs = {"labels": labels, "source": source, "truth": truth, "calibration": calibration}
+    inputs = {"labels": labels, "source": source, "ground_truth": ground_truth, "calibration": calibration}
     given = {name: path for name, path in inputs.items() if path is not None}
     run = RunDirectory(output, "quality", {"pictures": pictures}, given, 0)
     if not run.begin():
@@ -53,9 +54,9 @@ def quality(
         folder = labels if labels.is_dir() else labels.parent
         told = _counts(found) | _rejected(folder)
         if source is not None:
-            told["balance"] = _balance(found, read_truth(source))
-        if truth is not None:
-            held = read_truth(truth, tuple(found.categories.values()))
+            told["balance"] = _balance(found, read_ground_truth(source))
+        if ground_truth is not None:
+            held = read_ground_truth(ground_truth, tuple(found.categories.values()))
             told["measured"] = measured(found, held, _unreadable(folder))
         if calibration is not None:
             told["drift"] = _drift(found, folder, calibration)
@@ -108,7 +109,7 @@ def _rejected(folder: Path) -> dict[str, Any]:
     return {"rejected": dict(sorted(reasons.items())), "temporal": decisions.get("temporal", {})}
 
 
-def _balance(labels: Labels, source: Truth) -> dict[str, dict[str, float]]:
+def _balance(labels: Labels, source: GroundTruth) -> dict[str, dict[str, float]]:
     """Return each class's share of the boxes and its number for each image, in the labels and in the source."""
     names = list(labels.categories.values())
     here = Counter(box.name for image in labels.images for box in image.boxes if not box.ignored)
@@ -131,34 +132,34 @@ def _unreadable(folder: Path) -> set[str]:
     return {str(entry["file_name"]) for entry in read_json(path)["images"]} if path.is_file() else set()
 
 
-def measured(labels: Labels, truth: Truth, unreadable: Collection[str] = ()) -> dict[str, Any]:
+def measured(labels: Labels, ground_truth: GroundTruth, unreadable: Collection[str] = ()) -> dict[str, Any]:
     """Return precision, recall, F1 and AP50 of the labels, by class and together. Doubtful boxes are left out.
 
     Args:
         labels: What is judged.
-        truth: What it is judged by.
+        ground_truth: What it is judged by.
         unreadable: Names of images that could not be labelled; they are left out of the truth, and counted.
 
     Raises:
         DataError: The truth has other images that the labels do not have.
     """
     by_name = {image.name: image for image in labels.images}
-    count = len(truth.images)
-    readable = tuple(image for image in truth.images if image.name in by_name or image.name not in unreadable)
-    truth = replace(truth, images=readable)
-    missing = [image.name for image in truth.images if image.name not in by_name]
+    count = len(ground_truth.images)
+    readable = tuple(image for image in ground_truth.images if image.name in by_name or image.name not in unreadable)
+    ground_truth = replace(ground_truth, images=readable)
+    missing = [image.name for image in ground_truth.images if image.name not in by_name]
     if missing:
         message = f"{len(missing)} images of the truth are not in the labels, {missing[0]!r} among them."
         raise DataError(message)
-    index = {name: number for number, name in enumerate(truth.classes)}
+    index = {name: number for number, name in enumerate(ground_truth.classes)}
     answers = {}
-    for image in truth.images:
+    for image in ground_truth.images:
         kept = [box for box in by_name[image.name].boxes if not box.ignored]
         corners = np.array([box.bbox for box in kept], np.float64).reshape(-1, 4)
         corners[:, 2:] += corners[:, :2]
         scores = np.array([1.0 if box.score is None else box.score for box in kept])
         answers[image.id] = ImagePredictions(corners, scores, np.array([index[box.name] for box in kept], np.int64))
-    metrics = average_precision(truth, Predictions(truth.classes, answers))
+    metrics = average_precision(ground_truth, Predictions(ground_truth.classes, answers))
     points = at_thresholds(metrics.matches, 0.0)
     hits = sum(int(found.hits.sum()) for found in metrics.matches.per_class)
     taken = sum(len(found.hits) for found in metrics.matches.per_class)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cahqp.files import natural, read_json
+from cahqp.files import natural_key, read_json
 from cahqp.reports.html import Markup, document, element, folded, join, section, table
 from cahqp.reports.labels import labelled_frames, read_labels
 from cahqp.reports.tables import percent
@@ -180,4 +180,4 @@ def _pictures(turns: Sequence[Turn]) -> Markup:
 
 
 def _in_order(path: Path) -> list[tuple[int, int, str]]:
-    return natural(path.as_posix())
+    return natural_key(path.as_posix())

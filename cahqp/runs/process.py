@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from cahqp.errors import RunError
-from cahqp.files import shown
+from cahqp.files import redact_url
 
 _POLL_SECONDS = 0.5
 _STOP_SECONDS = 10.0
@@ -42,7 +42,7 @@ def execute(command: Sequence[str], log: Path, watch: Callable[[float, str], Non
     try:
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("ab") as file:
-            file.write(f"$ {shlex.join(map(shown, command))}\n".encode())
+            file.write(f"$ {shlex.join(map(redact_url, command))}\n".encode())
             file.flush()
             child = subprocess.Popen(
                 command,

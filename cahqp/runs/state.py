@@ -23,13 +23,13 @@ class Record:
 
     Attributes:
         key: What it was made from; see `State.key`.
-        proof: SHA-256 of its manifest; `None` until it is finished.
+        manifest_digest: SHA-256 of its manifest; `None` until it is finished.
         seconds: Time it took, over all its attempts.
         code: SHA-256 of the package's Python files that finished it; `None` until then, and in files of older versions.
     """
 
     key: str
-    proof: str | None = None
+    manifest_digest: str | None = None
     seconds: float = 0.0
     code: str | None = None
 
@@ -74,7 +74,7 @@ class State:
     def is_done(self, stage: Stage, key: str | None) -> bool:
         """Say whether the finished run that is there was made from `key`."""
         record = self.records.get(stage.name)
-        return record is not None and record.key == key and record.proof is not None and record.proof == proof(stage)
+        return record is not None and record.key == key and record.manifest_digest is not None and record.manifest_digest == manifest_digest(stage)
 
     def is_stale(self, stage: Stage, key: str | None) -> bool:
         """Say whether what is there, finished or not, was made from something else than `key`."""
@@ -91,7 +91,7 @@ class State:
         """Remember how an attempt ended."""
         record = self.records[stage.name]
         spent = record.seconds + seconds
-        done = Record(record.key, proof(stage), spent, code_hash()) if finished else Record(record.key, None, spent)
+        done = Record(record.key, manifest_digest(stage), spent, code_hash()) if finished else Record(record.key, None, spent)
         self._write(stage, done)
 
     def set_aside(self, stage: Stage) -> Path:
@@ -127,7 +127,7 @@ def partial(stage: Stage) -> Path:
     return stage.output.with_name(f"{stage.output.name}.partial")
 
 
-def proof(stage: Stage) -> str | None:
+def manifest_digest(stage: Stage) -> str | None:
     """Return the SHA-256 of a stage's manifest, or `None` without one."""
     manifest = stage.output / MANIFEST
     return files.sha256(manifest) if manifest.is_file() else None

@@ -160,9 +160,9 @@ class DetectionModule(LightningModule):
         return self.detector.decode(output, sizes)
 
     def _collect(self, batch: Batch) -> None:
-        for found, truth in zip(self.detections(batch), batch.targets, strict=True):
+        for found, ground_truth in zip(self.detections(batch), batch.targets, strict=True):
             said = {"boxes": found.boxes.cpu(), "scores": found.scores.cpu(), "labels": found.labels.cpu()}
-            self._collected.append((said, _with_regions(truth, len(self.detector.classes))))
+            self._collected.append((said, _with_regions(ground_truth, len(self.detector.classes))))
 
     def on_validation_epoch_end(self) -> None:
         """Log average precision on the source's validation frames."""
@@ -226,10 +226,10 @@ class DetectionModule(LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
 
-def _with_regions(truth: Targets, classes: int) -> dict[str, Tensor]:
+def _with_regions(ground_truth: Targets, classes: int) -> dict[str, Tensor]:
     """Return a metric's truth of one image; a region to ignore is one for every class, as it is in training."""
-    boxes = torch.cat([truth.boxes, truth.ignore.repeat(classes, 1)])
-    of_regions = torch.arange(classes, device=truth.labels.device).repeat_interleave(len(truth.ignore))
-    labels = torch.cat([truth.labels, of_regions])
-    crowd = (torch.arange(len(boxes)) >= len(truth)).int()
+    boxes = torch.cat([ground_truth.boxes, ground_truth.ignore.repeat(classes, 1)])
+    of_regions = torch.arange(classes, device=ground_truth.labels.device).repeat_interleave(len(ground_truth.ignore))
+    labels = torch.cat([ground_truth.labels, of_regions])
+    crowd = (torch.arange(len(boxes)) >= len(ground_truth)).int()
     return {"boxes": boxes.cpu(), "labels": labels.cpu(), "iscrowd": crowd}

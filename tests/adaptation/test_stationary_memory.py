@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from cahqp.adaptation import StandingMemory
+from cahqp.adaptation import StationaryMemory
 from cahqp.structures import Frame, View
 
 LAMP, PASSING = [10.0, 10, 20, 20], [0.0, 50, 20, 60]
@@ -22,8 +22,8 @@ def boxes(number: int) -> torch.Tensor:
     return torch.stack([torch.tensor(LAMP), passing])
 
 
-def watched(frames: int, **given: float) -> StandingMemory:
-    memory = StandingMemory(**given)  # type: ignore[arg-type]
+def watched(frames: int, **given: float) -> StationaryMemory:
+    memory = StationaryMemory(**given)  # type: ignore[arg-type]
     for number in range(frames):
         memory.note(frame(number), boxes(number))
     memory.commit()
@@ -31,7 +31,7 @@ def watched(frames: int, **given: float) -> StandingMemory:
 
 
 def test_what_stands_counts_less_and_what_passes_counts_fully():
-    assert watched(7, standing=0.25).factors(frame(7), boxes(7)).tolist() == [0.25, 1.0]
+    assert watched(7, stationary_weight=0.25).factors(frame(7), boxes(7)).tolist() == [0.25, 1.0]
 
 
 def test_a_frame_does_not_speak_for_itself():
@@ -42,7 +42,7 @@ def test_a_frame_does_not_speak_for_itself():
 def test_nothing_is_known_before_the_commit_or_of_another_recording():
     memory = watched(8)
     assert memory.factors(frame(9, recording="day"), boxes(9)).tolist() == [1.0, 1.0]
-    fresh = StandingMemory()
+    fresh = StationaryMemory()
     for number in range(8):
         fresh.note(frame(number), boxes(number))
     assert fresh.factors(frame(9), boxes(9)).tolist() == [1.0, 1.0]
@@ -57,7 +57,7 @@ def test_frames_whose_view_leaves_a_place_out_say_nothing_of_it():
 
 
 def test_half_of_the_frames_counts_in_between():
-    memory = StandingMemory(standing=0.0)
+    memory = StationaryMemory(stationary_weight=0.0)
     for number in range(10):
         memory.note(frame(number), boxes(number)[number % 2 :])
     memory.commit()
@@ -65,7 +65,7 @@ def test_half_of_the_frames_counts_in_between():
 
 
 def test_frames_without_origin_are_left_as_they_are():
-    memory, nowhere = StandingMemory(), Frame(0, "a.jpg", (100, 200))
+    memory, nowhere = StationaryMemory(), Frame(0, "a.jpg", (100, 200))
     for _ in range(9):
         memory.note(nowhere, boxes(0))
     memory.commit()
@@ -79,7 +79,7 @@ def test_the_oldest_frames_are_forgotten():
 
 
 def test_a_restored_memory_knows_as_much():
-    memory, restored = watched(7), StandingMemory()
+    memory, restored = watched(7), StationaryMemory()
     restored.load_state_dict(memory.state_dict())
     assert restored.factors(frame(7), boxes(7)).equal(memory.factors(frame(7), boxes(7)))
     assert len(restored) == 7
@@ -90,7 +90,7 @@ def test_no_boxes_at_all():
 
 
 def test_a_restored_memory_forgets_in_the_same_order():
-    memory, restored = watched(4, max_frames=4), StandingMemory(max_frames=4)
+    memory, restored = watched(4, max_frames=4), StationaryMemory(max_frames=4)
     restored.load_state_dict(memory.state_dict())
     for one in (memory, restored):
         one.note(frame(0), boxes(0))  # seen again: frame 1 is now the oldest
@@ -106,7 +106,7 @@ def test_frames_of_another_size_have_other_places():
 
 
 def test_recordings_not_seen_for_longest_are_forgotten_first():
-    memory = StandingMemory(most=4)
+    memory = StationaryMemory(most=4)
     for recording in ("one", "two", "one"):
         for number in range(2):
             memory.note(frame(number + (recording == "one"), recording=recording), boxes(number))
@@ -117,7 +117,7 @@ def test_recordings_not_seen_for_longest_are_forgotten_first():
 
 
 def test_frames_that_name_no_place_are_told_of_once(caplog: pytest.LogCaptureFixture):
-    memory = StandingMemory()
+    memory = StationaryMemory()
     for number in range(6):
         memory.note(Frame(number, f"{number}.jpg", (100, 200), "", "", number), boxes(number))
     memory.commit()

@@ -46,7 +46,7 @@ def fake(arguments):
     assert run.begin()
     if command == "fit":
         configs = [Path(a.split("=", 1)[1]).stem for a in arguments if a.startswith("--config=")]
-        whose = {"retrain": "student", "refit": "refit"}.get(configs[-1])
+        whose = {"retrain": "student", "self_training": "self_training"}.get(configs[-1])
         pseudo = flags.get("data.pseudo") if whose else None
         learnt = configs[-1] if pseudo is None else json.loads(Path(json.loads(pseudo)[0]).read_text())["of"]
         (run.work / "model.safetensors").write_text(learnt if pseudo is None else f"{whose} of {learnt}")
@@ -54,7 +54,7 @@ def fake(arguments):
         measure(run.work, arguments, int(flags["seed"]))
     else:
         name = {"scenes": "annotations.json", "relabel": "labels.json"}[command]
-        labeller = Path(flags["weights"]).read_text() if "weights" in flags else "truth"
+        labeller = Path(flags["weights"]).read_text() if "weights" in flags else "ground_truth"
         (run.work / name).write_text(json.dumps({"images": [], "of": labeller}))
     run.finish({})
 
@@ -83,7 +83,7 @@ OVERLAPPING = {name: {"recordings": 4 if name == "night" else 1, "first_recordin
 def plan():
     fit = {"trainer": {"max_epochs": 2}, "data": {"init_args": {"batches_per_epoch": 3, "batch_size": 4}}}
     Path("configs/overlays").mkdir(parents=True)
-    for name in ("teacher", "adapt", "oracle", "refit", "student", "retrain"):
+    for name in ("teacher", "adapt", "oracle", "self_training", "student", "retrain"):
         Path(f"configs/{name}.yaml").write_text(yaml.safe_dump(fit | {"name": name}))
     for name in ("mean_teacher", "ca_hqp"):
         Path(f"configs/overlays/{name}.yaml").write_text(yaml.safe_dump({"of": name}))
@@ -163,7 +163,7 @@ def test_the_table_holds_gains_gaps_and_intervals(adapt):
 
 
 def test_an_arm_that_is_told_target_labels_is_named(plan, adapt):
-    arm = {"configs": ["configs/overlays/ca_hqp.yaml"], "truth": "model.truth"}
+    arm = {"configs": ["configs/overlays/ca_hqp.yaml"], "ground_truth": "model.truth"}
     said = adapt("--arms", "mean-teacher", "told", variants={"told": arm}, students=[])[1]
     assert "Target labels are read by the evaluation, the oracles and told alone." in said
 
@@ -203,8 +203,8 @@ def test_the_converged_oracle_makes_as_many_steps_as_the_plan_says(adapt, workpl
 
 
 def test_a_refit_follows_where_a_teacher_labels_for_itself(plan, adapt, workplace):
-    teacher = plan["teacher"] | {"refit": ["configs/refit.yaml"]}
-    once = {"ca-hqp-once": {"configs": ["configs/overlays/ca_hqp.yaml"], "refit": False}}
+    teacher = plan["teacher"] | {"self_training": ["configs/refit.yaml"]}
+    once = {"ca-hqp-once": {"configs": ["configs/overlays/ca_hqp.yaml"], "self_training": False}}
     arms = ["source-only", "mean-teacher", "ca-hqp", "alignment-only", "oracle"]
     Path("configs/overlays/alignment_only.yaml").write_text("{of: ca_hqp}")
     assert adapt("--seeds", "0", teacher=teacher, variants=once, arms=arms, students=["ca-hqp"])[0] == 0
@@ -214,30 +214,35 @@ def test_a_refit_follows_where_a_teacher_labels_for_itself(plan, adapt, workplac
     assert (ap50["alignment-only"], ap50["oracle"]) == ([0.7], [1.0])
     assert found["ca-hqp"]["images"] == found["ca-hqp-once"]["images"] + 2 * 3 * 4
     assert "6 steps of adaptation and 6 of refit" in Path("runs/benchmark/tiny/table.md").read_text()
-    refits = [c for c in workplace if "--config=configs/refit.yaml" in c]
-    assert len(refits) == 2
-    assert all("/adapt-" in a for c in refits for a in c if a.startswith("--model.weights="))
-    assert all("/relabel-" in a for c in refits for a in c if a.startswith("--data.pseudo="))
+    self_training_rounds = [c for c in workplace if "--config=configs/refit.yaml" in c]
+    assert len(self_training_rounds) == 2
+    assert all("/adapt-" in a for c in self_training_rounds for a in c if a.startswith("--model.weights="))
+    assert all("/relabel-" in a for c in self_training_rounds for a in c if a.startswith("--data.pseudo="))
     on_labels = [c for c in workplace if any("/relabel-" in a for a in c if a.startswith("--data.pseudo="))]
-    assert len(on_labels) > len(refits)  # students, too
+    assert len(on_labels) > len(self_training_rounds)  # students, too
     assert all("--data.empty_pseudo=true" in c for c in on_labels)  # a teacher that finds nothing is measured
 
 
 def test_further_refits_are_on_labels_made_anew(plan, adapt, workplace):
-    teacher = plan["teacher"] | {"refit": ["configs/refit.yaml"], "refits": 2}
+    teacher = plan["teacher"] | {"self_training": ["configs/refit.yaml"], "self_training_rounds": 2}
     assert adapt("--seeds", "0", teacher=teacher, arms=["source-only", "ca-hqp"], students=[])[0] == 0
     assert results()["arms"]["ca-hqp"]["images"] == 2 * 3 * (4 + 4) + 2 * (2 * 3 * 4)
-    assert results()["refit_steps"] == 12
+    assert results()["self_training_steps"] == 12
     first, second = (c for c in workplace if "--config=configs/refit.yaml" in c)
     assert f"--model.weights={first[-2].partition('=')[2]}/model.safetensors" in second
     assert "--trainer.max_epochs=6" not in " ".join(map(str, workplace))
-    assert "teacher.refits must be at least 1, got 0" in adapt(teacher=teacher | {"refits": 0})[1]
-    assert "teacher.refit is missing" in adapt(teacher=plan["teacher"] | {"refits": 2})[1]
-    assert "student.refit means nothing" in adapt(student=plan["student"] | {"refit": ["configs/refit.yaml"]})[1]
+    assert (
+        "teacher.self_training_rounds must be at least 1, got 0"
+        in adapt(teacher=teacher | {"self_training_rounds": 0})[1]
+    )
+    assert "teacher.self_training is missing" in adapt(teacher=plan["teacher"] | {"self_training_rounds": 2})[1]
+    assert (
+        "student.refit means nothing" in adapt(student=plan["student"] | {"self_training": ["configs/refit.yaml"]})[1]
+    )
 
 
 def test_what_bounds_refitted_arms_makes_as_many_steps(plan, adapt, workplace):
-    teacher = plan["teacher"] | {"refit": ["configs/refit.yaml"], "refits": 2}
+    teacher = plan["teacher"] | {"self_training": ["configs/refit.yaml"], "self_training_rounds": 2}
     Path("configs/overlays/source_continued.yaml").write_text("{of: ca_hqp}")
     arms = ["source-only", "source-continued", "ca-hqp", "oracle"]
     code, said = adapt("--seeds", "0", teacher=teacher, arms=arms, students=[])
@@ -260,7 +265,7 @@ def test_images_are_those_of_an_arms_own_batches(adapt):
 def test_a_training_that_does_not_say_its_steps_is_refused(plan, adapt, workplace):
     endless = {"trainer": {"max_epochs": 2}, "data": {"init_args": {"batches_per_epoch": None}}}
     Path("configs/refit.yaml").write_text(yaml.safe_dump(endless))
-    code, said = adapt(teacher=plan["teacher"] | {"refit": ["configs/refit.yaml"]})
+    code, said = adapt(teacher=plan["teacher"] | {"self_training": ["configs/refit.yaml"]})
     assert code == 1
     assert "configs/refit.yaml: trainer.max_epochs is 2 and data.init_args.batches_per_epoch is None" in said
     assert workplace == []
@@ -352,9 +357,11 @@ def test_files_that_would_end_a_benchmark_later_end_it_at_once(test, said, plan,
 def test_broken_images_are_put_up_with_where_the_plan_says_so(plan, adapt, workplace):
     night = labelled("night", "a", "car", broken=2)
     given = {"teacher": plan["teacher"] | CLASSES, "target": {"train": ["scenes:night"], "test": night}}
-    assert adapt(**given, set={"data.max_broken": 0.3})[0] == 0
+    assert adapt(**given, set={"data.max_invalid_share": 0.3})[0] == 0
     told = [command for command in workplace if command[0] in ("relabel", "benchmark", "fit")]
-    assert all(any(a in ("--max_broken=0.3", "--data.max_broken=0.3") for a in command) for command in told)
+    assert all(
+        any(a in ("--max_invalid_share=0.3", "--data.max_invalid_share=0.3") for a in command) for command in told
+    )
 
 
 @pytest.mark.parametrize("wrong", [{"boxes": 0}, {"category": "Car"}])
@@ -397,13 +404,13 @@ def test_a_file_may_be_a_link_and_begin_with_a_mark(plan, adapt):
 def test_a_config_may_put_up_with_broken_images(plan, adapt):
     dusk = labelled("dusk", "b", "car", broken=2)
     config = yaml.safe_load(Path("configs/adapt.yaml").read_text())
-    config["data"]["init_args"]["max_broken"] = 0.5
+    config["data"]["init_args"]["max_invalid_share"] = 0.5
     Path("configs/adapt.yaml").write_text(yaml.safe_dump(config))
     given = {"teacher": plan["teacher"] | CLASSES, "target": {"train": [dusk], "test": "scenes:test"}, "students": []}
     assert adapt(**given)[0] == 0
-    code, said = adapt(**given, set={"data.max_broken": None})
+    code, said = adapt(**given, set={"data.max_invalid_share": None})
     assert code == 1
-    assert "data.max_broken must be a share in 0..1, got None" in said
+    assert "data.max_invalid_share must be a share in 0..1, got None" in said
 
 
 @pytest.mark.parametrize("text", ["{}", "[]", '{"images": 3}'])

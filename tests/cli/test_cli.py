@@ -130,7 +130,7 @@ def test_a_checkpoint_is_not_what_fit_starts_from(refused, arguments, trained):
         ("--threshold=1.5", "--threshold must lie in 0..1, got 1.5"),
         ("--batch_size=0", "--batch_size must be at least 1, got 0"),
         ("--nms_iou=-1", "--nms_iou must lie in 0..1, got -1"),
-        ("--max_broken=2", "--max_broken must lie in 0..1, got 2"),
+        ("--max_invalid_share=2", "--max_invalid_share must lie in 0..1, got 2"),
         ("--devices=0", "--devices must be at least 1, got 0"),
         ("--max_boxes=0", "--max_boxes must be at least 1, got 0"),
     ],
@@ -359,7 +359,7 @@ def test_trouble_with_the_disk_that_a_command_does_not_explain_is_told_at_the_do
     monkeypatch.setattr("cahqp.cli.edge_commands.keys", command)
     assert main(["keys"]) == 1
     told = capsys.readouterr().err
-    assert told.startswith("cahqp keys: ") and "there/a.txt" in told and words in told
+    assert told.startswith("cahqp keygen: ") and "there/a.txt" in told and words in told
 
 
 def test_an_error_that_nobody_can_mend_keeps_its_traceback(monkeypatch):
@@ -417,8 +417,8 @@ def test_broken_frames_are_measured_for_no_model_and_listed(command, teacher, st
     models, run = [f"teacher={teacher}", f"student={student}"], tmp_path / "run"
     given = [*command, "--weights", *models, "--frames", f"night={night}", f"--output={run}"]
     assert main(given) == 1
-    assert "raise `max_broken`" in capsys.readouterr().err
-    assert main([*given, "--max_broken=0.2"]) == 0
+    assert "raise `max_invalid_share`" in capsys.readouterr().err
+    assert main([*given, "--max_invalid_share=0.2"]) == 0
     listed = json.loads((run / "quarantine.json").read_text())["images"]
     assert [entry["file_name"] for entry in listed] == [document["images"][1]["file_name"]]
     metrics = json.loads((run / "metrics.json").read_text())

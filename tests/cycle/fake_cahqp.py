@@ -10,7 +10,7 @@ import sys
 import time
 from pathlib import Path
 
-from cahqp.cycle.apply_decision import adopt
+from cahqp.cycle.apply_decision import apply_decision
 from cahqp.cycle.fetch import fetch
 from cahqp.cycle.publish import publish
 from cahqp.runs.directory import RunDirectory
@@ -45,8 +45,8 @@ def main(arguments):
         )
         fetch(flags["frames"], output, after, until=float(flags["until"]) if "until" in flags else None)
         return
-    if command == "adopt":
-        adopt(**{key: Path(flags[key]) for key in ("decision", "candidate", "running")},
+    if command == "apply-decision":
+        apply_decision(**{key: Path(flags[key]) for key in ("decision", "candidate", "running")},
               candidate_package=Path(flags["candidate_package"]), running_package=Path(flags["running_package"]),
               output=output)  # fmt: skip
         return
@@ -86,7 +86,7 @@ def _results(command, output, flags, text):
     if command == "gate":
         kept = os.environ.get("FAKE_KEEP", "") == output.parent.name
         return {"decision.json": json.dumps({"published": not kept, "reason": "Kept." if kept else "Published."})}
-    if command == "remember":
+    if command == "replay":
         old = json.loads(Path(flags["buffer"], "buffer.json").read_text())["domains"] if "buffer" in flags else []
         name = flags["name"] + (f".{len(old) + 1}" if flags["name"] in [d["name"] for d in old] else "")
         domains = [*old, {"name": name, "domain": flags["name"], "frames": 8, "held": 2}]

@@ -6,7 +6,7 @@ import pytest
 
 from cahqp.__main__ import main
 from cahqp.edge.package import read_package
-from cahqp.registry.registry import Claim, Registry
+from cahqp.registry.registry import PromotionRequest, Registry
 
 make_package = runpy.run_path(str(Path(__file__).parents[1] / "registry" / "fixed_packages.py"))["make_package"]
 
@@ -18,7 +18,7 @@ def adopted(tmp_path):
         make_package(tmp_path / f"p{number}", number)
         (tmp_path / f"m{number}").write_text(str(number))
 
-    def adopt(name, running, candidate):
+    def apply_decision(name, running, candidate):
         packages = {
             role: {"package": read_package(tmp_path / f"p{number}").digest}
             for role, number in (("candidate", candidate), ("running", running))
@@ -28,9 +28,9 @@ def adopted(tmp_path):
         models = [f"--candidate={tmp_path / f'm{candidate}'}", f"--running={tmp_path / f'm{running}'}"]
         models += [f"--candidate_package={tmp_path / f'p{candidate}'}", f"--running_package={tmp_path / f'p{running}'}"]
         given = [f"--decision={decision}", *models, f"--output={tmp_path / name}"]
-        return main(["adopt", *given, f"--registry={tmp_path / 'registry'}"])
+        return main(["apply-decision", *given, f"--registry={tmp_path / 'registry'}"])
 
-    return adopt
+    return apply_decision
 
 
 def test_an_empty_registry_gets_both_students(adopted, tmp_path):
@@ -59,12 +59,12 @@ def test_a_student_that_the_registry_never_had_is_named_by_its_package(adopted, 
     assert adopted("other", 3, 2) == 1
     command = f"cahqp registry promote --registry {registry.root} --package {tmp_path / 'p3'} --reason TEXT"
     assert command in capsys.readouterr().err
-    registry.promote(tmp_path / "p3", Claim(reason="x"))
+    registry.promote(tmp_path / "p3", PromotionRequest(reason="x"))
     assert adopted("other", 3, 2) == 0
 
 
 def test_killed_after_the_promotion_it_goes_on(adopted, tmp_path):
     registry = Registry(tmp_path / "registry")
-    registry.promote(tmp_path / "p0", Claim())
-    registry.promote(tmp_path / "p1", Claim(reason="x"))
+    registry.promote(tmp_path / "p0", PromotionRequest())
+    registry.promote(tmp_path / "p1", PromotionRequest(reason="x"))
     assert adopted("first", 0, 1) == 0

@@ -43,7 +43,7 @@ def test_all_problems_come_together(refuse):
         seed="one",
         source={"train": ["gone.json"], "val": 5},
         target={"train": ["scenes:nihgt"]},
-        relabel={"threshold": 2, "standing": 7, "views": ["flip", "flop"]},
+        relabel={"threshold": 2, "stationary_weight": 7, "views": ["flip", "flop"]},
         student=None,
     )
     for part in (
@@ -54,7 +54,7 @@ def test_all_problems_come_together(refuse):
         "source.val must be a list, each a text, got 5",
         "target.train: scenes:nihgt is no known recording. Did you mean scenes:night?",
         "relabel.threshold must be in 0..1, got 2",
-        "relabel.standing must be in 0..1, got 7",
+        "relabel.stationary_weight must be in 0..1, got 7",
         "relabel.views: 'flop' is unknown",
     ):
         assert part.removeprefix("6 problems") in told
@@ -86,9 +86,13 @@ def test_models_need_weights_or_training(refuse):
 
 def test_refits_need_a_refit(refuse, plan_values):
     teacher = plan_values["teacher"]
-    assert "teacher.refit is missing: name the configs" in refuse(teacher=teacher | {"refits": 2})
-    assert "teacher.refits must be at least 1, got 0" in refuse(teacher={**teacher, "refit": ["a.yaml"], "refits": 0})
-    assert "teacher.refit: gone.yaml does not exist" in refuse(teacher=teacher | {"refit": ["gone.yaml"]})
+    assert "teacher.self_training is missing: name the configs" in refuse(teacher=teacher | {"self_training_rounds": 2})
+    assert "teacher.self_training_rounds must be at least 1, got 0" in refuse(
+        teacher={**teacher, "self_training": ["a.yaml"], "self_training_rounds": 0}
+    )
+    assert "teacher.self_training: gone.yaml does not exist" in refuse(
+        teacher=teacher | {"self_training": ["gone.yaml"]}
+    )
 
 
 def test_unknown_arm(refuse):

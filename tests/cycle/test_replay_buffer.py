@@ -40,11 +40,11 @@ def domain(tmp_path):
 
 
 @pytest.fixture
-def remember(tmp_path):
+def replay(tmp_path):
     def run(given, output, buffer=None, **settings):
         flags = [f"--{key}={value}" for key, value in {"capacity": 24, "share": 0.5, **settings}.items()]
         flags += [f"--buffer={tmp_path / buffer}"] if buffer else []
-        assert main(["remember", *given, f"--output={tmp_path / output}", *flags]) == 0
+        assert main(["replay", *given, f"--output={tmp_path / output}", *flags]) == 0
         return tmp_path / output
 
     return run
@@ -54,43 +54,43 @@ def counts(directory):
     return {d.name: d.frames for d in read_buffer(directory)}
 
 
-def test_the_buffer_stays_bounded_and_the_oldest_go_first(domain, remember):
-    remember(domain("day"), "one")
-    assert counts(remember(domain("night", shift=2.0), "two", "one")) == {"day": 12, "night": 12}
-    third = remember(domain("fog", shift=4.0), "three", "two")
+def test_the_buffer_stays_bounded_and_the_oldest_go_first(domain, replay):
+    replay(domain("day"), "one")
+    assert counts(replay(domain("night", shift=2.0), "two", "one")) == {"day": 12, "night": 12}
+    third = replay(domain("fog", shift=4.0), "three", "two")
     assert counts(third) == {"night": 12, "fog": 12}
     assert sum(len(list((third / name / "images").iterdir())) for name in ("night", "fog")) == 24
 
 
-def test_a_domain_of_one_frame_stops_nothing(domain, remember):
-    remember(domain("day", 1), "one", capacity=100)
-    second = remember(domain("night", 1, shift=2.0), "two", "one", capacity=100)
-    assert counts(remember(domain("fog", shift=4.0), "three", "two", capacity=21, share=1.0)) == {"fog": 20}
+def test_a_domain_of_one_frame_stops_nothing(domain, replay):
+    replay(domain("day", 1), "one", capacity=100)
+    second = replay(domain("night", 1, shift=2.0), "two", "one", capacity=100)
+    assert counts(replay(domain("fog", shift=4.0), "three", "two", capacity=21, share=1.0)) == {"fog": 20}
     assert json.loads((second / "buffer.json").read_text())["distances"] == {"day": 0.0}
 
 
-def test_the_most_unlike_domain_is_replayed(domain, remember):
-    remember(domain("day"), "one", capacity=60, share=0.2)
-    remember(domain("night", shift=3.0, seed=1), "two", "one", capacity=60, share=0.2)
-    third = remember(domain("dusk", shift=2.5, seed=2), "three", "two", capacity=60, share=0.2, select=1)
+def test_the_most_unlike_domain_is_replayed(domain, replay):
+    replay(domain("day"), "one", capacity=60, share=0.2)
+    replay(domain("night", shift=3.0, seed=1), "two", "one", capacity=60, share=0.2)
+    third = replay(domain("dusk", shift=2.5, seed=2), "three", "two", capacity=60, share=0.2, select=1)
     told = json.loads((third / "buffer.json").read_text())
     assert told["replayed"] == ["day"]
     assert told["distances"]["day"] > told["distances"]["night"]
     assert {image["file_name"].split("/")[0] for image in read_json(third / "past.json")["images"]} == {"day"}
 
 
-def test_what_falls_out_of_the_buffer_is_not_chosen(domain, remember):
-    remember(domain("day"), "one")
-    remember(domain("night", shift=1.0, seed=1), "two", "one")
-    third = remember(domain("fog", shift=4.0, seed=2), "three", "two", select=1)
+def test_what_falls_out_of_the_buffer_is_not_chosen(domain, replay):
+    replay(domain("day"), "one")
+    replay(domain("night", shift=1.0, seed=1), "two", "one")
+    third = replay(domain("fog", shift=4.0, seed=2), "three", "two", select=1)
     assert counts(third) == {"night": 12, "fog": 12}
     assert read_json(third / "buffer.json")["replayed"] == ["night"]
     assert {image["file_name"].split("/")[0] for image in read_json(third / "past.json")["images"]} == {"night"}
 
 
-def test_features_stay_with_their_frames(domain, remember):
-    first = remember(domain("day"), "one", hold_out=0.5)
-    second = remember(domain("night", shift=2.0), "two", "one", capacity=20)
+def test_features_stay_with_their_frames(domain, replay):
+    first = replay(domain("day"), "one", hold_out=0.5)
+    second = replay(domain("night", shift=2.0), "two", "one", capacity=20)
     signals = read_signals(second / "day")
     frames = [
         image["frame"] for part in ("train", "held") for image in read_json(second / f"day/{part}.json")["images"]
@@ -103,15 +103,15 @@ def read_json(path):
     return json.loads(path.read_text())
 
 
-def test_files_are_read_by_what_trains_and_judges(domain, remember):
-    remember(domain("day"), "one")
-    second = remember(domain("night", shift=2.0), "two", "one")
+def test_files_are_read_by_what_trains_and_judges(domain, replay):
+    replay(domain("day"), "one")
+    second = replay(domain("night", shift=2.0), "two", "one")
     for name in ("new/labels.json", "past.json", "day/train.json", "day/held.json", "night/held.json"):
         assert len(read_coco(second / name)) > 0, name
 
 
-def test_what_is_judged_on_is_never_trained_on(domain, remember):
-    first = remember(domain("day"), "one", share=1.0)
+def test_what_is_judged_on_is_never_trained_on(domain, replay):
+    first = replay(domain("day"), "one", share=1.0)
     trained = {image["frame"] for image in read_json(first / "new/labels.json")["images"]}
     assert trained == set(range(16))
     assert {image["frame"] for image in read_json(first / "day/held.json")["images"]} == {16, 17, 18, 19}
@@ -127,19 +127,19 @@ def test_held_frames_are_the_last_of_each_recording():
     assert held_out(images[:1], 0.5) == set()
 
 
-def test_a_domain_that_comes_back_stands_beside_the_older_one(domain, remember, tmp_path):
+def test_a_domain_that_comes_back_stands_beside_the_older_one(domain, replay, tmp_path):
     given = domain("night")
-    remember(given, "one")
-    assert counts(remember(given, "two", "one")) == {"night": 12, "night.2": 12}
+    replay(given, "one")
+    assert counts(replay(given, "two", "one")) == {"night": 12, "night.2": 12}
 
 
-def test_the_draw_is_a_function_of_the_seed(domain, remember):
+def test_the_draw_is_a_function_of_the_seed(domain, replay):
     given = domain("day")
-    drawn = [read_json(remember(given, f"o{n}", seed=s) / "day/train.json") for n, s in enumerate((1, 1, 2))]
+    drawn = [read_json(replay(given, f"o{n}", seed=s) / "day/train.json") for n, s in enumerate((1, 1, 2))]
     assert drawn[0] == drawn[1] != drawn[2]
 
 
 @pytest.mark.parametrize("wrong", ["--share=2", "--capacity=0", "--name=new"])
 def test_settings_are_checked(domain, tmp_path, capsys, wrong):
-    assert main(["remember", *domain("day"), f"--output={tmp_path / 'o'}", wrong]) == 1
+    assert main(["replay", *domain("day"), f"--output={tmp_path / 'o'}", wrong]) == 1
     assert wrong.split("=")[0] in capsys.readouterr().err

@@ -71,37 +71,37 @@ def test_the_terms_of_ca_hqp_lie_over_the_same_adaptation(plan):
 
 
 def test_a_refit_trains_adapted_teachers_on_their_own_labels(plan):
-    teacher = replace(plan.teacher, refit=["refit.yaml"], fit=["adapt.yaml"])
+    teacher = replace(plan.teacher, self_training=["refit.yaml"], fit=["adapt.yaml"])
     plan = replace(plan, arms=["mean-teacher", "oracle"], teacher=teacher)
     stages = {stage.name: stage for stage in Stages(plan, Path("out")).all()}
     for adapted in ("teacher-adapt", "teacher-mean-teacher"):
         assert f"--weights=out/{adapted}/model.safetensors" in stages[f"{adapted}-labels"].arguments
-        assert stages[f"{adapted}-refit"].arguments == (
+        assert stages[f"{adapted}-self-training"].arguments == (
             "fit",
             "--config=refit.yaml",
             f"--model.weights=out/{adapted}/model.safetensors",
             '--data.source=["train.json"]',
             f'--data.pseudo=["out/{adapted}-labels/labels.json"]',
             '--data.val=["val.json"]',
-            f"--output=out/{adapted}-refit",
+            f"--output=out/{adapted}-self-training",
             "--seed=0",
         )
         name = adapted.replace("-adapt", "-adapted")
-        assert f"{name}=out/{adapted}-refit/model.safetensors" in stages["evaluate"].arguments
-    assert "--weights=out/teacher-adapt-refit/model.safetensors" in stages["relabel"].arguments
+        assert f"{name}=out/{adapted}-self-training/model.safetensors" in stages["evaluate"].arguments
+    assert "--weights=out/teacher-adapt-self-training/model.safetensors" in stages["relabel"].arguments
     assert "teacher-oracle=out/teacher-oracle/model.safetensors" in stages["evaluate"].arguments
 
 
 def test_each_further_refit_is_on_labels_of_the_one_before(plan):
-    plan = replace(plan, teacher=replace(plan.teacher, refit=["refit.yaml"], refits=3))
+    plan = replace(plan, teacher=replace(plan.teacher, self_training=["refit.yaml"], self_training_rounds=3))
     stages = {stage.name: stage for stage in Stages(plan, Path("out")).all()}
     made = [name for name in stages if name.startswith("teacher-adapt")]
-    ends = ["-labels", "-refit", "-labels-2", "-refit-2", "-labels-3", "-refit-3"]
+    ends = ["-labels", "-self-training", "-labels-2", "-self-training-2", "-labels-3", "-self-training-3"]
     assert made == ["teacher-adapt", *(f"teacher-adapt{end}" for end in ends)]
-    second = "--model.weights=out/teacher-adapt-refit-2/model.safetensors"
-    assert second in stages["teacher-adapt-refit-3"].arguments
+    second = "--model.weights=out/teacher-adapt-self-training-2/model.safetensors"
+    assert second in stages["teacher-adapt-self-training-3"].arguments
     assert second.replace("model.", "", 1) in stages["teacher-adapt-labels-3"].arguments
-    assert "--weights=out/teacher-adapt-refit-3/model.safetensors" in stages["relabel"].arguments
+    assert "--weights=out/teacher-adapt-self-training-3/model.safetensors" in stages["relabel"].arguments
 
 
 def test_oracle_alone_trains_on_target_frames_as_labelled(plan):
@@ -126,9 +126,9 @@ def test_threshold_is_handed_to_both_relabellings(plan):
 
 
 def test_interval_of_video_frames_is_handed_on(plan):
-    plan = replace(plan, arms=[], target=replace(plan.target, every=0.5))
-    flags = [a for stage in Stages(plan, Path("out")).all() for a in stage.arguments if "every" in a]
-    assert flags == ["--data.every=0.5", "--every=0.5", "--every=0.5"]
+    plan = replace(plan, arms=[], target=replace(plan.target, frame_interval=0.5))
+    flags = [a for stage in Stages(plan, Path("out")).all() for a in stage.arguments if "frame_interval" in a]
+    assert flags == ["--data.frame_interval=0.5", "--frame_interval=0.5", "--frame_interval=0.5"]
 
 
 def test_every_input_is_there_before_it_is_needed(stages, workplace):
@@ -145,11 +145,11 @@ def test_lists_are_json(stages):
 
 
 def test_relabelling_understands_what_a_plan_says(plan, monkeypatch):
-    told = replace(plan.relabel, threshold=0.3, views=["flip", "scale:1.5"], weighted=True)
+    told = replace(plan.relabel, threshold=0.3, views=["flip", "scale:1.5"], weight_by_score=True)
     stages = {stage.name: stage for stage in Stages(replace(plan, relabel=told), Path("out")).all()}
     given = {}
     stand_in = wraps(lightning.relabel_command)(lambda **settings: given.update(settings))
     monkeypatch.setattr(lightning, "relabel_command", stand_in)
     lightning.relabel(list(stages["relabel"].arguments))
-    assert (given["threshold"], given["views"], given["weighted"]) == (0.3, ["flip", "scale:1.5"], True)
-    assert (given["standing"], given["ignore_share"], given["temporal"]) == (0.5, 0.6, True)
+    assert (given["threshold"], given["views"], given["weight_by_score"]) == (0.3, ["flip", "scale:1.5"], True)
+    assert (given["stationary_weight"], given["ignore_share"], given["temporal"]) == (0.5, 0.6, True)

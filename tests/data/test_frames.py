@@ -98,13 +98,13 @@ def test_video_frames_are_known_by_time_stamp(video):
 
 
 def test_every_takes_the_first_frame_of_each_interval(video):
-    source = open_frames([video(pattern=(1, 2, 5))], every=0.5)
+    source = open_frames([video(pattern=(1, 2, 5))], frame_interval=0.5)
     assert [f.timestamp for f in source.frames[:5]] == [0.0, 0.8, 1.1, 1.6, 2.4]
     assert greys(source, range(5)) == [0, 3, 5, 6, 9]
 
 
 def test_every_loses_nothing_to_rounding(video):
-    assert len(open_frames([video(40, name="street.mkv")], every=0.1).frames) == 40
+    assert len(open_frames([video(40, name="street.mkv")], frame_interval=0.1).frames) == 40
 
 
 def test_video_frames_are_the_same_in_any_order(video):

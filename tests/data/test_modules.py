@@ -311,7 +311,7 @@ def test_a_missing_file_is_named():
 def test_broken_images_are_replaced_and_listed(write_coco, image_of, tmp_path):
     train = write_coco("a", 9)
     image_of(train, 4).write_bytes(b"")
-    model = fit(LabelledData([train], [], batch_size=3, max_broken=0.2), tmp_path)
+    model = fit(LabelledData([train], [], batch_size=3, max_invalid_share=0.2), tmp_path)
     names = [name for step in model.seen for name, _ in step]
     assert names.count("north/005.png") == 6
     listed = json.loads((tmp_path / "quarantine.json").read_text())["images"]
@@ -331,7 +331,7 @@ def test_too_many_broken_images_stop_the_run(write_coco, image_of, tmp_path, wor
 def test_broken_held_out_images_are_left_out(write_coco, image_of):
     val = write_coco("b", 5, "south", grey=90)
     image_of(val, 1).write_bytes(b"")
-    data = ready(LabelledData([write_coco("a")], [val], batch_size=2, max_broken=0.2))
+    data = ready(LabelledData([write_coco("a")], [val], batch_size=2, max_invalid_share=0.2))
     batches = list(data.val_dataloader())
     assert [f.index for batch in batches for f in batch.frames] == [0, 2, 3, 4]
     assert isinstance(batches[0], Batch)

@@ -9,9 +9,15 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from cahqp.errors import DataError
+from cahqp.evaluation.ground_truth import (
+    GroundTruth,
+    GroundTruthImage,
+    ImagePredictions,
+    Predictions,
+    read_ground_truth,
+)
 from cahqp.evaluation.matching import average_precisions
 from cahqp.evaluation.metrics import at_thresholds, average_precision, best_f1, macro
-from cahqp.evaluation.truth import ImagePredictions, Predictions, Truth, TruthImage, read_truth
 
 CLASSES = ("car", "person", "tram")
 
@@ -24,7 +30,7 @@ def boxes(random, count):
 def truth_image(number, random):
     count = int(random.integers(0, 7))
     labels, ignore = random.integers(0, 2, count), random.random(count) < 0.15
-    return TruthImage(number + 1, f"{number}.jpg", "", number, boxes(random, count), labels, ignore)
+    return GroundTruthImage(number + 1, f"{number}.jpg", "", number, boxes(random, count), labels, ignore)
 
 
 def predicted(image, random):
@@ -37,8 +43,8 @@ def predicted(image, random):
 
 def example(seed=0, images=30):
     random = np.random.default_rng(seed)
-    truth = Truth(CLASSES, tuple(truth_image(number, random) for number in range(images)))
-    return truth, Predictions(CLASSES, {image.id: predicted(image, random) for image in truth.images})
+    ground_truth = GroundTruth(CLASSES, tuple(truth_image(number, random) for number in range(images)))
+    return ground_truth, Predictions(CLASSES, {image.id: predicted(image, random) for image in ground_truth.images})
 
 
 def rows(boxes, labels, image_id, **more):
@@ -49,22 +55,22 @@ def rows(boxes, labels, image_id, **more):
         yield entry | {key: values[number].item() for key, values in more.items()}
 
 
-def as_coco(truth):
-    found = [r for i in truth.images for r in rows(i.boxes, i.labels, i.id, iscrowd=i.ignore.astype(int))]
+def as_coco(ground_truth):
+    found = [r for i in ground_truth.images for r in rows(i.boxes, i.labels, i.id, iscrowd=i.ignore.astype(int))]
     return {
         "info": {},
-        "images": [{"id": i.id, "file_name": i.name, "width": 200, "height": 200} for i in truth.images],
-        "categories": [{"id": n, "name": name} for n, name in enumerate(truth.classes, start=1)],
+        "images": [{"id": i.id, "file_name": i.name, "width": 200, "height": 200} for i in ground_truth.images],
+        "categories": [{"id": n, "name": name} for n, name in enumerate(ground_truth.classes, start=1)],
         "annotations": [row | {"id": n} for n, row in enumerate(found, start=1)],
     }
 
 
-def plain_pycocotools(truth, predictions):
+def plain_pycocotools(ground_truth, predictions):
     """COCO's own way from beginning to end: (AP, AP50)."""
     found = [r for i, p in predictions.images.items() for r in rows(p.boxes, p.labels, i, score=p.scores)]
     with contextlib.redirect_stdout(io.StringIO()):
         gold = COCO()
-        gold.dataset = as_coco(truth)
+        gold.dataset = as_coco(ground_truth)
         gold.createIndex()
         evaluation = COCOeval(gold, gold.loadRes(found), "bbox")
         evaluation.evaluate()
@@ -92,27 +98,27 @@ def test_a_class_without_objects_does_not_count():
 
 
 def test_truth_itself_is_perfect():
-    truth, _ = example()
-    answers = {i.id: ImagePredictions(i.boxes, np.ones(len(i.boxes)), i.labels) for i in truth.images}
-    metrics = average_precision(truth, Predictions(CLASSES, answers))
+    ground_truth, _ = example()
+    answers = {i.id: ImagePredictions(i.boxes, np.ones(len(i.boxes)), i.labels) for i in ground_truth.images}
+    metrics = average_precision(ground_truth, Predictions(CLASSES, answers))
     assert (metrics.ap50, metrics.map) == pytest.approx((1, 1))
 
 
 def test_ignored_regions_count_neither_way():
-    truth, predictions = example()
-    everything = tuple(replace(image, ignore=np.ones_like(image.ignore)) for image in truth.images)
-    metrics = average_precision(replace(truth, images=everything), predictions)
+    ground_truth, predictions = example()
+    everything = tuple(replace(image, ignore=np.ones_like(image.ignore)) for image in ground_truth.images)
+    metrics = average_precision(replace(ground_truth, images=everything), predictions)
     assert (metrics.ap50, metrics.per_class["car"].objects) == (None, 0)
 
 
-def nothing(truth):
+def nothing(ground_truth):
     empty = ImagePredictions(np.zeros((0, 4)), np.zeros(0), np.zeros(0, int))
-    return Predictions(CLASSES, {image.id: empty for image in truth.images})
+    return Predictions(CLASSES, {image.id: empty for image in ground_truth.images})
 
 
 def test_no_detections_at_all():
-    truth, _ = example()
-    metrics = average_precision(truth, nothing(truth))
+    ground_truth, _ = example()
+    metrics = average_precision(ground_truth, nothing(ground_truth))
     assert (metrics.ap50, best_f1(metrics.matches)) == (0, {})
 
 
@@ -122,16 +128,16 @@ def test_prints_nothing(capsys):
 
 
 def test_an_image_that_was_not_predicted_is_named():
-    truth, predictions = example()
+    ground_truth, predictions = example()
     answers = {key: value for key, value in predictions.images.items() if key != 3}
     with pytest.raises(DataError, match=r"1 of 30 images were not predicted, the first is 2\.jpg"):
-        average_precision(truth, Predictions(CLASSES, answers))
+        average_precision(ground_truth, Predictions(CLASSES, answers))
 
 
 def test_other_classes_are_refused():
-    truth, predictions = example()
+    ground_truth, predictions = example()
     with pytest.raises(DataError, match="cannot be measured"):
-        average_precision(truth, replace(predictions, classes=("person", "car", "tram")))
+        average_precision(ground_truth, replace(predictions, classes=("person", "car", "tram")))
 
 
 def scored(*hits_and_scores, objects):
@@ -139,9 +145,9 @@ def scored(*hits_and_scores, objects):
     there = np.array([[50 * n, 0, 50 * n + 40, 40] for n in range(objects)], float)
     found = [there[row] if row is not None else np.array([0, 900, 10, 910.0]) for row, _ in hits_and_scores]
     scores = np.array([score for _, score in hits_and_scores])
-    truth = TruthImage(1, "a", "", 0, there, np.zeros(objects, int), np.zeros(objects, bool))
+    ground_truth = GroundTruthImage(1, "a", "", 0, there, np.zeros(objects, int), np.zeros(objects, bool))
     answer = ImagePredictions(np.array(found).reshape(-1, 4), scores, np.zeros(len(scores), int))
-    return average_precision(Truth(("car",), (truth,)), Predictions(("car",), {1: answer})).matches
+    return average_precision(GroundTruth(("car",), (ground_truth,)), Predictions(("car",), {1: answer})).matches
 
 
 def test_precision_recall_and_f1_at_a_threshold():
@@ -170,22 +176,22 @@ def test_best_f1_is_what_its_threshold_gives_and_no_other_is_better(seed):
         assert best.f1 >= max(others)
 
 
-def write(path, truth, **changes):
-    path.write_text(json.dumps(as_coco(truth) | changes))
+def write(path, ground_truth, **changes):
+    path.write_text(json.dumps(as_coco(ground_truth) | changes))
     return path
 
 
 def test_reading_truth(tmp_path):
-    truth, predictions = example()
-    read = read_truth(write(tmp_path / "a.json", truth))
+    ground_truth, predictions = example()
+    read = read_ground_truth(write(tmp_path / "a.json", ground_truth))
     assert read.classes == CLASSES
-    assert average_precision(read, predictions).ap50 == pytest.approx(average_precision(truth, predictions).ap50)
+    assert average_precision(read, predictions).ap50 == pytest.approx(average_precision(ground_truth, predictions).ap50)
 
 
 def test_classes_that_the_model_does_not_know_are_counted(tmp_path):
-    truth, _ = example()
-    read = read_truth(write(tmp_path / "a.json", truth), ["person"])
-    cars = sum(((i.labels == 0) & ~i.ignore).sum() for i in truth.images)
+    ground_truth, _ = example()
+    read = read_ground_truth(write(tmp_path / "a.json", ground_truth), ["person"])
+    cars = sum(((i.labels == 0) & ~i.ignore).sum() for i in ground_truth.images)
     assert read.left_out == {"car": cars}
 
 
@@ -204,7 +210,7 @@ BOX = {"id": 1, "image_id": 1, "category_id": 1, "bbox": [0, 0, 5, 5]}
 def test_bad_truth_is_named_with_its_row(tmp_path, annotation, said):
     path = write(tmp_path / "a.json", example()[0], annotations=[annotation])
     with pytest.raises(DataError, match=said):
-        read_truth(path)
+        read_ground_truth(path)
 
 
 @pytest.mark.parametrize(
@@ -223,13 +229,13 @@ def test_rows_of_truth_that_cannot_be_told_apart_are_refused(tmp_path, part, row
     document["annotations"] = []
     path.write_text(json.dumps(document))
     with pytest.raises(DataError, match=said):
-        read_truth(path)
+        read_ground_truth(path)
 
 
 def test_boxes_over_the_border_are_clipped_as_in_training(tmp_path):
     image = {"id": 1, "file_name": "a.jpg", "width": 100, "height": 60}
     boxes = [BOX | {"bbox": [-30, 5, 60, 20]}, BOX | {"id": 2, "bbox": [80, 50, 40, 20]}]
-    read = read_truth(write(tmp_path / "a.json", example()[0], images=[image], annotations=boxes))
+    read = read_ground_truth(write(tmp_path / "a.json", example()[0], images=[image], annotations=boxes))
     assert read.images[0].boxes.tolist() == [[0, 5, 30, 25], [80, 50, 100, 60]]
 
 
@@ -237,13 +243,13 @@ def test_a_box_outside_its_image_is_refused(tmp_path):
     image = {"id": 1, "file_name": "a.jpg", "width": 100, "height": 60}
     path = write(tmp_path / "a.json", example()[0], images=[image], annotations=[BOX | {"bbox": [100, 5, 60, 20]}])
     with pytest.raises(DataError, match=r"annotations\[0\] .* outside its image"):
-        read_truth(path)
+        read_ground_truth(path)
 
 
 def test_a_byte_order_mark_is_passed_over(tmp_path):
     path = write(tmp_path / "a.json", example()[0])
     path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
-    assert len(read_truth(path).images) == len(example()[0].images)
+    assert len(read_ground_truth(path).images) == len(example()[0].images)
 
 
 @pytest.mark.parametrize(("objects", "labels"), [(0, [0, 1]), (1, [])])
@@ -252,17 +258,17 @@ def test_regions_of_a_category_without_objects_are_regions_for_all_classes(objec
     categories = [{"id": 1, "name": "dont-care"}, {"id": 2, "name": "car"}]
     boxes = [BOX | {"iscrowd": 1}, *[BOX | {"id": 2}] * objects]
     path = write(tmp_path / "a.json", example()[0], images=[image], annotations=boxes, categories=categories)
-    found = read_truth(path, ["car", "bus"]).images[0]
+    found = read_ground_truth(path, ["car", "bus"]).images[0]
     assert found.labels.tolist() == labels
     assert found.ignore.all()
 
 
 def test_ignore_flag_is_read_like_crowd(tmp_path):
     path = write(tmp_path / "a.json", example()[0], annotations=[BOX | {"ignore": 1}])
-    assert read_truth(path).images[0].ignore.tolist() == [True]
+    assert read_ground_truth(path).images[0].ignore.tolist() == [True]
 
 
 def test_a_file_that_is_no_coco(tmp_path):
     (tmp_path / "a.json").write_text('{"images": []}')
     with pytest.raises(DataError, match="no list of annotations, categories"):
-        read_truth(tmp_path / "a.json")
+        read_ground_truth(tmp_path / "a.json")

@@ -62,7 +62,7 @@ def test_slow_and_large_candidates_are_kept_out():
 
 def test_limits_that_nothing_could_keep_to_are_refused(capsys):
     given = ["gate", "--candidate=new", "--running=old", "--output=decision"]
-    assert main([*given, "--slowdown=-1", "--milliseconds=0", "--growth=0"]) == 1
+    assert main([*given, "--max_slowdown=-1", "--milliseconds=0", "--max_growth=0"]) == 1
     told = capsys.readouterr().err
     assert all(
         text in told for text in ("slowdown must", "milliseconds must be a number above 0, got 0", "growth must")
@@ -144,7 +144,7 @@ def running(tmp_path_factory):
 
 def gate(running, candidate, output, *given):
     places = [f"--candidate={candidate}", f"--running={running / 'package'}", f"--output={output}"]
-    assert main(["gate", *places, "--resamples=60", "--slowdown=20", *given]) == 0
+    assert main(["gate", *places, "--resamples=60", "--max_slowdown=20", *given]) == 0
     return json.loads((output / "decision.json").read_text())
 
 
@@ -193,10 +193,11 @@ def spoiled(running, path, spoil):
 
 
 def test_a_package_that_does_the_same_is_published(running, tmp_path):
-    truth = running / "truth.json"
+    ground_truth = running / "truth.json"
     said = gate(
-        running, running / "package", tmp_path / "g", "--source", str(truth), f"--labels={truth}", "--replay",
-        f"night={truth}", f"dusk={truth}",
+        running, running / "package", tmp_path / "g", "--source", str(ground_truth), f"--labels={ground_truth}",
+        "--replay",
+        f"night={ground_truth}", f"dusk={ground_truth}",
     )  # fmt: skip
     assert said["published"], said["reason"]
     assert said["sets"]["source"]["running_ap50"] > 0.9
@@ -237,38 +238,42 @@ def test_a_file_that_does_not_load_is_refused_and_a_running_one_is_an_error(runn
 
 
 def test_files_of_one_name_are_one_set(running, tmp_path):
-    truth = running / "truth.json"
-    both = [f"night={truth}", f"night={truth}"]
-    said = gate(running, running / "package", tmp_path / "g", "--source", str(truth), "--replay", *both)
+    ground_truth = running / "truth.json"
+    both = [f"night={ground_truth}", f"night={ground_truth}"]
+    said = gate(running, running / "package", tmp_path / "g", "--source", str(ground_truth), "--replay", *both)
     night, alone = said["sets"]["night"], said["sets"]["source"]
     assert night["groups"] == 2 * alone["groups"]  # recordings of the same name in two files are two
     assert night["running_ap50"] == pytest.approx(alone["running_ap50"], abs=1e-6)
     given = [f"--candidate={running / 'package'}", f"--running={running / 'package'}", f"--output={tmp_path / 'h'}"]
-    assert main(["gate", *given, f"--source=night={truth}", "--replay", f"night={truth}"]) == 1
+    assert main(["gate", *given, f"--source=night={ground_truth}", "--replay", f"night={ground_truth}"]) == 1
 
 
 def test_a_class_of_few_objects_does_not_judge(running, tmp_path):
-    truth = running / "truth.json"
-    document = json.loads(truth.read_text())
+    ground_truth = running / "truth.json"
+    document = json.loads(ground_truth.read_text())
     of_class = {
         c["name"]: [a for a in document["annotations"] if a["category_id"] == c["id"]] for c in document["categories"]
     }
     kept = [a for name, own in of_class.items() for a in (own[:4] if name == "bus" else own)]
     few = running / "few-buses.json"
     few.write_text(json.dumps(document | {"annotations": kept}))
-    fewest = min(len(own) for name, own in of_class.items() if name != "bus")
-    said = gate(running, running / "package", tmp_path / "g", f"--source={few}", f"--fewest={fewest}")
+    min_objects = min(len(own) for name, own in of_class.items() if name != "bus")
+    said = gate(running, running / "package", tmp_path / "g", f"--source={few}", f"--min_objects={min_objects}")
     assert said["sets"]["source"]["too_few"] == ["bus"]
     assert list(said["sets"]["source"]["classes"]) == ["car", "person"]
 
 
 def test_a_set_of_few_objects_is_left_out_of_replay_and_refused_as_source(running, tmp_path, capsys):
-    truth = running / "truth.json"
-    few = json.loads(truth.read_text())
+    ground_truth = running / "truth.json"
+    few = json.loads(ground_truth.read_text())
     few["annotations"] = few["annotations"][:3]
     (running / "few.json").write_text(json.dumps(few))
     said = gate(
-        running, running / "package", tmp_path / "g", f"--source={truth}", f"--replay=night={running / 'few.json'}"
+        running,
+        running / "package",
+        tmp_path / "g",
+        f"--source={ground_truth}",
+        f"--replay=night={running / 'few.json'}",
     )
     assert said["unjudged"] == ["night"] and list(said["sets"]) == ["source"] and said["published"]
     given = [f"--candidate={running / 'package'}", f"--running={running / 'package'}", f"--output={tmp_path / 'h'}"]

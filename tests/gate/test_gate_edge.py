@@ -33,9 +33,9 @@ def package(path, logits=LOGITS, boxes=BOXES, thresholds=None, fails=False):
     if fails:
         nodes += [
             helper.make_node("Cast", ["images"], ["whole"], to=TensorProto.INT64),
-            helper.make_node("ReduceMax", ["whole"], ["most"], keepdims=0),
+            helper.make_node("ReduceMax", ["whole"], ["max_frames"], keepdims=0),
             helper.make_node("Constant", [], ["far"], value=numpy_helper.from_array(np.array([99], np.int64))),
-            helper.make_node("Add", ["most", "far"], ["row"]),
+            helper.make_node("Add", ["max_frames", "far"], ["row"]),
             helper.make_node("Gather", ["all", "row"], ["one"], axis=1),
             helper.make_node("Add", ["all", "one"], ["boxes"]),
         ]
@@ -77,7 +77,14 @@ def place(tmp_path_factory):
 
 def given(place, candidate, output, running="running"):
     there = [f"--candidate={candidate}", f"--running={place / running}", f"--output={output}"]
-    return ["gate", *there, f"--source={place / 'truth.json'}", "--resamples=40", "--slowdown=50", "--growth=50"]
+    return [
+        "gate",
+        *there,
+        f"--source={place / 'truth.json'}",
+        "--resamples=40",
+        "--max_slowdown=50",
+        "--max_growth=50",
+    ]
 
 
 def gate(place, candidate, output, *more):

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from cahqp.labels.fusion import Look, fuse, nms, soft_nms, weighted_fusion
+from cahqp.labels.fusion import ViewPredictions, fuse, nms, soft_nms, weighted_fusion
 
 
 def overlap(a, b):
@@ -79,7 +79,7 @@ def test_the_order_of_input_does_not_show(method):
 
     def looks(order):
         parts = [order[order % 3 == n] for n in range(3)]
-        found = [Look(boxes[p], scores[p], labels[p], weight=1 + p.min() % 3) for p in parts]
+        found = [ViewPredictions(boxes[p], scores[p], labels[p], weight=1 + p.min() % 3) for p in parts]
         return [found[n] for n in np.argsort([part[0] for part in parts])]
 
     expected = fuse(looks(np.arange(30)), method)
@@ -91,24 +91,24 @@ def test_the_order_of_input_does_not_show(method):
 
 CAR = np.array([[10.0, 10.0, 50.0, 40.0]])
 ONE = np.zeros(1, np.int64)
-NOTHING = Look(np.zeros((0, 4)), np.zeros(0), np.zeros(0, np.int64))
+NOTHING = ViewPredictions(np.zeros((0, 4)), np.zeros(0), np.zeros(0, np.int64))
 
 
 @pytest.mark.parametrize("method", ["nms", "soft-nms", "wbf"])
 def test_what_one_of_two_looks_claims_counts_half(method):
-    both = fuse([Look(CAR, np.array([0.8]), ONE), Look(CAR, np.array([0.8]), ONE)], method)
-    one = fuse([Look(CAR, np.array([0.8]), ONE), NOTHING], method)
+    both = fuse([ViewPredictions(CAR, np.array([0.8]), ONE), ViewPredictions(CAR, np.array([0.8]), ONE)], method)
+    one = fuse([ViewPredictions(CAR, np.array([0.8]), ONE), NOTHING], method)
     assert both.scores[0] == pytest.approx(0.8)
     assert (one.scores[0], one.agreement[0]) == pytest.approx((0.4, 0.5))
 
 
 def test_a_look_that_cannot_see_the_place_is_not_asked():
-    tile = Look(np.zeros((0, 4)), np.zeros(0), np.zeros(0, np.int64), region=(60, 0, 120, 80))
-    assert fuse([Look(CAR, np.array([0.8]), ONE), tile]).scores[0] == pytest.approx(0.8)
+    tile = ViewPredictions(np.zeros((0, 4)), np.zeros(0), np.zeros(0, np.int64), region=(60, 0, 120, 80))
+    assert fuse([ViewPredictions(CAR, np.array([0.8]), ONE), tile]).scores[0] == pytest.approx(0.8)
 
 
 def test_classes_are_not_mixed():
-    found = fuse([Look(CAR, np.array([0.8]), ONE), Look(CAR, np.array([0.6]), ONE + 1)])
+    found = fuse([ViewPredictions(CAR, np.array([0.8]), ONE), ViewPredictions(CAR, np.array([0.6]), ONE + 1)])
     assert found.labels.tolist() == [0, 1]
 
 

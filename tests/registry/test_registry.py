@@ -12,7 +12,7 @@ from cahqp.__main__ import main
 from cahqp.edge.package import MANIFEST, MODEL
 from cahqp.edge.pointer import PREVIOUS, RUNNING
 from cahqp.edge.signing import keys
-from cahqp.registry.registry import Claim, Registry
+from cahqp.registry.registry import PromotionRequest, Registry
 
 made = runpy.run_path(str(Path(__file__).with_name("fixed_packages.py")))
 make_package, promote, decision_for = made["make_package"], made["promote"], made["decision_for"]
@@ -137,12 +137,12 @@ def test_killed_at_any_step_exactly_one_version_runs_and_verifies(registry, tmp_
         child = os.fork()
         if child == 0:
             steps(step, lambda: os.kill(os.getpid(), signal.SIGKILL))
-            registry.promote(tmp_path / "p2", Claim(reason="x"))
+            registry.promote(tmp_path / "p2", PromotionRequest(reason="x"))
             os._exit(0)
         ended = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
         assert registry.verify() == []
         seen.append(registry.pointer.version[:4])
-        registry.promote(tmp_path / "p2", Claim(reason="x"))
+        registry.promote(tmp_path / "p2", PromotionRequest(reason="x"))
         assert registry.verify() == []
         states.append(contents(registry.root))
         step += 1

@@ -9,12 +9,12 @@ import pytest
 
 from cahqp.__main__ import main
 from cahqp.errors import DataError
-from cahqp.evaluation.truth import Truth, TruthImage
+from cahqp.evaluation.ground_truth import GroundTruth, GroundTruthImage
 from cahqp.labels.candidates import Candidates
 from cahqp.labels.formats.coco import read_coco
 from cahqp.relabel import calibrate as calibrating
 from cahqp.relabel.calibrate import decided
-from cahqp.relabel.tta import LookFrames
+from cahqp.relabel.tta import ViewFrames
 
 WEIGHTS = Path(__file__).parents[2] / "weights" / "demo-teacher.safetensors"
 
@@ -72,13 +72,23 @@ def test_a_half_that_is_too_small_leaves_its_error_unknown_and_the_calibration_w
 
 
 def test_asked_precision_and_a_report_of_it(root):
-    more = [f"--calibration={root / 'calibration'}", "--target_precision=0.8", "--ignore_share=0.5", "--weighted"]
+    more = [
+        f"--calibration={root / 'calibration'}",
+        "--target_precision=0.8",
+        "--ignore_share=0.5",
+        "--weight_by_score",
+    ]
     assert relabelled(root, "precise", *more) == 0
     boxes = kept(root, "precise")
     assert boxes
     assert all(0 <= box.more["weight"] <= 1 for box in boxes)
-    truth = root / "day" / "annotations.json"
-    given = [f"--labels={root / 'precise'}", f"--truth={truth}", f"--source={truth}", "--pictures=1"]
+    ground_truth = root / "day" / "annotations.json"
+    given = [
+        f"--labels={root / 'precise'}",
+        f"--ground_truth={ground_truth}",
+        f"--source={ground_truth}",
+        "--pictures=1",
+    ]
     given += [f"--calibration={root / 'calibration'}", f"--output={root / 'quality'}"]
     assert main(["quality", *given]) == 0
     told = json.loads((root / "quality" / "quality.json").read_text())
@@ -101,11 +111,11 @@ def test_drift_is_told_of_labels_that_were_made_with_the_calibration_alone(root,
 def test_images_that_could_not_be_read_are_left_out_of_the_comparison(root, tmp_path):
     shutil.copytree(root / "day", tmp_path / "day")
     shutil.copytree(root / "calibration", tmp_path / "calibration")
-    truth = tmp_path / "day" / "annotations.json"
-    broken = json.loads(truth.read_text())["images"][3]["file_name"]
+    ground_truth = tmp_path / "day" / "annotations.json"
+    broken = json.loads(ground_truth.read_text())["images"][3]["file_name"]
     (tmp_path / "day" / "images" / broken).write_bytes(b"")
-    assert relabelled(tmp_path, "run", "--threshold=0.2", "--max_broken=0.1") == 0
-    given = [f"--labels={tmp_path / 'run'}", f"--truth={truth}", f"--output={tmp_path / 'quality'}"]
+    assert relabelled(tmp_path, "run", "--threshold=0.2", "--max_invalid_share=0.1") == 0
+    given = [f"--labels={tmp_path / 'run'}", f"--ground_truth={ground_truth}", f"--output={tmp_path / 'quality'}"]
     assert main(["quality", *given]) == 0
     assert json.loads((tmp_path / "quality" / "quality.json").read_text())["measured"]["unreadable"] == 1
     assert "1 image of the truth could not be read" in (tmp_path / "quality" / "quality.html").read_text()
@@ -123,7 +133,14 @@ def test_time_formats_and_the_frames_worth_a_look(root):
     assert len(mistakes) == 16
 
 
-ALL = ["--temporal", "--standing=0.5", "--ignore_share=0.6", "--views=flip", "--threshold=0.2", "--batch_size=2"]
+ALL = [
+    "--temporal",
+    "--stationary_weight=0.5",
+    "--ignore_share=0.6",
+    "--views=flip",
+    "--threshold=0.2",
+    "--batch_size=2",
+]
 
 
 @pytest.mark.long
@@ -133,8 +150,8 @@ def test_killed_at_twenty_moments_it_ends_the_same_and_labels_nothing_twice(root
     assert relabelled(root, "whole", *ALL) == 0
     lasted, whole = time.monotonic() - began, contents(root / "whole")
     looked = []
-    look = LookFrames.__getitem__
-    monkeypatch.setattr(LookFrames, "__getitem__", lambda self, row: look(self, looked.append(row) or row))
+    look = ViewFrames.__getitem__
+    monkeypatch.setattr(ViewFrames, "__getitem__", lambda self, row: look(self, looked.append(row) or row))
     moments = np.random.default_rng(0).uniform(0, lasted, (10, 2))
     stopped = 0
     for number, pair in enumerate(moments):
@@ -193,12 +210,15 @@ def test_places_that_are_always_taken_lose_labels_and_say_why(root, tmp_path):
     document["images"] = [still | {"id": n, "file_name": str(name), "frame": n} for n, name in enumerate(names)]
     document["annotations"] = []
     (root / "day" / "still.json").write_text(json.dumps(document))
-    assert relabelled(root, "standing", "--standing=0", "--threshold=0.2", frames="still.json") == 0
-    assert relabelled(root, "passing", "--standing=0.999", "--threshold=0.2", frames="still.json") == 0
-    assert kept(root, "standing") == [] and len(kept(root, "passing")) >= 7
-    rejected = json.loads((root / "standing" / "rejected.json").read_text())["annotations"]
+    assert relabelled(root, "stationary_weight", "--stationary_weight=0", "--threshold=0.2", frames="still.json") == 0
+    assert relabelled(root, "passing", "--stationary_weight=0.999", "--threshold=0.2", frames="still.json") == 0
+    assert kept(root, "stationary_weight") == [] and len(kept(root, "passing")) >= 7
+    rejected = json.loads((root / "stationary_weight" / "rejected.json").read_text())["annotations"]
     taken = [box for box in rejected if box["reason"] == "place is taken in other frames"]
-    assert relabelled(root, "band", "--standing=0", "--threshold=0.2", "--ignore_share=0.9", frames="still.json") == 0
+    assert (
+        relabelled(root, "band", "--stationary_weight=0", "--threshold=0.2", "--ignore_share=0.9", frames="still.json")
+        == 0
+    )
     in_band = [box for image in read_coco(root / "band").images for box in image.boxes]
     assert all(box.ignored for box in in_band) and len(in_band) >= len(taken)
     assert len(taken) >= 7 and all(box["detector_score"] >= 0.2 for box in taken)
@@ -206,9 +226,9 @@ def test_places_that_are_always_taken_lose_labels_and_say_why(root, tmp_path):
 
 def test_evidence_of_thresholds_is_what_calibrated_scores_leave():
     boxes, nothing = np.array([[0.0, 0, 10, 10], [0, 0, 10, 10.5]]), np.zeros(1, np.bool_)
-    image = TruthImage(1, "a.jpg", "north", 0, boxes[:1], np.array([0]), nothing)
+    image = GroundTruthImage(1, "a.jpg", "north", 0, boxes[:1], np.array([0]), nothing)
     found = {1: Candidates(boxes[::-1], np.array([0.6, 0.5]), np.array([1, 0]))}  # the bus is surer, and wrong
-    left = decided(Truth(("car", "bus"), (image,)), found, [lambda s: s, lambda s: s / 2], nms_iou=0.7)
+    left = decided(GroundTruth(("car", "bus"), (image,)), found, [lambda s: s, lambda s: s / 2], nms_iou=0.7)
     assert left["car"][0].tolist() == [0.5] and left["car"][1].tolist() == [True]
     assert len(left["bus"][0]) == 0
 
@@ -222,7 +242,7 @@ def test_dynamic_thresholds_stay_on_the_frames_of_the_calibration(root):
 
 
 def test_a_share_of_boxes_and_places_are_refused_together(root, capsys):
-    assert relabelled(root, "both", "--standing=0.5", "--top_share=0.1") != 0
+    assert relabelled(root, "both", "--stationary_weight=0.5", "--top_share=0.1") != 0
     assert "Give one of them" in capsys.readouterr().err
 
 

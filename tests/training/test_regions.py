@@ -5,9 +5,9 @@ import pytest
 import torch
 from torchmetrics.detection import MeanAveragePrecision
 
+from cahqp.evaluation.ground_truth import GroundTruth, ImagePredictions, Predictions
 from cahqp.evaluation.metrics import average_precision
-from cahqp.evaluation.truth import ImagePredictions, Predictions, Truth
-from cahqp.inference.frames import _truth
+from cahqp.inference.frames import _ground_truth
 from cahqp.structures import Frame, Targets
 from cahqp.training.base import _with_regions
 
@@ -32,7 +32,7 @@ def test_a_car_within_a_region_does_not_count_against_a_checkpoint(targets):
 
 
 def test_nor_against_a_threshold(targets):
-    image = _truth(0, Frame(1, "a.jpg", (100, 100)), targets, len(CLASSES))
+    image = _ground_truth(0, Frame(1, "a.jpg", (100, 100)), targets, len(CLASSES))
     answers = {0: ImagePredictions(*(np.asarray(SAID[key]) for key in ("boxes", "scores", "labels")))}
-    found = average_precision(Truth(CLASSES, (image,)), Predictions(CLASSES, answers))
+    found = average_precision(GroundTruth(CLASSES, (image,)), Predictions(CLASSES, answers))
     assert found.ap50 == pytest.approx(1.0 if len(targets.ignore) else 0.5, abs=1e-3)

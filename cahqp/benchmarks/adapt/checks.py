@@ -15,10 +15,10 @@ from cahqp.data.splits import Located, check_leakage
 from cahqp.detectors.model_file import describe
 from cahqp.errors import ConfigError, DataError
 from cahqp.evaluation.bootstrap import group_frames
-from cahqp.evaluation.truth import read_truth
+from cahqp.evaluation.ground_truth import read_ground_truth
 
-CLASSES, IGNORED, BROKEN = "model.detector.init_args.classes", "data.ignore_categories", "data.max_broken"
-MAX_BROKEN = 0.05
+CLASSES, IGNORED, BROKEN = "model.detector.init_args.classes", "data.ignore_categories", "data.max_invalid_share"
+MAX_INVALID_SHARE = 0.05
 
 
 def check_files(plan: Plan) -> None:
@@ -29,7 +29,7 @@ def check_files(plan: Plan) -> None:
             thresholds; labels that are learnt from, or a test file, have objects of another category than the
             classes, or none; the target's test frames are too few for an interval; too many images are no images, or
             of another size than their file says.
-        ConfigError: `data.max_broken` in the plan's `set` is no share in 0..1.
+        ConfigError: `data.max_invalid_share` in the plan's `set` is no share in 0..1.
     """
     source, target = plan.source, plan.target
     share = _share(plan)
@@ -38,7 +38,7 @@ def check_files(plan: Plan) -> None:
         _check_objects(entries, plan)
     _check_target(target.train, plan)
     for path in _files([target.test]):
-        if group_frames(read_truth(path, classes_of(plan.teacher))).count < 2:
+        if group_frames(read_ground_truth(path, classes_of(plan.teacher))).count < 2:
             message = (
                 f"{path} is one recording of so few frames that no interval can be had from them. Give more "
                 "recordings, or more frames of it."
@@ -79,7 +79,7 @@ def _located(paths: Sequence[Path]) -> list[Located]:
 
 def _check_target(entries: Sequence[str], plan: Plan) -> None:
     """Check what is adapted to; its labels where an arm learns from them."""
-    learning = [name for name, arm in plan.chosen.items() if arm.kind == "oracle" or arm.truth is not None]
+    learning = [name for name, arm in plan.chosen.items() if arm.kind == "oracle" or arm.ground_truth is not None]
     if not learning:
         paths = _files(entries)
         if len(paths) == len(entries) and not any(len(read_coco_frames(path)) for path in paths):
@@ -129,7 +129,12 @@ def _share(plan: Plan) -> float:
         ConfigError: The plan's own is no share in 0..1.
     """
     if BROKEN not in plan.set:
-        return max([MAX_BROKEN, *(share for share in _said(plan, "max_broken") if isinstance(share, int | float))])
+        return max(
+            [
+                MAX_INVALID_SHARE,
+                *(share for share in _said(plan, "max_invalid_share") if isinstance(share, int | float)),
+            ]
+        )
     share = plan.set[BROKEN]
     if not isinstance(share, int | float) or not 0 <= share <= 1:
         message = f"set: {BROKEN} must be a share in 0..1, got {share!r}."
@@ -140,7 +145,10 @@ def _share(plan: Plan) -> float:
 def _said(plan: Plan, name: str) -> list[Any]:
     """Return what the trainings of a plan's teacher say of a setting of their data, in configs and in `teacher.set`."""
     teacher = plan.teacher
-    said = [merged(configs).get("data", {}) for configs in (teacher.fit, teacher.then, teacher.oracle, teacher.refit)]
+    said = [
+        merged(configs).get("data", {})
+        for configs in (teacher.fit, teacher.then, teacher.oracle, teacher.self_training)
+    ]
     return [settings.get("init_args", {}).get(name) for settings in said] + [teacher.set.get(f"data.{name}")]
 
 

@@ -15,7 +15,7 @@ from cahqp.benchmarks.adapt.results import results
 from cahqp.benchmarks.adapt.stages import Bench, Run
 from cahqp.benchmarks.adapt.table import into_docs, markdown, read_page
 from cahqp.cycle import summary
-from cahqp.cycle.run import carry_out
+from cahqp.cycle.run import run_stages
 from cahqp.errors import ConfigError, check_numbers
 from cahqp.files import atomic_write, write_json
 from cahqp.runs import locks
@@ -89,7 +89,7 @@ def adapt(
         # Plan by plan, so that the first table is there early.
         for path, each in plans.items():
             stages = bench.needed(runs[path])
-            carry_out(output, stages) if jobs == 1 else carry_out_together(output, stages, jobs)
+            run_stages(output, stages) if jobs == 1 else carry_out_together(output, stages, jobs)
             flags = _flags(each, path, seeds, arms, data) + ([] if students else ["--students", "false"])
             told = shlex.join(["cahqp", "benchmark", "adapt", *flags])
             print("\n" + _write(each, runs[path], output, told, docs))

@@ -51,8 +51,12 @@ class Estimate:
         if arm.kind == "adapt" and arm.configs != _ALONE:
             per_step += int(data.get("target_batch_size") or per_step)
         images = per_step * self._length(arm)
-        if refits := self.plan.refits(arm):
-            images += refits * int(merged(model.refit)["data"]["init_args"]["batch_size"]) * steps_of(model.refit)
+        if self_training_rounds := self.plan.self_training_rounds(arm):
+            images += (
+                self_training_rounds
+                * int(merged(model.self_training)["data"]["init_args"]["batch_size"])
+                * steps_of(model.self_training)
+            )
         return images
 
     def relabel(self) -> float:

@@ -14,9 +14,9 @@ from cahqp.detectors import model_file as model_files
 from cahqp.detectors.base import Detector
 from cahqp.errors import ConfigError, check_numbers
 from cahqp.evaluation.bootstrap import group_frames
+from cahqp.evaluation.ground_truth import read_ground_truth
 from cahqp.evaluation.matching import Matches
 from cahqp.evaluation.metrics import Metrics, at_thresholds, average_precision
-from cahqp.evaluation.truth import read_truth
 from cahqp.files import write_json
 from cahqp.inference.evaluate import FramesSeen
 from cahqp.runs.directory import RunDirectory
@@ -34,7 +34,12 @@ def command(arguments: list[str]) -> None:
 
 
 def measure(
-    weights: list[str], frames: list[str], output: Path, batch_size: int = 8, seed: int = 0, max_broken: float = 0.05
+    weights: list[str],
+    frames: list[str],
+    output: Path,
+    batch_size: int = 8,
+    seed: int = 0,
+    max_invalid_share: float = 0.05,
 ) -> None:
     """Measure models on labelled frames: AP, and precision, recall and F1 at the thresholds in each model's file.
 
@@ -46,33 +51,35 @@ def measure(
         output: Directory for `metrics.json` and the matches; never overwritten.
         batch_size: Frames in a batch.
         seed: Kept in the manifest.
-        max_broken: Share of broken images, 0..1, that is put up with; they are measured for no model.
+        max_invalid_share: Share of broken images, 0..1, that is put up with; they are measured for no model.
     """
-    check_numbers(shares={"--max_broken": max_broken}, counts={"--batch_size": batch_size})
+    check_numbers(shares={"--max_invalid_share": max_invalid_share}, counts={"--batch_size": batch_size})
     models, sets = _named(weights, "--weights"), _named(frames, "--frames")
     inputs = {f"weights.{k}": v for k, v in models.items()} | {f"frames.{k}": v for k, v in sets.items()}
-    run = RunDirectory(output, "benchmark measure", {"batch_size": batch_size, "max_broken": max_broken}, inputs, seed)
+    run = RunDirectory(
+        output, "benchmark measure", {"batch_size": batch_size, "max_invalid_share": max_invalid_share}, inputs, seed
+    )
     if not run.begin():
         print(f"{output} is finished already: nothing to do.")
         return
     figures: dict[str, dict[str, Any]] = {}
     matches: dict[str, dict[str, Matches]] = {}
-    truths: dict[str, Any] = {}
-    seen = FramesSeen(batch_size, max_broken)
+    ground_truths: dict[str, Any] = {}
+    seen = FramesSeen(batch_size, max_invalid_share)
     with run.whole():
         for name, path in models.items():
             detector = model_files.load(path)
             for key, file in sets.items():
-                truths[key] = read_truth(file, detector.classes)
-                if truths[key].left_out:
-                    told = ", ".join(f"{category} ({count})" for category, count in truths[key].left_out.items())
+                ground_truths[key] = read_ground_truth(file, detector.classes)
+                if ground_truths[key].left_out:
+                    told = ", ".join(f"{category} ({count})" for category, count in ground_truths[key].left_out.items())
                     _log.warning("%s: objects of %s are left out; %s does not know them.", file, told, name)
                 answers = seen.predict(detector, file)
-                truths[key] = seen.only(file, truths[key])
-                found = average_precision(truths[key], answers)
+                ground_truths[key] = seen.only(file, ground_truths[key])
+                found = average_precision(ground_truths[key], answers)
                 figures.setdefault(name, {})[key] = _figures(found, detector)
                 matches.setdefault(name, {})[key] = found.matches
-    write_matches(run.work, matches, {key: group_frames(truth) for key, truth in truths.items()})
+    write_matches(run.work, matches, {key: group_frames(ground_truth) for key, ground_truth in ground_truths.items()})
     write_json(run.work / "metrics.json", {"models": figures})
     seen.write(run.work)
     run.finish({})

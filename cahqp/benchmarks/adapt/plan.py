@@ -33,8 +33,9 @@ class Arm:
         configs: Laid over the plan's `teacher.adapt`; an oracle has configs of its own.
         set: Settings of `cahqp fit` laid over the configs, by their flag without the dashes.
         steps: Steps, as a multiple of the plan's; `oracle` and `source-continued` make those of the refits, too.
-        truth: Setting that gets the target's labelled files, for a ceiling that is told more than an adaptation may be.
-        refit: Whether the plan's `teacher.refit` follows its adaptation; an oracle's training has none.
+        ground_truth: Setting that gets the target's labelled files, for a ceiling that is told more than an
+            adaptation may be.
+        self_training: Whether the plan's `teacher.self_training` follows its adaptation; an oracle's training has none.
         relabel: How this arm's detections become its student's labels, where not as the plan says.
     """
 
@@ -42,16 +43,16 @@ class Arm:
     configs: list[str] = field(default_factory=list)
     set: dict[str, Any] = field(default_factory=dict)
     steps: float = 1.0
-    truth: str | None = None
-    refit: bool = True
+    ground_truth: str | None = None
+    self_training: bool = True
     relabel: Relabel | None = None
 
 
 ARMS: dict[str, Arm] = {
     SOURCE_ONLY: Arm("none"),
-    SOURCE_CONTINUED: Arm(configs=["configs/overlays/source_continued.yaml"], refit=False),
+    SOURCE_CONTINUED: Arm(configs=["configs/overlays/source_continued.yaml"], self_training=False),
     MEAN_TEACHER: Arm(configs=["configs/overlays/mean_teacher.yaml"]),
-    "alignment-only": Arm(configs=["configs/overlays/alignment_only.yaml"], refit=False),
+    "alignment-only": Arm(configs=["configs/overlays/alignment_only.yaml"], self_training=False),
     CA_HQP: Arm(configs=["configs/overlays/ca_hqp.yaml"]),
     "oracle": Arm("oracle"),
     CONVERGED: Arm("oracle"),  # a plan says for how many steps
@@ -81,8 +82,8 @@ class Model:
         fit: Of its training on the source.
         then: Of what follows: the teacher's adaptation, the student's retraining.
         oracle: Of the teacher's training on the target's labels.
-        refit: Of the adapted teacher's training on its own labels of the target; none where there is none.
-        refits: How often, each time on labels made anew.
+        self_training: Of the adapted teacher's training on its own labels of the target; none where there is none.
+        self_training_rounds: How often, each time on labels made anew.
         weights: Model file that `fit` made before, for all seeds: then they differ in the target and what follows.
         set: Settings of `fit`, by their flag without the dashes.
     """
@@ -90,8 +91,8 @@ class Model:
     fit: list[str]
     then: list[str]
     oracle: list[str] = field(default_factory=list)
-    refit: list[str] = field(default_factory=list)
-    refits: int = 1
+    self_training: list[str] = field(default_factory=list)
+    self_training_rounds: int = 1
     weights: str | None = None
     set: dict[str, Any] = field(default_factory=dict)
 
@@ -168,19 +169,27 @@ class Plan:
     @property
     def chosen(self) -> dict[str, Arm]:
         """The arms by name, in the table's order; those that bound the others make as many steps, refits included."""
-        matched = 1 + self.refit_steps / (self.epochs * self.batches)
+        matched = 1 + self.self_training_steps / (self.epochs * self.batches)
         steps = {CONVERGED: self.converged, "oracle": matched, SOURCE_CONTINUED: matched}
         arms = ARMS | {name: replace(ARMS[name], steps=factor) for name, factor in steps.items()}
         return {name: arms.get(name) or self.variants[name] for name in [*self.arms, *self.variants]}
 
     @property
-    def refit_steps(self) -> int:
+    def self_training_steps(self) -> int:
         """Steps of all refits together."""
-        return self.teacher.refits * steps_of(self.teacher.refit) if self.teacher.refit else 0
+        return (
+            self.teacher.self_training_rounds * steps_of(self.teacher.self_training)
+            if self.teacher.self_training
+            else 0
+        )
 
-    def refits(self, arm: Arm) -> int:
+    def self_training_rounds(self, arm: Arm) -> int:
         """Return how often an arm's teacher is trained on its own labels after its adaptation."""
-        return self.teacher.refits if arm.kind == "adapt" and arm.refit and self.teacher.refit else 0
+        return (
+            self.teacher.self_training_rounds
+            if arm.kind == "adapt" and arm.self_training and self.teacher.self_training
+            else 0
+        )
 
 
 def read_plan(
@@ -258,11 +267,11 @@ def _problems(plan: Plan, data: Path | None) -> Iterator[str]:
         yield f"seeds must be different numbers of 0 or more, got {plan.seeds}."
     if plan.epochs < 1 or plan.batches < 1:
         yield f"epochs and batches must be at least 1, got {plan.epochs} and {plan.batches}."
-    if plan.teacher.refits < 1:
-        yield f"teacher.refits must be at least 1, got {plan.teacher.refits}; leave `refit` out for none."
-    if plan.teacher.refits > 1 and not plan.teacher.refit:
-        yield "teacher.refits says how often, but teacher.refit is missing: name the configs of the refit."
-    if plan.student.refit:
+    if plan.teacher.self_training_rounds < 1:
+        yield f"teacher.self_training_rounds must be at least 1, got {plan.teacher.self_training_rounds}."
+    if plan.teacher.self_training_rounds > 1 and not plan.teacher.self_training:
+        yield "teacher.self_training_rounds is given without teacher.self_training: name its configs."
+    if plan.student.self_training:
         yield "student.refit means nothing, for only teachers have one: leave it out."
     if plan.converged <= 0:
         yield f"converged must lie above 0, got {plan.converged}."
@@ -310,7 +319,7 @@ def _file_problems(plan: Plan, data: Path | None) -> Iterator[str]:
         if model.weights is not None and not Path(model.weights).is_file():
             yield f"{role}.weights: {model.weights} does not exist. Leave it out, and each seed trains its own."
     teacher, student = plan.teacher, plan.student
-    models = [teacher.fit, teacher.then, teacher.oracle, teacher.refit, student.fit, student.then]
+    models = [teacher.fit, teacher.then, teacher.oracle, teacher.self_training, student.fit, student.then]
     known = plan.variants | {name: ARMS[name] for name in plan.arms if name in ARMS}
     for config in dict.fromkeys(c for given in [*models, *(arm.configs for arm in known.values())] for c in given):
         if not Path(config).is_file():

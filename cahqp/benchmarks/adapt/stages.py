@@ -144,13 +144,13 @@ class _Seed:
 
     def _trainings(self, arm: Arm) -> list[Stage]:
         """Return what makes an arm's teacher: its training, and where the plan says so labels and refits on them."""
-        stages, configs = [self._training(arm)], self.plan.teacher.refit
-        for _ in range(self.plan.refits(arm)):
+        stages, configs = [self._training(arm)], self.plan.teacher.self_training
+        for _ in range(self.plan.self_training_rounds(arm)):
             teacher = stages[-1].output / MODEL
             stages.append(self._relabel(arm, teacher))
             frames = {"source": self.source_train, "pseudo": [stages[-1].output / LABELS], "val": self.source_val}
             seconds = self.estimate.labelled(configs)
-            stages.append(self._fit("refit", configs, teacher, frames, _WITHOUT_LABELS, seconds))
+            stages.append(self._fit("self_training", configs, teacher, frames, _WITHOUT_LABELS, seconds))
         return stages
 
     def _training(self, arm: Arm) -> Stage:
@@ -161,7 +161,7 @@ class _Seed:
         epochs = max(1, round(plan.epochs * arm.steps))
         length = {"trainer.max_epochs": epochs, "data.batches_per_epoch": plan.batches}
         seconds = self.estimate.adaptation(arm)
-        told = {} if arm.truth is None else {arm.truth: [str(path) for path in self.target_train]}
+        told = {} if arm.ground_truth is None else {arm.ground_truth: [str(path) for path in self.target_train]}
         settings = length | WITHOUT_ALARMS | arm.set | told
         return self._fit("oracle" if oracle else "adapt", configs, self.teacher, frames, settings, seconds)
 
@@ -198,8 +198,8 @@ class _Seed:
 
     def _broken(self) -> list[str]:
         """Return the share of broken images that the plan puts up with, for commands beside `fit`."""
-        share = self.plan.set.get("data.max_broken")
-        return [] if share is None else [f"--max_broken={share}"]
+        share = self.plan.set.get("data.max_invalid_share")
+        return [] if share is None else [f"--max_invalid_share={share}"]
 
     def _fit(
         self,

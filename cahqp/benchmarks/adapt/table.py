@@ -76,9 +76,9 @@ def _head(found: Mapping[str, Any], command: str) -> str:
     validation = found["source_test_is_validation"]
     source = "validation" if validation else "test"
     chose = "; these also fix the thresholds, and chose among the source teacher's epochs" if validation else ""
-    refit = found.get("refit_steps")  # a file of an older version has none
-    steps = f"{found['steps']} steps of adaptation" + (f" and {refit} of refit" if refit else "")
-    readers: list[str] = ["the evaluation", "the oracles", *found.get("truth", [])]
+    self_training = found.get("self_training_steps")  # a file of an older version has none
+    steps = f"{found['steps']} steps of adaptation" + (f" and {self_training} of refit" if self_training else "")
+    readers: list[str] = ["the evaluation", "the oracles", *found.get("ground_truth", [])]
     told = (
         f"{found['about']} {kind} Seeds {_list(found['seeds'])}; {steps}; "
         f"{found['frames']['target-test']} target test frames and {found['frames']['source-test']} source {source} "

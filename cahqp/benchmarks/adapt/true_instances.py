@@ -23,20 +23,20 @@ class TrueInstances(TeacherAdaptation):
     It reads labels of the target and so may stand beside the arms of a benchmark, never among them.
 
     Args:
-        truth: COCO files of the target frames.
+        ground_truth: COCO files of the target frames.
         settings: As `TeacherAdaptation`.
     """
 
-    def __init__(self, truth: Sequence[Path], **settings: Any) -> None:
+    def __init__(self, ground_truth: Sequence[Path], **settings: Any) -> None:
         super().__init__(**settings)
-        self._truth: dict[tuple[str, str], Targets] = {}
-        for path in truth:
+        self._ground_truth: dict[tuple[str, str], Targets] = {}
+        for path in ground_truth:
             file = read_coco(path)
             labels = class_indices(file, self.detector.classes)
             for position, frame in enumerate(file.frames):
                 found = file.annotations(position)
                 classes = torch.tensor([labels[category] for category in found.categories.tolist()], dtype=torch.long)
-                self._truth[frame.recording, frame.name] = Targets(torch.from_numpy(found.boxes), classes)
+                self._ground_truth[frame.recording, frame.name] = Targets(torch.from_numpy(found.boxes), classes)
 
     def align(self, passed: Passed) -> dict[str, Tensor]:
         """Return the losses of alignment, the target's instances being the true ones.
@@ -51,7 +51,7 @@ class TrueInstances(TeacherAdaptation):
 
     def _seen(self, frame: Frame, size: Tensor) -> Targets:
         """Return the true boxes that a view shows, in pixels of the view as it is in the batch."""
-        known = self._truth.get((frame.recording, frame.name))
+        known = self._ground_truth.get((frame.recording, frame.name))
         if known is None:
             message = f"{frame.name} of {frame.recording} has no truth. Give model.truth the files of data.target."
             raise DataError(message)

@@ -23,13 +23,13 @@ class Round:
         name: Of the domain. A domain may come back under the same name.
         train: Frames to adapt to: entries as in `target.train`. Empty where `frames` is given.
         frames: A folder or an fsspec URL such as `s3://bucket/night`, fetched first. Default none.
-        every: Seconds between the frames taken from a video. Default none: all frames.
+        frame_interval: Seconds between the frames taken from a video. Default none: all frames.
     """
 
     name: str
     train: list[str] = field(default_factory=list)
     frames: str | None = None
-    every: float | None = None
+    frame_interval: float | None = None
 
 
 @dataclass(frozen=True)
@@ -38,17 +38,17 @@ class Watch:
 
     Attributes:
         frames: The folder or fsspec URL; its first level of folders names the cameras.
-        at_least: New files that make a round.
+        min_frames: New files that make a round.
         seconds: Between two looks.
         settle: Seconds for which a file has to have been left alone: younger ones are still being written.
-        every: Seconds between the frames taken from a video. Default none: all frames.
+        frame_interval: Seconds between the frames taken from a video. Default none: all frames.
     """
 
     frames: str
-    at_least: int = 100
+    min_frames: int = 100
     seconds: float = 60.0
     settle: float = 10.0
-    every: float | None = None
+    frame_interval: float | None = None
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class Drift:
 
 @dataclass(frozen=True)
 class Replay:
-    """The buffer of past domains; see `cahqp remember --help`.
+    """The buffer of past domains; see `cahqp replay --help`.
 
     Attributes:
         capacity: Most frames.
@@ -96,15 +96,15 @@ class Gate:
 
     Attributes:
         canary: COCO files of the target with labels, or `scenes:NAME`. Default none.
-        loss: AP50 in 0..1 that the lower bound may lie below.
-        slowdown: Times as long as the running package that a frame may take.
+        max_ap50_drop: AP50 in 0..1 that the lower bound may lie below.
+        max_slowdown: Times as long as the running package that a frame may take.
         precision: Of the exported package: `float32` or `int8`.
         registry: Directory of the registry that published packages go to. Default none.
     """
 
     canary: list[str] = field(default_factory=list)
-    loss: float = 0.01
-    slowdown: float = 1.5
+    max_ap50_drop: float = 0.01
+    max_slowdown: float = 1.5
     precision: str = "float32"
     registry: str | None = None
 
@@ -190,12 +190,12 @@ def _problems(plan: RoundsPlan) -> Iterator[str]:
             for entry in one.train:
                 if Path(entry).suffix.lower() in VIDEOS:
                     yield f"{where}.train: {entry} is a video; for replay and budget give its folder as `frames`."
-        if one.every is not None and one.every <= 0:
-            yield f"{where}.every must be more than 0 seconds, got {one.every}."
+        if one.frame_interval is not None and one.frame_interval <= 0:
+            yield f"{where}.every must be more than 0 seconds, got {one.frame_interval}."
     for name in plan.tests:
         if not NAME.fullmatch(name):
             yield f"tests.{name} must be named with letters, digits, `-`, `_` and `.`."
-    if plan.watch is not None and (plan.watch.at_least < 1 or plan.watch.seconds <= 0 or plan.watch.settle < 0):
+    if plan.watch is not None and (plan.watch.min_frames < 1 or plan.watch.seconds <= 0 or plan.watch.settle < 0):
         yield "watch.at_least must be 1 or more, watch.seconds above 0, watch.settle 0 or more."
     if plan.drift is not None and plan.drift.when not in ("drifted", "always"):
         yield f"drift.when must be drifted or always, got {plan.drift.when!r}."
@@ -231,9 +231,9 @@ def _judge_problems(plan: RoundsPlan) -> Iterator[str]:
     if plan.gate is not None:
         if plan.gate.precision not in ("float32", "int8"):
             yield f"gate.precision must be float32 or int8, got {plan.gate.precision!r}."
-        if not 0 <= plan.gate.loss <= 1:
-            yield f"gate.loss must be in 0..1, got {plan.gate.loss}."
-        if not 0 < plan.gate.slowdown < math.inf:
-            yield f"gate.slowdown must be a number above 0, got {plan.gate.slowdown}."
+        if not 0 <= plan.gate.max_ap50_drop <= 1:
+            yield f"gate.max_ap50_drop must be in 0..1, got {plan.gate.max_ap50_drop}."
+        if not 0 < plan.gate.max_slowdown < math.inf:
+            yield f"gate.max_slowdown must be a number above 0, got {plan.gate.max_slowdown}."
         for entry in plan.gate.canary:
             yield from entry_problems(plan.single(Target([])), "gate.canary", entry)

@@ -10,7 +10,7 @@ from pathlib import Path
 from cahqp import files
 from cahqp.cycle import run, summary
 from cahqp.cycle.fetch import new
-from cahqp.cycle.rounds.arrivals import add_arrival, drop_unbegun
+from cahqp.cycle.rounds.incoming import add_arrival, drop_unbegun
 from cahqp.cycle.rounds.plan import RoundsPlan, Watch, read_rounds
 from cahqp.cycle.rounds.stages import RoundStages
 from cahqp.cycle.stages import Stage
@@ -75,13 +75,13 @@ def choose(path: Path, output: Path | None, seed: int | None, replay: bool = Tru
     return Rounds(path, chosen, root, replay)
 
 
-def carry_out(rounds: Rounds, watch: bool = False, most: int | None = None) -> None:
+def run_stages(rounds: Rounds, watch: bool = False, max_rounds: int | None = None) -> None:
     """Carry out all rounds that are known, then, if asked to, wait for a folder to make more.
 
     Args:
         rounds: The plan and its directory.
         watch: Wait for more, until interrupted.
-        most: Rounds after which it ends. Default none.
+        max_rounds: Rounds after which it ends. Default none.
 
     Raises:
         RunError: A stage failed; the same command goes on from there.
@@ -97,7 +97,7 @@ def carry_out(rounds: Rounds, watch: bool = False, most: int | None = None) -> N
         if rounds.plan.watch is not None:
             drop_unbegun(rounds.root, rounds.root / f"round-{_count(rounds):02d}" / "fetch", files.write_json)
         _known(rounds)
-        while rounds.plan.watch is not None and (most is None or _count(rounds) < most):
+        while rounds.plan.watch is not None and (max_rounds is None or _count(rounds) < max_rounds):
             if _arrived(rounds, rounds.plan.watch, patient=watch):
                 _known(rounds)
             elif watch:
@@ -125,7 +125,7 @@ def _known(rounds: Rounds) -> None:
     while number < len(stages := rounds.stages):
         stage = stages[number]
         number += 1
-        fresh = run.carry_out_stage(stage, state, f"[{number}/{len(stages)}] {stage.name}")
+        fresh = run.run_stage(stage, state, f"[{number}/{len(stages)}] {stage.name}")
         told = told and not fresh
         if fresh and stage.name.endswith("/published"):
             _report(rounds)
@@ -150,13 +150,13 @@ def _arrived(rounds: Rounds, watch: Watch, patient: bool) -> bool:
     fetched = [rounds.root / f"round-{number:02d}" / "fetch" for number in range(1, len(stages.rounds) + 1)]
     until = time.time() - watch.settle
     try:
-        arrivals = new(watch.frames, fetched, until)
+        incoming = new(watch.frames, fetched, until)
     except DataError as error:
         if not patient:
             raise
         print(f"{error} Looking again in {watch.seconds:g} s.", flush=True)
         return False
-    if len(arrivals) < watch.at_least:
+    if len(incoming) < watch.min_frames:
         return False
     add_arrival(rounds.root, until, files.write_json)
     return True

@@ -10,7 +10,7 @@ from typing import Any
 
 from cahqp.cycle.plan import Target
 from cahqp.cycle.replay_buffer import BUFFER, NEW, PAST
-from cahqp.cycle.rounds.arrivals import arrivals
+from cahqp.cycle.rounds.incoming import incoming
 from cahqp.cycle.rounds.plan import Drift, Round, RoundsPlan
 from cahqp.cycle.stages import ADAPT, LABELS, MODEL, VALIDATION, Stage, Stages
 from cahqp.drift.command import FAULT
@@ -56,7 +56,7 @@ class RoundStages:
         if self.plan.watch is None:
             return self.plan.rounds
         watch = self.plan.watch
-        return [Round(name, frames=watch.frames, every=watch.every) for name in arrivals(self.root)]
+        return [Round(name, frames=watch.frames, frame_interval=watch.frame_interval) for name in incoming(self.root)]
 
     def all(self) -> list[Stage]:
         """Return the stages that are known by now; of a round whose drift is not told yet, as if it had drifted."""
@@ -78,15 +78,15 @@ class RoundStages:
         """Return a round's stages, and what runs after it. Directories of fetches are added to `fetched`."""
         stages: list[Stage] = []
         target = [self.single.data(entry) for entry in one.train]
-        every = one.every
+        frame_interval = one.frame_interval
         if one.frames is not None:
             stages.append(self._fetch(f"{prefix}/fetch", one, fetched))
             fetched.append(stages[-1].output)
-            target, every = [stages[-1].output / "frames.json"], None
+            target, frame_interval = [stages[-1].output / "frames.json"], None
         watched = self.plan.drift or self.plan.replay or self.plan.budget
         features = self.root / prefix / "features"
         if watched:
-            stages.append(self._features(f"{prefix}/features", target, every))
+            stages.append(self._features(f"{prefix}/features", target, frame_interval))
         groups: list[list[str]] | None = None
         if self.plan.drift is not None:
             stages.append(self._drift(f"{prefix}/drift", self.plan.drift, features, running))
@@ -96,7 +96,7 @@ class RoundStages:
         several = self._separate(groups, prefix)
         places = [f"{prefix}/group-{n}" if len(several) > 1 else prefix for n in range(1, len(several) + 1)]
         for place, cameras in zip(places, several, strict=True):
-            found, running = self._turn(place, one.name, target, every, features, cameras, running)
+            found, running = self._turn(place, one.name, target, frame_interval, features, cameras, running)
             stages += found
         # Only what a running student has learnt is known; else night that was refused would be steady ever after, and
         # dusk would creep up on a camera round by round.
@@ -133,7 +133,7 @@ class RoundStages:
         prefix: str,
         name: str,
         target: list[Path],
-        every: float | None,
+        frame_interval: float | None,
         features: Path,
         cameras: list[str] | None,
         running: Running,
@@ -142,16 +142,16 @@ class RoundStages:
         stages: list[Stage] = []
         if self.plan.budget is not None or cameras:
             stages.append(self._sample(f"{prefix}/sample", features, cameras, self.plan.budget or _ALL))
-            features, every = stages[-1].output, None
+            features, frame_interval = stages[-1].output, None
             target = [features / "frames.json"]
         source = self.single.source_train
-        stages += self.single.adaptation(f"{prefix}/{ADAPT}", self.plan.teacher.adapt, target, every)
+        stages += self.single.adaptation(f"{prefix}/{ADAPT}", self.plan.teacher.adapt, target, frame_interval)
         teacher = stages[-1].output / MODEL
-        relabel = self.single.relabel(f"{prefix}/relabel", teacher, target, every)
+        relabel = self.single.relabel(f"{prefix}/relabel", teacher, target, frame_interval)
         stages.append(relabel)
         labels = [relabel.output / LABELS]
         if self.plan.replay is not None:
-            stages.append(self._remember(f"{prefix}/remember", labels[0], features, name, running))
+            stages.append(self._remember(f"{prefix}/replay", labels[0], features, name, running))
             buffer = stages[-1].output
             labels = [buffer / NEW, *([buffer / PAST] if running.buffer and self.plan.replay.select else [])]
         retrain = self.single.fit(
@@ -185,7 +185,7 @@ class RoundStages:
         flags = ("decision", "candidate", "running", "candidate_package", "running_package")
         given = [f"--{flag}={path}" for flag, path in zip(flags, inputs, strict=True)]
         given += [f"--registry={self.plan.gate.registry}"] if self.plan.gate.registry else []
-        return [export, gate, self.single.stage(f"{prefix}/published", "adopt", inputs, given, seeded=False)]
+        return [export, gate, self.single.stage(f"{prefix}/published", "apply-decision", inputs, given, seeded=False)]
 
     def _gate(self, name: str, prefix: str, domain: str, running: Running) -> Stage:
         gate = self.plan.gate
@@ -199,29 +199,31 @@ class RoundStages:
             else [],
             "canary": [(f"canary-{number}", self.single.data(e)) for number, e in enumerate(gate.canary, 1)],
         }
-        given = [f"--candidate={package}", f"--running={running.package}", f"--loss={gate.loss}"]
-        given.append(f"--slowdown={gate.slowdown}")
+        given = [f"--candidate={package}", f"--running={running.package}", f"--max_ap50_drop={gate.max_ap50_drop}"]
+        given.append(f"--max_slowdown={gate.max_slowdown}")
         for role, found in sets.items():
             given += [f"--{role}", *(f"{said}={path}" for said, path in found)] if found else []
         inputs = [package, running.package, *(path for found in sets.values() for _, path in found)]
         if self.plan.replay is not None and self.plan.replay.hold_out > 0:
-            own = self.root / prefix / "remember" / _free(domain, running.buffer) / "held.json"
+            own = self.root / prefix / "replay" / _free(domain, running.buffer) / "held.json"
             given.append(f"--labels={own}")
             inputs.append(own)
         return self.single.stage(name, "gate", inputs, given)
 
     def _fetch(self, name: str, one: Round, fetched: Sequence[Path]) -> Stage:
-        given = [f"--frames={one.frames}"] + ([] if one.every is None else [f"--every={one.every}"])
+        given = [f"--frames={one.frames}"] + (
+            [] if one.frame_interval is None else [f"--frame_interval={one.frame_interval}"]
+        )
         # A plan's own rounds each name what they mean; only a watched folder must not be taken twice.
         after = list(fetched) if self.plan.watch is not None else []
         given += ["--after", *map(str, after)] if after else []
-        given += [f"--until={until}"] if (until := arrivals(self.root).get(one.name)) else []
+        given += [f"--until={until}"] if (until := incoming(self.root).get(one.name)) else []
         return self.single.stage(name, "fetch", after, given, seeded=False)
 
-    def _features(self, name: str, frames: Sequence[Path], every: float | None = None) -> Stage:
+    def _features(self, name: str, frames: Sequence[Path], frame_interval: float | None = None) -> Stage:
         weights = self.single.old_teacher
         given = [f"--weights={weights}", "--frames", *map(str, frames)]
-        given += [] if every is None else [f"--every={every}"]
+        given += [] if frame_interval is None else [f"--frame_interval={frame_interval}"]
         return self.single.stage(name, "features", [weights, *frames], given, seeded=False)
 
     def _drift(self, name: str, drift: Drift, features: Path, running: Running) -> Stage:
@@ -243,7 +245,7 @@ class RoundStages:
         given += [f"--{key}={value}" for key, value in vars(replay).items()]
         given += [f"--buffer={running.buffer}"] if running.buffer else []
         inputs = [labels, features, *([running.buffer] if running.buffer else [])]
-        return self.single.stage(name, "remember", inputs, given)
+        return self.single.stage(name, "replay", inputs, given)
 
     def _evaluate(self, name: str, teacher: Path, running: Path, candidate: Path) -> Stage:
         models = {"teacher-adapted": teacher, "student-old": running, "student-new": candidate}
@@ -286,7 +288,7 @@ def _held(buffer: Path | None) -> list[tuple[str, str]]:
 
 
 def _free(name: str, buffer: Path | None) -> str:
-    """Return the name that `cahqp remember` gives a domain beside those of a buffer."""
+    """Return the name that `cahqp replay` gives a domain beside those of a buffer."""
     taken = {entry["name"] for entry in _entries(buffer)}
     number, free = 2, name
     while free in taken:

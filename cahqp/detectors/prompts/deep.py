@@ -24,7 +24,7 @@ def exact_sum(x: Tensor, delta: Tensor) -> Tensor:
     return x - (0.0 - delta.to(x.dtype))
 
 
-class _Way(nn.Module):
+class DeepInjection(nn.Module):
     """One way into one layer. Subclasses return what is added to (B, N, D) tokens."""
 
     def delta(self, tokens: Tensor, prompt: Tensor, components: Tensor) -> Tensor:
@@ -64,7 +64,7 @@ class _Way(nn.Module):
         """Start from the weights of the layer's own attention, where there is something to share."""
 
 
-class AddWay(_Way):
+class AddWay(DeepInjection):
     """The prompt, projected, is added to every token. The projection starts at zero."""
 
     def __init__(self, dim: int, prompt_dim: int, heads: int) -> None:
@@ -79,7 +79,7 @@ class AddWay(_Way):
         return projected[:, None]
 
 
-class ConcatenateWay(_Way):
+class ConcatenateWay(DeepInjection):
     """The prompt is laid beside every token's channels and fused by a linear layer, behind a gate from zero."""
 
     def __init__(self, dim: int, prompt_dim: int, heads: int) -> None:
@@ -96,7 +96,7 @@ class ConcatenateWay(_Way):
         return fused * self.gate
 
 
-class CrossAttentionWay(_Way):
+class CrossAttentionWay(DeepInjection):
     """Tokens attend to the components, apart from their attention to each other (CVPT, Huang et al. 2025).
 
     Weights start as the layer's own: queries, keys, values and output of a dense self-attention; of a deformable one,
@@ -131,7 +131,7 @@ class CrossAttentionWay(_Way):
         own.out_proj.load_state_dict(given.output_proj.state_dict())  # type: ignore[union-attr]
 
 
-class TokensWay(_Way):
+class TokensWay(DeepInjection):
     """The components are extra keys and values of a dense self-attention.
 
     `plain + g (with tokens - plain)`: the gate g starts at zero, the prompts do not.
@@ -161,7 +161,7 @@ class TokensWay(_Way):
         return exact_sum(attended, (found - attended) * self.gate)
 
 
-WAYS: dict[str, type[_Way]] = {
+WAYS: dict[str, type[DeepInjection]] = {
     "add": AddWay,
     "concat": ConcatenateWay,
     "tokens": TokensWay,
@@ -190,7 +190,7 @@ class DeeperPrompts:
         if not self.encoder_ways:
             return tokens
         way = self.encoder_ways[index]
-        assert isinstance(way, _Way)
+        assert isinstance(way, DeepInjection)
         unpadded = tokens.masked_fill(padding[..., None], 0.0)
         parts = zip(torch.split(unpadded, [h * w for h, w in shapes], 1), self.prompts, self.components, strict=True)
         deltas = [way.delta(part, prompt, components).expand_as(part) for part, prompt, components in parts]
@@ -201,5 +201,5 @@ class DeeperPrompts:
         if not self.decoder_ways:
             return None
         way = self.decoder_ways[index]
-        assert isinstance(way, _Way)
+        assert isinstance(way, DeepInjection)
         return partial(way.attended, self.prompts.mean(0), self.components.mean(0))

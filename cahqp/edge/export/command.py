@@ -22,9 +22,9 @@ from cahqp.edge.package import MODEL, read_package, write_manifest
 from cahqp.edge.runtime import Found, Runtime
 from cahqp.edge.signing import fingerprint_of_private, sign
 from cahqp.errors import ConfigError, WeightsError, check_numbers
+from cahqp.evaluation.ground_truth import read_ground_truth
 from cahqp.evaluation.metrics import average_precision
-from cahqp.evaluation.truth import read_truth
-from cahqp.files import shown
+from cahqp.files import redact_url
 from cahqp.predictor import Predictor
 from cahqp.runs.directory import RunDirectory
 from cahqp.runs.whole import whole_or_nothing
@@ -137,7 +137,7 @@ def _paths(flag: str, given: list[str] | None) -> list[Path]:
     streams = [text for text in given or () if is_stream(text)]
     if streams:
         told = f"{flag} takes files and folders, which can be read twice"
-        message = f"{told}; {shown(streams[0])} is a stream. Record it first."
+        message = f"{told}; {redact_url(streams[0])} is a stream. Record it first."
         raise ConfigError(message)
     return [Path(text) for text in given or ()]
 
@@ -212,8 +212,8 @@ def _quantised(
     (work / "int8.onnx").replace(work / MODEL)
     write_manifest(work, described | {"precision": "int8"})
     small = Runtime(read_package(work))
-    truths = [(path, read_truth(path, runtime.classes)) for path in measured]
-    floats, ints = ([average_precision(t, answers(r, p)).ap50 for p, t in truths] for r in (runtime, small))
+    ground_truths = [(path, read_ground_truth(path, runtime.classes)) for path in measured]
+    floats, ints = ([average_precision(t, answers(r, p)).ap50 for p, t in ground_truths] for r in (runtime, small))
     pairs = [(a, b) for a, b in zip(floats, ints, strict=True) if a is not None and b is not None]
     if not pairs:
         message = "--labelled holds no object, so the loss by INT8 cannot be measured. Give frames with objects."

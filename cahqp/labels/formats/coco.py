@@ -146,7 +146,7 @@ def accepted(labels: Labels) -> Labels:
 
 
 def _accepted(image: LabelImage) -> LabelImage:
-    return replace(image, boxes=tuple(_truth(box) for box in image.boxes if not _doubt(box)), reviewed=True)
+    return replace(image, boxes=tuple(_ground_truth(box) for box in image.boxes if not _doubt(box)), reviewed=True)
 
 
 def _doubt(box: LabelBox) -> bool:
@@ -159,7 +159,7 @@ def _key(box: LabelBox) -> tuple[object, ...]:
     return box.name, box.bbox, None if box.ignored else box.score, box.ignored
 
 
-def _truth(box: LabelBox) -> LabelBox:
+def _ground_truth(box: LabelBox) -> LabelBox:
     kept = {key: value for key, value in box.more.items() if key not in ("uncertainty", "weight", "reason")}
     return replace(box, score=None, origin=HUMAN, more=kept)
 
@@ -238,4 +238,4 @@ def _with_more(box: LabelBox, sent: LabelBox | None) -> LabelBox:
     """Return a box that came back as it was sent out where nobody touched it, and as truth where it is a person's."""
     if sent is not None and _doubt(sent):
         return sent
-    return _truth(box) if box.origin == HUMAN else sent or box
+    return _ground_truth(box) if box.origin == HUMAN else sent or box

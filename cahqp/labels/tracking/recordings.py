@@ -15,7 +15,7 @@ from cahqp.labels.fusion import nms
 from cahqp.labels.rules import BELOW, DOUBTFUL, OVERLAP, TOO_MANY, Rules, entry, finished
 from cahqp.labels.shards.records import SCORE_DECIMALS
 from cahqp.labels.tracking.linker import Sightings
-from cahqp.labels.tracking.temporal import FILLED, STANDING, STATIC, WEAK_TRACK, Settled, settle
+from cahqp.labels.tracking.temporal import FILLED, STANDING, STATIC, WEAK_TRACK, TrackedBoxes, smooth
 
 Floats = NDArray[np.float64]
 
@@ -70,18 +70,18 @@ def decide(frames: Sequence[Prepared], rules: Rules, first_track: int) -> tuple[
     """
     assert rules.temporal is not None
     sightings, classes = [f.sightings for f in frames], [f.classes for f in frames]
-    settled, following = settle(sightings, classes, rules.temporal, first_track)
+    settled, following = smooth(sightings, classes, rules.temporal, first_track)
     settled = [_none_of_never(found, rules) for found in settled]
     return [_record(frame, found, rules) for frame, found in zip(frames, settled, strict=True)], following
 
 
-def _none_of_never(settled: Settled, rules: Rules) -> Settled:
+def _none_of_never(settled: TrackedBoxes, rules: Rules) -> TrackedBoxes:
     """Return the boxes, those of a class that is to have no labels below its threshold: moving ones count more."""
     never = rules.limits[settled.labels] > 1
     return replace(settled, sure=np.where(never, np.minimum(settled.sure, _BELOW), settled.sure))
 
 
-def _record(frame: Prepared, settled: Settled, rules: Rules) -> dict[str, Any]:
+def _record(frame: Prepared, settled: TrackedBoxes, rules: Rules) -> dict[str, Any]:
     height, width = frame.record["image"]["height"], frame.record["image"]["width"]
     boxes = np.clip(settled.boxes, 0, [width, height, width, height])
     inside = np.asarray(((boxes[:, 2:] - boxes[:, :2]) >= 1).all(1))
@@ -100,11 +100,11 @@ def _record(frame: Prepared, settled: Settled, rules: Rules) -> dict[str, Any]:
     return finished(frame.record, parts, rules)
 
 
-def _is_candidate(settled: Settled) -> NDArray[np.bool_]:
+def _is_candidate(settled: TrackedBoxes) -> NDArray[np.bool_]:
     return np.array([reason in ("", FILLED, WEAK_TRACK) for reason in settled.reasons], np.bool_)
 
 
-def _fate(settled: Settled, number: int, stays: bool, doubtful: bool) -> tuple[str, str]:
+def _fate(settled: TrackedBoxes, number: int, stays: bool, doubtful: bool) -> tuple[str, str]:
     reason = settled.reasons[number]
     if reason in (STATIC, STANDING):
         return "ignored", reason
@@ -117,7 +117,9 @@ def _fate(settled: Settled, number: int, stays: bool, doubtful: bool) -> tuple[s
     return ("kept", reason) if settled.sure[number] >= 1 else ("ignored", reason or DOUBTFUL)
 
 
-def _entry(frame: Prepared, settled: Settled, number: int, box: Floats, reason: str, rules: Rules) -> dict[str, Any]:
+def _entry(
+    frame: Prepared, settled: TrackedBoxes, number: int, box: Floats, reason: str, rules: Rules
+) -> dict[str, Any]:
     label, row = int(settled.labels[number]), int(settled.rows[number])
     found = entry(label, box, settled.sure[number] * rules.limits[label])
     found["track_id"] = int(settled.tracks[number])

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from cahqp.association import DOUBTFUL_SHARE, LEAST_FRAMES, places_taken, standing_factor
+from cahqp.association import DOUBTFUL_SHARE, LEAST_FRAMES, places_taken, stationary_factor
 from cahqp.labels.candidates import Candidates
 
 PROBES = 64
@@ -40,13 +40,13 @@ class Places:
             for number, found in candidates.items()
         }
 
-    def counted(self, number: int, candidates: Candidates, standing: float, least: float = 0.0) -> Candidates:
+    def counted(self, number: int, candidates: Candidates, stationary_weight: float, least: float = 0.0) -> Candidates:
         """Return a frame's candidates, those whose place is always taken with less of their score, best first.
 
         Args:
             number: Of the frame: it does not speak for itself.
             candidates: Its boxes.
-            standing: What a score counts whose place is always taken, 0..1.
+            stationary_weight: What a score counts whose place is always taken, 0..1.
             least: Share of its threshold below which a box is left as it is, for it will be no label anyhow.
         """
         others = [boxes for key, boxes in self._boxes.items() if key != number]
@@ -54,6 +54,6 @@ class Places:
             return candidates
         rows = np.flatnonzero(candidates.scores >= least * self._limits[candidates.labels])
         scores = candidates.scores.copy()
-        scores[rows] *= standing_factor(places_taken(candidates.boxes[rows], others).mean(1), standing)
+        scores[rows] *= stationary_factor(places_taken(candidates.boxes[rows], others).mean(1), stationary_weight)
         counted = replace(candidates, scores=scores, detector_scores=candidates.scores)
         return counted[np.argsort(-scores, kind="stable")]

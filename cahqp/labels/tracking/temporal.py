@@ -39,7 +39,8 @@ class TemporalSettings:
         alone: Multiple of the threshold from which on a short track is believed all the same.
         static_seconds: Time after which a weak box that never moves is a lamp or a sign; 0 is off.
         static_sure: Multiple of the threshold up to which a box counts as weak for that.
-        standing: What a track that stays where it is counts of how sure it is: lamps, signs and reflections stand. One
+        stationary_weight: What a track that stays where it is counts of how sure it is: lamps, signs and reflections
+            stand. One
             that would be a label but for this is ignored in training, for it may be a car that waits.
         moving: What one counts that comes further than its own diagonal; in between it grows evenly.
     """
@@ -49,12 +50,12 @@ class TemporalSettings:
     alone: float = 2.0
     static_seconds: float = 30.0
     static_sure: float = 1.5
-    standing: float = 0.5
+    stationary_weight: float = 0.5
     moving: float = 1.1
 
 
 @dataclass(frozen=True)
-class Settled:
+class TrackedBoxes:
     """One frame's boxes after its recording was looked at.
 
     Attributes:
@@ -128,9 +129,9 @@ def interval(times: Sequence[float]) -> float:
     return float(np.median(np.diff(times))) if len(times) > 1 else 0.0
 
 
-def settle(
+def smooth(
     frames: Sequence[Sightings], classes: Sequence[Floats], settings: TemporalSettings, first_track: int = 0
-) -> tuple[list[Settled], int]:
+) -> tuple[list[TrackedBoxes], int]:
     """Judge the boxes of a recording by their tracks.
 
     Args:
@@ -149,7 +150,7 @@ def settle(
     tracks = _collect(frames, classes)
     runs = _runs(np.array(times), gap)
     static = _static(tracks, settings)
-    parts: dict[int, list[Settled]] = defaultdict(list)
+    parts: dict[int, list[TrackedBoxes]] = defaultdict(list)
     for track in tracks:
         for frame, settled in _judged(track, frames, settings, track.number in static, runs, usual or 1.0):
             parts[frame].append(replace(settled, tracks=settled.tracks + first_track))
@@ -182,7 +183,7 @@ def _judged(
     static: bool,
     runs: NDArray[np.int64],
     usual: float,
-) -> list[tuple[int, Settled]]:
+) -> list[tuple[int, TrackedBoxes]]:
     """Return the track's boxes, each with the number of its frame."""
     short = len(track.frames) < settings.shortest
     first, last = int(track.frames[0]), int(track.frames[-1])
@@ -196,7 +197,9 @@ def _judged(
     best = np.sort(own)[::-1][: max(1, int(np.ceil(len(own) * _BEST_SHARE)))]
     boxes = _smoothed(track, usual)
     seen = float(best.mean())
-    reached = seen * (settings.standing + (settings.moving - settings.standing) * min(1.0, _way(boxes)))
+    reached = seen * (
+        settings.stationary_weight + (settings.moving - settings.stationary_weight) * min(1.0, _way(boxes))
+    )
     reason = STATIC if static else ("" if reached >= 1 else (STANDING if seen >= 1 else WEAK_TRACK))
     steady = len(own) / float(track.frames[-1] - track.frames[0] + 1)
     found = [_sighting(track, n, boxes[n], reached, label, steady, reason) for n in range(len(own))]
@@ -212,12 +215,12 @@ def _way(boxes: Floats) -> float:
 
 def _sighting(
     track: _Track, n: int, box: Floats, sure: float, label: int, steady: float, reason: str
-) -> tuple[int, Settled]:
+) -> tuple[int, TrackedBoxes]:
     return int(track.frames[n]), _one(box, sure, label, track.number, int(track.rows[n]), steady, reason)
 
 
-def _one(box: Floats, sure: float, label: int, track: int, row: int, steady: float, reason: str) -> Settled:
-    return Settled(
+def _one(box: Floats, sure: float, label: int, track: int, row: int, steady: float, reason: str) -> TrackedBoxes:
+    return TrackedBoxes(
         box[None],
         np.array([sure]),
         np.array([label]),
@@ -230,7 +233,7 @@ def _one(box: Floats, sure: float, label: int, track: int, row: int, steady: flo
 
 def _filled(
     track: _Track, boxes: Floats, frames: Sequence[Sightings], sure: float, label: int, steady: float
-) -> list[tuple[int, Settled]]:
+) -> list[tuple[int, TrackedBoxes]]:
     """Return boxes for the frames between sightings, on the straight line in time."""
     found = []
     for n in np.flatnonzero(np.diff(track.frames) > 1):
@@ -289,10 +292,10 @@ def _stands(track: _Track) -> bool:
     return bool(np.ptp(centres, axis=0).max() < 0.15 * max(diagonal, 1e-9))
 
 
-def _joined(parts: Sequence[Settled]) -> Settled:
+def _joined(parts: Sequence[TrackedBoxes]) -> TrackedBoxes:
     if not parts:
         empty = np.zeros(0, np.int64)
-        return Settled(np.zeros((0, 4)), np.zeros(0), empty, empty, empty, np.zeros(0), ())
+        return TrackedBoxes(np.zeros((0, 4)), np.zeros(0), empty, empty, empty, np.zeros(0), ())
     columns = ("boxes", "sure", "labels", "tracks", "rows", "steady")
     joined = {name: np.concatenate([getattr(part, name) for part in parts]) for name in columns}
-    return Settled(**joined, reasons=tuple(reason for part in parts for reason in part.reasons))
+    return TrackedBoxes(**joined, reasons=tuple(reason for part in parts for reason in part.reasons))

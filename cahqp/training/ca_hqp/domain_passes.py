@@ -22,7 +22,7 @@ def batch_norms(module: nn.Module) -> list[nn.modules.batchnorm._BatchNorm]:
 
 
 @contextmanager
-def forgetting(norms: Sequence[nn.modules.batchnorm._BatchNorm]) -> Iterator[None]:
+def frozen_bn_stats(norms: Sequence[nn.modules.batchnorm._BatchNorm]) -> Iterator[None]:
     """Let layers normalise by their batch as ever and remember nothing of it."""
     kept = [norm.momentum for norm in norms]
     try:
@@ -78,6 +78,6 @@ def part_of_output(output: Output, rows: slice) -> Output:
     )
 
 
-def silenced(losses: dict[str, Tensor], names: Sequence[str]) -> dict[str, Tensor]:
+def zeroed(losses: dict[str, Tensor], names: Sequence[str]) -> dict[str, Tensor]:
     """Return losses of which some count nothing, still connected: no rank may lack a gradient."""
     return {name: value * 0.0 if name in names else value for name, value in losses.items()}

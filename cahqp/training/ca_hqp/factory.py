@@ -33,7 +33,7 @@ def _heads(detector: DINO) -> int:
     return heads
 
 
-def fresh_prompt(detector: DINO, settings: PromptSettings) -> VisualPrompt:
+def build_prompt(detector: DINO, settings: PromptSettings) -> VisualPrompt:
     """Return a prompt that changes nothing yet."""
     levels, dim = detector.level_embed.shape
     prompt = VisualPrompt(
@@ -73,7 +73,7 @@ def check_carried(carried: VisualPrompt, settings: PromptSettings) -> None:
         raise ConfigError("\n".join([*wrong, remedy]))
 
 
-def fresh_dqfa(detector: DINO, settings: AlignmentSettings) -> DomainQueryAlignment | SFAQueryAlignment | None:
+def build_dqfa(detector: DINO, settings: AlignmentSettings) -> DomainQueryAlignment | SFAQueryAlignment | None:
     """Return the domain queries of the form that is asked for; `None` where DQFA is off.
 
     Raises:
@@ -94,7 +94,7 @@ def fresh_dqfa(detector: DINO, settings: AlignmentSettings) -> DomainQueryAlignm
     return DomainQueryAlignment(dim, layers, layers, heads=_heads(detector), hidden=dim)
 
 
-def fresh_tiafa(detector: DINO, settings: AlignmentSettings) -> InstanceAlignment | None:
+def build_tiafa(detector: DINO, settings: AlignmentSettings) -> InstanceAlignment | None:
     """Return the alignment of instances; `None` where TIAFA is off."""
     if not settings.tiafa:
         return None
@@ -111,7 +111,7 @@ def fresh_tiafa(detector: DINO, settings: AlignmentSettings) -> InstanceAlignmen
     )
 
 
-def fresh_metric(detector: DINO, settings: PromptSettings) -> PromptMetric | None:
+def build_metric(detector: DINO, settings: PromptSettings) -> PromptMetric | None:
     """Return the metric term on the prompt's components; `None` where it is off.
 
     Raises:
@@ -125,7 +125,7 @@ def fresh_metric(detector: DINO, settings: PromptSettings) -> PromptMetric | Non
     return PromptMetric(len(detector.classes), detector.level_embed.shape[1])
 
 
-def fresh_thresholds(detector: DINO, settings: PseudoLabelSettings) -> DynamicThresholds:
+def build_thresholds(detector: DINO, settings: PseudoLabelSettings) -> DynamicThresholds:
     """Return the lowest scores that train, per class; they move only where `dynamic` asks for it.
 
     Raises:
@@ -135,8 +135,8 @@ def fresh_thresholds(detector: DINO, settings: PseudoLabelSettings) -> DynamicTh
     if threshold is None and not own:
         message = "The teacher's file holds no operating thresholds: give pseudo_labels.threshold, such as 0.3."
         raise ConfigError(message)
-    surer = {name: min(settings.surer * value, max(_MOST, value)) for name, value in own.items()}
-    given = surer if threshold is None else threshold
+    threshold_scale = {name: min(settings.threshold_scale * value, max(_MOST, value)) for name, value in own.items()}
+    given = threshold_scale if threshold is None else threshold
     per_class = given if isinstance(given, dict) else dict.fromkeys(detector.classes, given)
     if set(per_class) != set(detector.classes):
         classes = ", ".join(detector.classes)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from cahqp.adaptation import (
-    StandingMemory,
+    StationaryMemory,
     VisualPrompt,
     class_scores,
     mask_blocks,
@@ -25,16 +25,16 @@ from cahqp.errors import ConfigError
 from cahqp.structures import Batch, Detections, Frame, Targets, valid_sizes
 from cahqp.training.base import OptimizerSettings
 from cahqp.training.ca_hqp.alignment import SOURCE, TARGET, AligningModule, Passed, counted_fully
-from cahqp.training.ca_hqp.domain_passes import batch_norms, forgetting, join, part, part_of_output, silenced
+from cahqp.training.ca_hqp.domain_passes import batch_norms, frozen_bn_stats, join, part, part_of_output, zeroed
 from cahqp.training.ca_hqp.factory import (
+    build_dqfa,
+    build_metric,
+    build_prompt,
+    build_thresholds,
+    build_tiafa,
     check_carried,
     check_source_free,
     choose_trainable,
-    fresh_dqfa,
-    fresh_metric,
-    fresh_prompt,
-    fresh_thresholds,
-    fresh_tiafa,
 )
 from cahqp.training.ca_hqp.monitoring import ema_distance, of_prompt, of_pseudo_labels
 from cahqp.training.ca_hqp.settings import (
@@ -107,12 +107,14 @@ class TeacherAdaptation(AligningModule):
             message = "trainable: prompts needs prompt.enabled: true, or nothing would train."
             raise ConfigError(message)
         self._take_prompt(self.detector)
-        self.dqfa = fresh_dqfa(self.detector, self.alignment)
-        self.tiafa = fresh_tiafa(self.detector, self.alignment)
-        self.metric_term = fresh_metric(self.detector, self.prompt)
+        self.dqfa = build_dqfa(self.detector, self.alignment)
+        self.tiafa = build_tiafa(self.detector, self.alignment)
+        self.metric_term = build_metric(self.detector, self.prompt)
         choose_trainable(self.detector, trainable)
-        self.thresholds = fresh_thresholds(self.detector, self.pseudo_labels)
-        self.standing = StandingMemory(self.pseudo_labels.standing) if self.pseudo_labels.standing < 1 else None
+        self.thresholds = build_thresholds(self.detector, self.pseudo_labels)
+        self.stationary = (
+            StationaryMemory(self.pseudo_labels.stationary_weight) if self.pseudo_labels.stationary_weight < 1 else None
+        )
         self.train()
 
     def _take_prompt(self, detector: DINO) -> None:
@@ -127,7 +129,7 @@ class TeacherAdaptation(AligningModule):
         elif isinstance(carried, VisualPrompt):
             check_carried(carried, self.prompt)
         else:
-            detector.prompt = fresh_prompt(detector, self.prompt)
+            detector.prompt = build_prompt(detector, self.prompt)
 
     def train(self, mode: bool = True) -> Self:
         """Switch between training and evaluation; frozen BatchNorm layers evaluate in both."""
@@ -207,15 +209,15 @@ class TeacherAdaptation(AligningModule):
         One that would be a pseudo-label but for this falls no deeper than the doubtful band, where there is one: it may
         be a parked car.
         """
-        if self.standing is None:
+        if self.stationary is None:
             return detections
         boxes = detections.boxes if frame.view is None else frame.view.to_original(detections.boxes, size)
         scores, limits = detections.scores, self.thresholds.values[detections.labels]
-        self.standing.note(frame, boxes[scores >= DOUBTFUL_SHARE * limits])
+        self.stationary.note(frame, boxes[scores >= DOUBTFUL_SHARE * limits])
         band = self.pseudo_labels.ignore_share * limits
         looked_at = scores >= band  # the others train nothing either way
         settled = scores.clone()
-        settled[looked_at] *= self.standing.factors(frame, boxes[looked_at])
+        settled[looked_at] *= self.stationary.factors(frame, boxes[looked_at])
         if self.pseudo_labels.ignore_share < 1:
             settled = torch.where(scores >= limits, torch.maximum(settled, band), settled)
         return replace(detections, scores=settled)
@@ -246,12 +248,12 @@ class TeacherAdaptation(AligningModule):
             passed = self._joint_pass(source, target)
             parts["source"] = self._detection_loss(passed[SOURCE][1], source, "source")
         elif source is not None:
-            with forgetting(self._norms if self.batch_norm == "target" else ()):
+            with frozen_bn_stats(self._norms if self.batch_norm == "target" else ()):
                 parts["source"], output = self.supervised_loss(source, "source")
             passed[SOURCE] = (source, output)
         if target is not None:
             if TARGET not in passed:
-                with forgetting(self._norms if self.batch_norm == "source" else ()):
+                with frozen_bn_stats(self._norms if self.batch_norm == "source" else ()):
                     passed[TARGET] = (target, self.detect(target, self._noised(target)))
             if self.pseudo_labels.weight:
                 parts["target"] = self.pseudo_labels.weight * self._target_loss(*passed[TARGET])
@@ -317,7 +319,7 @@ class TeacherAdaptation(AligningModule):
         if settings.targets == "soft":
             losses["class"] = soften(losses["class"], self.criterion, output, targets, self._soft_scores)
         if not settings.box_loss:
-            losses = silenced(losses, ["bbox", "giou", "dn_bbox", "dn_giou"])
+            losses = zeroed(losses, ["bbox", "giou", "dn_bbox", "dn_giou"])
         return self._summed(losses, "target", len(target))
 
     def _summed(self, losses: dict[str, Tensor], prefix: str, batch_size: int) -> Tensor:
@@ -339,8 +341,8 @@ class TeacherAdaptation(AligningModule):
 
         Only now: a step that an alarm stops is kept with what it knew, and its replay makes the same step again.
         """
-        if self.standing is not None:
-            self.standing.commit()
+        if self.stationary is not None:
+            self.stationary.commit()
         if self.tiafa is not None and not self.source_free:
             self.tiafa.commit()
         if not self._watching:

@@ -92,7 +92,8 @@ class PseudoLabelSettings:
         weight: Weight of the target's loss; 0 switches self-training off.
         threshold: Lowest score that trains, or one per class name; `null` takes the teacher's own operating thresholds
             per class, which follow how sure that teacher is. A fixed 0.4 left a small teacher one box in ten.
-        surer: Factor on the teacher's own thresholds where `threshold` is null, for what trains should be surer than
+        threshold_scale: Factor on the teacher's own thresholds where `threshold` is null, for what trains should be
+            surer than
             what is reported: those thresholds weigh misses and false alarms alike, and of the two a false alarm teaches
             more wrong. It raises none above 0.95.
         dynamic: Let the thresholds follow after every epoch how sure the learner is of source objects (MRT).
@@ -104,7 +105,8 @@ class PseudoLabelSettings:
         nms_iou: Overlap above which the lower-scored of two boxes is dropped; 1 keeps both.
         class_agnostic: Whether boxes of different classes are duplicates too.
         max_boxes: Most boxes of a frame.
-        standing: What a score counts whose place is taken in most other frames of the recording: lit windows and lamps
+        stationary_weight: What a score counts whose place is taken in most other frames of the recording: lit windows
+            and lamps
             look like cars and never move. 1 switches this off.
         weight_by_score: A box counts by its score instead of fully.
         targets: `hard`: the best class; `soft`: the teacher's scores of all classes.
@@ -117,7 +119,7 @@ class PseudoLabelSettings:
 
     weight: float = 1.0
     threshold: float | dict[str, float] | None = None
-    surer: float = 1.3
+    threshold_scale: float = 1.3
     dynamic: bool = False
     dynamic_factor: float = 0.5
     dynamic_momentum: float = 0.9
@@ -126,7 +128,7 @@ class PseudoLabelSettings:
     nms_iou: float = 0.6
     class_agnostic: bool = True
     max_boxes: int = 100
-    standing: float = 0.5
+    stationary_weight: float = 0.5
     weight_by_score: bool = False
     targets: Literal["hard", "soft"] = "hard"
     box_loss: bool = True
@@ -153,7 +155,7 @@ def check_settings(
         "pseudo_labels.ignore_share": labels.ignore_share,
         "pseudo_labels.nms_iou": labels.nms_iou,
         "pseudo_labels.masked": labels.masked,
-        "pseudo_labels.standing": labels.standing,
+        "pseudo_labels.stationary_weight": labels.stationary_weight,
         **_thresholds(labels.threshold),
     }
     weights = {
@@ -164,7 +166,7 @@ def check_settings(
         "alignment.max_gap": alignment.max_gap,
         "alignment.discriminator_factor": alignment.discriminator_factor,
         "pseudo_labels.weight": labels.weight,
-        "pseudo_labels.surer": labels.surer,
+        "pseudo_labels.threshold_scale": labels.threshold_scale,
     }
     counts = {
         "prompt.prompt_dim": prompt.prompt_dim,

@@ -40,9 +40,9 @@ class Alarms(Callback):
 
     Args:
         window: Steps that are judged together.
-        fewest: Pseudo-labels per frame, as a share of the first window's, below which they count as gone; `null`
+        min_box_rate: Pseudo-labels per frame, as a share of the first window's, below which they count as gone; `null`
             switches it off.
-        most: The same as a multiple, above which they count as exploded; `null` switches it off.
+        max_box_rate: The same as a multiple, above which they count as exploded; `null` switches it off.
         class_drift: Greatest Jensen-Shannon divergence, 0..1 bit, of the pseudo-labels' class shares from the first
             window's; `null` switches it off. It is off by itself for a single class.
         discriminator_patience: Steps in a row for which a discriminator may be right on at least 99 % of both domains,
@@ -55,15 +55,20 @@ class Alarms(Callback):
     def __init__(
         self,
         window: int = 50,
-        fewest: float | None = 0.1,
-        most: float | None = 6.0,
+        min_box_rate: float | None = 0.1,
+        max_box_rate: float | None = 6.0,
         class_drift: float | None = 0.25,
         discriminator_patience: int | None = 500,
         finite: bool = True,
         replay: Path | None = None,
     ) -> None:
-        _check(window, fewest, most, class_drift, discriminator_patience)
-        self.window, self.fewest, self.most, self.class_drift = window, fewest, most, class_drift
+        _check(window, min_box_rate, max_box_rate, class_drift, discriminator_patience)
+        self.window, self.min_box_rate, self.max_box_rate, self.class_drift = (
+            window,
+            min_box_rate,
+            max_box_rate,
+            class_drift,
+        )
         self.discriminator_patience, self.finite, self.replay = discriminator_patience, finite, replay
         self.first: list[float] = []  # boxes per frame of the first window, then its boxes by class
         self.stuck: dict[str, int] = {}  # steps in a row, by discriminator
@@ -178,15 +183,17 @@ class Alarms(Callback):
         rate = sum(boxes) / frames
         begun = bool(self.first)
         if not begun:
-            if rate == 0 and self.fewest is not None:
+            if rate == 0 and self.min_box_rate is not None:
                 self._stop_for_count(trainer, f"No pseudo-label was found in the first {self.window} steps.", "Lower")
             self.first = [rate, *boxes]
         before = self.first[0]
         told = f"Pseudo-labels went from {before:.2f} a frame in the first {self.window} steps to {rate:.2f}"
-        if self.fewest is not None and rate < self.fewest * before:
-            self._stop_for_count(trainer, f"{told}: they fall to nothing (alarms.fewest: {self.fewest}).", "Lower")
-        if self.most is not None and before and rate > self.most * before:
-            self._stop_for_count(trainer, f"{told}: they explode (alarms.most: {self.most}).", "Raise")
+        if self.min_box_rate is not None and rate < self.min_box_rate * before:
+            self._stop_for_count(
+                trainer, f"{told}: they fall to nothing (alarms.fewest: {self.min_box_rate}).", "Lower"
+            )
+        if self.max_box_rate is not None and before and rate > self.max_box_rate * before:
+            self._stop_for_count(trainer, f"{told}: they explode (alarms.most: {self.max_box_rate}).", "Raise")
         if self.class_drift is not None and begun:
             self._judge_shares(trainer, boxes, classes)
 
@@ -194,7 +201,7 @@ class Alarms(Callback):
         change = (
             f"{verb} model.pseudo_labels.threshold, or lower the learning rate; look at the target frames too: a "
             "covered or unplugged camera ends like this, and where most road users are parked, so does "
-            "model.pseudo_labels.standing below 1. Set the limit to null to go on regardless."
+            "model.pseudo_labels.stationary_weight below 1. Set the limit to null to go on regardless."
         )
         self._stop(trainer, happened, change)
 
@@ -281,12 +288,14 @@ def _told(replay: Path, trainer: Trainer, loss: Tensor) -> str:
     return "\n".join([f"The batch of {replay} gives the loss {value:.6g}:", *lines, "Nothing was trained."])
 
 
-def _check(window: int, fewest: float | None, most: float | None, drift: float | None, patience: int | None) -> None:
+def _check(
+    window: int, min_box_rate: float | None, max_box_rate: float | None, drift: float | None, patience: int | None
+) -> None:
     wrong = [f"alarms.window must be at least 1, got {window}."] if window < 1 else []
-    if fewest is not None and not 0 <= fewest < 1:
-        wrong.append(f"alarms.fewest must be at least 0 and below 1, got {fewest}.")
-    if most is not None and most <= 1:
-        wrong.append(f"alarms.most must be above 1, got {most}.")
+    if min_box_rate is not None and not 0 <= min_box_rate < 1:
+        wrong.append(f"alarms.fewest must be at least 0 and below 1, got {min_box_rate}.")
+    if max_box_rate is not None and max_box_rate <= 1:
+        wrong.append(f"alarms.most must be above 1, got {max_box_rate}.")
     if drift is not None and not 0 <= drift <= 1:
         wrong.append(f"alarms.class_drift must lie in 0..1, got {drift}.")
     if patience is not None and patience < 1:

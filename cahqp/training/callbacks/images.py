@@ -36,11 +36,11 @@ class PseudoLabelImages(Callback):
         """Draw the first batch of an epoch."""
         if batch_idx or not self.count or not trainer.is_global_zero or not isinstance(pl_module, TeacherAdaptation):
             return
-        shown = pl_module.pseudo_labelled
-        if shown is None:
+        visible = pl_module.pseudo_labelled
+        if visible is None:
             return
-        for row, labels in enumerate(shown.targets[: self.count]):
-            picture = draw(shown.images[row].cpu(), labels.to("cpu"), pl_module.detector.classes)
+        for row, labels in enumerate(visible.targets[: self.count]):
+            picture = draw(visible.images[row].cpu(), labels.to("cpu"), pl_module.detector.classes)
             self.directory.mkdir(parents=True, exist_ok=True)
             write_jpeg(picture, str(self.directory / f"pseudo{trainer.global_step:06d}-{row}.jpg"))
             for logger in trainer.loggers:

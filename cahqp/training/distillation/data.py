@@ -38,7 +38,7 @@ class DistillationData(DetectionData):
         batches_per_epoch: Batches in an epoch; as many as go once through the frames to distil on where not given.
         workers: Processes that load images; 0 loads in the training process.
         seed: Decides the order of the frames, and the views where there is no store.
-        max_broken: Share of broken images, 0..1, that is put up with; more stop the run.
+        max_invalid_share: Share of broken images, 0..1, that is put up with; more stop the run.
         ignore_categories: Names of categories whose boxes are left out.
         later_block: Recordings may be both trained on and held out if the held-out frames come after all others.
         classes: Class names; the model's where not given.
@@ -60,7 +60,7 @@ class DistillationData(DetectionData):
         batches_per_epoch: int | None = None,
         workers: int = 0,
         seed: int = 0,
-        max_broken: float = 0.05,
+        max_invalid_share: float = 0.05,
         ignore_categories: Sequence[str] = (),
         later_block: bool = False,
         classes: Sequence[str] | None = None,
@@ -73,7 +73,7 @@ class DistillationData(DetectionData):
             batches_per_epoch=batches_per_epoch,
             workers=workers,
             seed=seed,
-            max_broken=max_broken,
+            max_invalid_share=max_invalid_share,
             ignore_categories=ignore_categories,
             later_block=later_block,
             classes=classes,
@@ -101,7 +101,7 @@ class DistillationData(DetectionData):
                 store.check_teacher(describe(teacher)["hash"])
             self._check_classes(store.key.classes, str(self.store))
             return SoftFrames(
-                stored_frames(store), seen, views=store.key.views, max_broken=self.max_broken, store=store
+                stored_frames(store), seen, views=store.key.views, max_invalid_share=self.max_invalid_share, store=store
             )
         if teacher is None:
             message = "Without data.store the teacher has to be asked: give its model file as --model.teacher."
@@ -113,7 +113,7 @@ class DistillationData(DetectionData):
             seen,
             views=self.views,
             seed=self.seed,
-            max_broken=self.max_broken,
+            max_invalid_share=self.max_invalid_share,
             asked=strong(Preprocessing(**described["preprocessing"])),
         )
 

@@ -113,15 +113,15 @@ class DistillationCriterion:
         wanted[place] = soft.probs[image, target]
         focus = (wanted - logits.sigmoid()).abs() ** self.settings.gamma
         classes = focus * functional.binary_cross_entropy_with_logits(logits, wanted, reduction="none")
-        predicted, truth = boxes[place], soft.boxes[image, target]
-        _, giou = iou_and_giou(cxcywh_to_xyxy(predicted), cxcywh_to_xyxy(truth))
+        predicted, ground_truth = boxes[place], soft.boxes[image, target]
+        _, giou = iou_and_giou(cxcywh_to_xyxy(predicted), cxcywh_to_xyxy(ground_truth))
 
         def per_layer(values: Tensor) -> Tensor:
             return values.new_zeros(len(logits)).index_add(0, layer, values * weights) / normaliser
 
         return {
             "soft_class": self.settings.class_weight * classes.sum((1, 2, 3)) / normaliser,
-            "soft_bbox": self.settings.bbox_weight * per_layer((predicted - truth).abs().sum(-1)),
+            "soft_bbox": self.settings.bbox_weight * per_layer((predicted - ground_truth).abs().sum(-1)),
             "soft_giou": self.settings.giou_weight * per_layer(1 - giou),
         }
 

@@ -59,14 +59,14 @@ class ViewBatch:
         positions: Place of each frame in the input.
         number: Number of the view.
         seeds: Of each view.
-        shown: What each view shows.
+        visible: What each view shows.
     """
 
     batch: Batch | None
     positions: list[int]
     number: int
     seeds: list[int]
-    shown: list[View]
+    visible: list[View]
 
     def to(self, device: torch.device | str, **_: object) -> ViewBatch:
         """Return the same on another device."""
@@ -105,15 +105,15 @@ class ViewsToAsk(Dataset[list[ViewBatch]]):
         return [self._view(images, view) for view in range(self._views)]
 
     def _view(self, images: dict[int, Any], number: int) -> ViewBatch:
-        samples, seeds, shown = [], [], []
+        samples, seeds, visible = [], [], []
         for position, image in images.items():
             frame = self._source.frames[position]
             seed = view_seed(self._seed, frame.name, number)
             seen = self._augmentation.views(image, Targets.empty(), seed)[0]
             samples.append((as_tensor(seen), Targets.empty(), frame))
             seeds.append(seed)
-            shown.append(self._augmentation.view(image.shape[0], image.shape[1], seed))
-        return ViewBatch(collate(samples) if samples else None, list(images), number, seeds, shown)
+            visible.append(self._augmentation.view(image.shape[0], image.shape[1], seed))
+        return ViewBatch(collate(samples) if samples else None, list(images), number, seeds, visible)
 
 
 class SoftAnswers(LightningModule):
@@ -156,7 +156,7 @@ def record(writer: SoftLabelWriter, soft: SoftTargets, views: ViewBatch) -> None
     """Write a teacher's answers to a batch of views."""
     probs, boxes = soft.probs.cpu().numpy(), soft.boxes.cpu().numpy()
     for row, position in enumerate(views.positions):
-        writer.write(position, views.number, SoftView(views.shown[row], views.seeds[row], probs[row], boxes[row]))
+        writer.write(position, views.number, SoftView(views.visible[row], views.seeds[row], probs[row], boxes[row]))
 
 
 def check_soft(devices: int) -> None:

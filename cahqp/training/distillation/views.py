@@ -87,7 +87,7 @@ class SoftFrames(Dataset[SoftSample]):
         augmentation: Ends with the student's size.
         views: Number of views of each frame.
         seed: Decides the views where there is no store.
-        max_broken: Share of broken images, 0..1, that is put up with.
+        max_invalid_share: Share of broken images, 0..1, that is put up with.
         store: Holds the views and the answers.
         asked: Ends with the teacher's size, where the teacher is to be asked.
     """
@@ -99,14 +99,14 @@ class SoftFrames(Dataset[SoftSample]):
         *,
         views: int,
         seed: int = 0,
-        max_broken: float = 0.05,
+        max_invalid_share: float = 0.05,
         store: SoftLabelStore | None = None,
         asked: Augmentation | None = None,
     ) -> None:
         self.source, self.frames, self.views = source, source.frames, views
         self._augmentation, self._asked = augmentation, asked
         self._seed, self._store = seed, store
-        self.quarantine = Quarantine([f.name for f in self.frames], max_broken, self._reason)
+        self.quarantine = Quarantine([f.name for f in self.frames], max_invalid_share, self._reason)
 
     def __len__(self) -> int:
         """Return the number of frames."""
@@ -160,7 +160,7 @@ def join(labelled: list[Sample], views: list[SoftSample]) -> SoftBatch:
     boxes = [view.boxes for view in views if view.boxes is not None]
     if probs:
         soft = SoftTargets(torch.stack(probs), torch.stack(boxes))
-    shown = [(view.asked, *view.sample[1:]) for view in views if view.asked is not None]
-    if shown:
-        asked = collate(shown)
+    visible = [(view.asked, *view.sample[1:]) for view in views if view.asked is not None]
+    if visible:
+        asked = collate(visible)
     return SoftBatch(batch, len(views), soft, asked)

@@ -16,7 +16,7 @@ from cahqp.errors import CahqpError, ConfigError, RunError
 
 PLAN = Path("rounds.yaml")
 FAKE = Path(__file__).parents[1] / "fake_cahqp.py"
-TURN = ["teacher-adapt", "relabel", "remember", "student-retrain", "evaluate", "export", "gate", "published"]
+TURN = ["teacher-adapt", "relabel", "replay", "student-retrain", "evaluate", "export", "gate", "published"]
 DRIVER = f"""
 import sys
 from pathlib import Path
@@ -38,20 +38,20 @@ def test_two_rounds_hang_together(started, planned):
     stages = {stage.name: " ".join(stage.arguments) for stage in choose(PLAN, None, None).stages}
     root = "runs/year/"
     assert f"--model.weights={root}round-01/published/model.safetensors" in stages["round-02/student-retrain"]
-    assert f"{root}round-02/remember/past.json" in stages["round-02/student-retrain"]
+    assert f"{root}round-02/replay/past.json" in stages["round-02/student-retrain"]
     assert "past.json" not in stages["round-01/student-retrain"]
     assert f"--running={root}round-01/published/package" in stages["round-02/gate"]
-    assert f"--replay night={root}round-01/remember/night/held.json" in stages["round-02/gate"]
+    assert f"--replay night={root}round-01/replay/night/held.json" in stages["round-02/gate"]
     assert "--model.weights=teacher.safetensors" in stages["round-02/teacher-adapt"]
     assert f"night-round-01={root}round-01/features" in stages["round-02/drift"]
 
 
 def test_a_round_may_refit_its_teacher(started, planned, plan_values):
-    planned(teacher=plan_values["teacher"] | {"refit": plan_values["teacher"]["adapt"]})
+    planned(teacher=plan_values["teacher"] | {"self_training": plan_values["teacher"]["adapt"]})
     cycle.run(PLAN)
-    assert {"round-01/teacher-adapt-labels", "round-01/teacher-adapt-refit"} < set(names())
+    assert {"round-01/teacher-adapt-labels", "round-01/teacher-adapt-self-training"} < set(names())
     stages = {stage.name: " ".join(stage.arguments) for stage in choose(PLAN, None, None).stages}
-    refitted = "runs/year/round-01/teacher-adapt-refit/model.safetensors"
+    refitted = "runs/year/round-01/teacher-adapt-self-training/model.safetensors"
     assert f"--weights={refitted}" in stages["round-01/relabel"]
     assert f"teacher-adapted={refitted}" in stages["round-01/evaluate"]
 
@@ -61,7 +61,7 @@ def test_rounds_of_one_domain_are_judged_as_one_set(started, planned):
     planned(rounds=rounds)
     cycle.run(PLAN)
     stages = {stage.name: " ".join(stage.arguments) for stage in choose(PLAN, None, None).stages}
-    buffer = "runs/year/round-02/remember"
+    buffer = "runs/year/round-02/replay"
     assert f"night={buffer}/night/held.json night={buffer}/night.2/held.json" in stages["round-03/gate"]
 
 
@@ -159,13 +159,13 @@ def test_what_runs_for_comparison_leaves_the_registry_alone(planned):
 def test_without_replay_and_gate_it_publishes_by_figures(started, planned):
     planned(replay=None, gate=None, drift=None)
     cycle.run(PLAN)
-    assert "round-01/remember" not in names()
+    assert "round-01/replay" not in names()
     assert files.read_json(Path("runs/year/round-02/published/decision.json"))["published"]
 
 
 def test_replay_can_be_left_out_beside_the_whole(started, planned):
     cycle.run(PLAN, replay=False)
-    assert "round-01/remember" not in names(Path("runs/year-without-replay"))
+    assert "round-01/replay" not in names(Path("runs/year-without-replay"))
     with pytest.raises(RunError, match="begun with replay False, not True"):
         cycle.run(PLAN, output=Path("runs/year-without-replay"))
 

@@ -59,9 +59,9 @@ def test_a_config_that_is_no_yaml_is_named(started, planned, capsys, command):
         ({"drift": {"alpha": 0.001}}, "drift.alpha must be 0.008 or more with 499 permutations, got 0.001"),
         ({"drift": {"margin": float("nan")}}, "drift.margin must be 0 or more"),
         ({"drift": {"confirm": 0}}, "drift.confirm 1 or more, got 1.0 and 0"),
-        ({"gate": {"loss": -3}}, "gate.loss must be in 0..1, got -3"),
-        ({"gate": {"slowdown": -1}}, "gate.slowdown must be a number above 0, got -1"),
-        ({"gate": {"slowdown": float("inf")}}, "gate.slowdown must be a number above 0, got inf"),
+        ({"gate": {"max_ap50_drop": -3}}, "gate.max_ap50_drop must be in 0..1, got -3"),
+        ({"gate": {"max_slowdown": -1}}, "gate.max_slowdown must be a number above 0, got -1"),
+        ({"gate": {"max_slowdown": float("inf")}}, "gate.max_slowdown must be a number above 0, got inf"),
     ],
 )
 def test_problems_of_a_plan_are_told_together(planned, more, said):

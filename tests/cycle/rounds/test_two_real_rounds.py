@@ -22,7 +22,7 @@ pytestmark = pytest.mark.long
 
 ROOT = Path(__file__).parents[3]
 SIZE = {"width": 112, "height": 64, "frames": 8}
-KILLED = ("fetch", "features", "drift", "sample", "remember", "export", "gate", "published")
+KILLED = ("fetch", "features", "drift", "sample", "replay", "export", "gate", "published")
 TINY = "configs/overlays/tiny.yaml"
 
 

@@ -81,10 +81,10 @@ def image_losses(kind, logits, boxes, target, size, pairs) -> np.ndarray:
     for query in range(len(logits)):
         box, weight, iou = boxes[query], 1.0, None
         if query in box_of:
-            truth, weight = wanted[box_of[query]], float(target.weights[box_of[query]])
-            shared, union, hull = overlap(corners(box), corners(truth))
+            ground_truth, weight = wanted[box_of[query]], float(target.weights[box_of[query]])
+            shared, union, hull = overlap(corners(box), corners(ground_truth))
             iou = shared / union
-            total[1] += 5 * weight * np.abs(box - truth).sum()
+            total[1] += 5 * weight * np.abs(box - ground_truth).sum()
             total[2] += 2 * weight * (1 - iou + (hull - union) / hull)
         elif ignored(box, target, size):
             weight = 0.0

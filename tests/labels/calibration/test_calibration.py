@@ -31,8 +31,8 @@ def test_expected_error_is_the_mean_gap():
 def test_the_error_on_other_detections_is_at_least_halved(method):
     scores, hits = detections(0)
     curve = fit(method, {"car": scores}, {"car": hits})["car"]
-    others, truth = detections(1)
-    before, after = (expected_error(reliability(s, truth)) for s in (others, curve(others)))
+    others, ground_truth = detections(1)
+    before, after = (expected_error(reliability(s, ground_truth)) for s in (others, curve(others)))
     assert before > 0.08
     assert after <= before / 2
 

@@ -101,7 +101,7 @@ def test_too_many_boxes_are_dropped():
 
 
 def test_weights_and_mistakes_follow_what_is_known():
-    found = by_frame(RECORD, candidates(SURE, LOW), rules(weighted=True))
+    found = by_frame(RECORD, candidates(SURE, LOW), rules(weight_by_score=True))
     assert found["kept"][0]["weight"] == pytest.approx(0.9)
     assert found["image"]["uncertainty"] == pytest.approx(0.1)
     assert found["image"]["mistakes"] == pytest.approx(0.1 + 0.2)

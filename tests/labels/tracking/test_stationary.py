@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from cahqp.association import places_taken, standing_factor
+from cahqp.association import places_taken, stationary_factor
 from cahqp.labels.candidates import Candidates
 from cahqp.labels.tracking.stationary import PROBES, Places, probes
 
@@ -49,8 +49,8 @@ def test_places_taken_looks_at_every_frame():
 
 def test_the_factor_falls_between_its_corners():
     shares = np.array([0.0, 0.2, 0.4, 0.6, 1.0])
-    assert np.allclose(standing_factor(shares, 0.5), [1, 1, 0.75, 0.5, 0.5])
-    assert np.allclose(standing_factor(shares, 1.0), 1)
+    assert np.allclose(stationary_factor(shares, 0.5), [1, 1, 0.75, 0.5, 0.5])
+    assert np.allclose(stationary_factor(shares, 1.0), 1)
 
 
 def test_what_will_be_no_label_is_left_as_it_is():

@@ -16,7 +16,7 @@ from cahqp.labels.tracking.temporal import (
     STATIC,
     WEAK_TRACK,
     TemporalSettings,
-    settle,
+    smooth,
     too_sparse,
     why_not,
 )
@@ -45,7 +45,7 @@ def recording(count, *objects, rate=RATE):
 
 
 def settled(count, *objects, **settings):
-    return settle(*recording(count, *objects), TemporalSettings(**settings))[0]
+    return smooth(*recording(count, *objects), TemporalSettings(**settings))[0]
 
 
 def car(number):
@@ -99,13 +99,13 @@ def test_a_weak_sighting_of_a_sure_track_is_believed_and_a_weak_track_is_not():
 
 
 def test_a_track_that_stands_has_to_be_surer_than_one_that_moves():
-    def standing(sure):
+    def stationary_weight(sure):
         return lambda n: ([100, 60, 130, 80], sure, 0)
 
-    assert reasons(settled(10, standing(1.5))) == [(STANDING,)] * 10
-    assert reasons(settled(10, standing(2.1))) == [("",)] * 10
-    assert reasons(settled(10, standing(1.5), standing=1.0)) == [("",)] * 10
-    assert reasons(settled(10, standing(0.9))) == [(WEAK_TRACK,)] * 10
+    assert reasons(settled(10, stationary_weight(1.5))) == [(STANDING,)] * 10
+    assert reasons(settled(10, stationary_weight(2.1))) == [("",)] * 10
+    assert reasons(settled(10, stationary_weight(1.5), stationary_weight=1.0)) == [("",)] * 10
+    assert reasons(settled(10, stationary_weight(0.9))) == [(WEAK_TRACK,)] * 10
     assert reasons(settled(10, lambda n: (car_at(n), 0.95, 0))) == [("",)] * 10
     slow = settled(10, lambda n: (car_at(n, speed=2.0), 1.5, 0))  # half its diagonal in all
     assert slow[0].sure[0] == pytest.approx(1.5 * (0.5 + 0.6 * 18 / np.hypot(30, 20)))
@@ -137,7 +137,7 @@ def test_trembling_boxes_are_smoothed():
 def test_boxes_beside_lost_frames_stay_where_they_are():
     frames, classes = recording(31, car, rate=0.04)
     kept = [n for n in range(31) if not 10 <= n < 21]
-    found = settle([frames[n] for n in kept], [classes[n] for n in kept], TemporalSettings())[0]
+    found = smooth([frames[n] for n in kept], [classes[n] for n in kept], TemporalSettings())[0]
     assert len({int(frame.tracks[0]) for frame in found}) == 1  # the gap of 0.48 s did not part the track
     for number, frame in zip(kept, found, strict=True):
         np.testing.assert_allclose(frame.boxes[0], car_at(number), atol=1e-6)
@@ -147,7 +147,7 @@ def test_what_comes_in_before_a_long_gap_is_no_flicker():
     frames, classes = recording(20, lambda n: car(n) if n in (8, 9) else None)
     for frame in frames[10:]:
         frame.time += 3600
-    found = settle(frames, classes, TemporalSettings())[0]
+    found = smooth(frames, classes, TemporalSettings())[0]
     assert reasons(found)[8] == reasons(found)[9] == ("",)
 
 

@@ -168,5 +168,9 @@ def test_a_video_is_adapted_to(adapted, recordings, tmp_path):
     for picture in pictures:
         film.write(cv2.imread(str(picture)))
     film.release()
-    given = [f'--data.target=["{tmp_path}/night.avi"]', "--data.restyle=1", "--model.pseudo_labels.standing=0.5"]
+    given = [
+        f'--data.target=["{tmp_path}/night.avi"]',
+        "--data.restyle=1",
+        "--model.pseudo_labels.stationary_weight=0.5",
+    ]
     assert (adapted(*given) / "model.safetensors").is_file()

@@ -15,8 +15,8 @@ from cahqp.errors import ConfigError, DataError
 from cahqp.structures import Batch, Detections, Frame, Targets, View
 from cahqp.training import TeacherAdaptation
 from cahqp.training.ca_hqp.alignment import SOURCE, TARGET
-from cahqp.training.ca_hqp.domain_passes import batch_norms, forgetting, join, part, part_of_output
-from cahqp.training.ca_hqp.factory import fresh_thresholds
+from cahqp.training.ca_hqp.domain_passes import batch_norms, frozen_bn_stats, join, part, part_of_output
+from cahqp.training.ca_hqp.factory import build_thresholds
 from cahqp.training.ca_hqp.module import AlignmentSettings, PromptSettings, PseudoLabelSettings
 
 SHORT = "--trainer.max_epochs=1"
@@ -106,12 +106,14 @@ def in_turn(made, batches):
 
 def test_boxes_whose_place_is_always_taken_lose_score_and_then_training(teacher):
     seen = [replace(batch(), frames=[replace(f, id=2 * n + k) for k, f in enumerate(batch().frames)]) for n in range(4)]
-    made = {s: module(teacher, labels=PseudoLabelSettings(threshold=0.02, standing=s)) for s in (0.0, 0.5, 1.0)}
+    made = {
+        s: module(teacher, labels=PseudoLabelSettings(threshold=0.02, stationary_weight=s)) for s in (0.0, 0.5, 1.0)
+    }
     first, last = {}, {}
-    for standing, one in made.items():
+    for stationary_weight, one in made.items():
         one.eval()
         labels = in_turn(one, seen)  # the same pictures under other numbers: nothing moves
-        first[standing], last[standing] = (
+        first[stationary_weight], last[stationary_weight] = (
             sum(t.weights.sum().item() for t in found) for found in (labels[0], labels[-1])
         )
     assert first[0.0] == first[0.5] == first[1.0] == last[1.0] > 0
@@ -121,7 +123,7 @@ def test_boxes_whose_place_is_always_taken_lose_score_and_then_training(teacher)
 
 def test_without_a_doubtful_band_what_always_stands_is_background(teacher):
     seen = [replace(batch(), frames=[replace(f, id=2 * n + k) for k, f in enumerate(batch().frames)]) for n in range(4)]
-    made = module(teacher, labels=PseudoLabelSettings(threshold=0.02, standing=0.0, ignore_share=1.0)).eval()
+    made = module(teacher, labels=PseudoLabelSettings(threshold=0.02, stationary_weight=0.0, ignore_share=1.0)).eval()
     first, *_, last = in_turn(made, seen)
     assert sum(map(len, first)) > 0
     assert sum(len(t) + len(t.ignore) for t in last) == 0
@@ -316,7 +318,7 @@ def test_batch_norm_remembers_whose_frames_it_is_told_to(setting, moved, teacher
 def test_forgetting_keeps_the_statistics_of_the_batch_in_use():
     norm = torch.nn.BatchNorm1d(2).train()
     x = torch.randn(8, 2) + 3
-    with forgetting(batch_norms(norm)):
+    with frozen_bn_stats(batch_norms(norm)):
         assert norm(x).mean().abs() < 1e-5
     assert not norm.running_mean.any() and norm.momentum == 0.1
 
@@ -331,12 +333,12 @@ def test_soft_targets_are_the_scores_of_the_boxes_own_queries(teacher):
 
 
 def test_the_ceiling_tells_true_boxes_to_the_alignment_alone(teacher, tmp_path):
-    truth = {
+    ground_truth = {
         "images": [{"id": 1, "file_name": "0.png", "height": 64, "width": 80, "recording": "monday", "frame": 0}],
         "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [30, 10, 20, 20]}],
         "categories": [{"id": 1, "name": load(teacher).classes[0]}],
     }
-    (tmp_path / "truth.json").write_text(json.dumps(truth))
+    (tmp_path / "truth.json").write_text(json.dumps(ground_truth))
     (tmp_path / "0.png").touch()
     made = module(teacher, kind=lambda **given: TrueInstances([tmp_path / "truth.json"], **given))
     seen, align = {}, made.tiafa.forward
@@ -461,8 +463,8 @@ def test_source_free_refuses_what_needs_source(arguments, teacher, tmp_path, cap
     ("settings", "wanted"),
     [
         ({}, [0.39, 0.95, 0.97]),
-        ({"surer": 1.0}, [0.3, 0.9, 0.97]),
-        ({"surer": 0.5}, [0.15, 0.45, 0.485]),
+        ({"threshold_scale": 1.0}, [0.3, 0.9, 0.97]),
+        ({"threshold_scale": 0.5}, [0.15, 0.45, 0.485]),
         ({"threshold": 0.4}, [0.4, 0.4, 0.4]),
     ],
 )
@@ -470,7 +472,7 @@ def test_what_trains_is_surer_than_what_is_reported(teacher, settings, wanted):
     detector = load(teacher)
     detector.thresholds = dict.fromkeys(detector.classes, 0.3) | {"person": 0.9, "bus": 0.97}
     values = dict(
-        zip(detector.classes, fresh_thresholds(detector, PseudoLabelSettings(**settings)).values, strict=True)
+        zip(detector.classes, build_thresholds(detector, PseudoLabelSettings(**settings)).values, strict=True)
     )
     assert [round(float(values[name]), 6) for name in ("car", "person", "bus")] == wanted
 
@@ -495,6 +497,6 @@ def test_the_number_of_parameters_that_train_is_told(teacher, capsys):
     made = module(teacher, trainable="prompts", alignment=AlignmentSettings())
     made.print = print
     made.on_fit_start()
-    count, every = (sum(p.numel() for p in part.parameters()) for part in (made.detector.prompt, made))
-    assert f"{count:,} of {every:,} parameters train." in capsys.readouterr().out
-    assert count < every / 2
+    count, frame_interval = (sum(p.numel() for p in part.parameters()) for part in (made.detector.prompt, made))
+    assert f"{count:,} of {frame_interval:,} parameters train." in capsys.readouterr().out
+    assert count < frame_interval / 2

@@ -5,7 +5,7 @@ import torch
 
 from cahqp.__main__ import main
 from cahqp.adaptation import domain_queries, instances
-from cahqp.adaptation.stationary_memory import StandingMemory
+from cahqp.adaptation.stationary_memory import StationaryMemory
 from cahqp.detectors.model_file import load
 from cahqp.training.base import DetectionModule
 from cahqp.training.ca_hqp.module import TeacherAdaptation
@@ -168,7 +168,7 @@ def test_predictions_that_are_not_finite_are_an_alarm(adapt):
 
 
 def test_a_replay_knows_no_more_than_the_step_did(adapt, monkeypatch):
-    loss, factors, steps, known = DetectionModule.supervised_loss, StandingMemory.factors, [], []
+    loss, factors, steps, known = DetectionModule.supervised_loss, StationaryMemory.factors, [], []
 
     def spoilt(self, batch, prefix="train"):
         steps.append(prefix)
@@ -180,11 +180,11 @@ def test_a_replay_knows_no_more_than_the_step_did(adapt, monkeypatch):
         return factors(self, frame, boxes)
 
     monkeypatch.setattr(DetectionModule, "supervised_loss", spoilt)
-    monkeypatch.setattr(StandingMemory, "factors", counted)
-    standing = "--model.pseudo_labels.standing=0"
-    _, _, kept = adapt(standing)
+    monkeypatch.setattr(StationaryMemory, "factors", counted)
+    stationary_weight = "--model.pseudo_labels.stationary_weight=0"
+    _, _, kept = adapt(stationary_weight)
     assert known == [0, 0, 2, 2]
-    adapt(standing, f"--alarms.replay={kept / 'failing-rank0.pt'}", name="replay")
+    adapt(stationary_weight, f"--alarms.replay={kept / 'failing-rank0.pt'}", name="replay")
     assert known[4:] == [2, 2]
 
 

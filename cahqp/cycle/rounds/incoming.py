@@ -19,7 +19,7 @@ def add_arrival(root: Path, until: float, write: Any) -> str:
         until: Seconds since 1970; what changed after it is left to a later round.
         write: Writes a file.
     """
-    known = arrivals(root)
+    known = incoming(root)
     name = f"arrival-{len(known) + 1:03d}"
     write(root / ARRIVED, _listed(known | {name: until}))
     return name
@@ -33,7 +33,7 @@ def drop_unbegun(root: Path, fetched: Path, write: Any) -> None:
         fetched: Where the last round's files come to lie.
         write: Writes a file.
     """
-    known = arrivals(root)
+    known = incoming(root)
     partial = fetched.with_name(f"{fetched.name}.partial")
     if known and not (fetched.exists() or (partial / TAKEN).is_file()):
         known.popitem()
@@ -44,7 +44,7 @@ def _listed(known: dict[str, float]) -> dict[str, Any]:
     return {"rounds": [{"name": name, "until": until} for name, until in known.items()]}
 
 
-def arrivals(root: Path) -> dict[str, float]:
+def incoming(root: Path) -> dict[str, float]:
     """Return the rounds that a watched folder has made so far, each with the time up to which it takes files."""
     path = root / ARRIVED
     return {one["name"]: one["until"] for one in read_json(path)["rounds"]} if path.is_file() else {}

@@ -43,7 +43,7 @@ class Predictions:
 
 
 @dataclass(frozen=True)
-class TruthImage:
+class GroundTruthImage:
     """What is there on one image.
 
     Attributes:
@@ -66,7 +66,7 @@ class TruthImage:
 
 
 @dataclass(frozen=True)
-class Truth:
+class GroundTruth:
     """The annotations of a set of frames, seen through a list of classes.
 
     Attributes:
@@ -76,15 +76,15 @@ class Truth:
     """
 
     classes: tuple[str, ...]
-    images: tuple[TruthImage, ...]
+    images: tuple[GroundTruthImage, ...]
     left_out: Mapping[str, int] = field(default_factory=dict)
 
-    def only(self, ids: Container[int]) -> Truth:
+    def only(self, ids: Container[int]) -> GroundTruth:
         """Return the same of the images whose ids are given."""
         return replace(self, images=tuple(image for image in self.images if image.id in ids))
 
 
-def read_truth(path: Path, classes: Sequence[str] | None = None) -> Truth:
+def read_ground_truth(path: Path, classes: Sequence[str] | None = None) -> GroundTruth:
     """Read a COCO annotation file. Boxes flagged `iscrowd` or `ignore` become ignored regions.
 
     Boxes that reach over the border are clipped to it, as in training, where the file says the images' sizes: no
@@ -118,7 +118,7 @@ def read_truth(path: Path, classes: Sequence[str] | None = None) -> Truth:
             rows[image] += [(box, label, True) for label in range(len(wanted))]
     lengths: Counter[str] = Counter()
     images = tuple(_image(entry, rows[entry["id"]], lengths) for entry in data["images"])
-    return Truth(wanted, images, dict(left_out))
+    return GroundTruth(wanted, images, dict(left_out))
 
 
 def _check_keys(path: Path, data: Any) -> dict[str, list[dict[str, Any]]]:
@@ -185,7 +185,7 @@ def _numbers(value: Any) -> list[float]:
 
 def _image(
     entry: Mapping[str, Any], rows: Sequence[tuple[list[float], int, bool]], lengths: Counter[str]
-) -> TruthImage:
+) -> GroundTruthImage:
     """Return one image.
 
     Args:
@@ -199,7 +199,7 @@ def _image(
     recording = next((str(value) for value in said if value not in (None, "")), "")
     place = lengths[recording]
     lengths[recording] += 1
-    return TruthImage(
+    return GroundTruthImage(
         id=entry["id"],
         name=name,
         recording=recording,
