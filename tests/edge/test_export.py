@@ -11,7 +11,7 @@ from cahqp.edge.export import command as exporting
 from cahqp.edge.export.parity import Parity
 from cahqp.edge.package import MODEL, read_package
 from cahqp.edge.runtime import Found, Runtime
-from cahqp.edge.signing import keys
+from cahqp.edge.signing import keygen
 from cahqp.errors import WeightsError
 from cahqp.runs.directory import verify
 
@@ -97,7 +97,7 @@ def test_an_int8_package_that_loses_too_much_is_not_written(edge, coco, tmp_path
 
 def test_a_signed_package_opens_with_its_key_alone(edge, tmp_path):
     for name in ("ours", "theirs"):
-        keys(tmp_path / name)
+        keygen(tmp_path / name)
     given = [f"--key={tmp_path / 'ours' / 'private.pem'}", "--check_frames=1"]
     assert run(edge, tmp_path / "p", *given) == 0
     package = tmp_path / "p"

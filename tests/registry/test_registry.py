@@ -11,7 +11,7 @@ import pytest
 from cahqp.__main__ import main
 from cahqp.edge.package import MANIFEST, MODEL
 from cahqp.edge.pointer import PREVIOUS, RUNNING
-from cahqp.edge.signing import keys
+from cahqp.edge.signing import keygen
 from cahqp.registry.registry import PromotionRequest, Registry
 
 made = runpy.run_path(str(Path(__file__).with_name("fixed_packages.py")))
@@ -76,7 +76,7 @@ def test_of_two_controllers_at_once_one_wins(registry, tmp_path):
 
 def test_other_classes_and_other_keys_are_refused(tmp_path, capsys):
     for name in ("ours", "theirs"):
-        keys(tmp_path / name)
+        keygen(tmp_path / name)
     trusted = f"--trusted={tmp_path / 'ours' / 'public.pem'}"
     make_package(tmp_path / "p1", 1, key=tmp_path / "ours" / "private.pem")
     make_package(tmp_path / "forged", 2, key=tmp_path / "theirs" / "private.pem")
@@ -92,7 +92,7 @@ def test_other_classes_and_other_keys_are_refused(tmp_path, capsys):
 
 
 def test_what_runs_becomes_a_new_version_once_it_is_signed(tmp_path):
-    keys(tmp_path / "ours")
+    keygen(tmp_path / "ours")
     trusted = tmp_path / "ours" / "public.pem"
     make_package(tmp_path / "plain", 1)
     make_package(tmp_path / "signed", 1, key=tmp_path / "ours" / "private.pem")
