@@ -14,13 +14,14 @@ from cahqp.errors import check_numbers
 from cahqp.evaluation.bootstrap import Groups
 from cahqp.evaluation.matching import ClassMatches, Matches, average_precisions
 from cahqp.files import atomic_write, write_json
-from cahqp.gate.decision import Cost, Limits, Role, decide
+from cahqp.gate.decision import Role, RuntimeCost, decide
 from cahqp.gate.evidence import weigh
+from cahqp.gate.options import GateLimits
 from cahqp.runs.directory import RunDirectory
 
 SHARES = {"car": 0.6, "person": 0.25, "bus": 0.15}  # of the objects
 POINTS = (-5, -4, -3, -2, -1, 0, 1, 2, 3, 4)
-_SAME = Cost(1.0, 1.0)
+_SAME = RuntimeCost(1.0, 1.0)
 _POPULATION = 300  # recordings from which a candidate's true worth is read
 _FALSE = 0.8  # false detections for each object
 
@@ -120,7 +121,7 @@ def _decision(
         role: Role = "source" if number == 0 else "replay"
         name = f"set-{number}"
         evidence.append(weigh(role, name, candidate, running, groups, seed=seed, resamples=resamples))
-    decision = decide(evidence, Limits(), _SAME, _SAME)
+    decision = decide(evidence, GateLimits(), _SAME, _SAME)
     return bool(decision["published"]), float(decision["mean_difference"])
 
 

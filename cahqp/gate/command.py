@@ -13,8 +13,9 @@ from cahqp.edge.package import find_package, read_package
 from cahqp.edge.runtime import Runtime
 from cahqp.errors import ConfigError, RunError, WeightsError, check_numbers
 from cahqp.files import atomic_write, write_json
-from cahqp.gate.decision import Limits, Role, check_sets, decide, refuse
+from cahqp.gate.decision import Role, check_sets, decide, refuse
 from cahqp.gate.evidence import advise, collect, costs
+from cahqp.gate.options import GateLimits
 from cahqp.runs.directory import RunDirectory
 from cahqp.runs.whole import whole_or_nothing
 
@@ -54,9 +55,9 @@ def gate(
     max_ap50_drop: float = 0.01,
     max_class_ap50_drop: float = 0.05,
     max_slowdown: float = 1.5,
-    milliseconds: float | None = None,
+    max_milliseconds: float | None = None,
     max_growth: float = 1.5,
-    megabytes: float | None = None,
+    max_megabytes: float | None = None,
     trusted: Path | None = None,
     min_objects: int = 20,
     resamples: int = 1000,
@@ -78,19 +79,19 @@ def gate(
         max_ap50_drop: AP50 in 0..1 that the lower bound may lie below.
         max_class_ap50_drop: AP50 in 0..1 that a single class may lose, unless by accident.
         max_slowdown: Times as long as the running package that a run may take.
-        milliseconds: Longest time of a run on this machine.
+        max_milliseconds: Longest time of a run on this machine.
         max_growth: Times as large as the running package's model that the candidate's may be.
-        megabytes: Largest model.
+        max_megabytes: Largest model.
         trusted: Ed25519 public key (PEM) that the candidate must be signed with.
         min_objects: Objects that a class must have in a set to count there; fewer say more of chance than of a package.
         resamples: Draws of the bootstrap.
         seed: Of the bootstrap.
     """
-    check_numbers(
-        {"loss": max_ap50_drop, "max_class_ap50_drop": max_class_ap50_drop},
-        {"resamples": resamples, "min_objects": min_objects},
-    )
-    limits = Limits(max_ap50_drop, max_class_ap50_drop, max_slowdown, milliseconds, max_growth, megabytes)
+    check_numbers({}, {"--resamples": resamples, "--min_objects": min_objects})
+    limits = GateLimits(
+        max_ap50_drop=max_ap50_drop, max_class_ap50_drop=max_class_ap50_drop, max_slowdown=max_slowdown,
+        max_milliseconds=max_milliseconds, max_growth=max_growth, max_megabytes=max_megabytes,
+    )  # fmt: skip
     sets = _sets(source, replay, canary)
     check_sets([one.role for one in sets])
     place = find_package(running)
@@ -115,7 +116,7 @@ def gate(
 
 def _decision(
     candidate: Path, running: Path, trusted: Path | None, sets: list[_Set], labels: Path | None,
-    limits: Limits, run: RunDirectory, counts: tuple[int, int],
+    limits: GateLimits, run: RunDirectory, counts: tuple[int, int],
 ) -> dict[str, Any]:  # fmt: skip
     """Return the decision: a candidate that cannot be measured is refused; that the running one cannot is an error."""
     old = _Running(read_package(running))
@@ -129,7 +130,7 @@ def _decision(
 
 
 def _measured(
-    new: Runtime, old: Runtime, sets: list[_Set], labels: Path | None, limits: Limits,
+    new: Runtime, old: Runtime, sets: list[_Set], labels: Path | None, limits: GateLimits,
     run: RunDirectory, min_objects: int, resamples: int,
 ) -> dict[str, Any]:  # fmt: skip
     if new.classes != old.classes:

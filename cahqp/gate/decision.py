@@ -4,55 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from math import inf, sqrt
+from math import sqrt
 from typing import Any, Literal
 
 from scipy.stats import norm, t
 
 from cahqp.errors import ConfigError
+from cahqp.gate.options import GateLimits
 
 Role = Literal["source", "replay", "canary"]
 CONFIDENCE = 0.95
 _DIGITS = 6
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What a candidate must keep to.
-
-    Attributes:
-        max_ap50_drop: AP50 in 0..1 that the lower bound of its difference may lie below the running one's, on every
-            set.
-        max_class_ap50_drop: The same of one class, and of F1 at the packages' own thresholds; a loss counts where it
-            is larger
-            than this and no accident.
-        max_slowdown: Times as long as the running package that a run may take.
-        milliseconds: Longest time of a run, whatever the running package takes.
-        max_growth: Times as large as the running package's file that it may be.
-        megabytes: Largest file, whatever the running package has.
-    """
-
-    max_ap50_drop: float = 0.01
-    max_class_ap50_drop: float = 0.05
-    max_slowdown: float = 1.5
-    milliseconds: float | None = None
-    max_growth: float = 1.5
-    megabytes: float | None = None
-
-    def __post_init__(self) -> None:
-        """Check the limits that are no shares.
-
-        Raises:
-            ConfigError: One is not above 0, and would let nothing pass, or is infinite; all are told together.
-        """
-        names = ("max_slowdown", "milliseconds", "max_growth", "megabytes")
-        wrong = [
-            f"{name} must be a number above 0, got {value}."
-            for name in names
-            if (value := getattr(self, name)) is not None and not 0 < value < inf
-        ]
-        if wrong:
-            raise ConfigError("\n".join(wrong))
 
 
 @dataclass(frozen=True)
@@ -110,7 +72,7 @@ class SetEvidence:
 
 
 @dataclass(frozen=True)
-class Cost:
+class RuntimeCost:
     """What a package costs where it runs.
 
     Attributes:
@@ -154,7 +116,9 @@ def check_sets(roles: Sequence[str]) -> None:
         raise ConfigError(message)
 
 
-def decide(sets: Sequence[SetEvidence], limits: Limits, candidate: Cost, running: Cost) -> dict[str, Any]:
+def decide(
+    sets: Sequence[SetEvidence], limits: GateLimits, candidate: RuntimeCost, running: RuntimeCost
+) -> dict[str, Any]:
     """Weigh a candidate.
 
     It is published if on every set the lower 95 % bound of its difference in AP50 lies above `-loss`, its mean is not
@@ -187,7 +151,7 @@ def decide(sets: Sequence[SetEvidence], limits: Limits, candidate: Cost, running
     }
 
 
-def refuse(reason: str, limits: Limits) -> dict[str, Any]:
+def refuse(reason: str, limits: GateLimits) -> dict[str, Any]:
     """Return the decision about a candidate that could not be measured at all."""
     said = f"Kept the running version: {reason}"
     return {
@@ -196,7 +160,7 @@ def refuse(reason: str, limits: Limits) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _against_set(one: SetEvidence, limits: Limits) -> list[str]:
+def _against_set(one: SetEvidence, limits: GateLimits) -> list[str]:
     against = []
     if not one.low > -limits.max_ap50_drop:
         against.append(
@@ -215,12 +179,12 @@ def _against_set(one: SetEvidence, limits: Limits) -> list[str]:
     return against
 
 
-def _against_cost(limits: Limits, candidate: Cost, running: Cost) -> list[str]:
+def _against_cost(limits: GateLimits, candidate: RuntimeCost, running: RuntimeCost) -> list[str]:
     against = []
-    slowest = min(limits.max_slowdown * running.milliseconds, limits.milliseconds or float("inf"))
+    slowest = min(limits.max_slowdown * running.milliseconds, limits.max_milliseconds or float("inf"))
     if candidate.milliseconds > slowest:
         against.append("a run of it takes longer than allowed")
-    largest = min(limits.max_growth * running.megabytes, limits.megabytes or float("inf"))
+    largest = min(limits.max_growth * running.megabytes, limits.max_megabytes or float("inf"))
     if candidate.megabytes > largest:
         against.append(f"its model has {candidate.megabytes:.1f} MB (allowed: {largest:.1f})")
     return against

@@ -18,7 +18,7 @@ from cahqp.evaluation.bootstrap import Groups, group_frames, paired_bootstrap
 from cahqp.evaluation.ground_truth import GroundTruth, ImagePredictions, Predictions, read_ground_truth
 from cahqp.evaluation.matching import ClassMatches, Matches, average_precisions
 from cahqp.evaluation.metrics import at_thresholds, average_precision
-from cahqp.gate.decision import CONFIDENCE, Cost, Role, SetEvidence, lower_bound
+from cahqp.gate.decision import CONFIDENCE, Role, RuntimeCost, SetEvidence, lower_bound
 from cahqp.gate.operating_point import operating
 
 _LEVEL = 2 * CONFIDENCE - 1  # a two-sided interval whose ends are one-sided bounds
@@ -128,11 +128,11 @@ def weigh(
     )  # fmt: skip
 
 
-def costs(candidate: Runtime, running: Runtime) -> tuple[Cost, Cost]:
+def costs(candidate: Runtime, running: Runtime) -> tuple[RuntimeCost, RuntimeCost]:
     """Return what both packages cost on this machine, timed in turn."""
     times = milliseconds([candidate, running])
     sizes = [runtime.package.bytes / 1e6 for runtime in (candidate, running)]
-    ours, theirs = (Cost(*pair) for pair in zip(times, sizes, strict=True))
+    ours, theirs = (RuntimeCost(*pair) for pair in zip(times, sizes, strict=True))
     return ours, theirs
 
 

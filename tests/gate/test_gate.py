@@ -10,9 +10,10 @@ from cahqp.__main__ import main
 from cahqp.benchmarks.gate import World, curve
 from cahqp.edge.package import MODEL, read_package, write_manifest
 from cahqp.errors import ConfigError
-from cahqp.gate.decision import Cost, Limits, SetEvidence, decide, lower_bound
+from cahqp.gate.decision import RuntimeCost, SetEvidence, decide, lower_bound
+from cahqp.gate.options import GateLimits
 
-SAME = Cost(10, 5)
+SAME = RuntimeCost(10, 5)
 
 
 def evidence(difference=0.02, low=0.0, role="source", name="source", classes=None):
@@ -20,7 +21,7 @@ def evidence(difference=0.02, low=0.0, role="source", name="source", classes=Non
 
 
 def decided(*sets, candidate=SAME, **limits):
-    return decide(sets, Limits(**limits), candidate, SAME)
+    return decide(sets, GateLimits(**limits), candidate, SAME)
 
 
 def test_a_better_candidate_is_published():
@@ -54,18 +55,19 @@ def test_the_canary_decides_where_there_is_one():
 
 
 def test_slow_and_large_candidates_are_kept_out():
-    assert "longer than allowed" in decided(evidence(), candidate=Cost(16, 5))["reason"]
-    assert "longer than allowed" in decided(evidence(), candidate=Cost(11, 5), milliseconds=10.5)["reason"]
-    assert "has 8.0 MB (allowed: 7.5)" in decided(evidence(), candidate=Cost(10, 8))["reason"]
-    assert decided(evidence(), candidate=Cost(14, 7))["published"]
+    assert "longer than allowed" in decided(evidence(), candidate=RuntimeCost(16, 5))["reason"]
+    assert "longer than allowed" in decided(evidence(), candidate=RuntimeCost(11, 5), max_milliseconds=10.5)["reason"]
+    assert "has 8.0 MB (allowed: 7.5)" in decided(evidence(), candidate=RuntimeCost(10, 8))["reason"]
+    assert decided(evidence(), candidate=RuntimeCost(14, 7))["published"]
 
 
 def test_limits_that_nothing_could_keep_to_are_refused(capsys):
     given = ["gate", "--candidate=new", "--running=old", "--output=decision"]
-    assert main([*given, "--max_slowdown=-1", "--milliseconds=0", "--max_growth=0"]) == 1
+    assert main([*given, "--max_slowdown=-1", "--max_milliseconds=0", "--max_growth=0"]) == 1
     told = capsys.readouterr().err
     assert all(
-        text in told for text in ("slowdown must", "milliseconds must be a number above 0, got 0", "growth must")
+        text in told
+        for text in ("--max_slowdown must", "--max_milliseconds must be a number above 0, got 0", "--max_growth must")
     )
 
 

@@ -14,13 +14,14 @@ from cahqp.edge.runtime import Runtime
 from cahqp.errors import WeightsError
 from cahqp.evaluation.bootstrap import Groups
 from cahqp.evaluation.matching import ClassMatches, Matches
-from cahqp.gate.decision import Cost, Limits, Operating, SetEvidence, decide
+from cahqp.gate.decision import Operating, RuntimeCost, SetEvidence, decide
 from cahqp.gate.operating_point import operating
+from cahqp.gate.options import GateLimits
 
 CLASSES = ["car", "bus"]
 BOXES = np.array([[[0.2, 0.3, 0.2, 0.2], [0.5, 0.5, 0.2, 0.2], [0.8, 0.7, 0.2, 0.2]]], np.float32)
 LOGITS = np.array([[[2, -9], [-9, 2.5], [2.2, -9]]], np.float32)
-SAME = Cost(10, 5)
+SAME = RuntimeCost(10, 5)
 
 
 def package(path, logits=LOGITS, boxes=BOXES, thresholds=None, fails=False):
@@ -140,7 +141,7 @@ def test_detections_that_average_precision_leaves_out_count_where_a_threshold_le
 def test_a_loss_at_the_thresholds_counts_where_it_is_large_and_no_accident(difference, high, published):
     found = Operating(0.5 + difference, 0.5, high)
     one = SetEvidence("source", "source", 0.6, 0.5, 0.05, "recordings", 12, {}, operating=found)
-    assert decide([one], Limits(), SAME, SAME)["published"] is published
+    assert decide([one], GateLimits(), SAME, SAME)["published"] is published
 
 
 def test_the_bound_of_f1_counts_every_group_as_often_as_it_is_drawn():

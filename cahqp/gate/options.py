@@ -1,0 +1,96 @@
+"""Options of `cahqp gate`. The `gate:` section of a plan shares the limits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import inf
+from pathlib import Path
+
+from cahqp.errors import ConfigError, check_numbers
+
+
+@dataclass(frozen=True, kw_only=True)
+class GateLimits:
+    """Limits that a candidate package must keep.
+
+    Attributes:
+        max_ap50_drop: Largest drop of AP50 in 0..1 that the lower 95 % bound of the difference may reach on any set.
+        max_class_ap50_drop: Largest drop of the AP50 of one class in 0..1, and of F1 at the thresholds of the packages.
+            A larger drop counts if it is significant.
+        max_slowdown: Largest time of one run, as a multiple of the running package's time.
+        max_milliseconds: Longest time of one run in milliseconds on this machine. Default none: no absolute limit.
+        max_growth: Largest size of the model, as a multiple of the running package's size.
+        max_megabytes: Largest size of the model in megabytes. Default none: no absolute limit.
+    """
+
+    max_ap50_drop: float = 0.01
+    max_class_ap50_drop: float = 0.05
+    max_slowdown: float = 1.5
+    max_milliseconds: float | None = None
+    max_growth: float = 1.5
+    max_megabytes: float | None = None
+
+    def __post_init__(self) -> None:
+        """Check the ranges.
+
+        Raises:
+            ConfigError: A limit is out of range. The message lists all of them.
+        """
+        shares = ("max_ap50_drop", "max_class_ap50_drop")
+        factors = ("max_slowdown", "max_milliseconds", "max_growth", "max_megabytes")
+        problems = [
+            f"--{name} must lie in 0..1, got {value}."
+            for name in shares
+            if not 0 <= (value := getattr(self, name)) <= 1
+        ]
+        problems += [
+            f"--{name} must be a number above 0, got {value}."
+            for name in factors
+            if (value := getattr(self, name)) is not None and not 0 < value < inf
+        ]
+        if problems:
+            raise ConfigError("\n".join(problems))
+
+
+@dataclass(frozen=True, kw_only=True)
+class GateOptions(GateLimits):
+    """Decide whether a candidate package may replace the running package, and write the reasons to `decision.json`.
+
+    The candidate is published if, on every set, the lower 95 % bound of its difference in AP50 stays above
+    -`max_ap50_drop`, and the mean difference is not negative. The mean is taken over the canary sets if there are any,
+    else over all sets. The command exits with 0 in both cases.
+
+    Attributes:
+        candidate: Package directory that `cahqp export` wrote.
+        running: Running package, or a registry with a running version.
+        output: New directory for the decision. It is never overwritten.
+        source: COCO files with source validation labels; each may be NAME=FILE.
+        replay: COCO files of past domains; each may be NAME=FILE. Files with one NAME form one set.
+        canary: Small COCO files with target labels; each may be NAME=FILE. Required without `source`.
+        labels: COCO file with the adapted teacher's labels on held-out target frames. They give advice only.
+        trusted: Ed25519 public key (PEM) that must have signed the candidate.
+        min_objects: Smallest number of objects a class needs in a set to be measured there.
+        resamples: Number of bootstrap resamples.
+        seed: Seed of the bootstrap.
+    """
+
+    candidate: Path
+    running: Path
+    output: Path
+    source: list[str] | None = None
+    replay: list[str] | None = None
+    canary: list[str] | None = None
+    labels: Path | None = None
+    trusted: Path | None = None
+    min_objects: int = 20
+    resamples: int = 1000
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Check the ranges.
+
+        Raises:
+            ConfigError: An option is out of range. The message lists all of them.
+        """
+        super().__post_init__()
+        check_numbers({}, {"--resamples": self.resamples, "--min_objects": self.min_objects})
