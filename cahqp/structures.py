@@ -8,71 +8,7 @@ from typing import Any, Self, cast
 import torch
 from torch import Tensor
 
-
-@dataclass(frozen=True)
-class View:
-    """The part of an original image that a training view shows, in its pixels, and whether it is mirrored."""
-
-    left: int
-    top: int
-    right: int
-    bottom: int
-    mirrored: bool = False
-
-    def to_original(self, boxes: Tensor, size: Tensor) -> Tensor:
-        """Return (N, 4) xyxy boxes in pixels of the original image, where neighbouring frames can be compared.
-
-        Args:
-            boxes: (N, 4) xyxy in pixels of the view as it is in the batch.
-            size: Height and width of the view there.
-        """
-        height, width = self.bottom - self.top, self.right - self.left
-        scale = boxes.new_tensor([width, height] * 2) / size[[1, 0, 1, 0]]
-        x1, y1, x2, y2 = (boxes * scale).unbind(1)
-        if self.mirrored:
-            x1, x2 = width - x2, width - x1
-        return torch.stack([x1, y1, x2, y2], 1) + boxes.new_tensor([self.left, self.top] * 2)
-
-    def from_original(self, boxes: Tensor, size: Tensor) -> Tensor:
-        """Return (N, 4) xyxy boxes in pixels of the view as it is in the batch, cut at its border.
-
-        Args:
-            boxes: (N, 4) xyxy in pixels of the original image.
-            size: Height and width of the view in the batch.
-        """
-        height, width = self.bottom - self.top, self.right - self.left
-        limits = boxes.new_tensor([width, height] * 2)
-        inside = (boxes - boxes.new_tensor([self.left, self.top] * 2)).clamp(min=0).minimum(limits)
-        x1, y1, x2, y2 = inside.unbind(1)
-        if self.mirrored:
-            x1, x2 = width - x2, width - x1
-        scaled: Tensor = torch.stack([x1, y1, x2, y2], 1) * size[[1, 0, 1, 0]] / limits
-        return scaled
-
-
-@dataclass(frozen=True)
-class Frame:
-    """Where an image comes from.
-
-    Attributes:
-        id: Unique within its file or folder; in files the COCO image id.
-        name: File name relative to the folder of images, or `video.mp4@12.400s` for a video frame.
-        size: Height and width of the original image in pixels.
-        camera: Name of the camera, empty where nothing is said.
-        recording: Name of the recording; the camera where nothing else is said.
-        index: Position in the recording; order only.
-        timestamp: Seconds from the start of the recording, `None` where unknown.
-        view: What a training view shows of it; `None` where the image is seen as it is.
-    """
-
-    id: int
-    name: str
-    size: tuple[int, int]
-    camera: str = ""
-    recording: str = ""
-    index: int = 0
-    timestamp: float | None = None
-    view: View | None = None
+from cahqp.frame import Frame
 
 
 def _check_boxes(boxes: Tensor, what: str) -> None:

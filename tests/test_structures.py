@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from cahqp.structures import Batch, Detections, Frame, Preprocessing, Targets, collate, valid_sizes
+from cahqp.frame import Frame
+from cahqp.structures import Batch, Detections, Preprocessing, Targets, collate, valid_sizes
 
 BOXES = torch.tensor([[0.0, 0, 10, 10], [5, 5, 20, 30]])
 

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from cahqp.adaptation.domain_adversary import AlignmentFeatures, Discriminator, domain_loss, gradient_reversal
 from cahqp.adaptation.track_bank import TrackBank
 from cahqp.errors import ConfigError
-from cahqp.structures import Frame, Targets
+from cahqp.frame import Frame
+from cahqp.structures import Targets
 
 Unit = Literal["token", "instance"]
 _TINY = 1e-6

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from cahqp.adaptation.all_gather import gathered
 from cahqp.association import LEAST_FRAMES, places_taken, stationary_factor
-from cahqp.structures import Frame
+from cahqp.frame import Frame
 
 _log = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from cahqp.adaptation.all_gather import gathered
 from cahqp.association import match_boxes
-from cahqp.structures import Frame
+from cahqp.frame import Frame
 
 _log = logging.getLogger(__name__)
 _LOOKED_AT = 4  # remembered frames in which an instance is looked for: the frame itself, and a miss or two beside it

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cahqp.coco.document import Row, to_number
-from cahqp.structures import Frame
+from cahqp.frame import Frame
 
 
 @dataclass(frozen=True)

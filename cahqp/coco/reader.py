@@ -12,7 +12,7 @@ from cahqp.coco.document import Row, read_categories, read_document, rows
 from cahqp.coco.image_folder import ImageFolder
 from cahqp.coco.problems import Problems
 from cahqp.errors import DataError
-from cahqp.structures import Frame
+from cahqp.frame import Frame
 
 _REMEDY = "Mend these rows, or take them out of the file."
 

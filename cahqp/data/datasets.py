@@ -18,7 +18,8 @@ from cahqp.data.samplers import Key
 from cahqp.data.seeding import seed_of
 from cahqp.data.splits import Located
 from cahqp.data.transforms import Augmentation, Image
-from cahqp.structures import Frame, Targets
+from cahqp.frame import Frame
+from cahqp.structures import Targets
 
 Sample = tuple[Tensor, Targets, Frame]
 

@@ -16,7 +16,7 @@ from cahqp.coco.reader import read_coco_frames
 from cahqp.data.images import SUFFIXES, read_brightness, read_image
 from cahqp.errors import DataError
 from cahqp.files import natural_key
-from cahqp.structures import Frame
+from cahqp.frame import Frame
 
 VIDEO_SUFFIXES = frozenset({".mp4", ".avi", ".mkv", ".mov", ".webm", ".m4v", ".mpg", ".mpeg", ".ts", ".wmv"})
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from cahqp.errors import DataError
 from cahqp.files import sha256
-from cahqp.structures import Frame
+from cahqp.frame import Frame
 
 Located = tuple[Frame, Path | None]
 """A frame and its image file, where it has one."""

@@ -19,7 +19,8 @@ import torch
 from numpy.typing import NDArray
 from scipy.fft import irfft2, rfft2
 
-from cahqp.structures import Preprocessing, Targets, View
+from cahqp.frame import View
+from cahqp.structures import Preprocessing, Targets
 
 os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # it would ask PyPI for a newer version on import
 

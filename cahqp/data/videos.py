@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from cahqp.data.frames import FrameSource
 from cahqp.errors import DataError
-from cahqp.structures import Frame
+from cahqp.frame import Frame
 
 _NEAR = 2000.0  # milliseconds that are decoded forward rather than sought: about one group of pictures
 _SAME = 0.5  # milliseconds within which two time stamps are the same

@@ -17,7 +17,8 @@ from cahqp.data.transforms import plain
 from cahqp.detectors.base import Detector, Output
 from cahqp.evaluation.ground_truth import GroundTruth, GroundTruthImage, ImagePredictions, Predictions
 from cahqp.evaluation.metrics import average_precision, best_f1
-from cahqp.structures import Batch, Detections, Frame, Preprocessing, Targets, collate
+from cahqp.frame import Frame
+from cahqp.structures import Batch, Detections, Preprocessing, Targets, collate
 
 
 @dataclass

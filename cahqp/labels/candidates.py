@@ -16,7 +16,7 @@ from cahqp.labels.fusion import nms
 from cahqp.labels.shards.records import SCORE_DECIMALS, dumps, image_entry
 
 if TYPE_CHECKING:
-    from cahqp.structures import Frame
+    from cahqp.frame import Frame
 
 Floats = NDArray[np.float64]
 

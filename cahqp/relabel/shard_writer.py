@@ -19,12 +19,13 @@ from cahqp.data.images import Quarantine
 from cahqp.detectors.base import Detector
 from cahqp.errors import DataError
 from cahqp.files import atomic_write, read_json, write_json
+from cahqp.frame import Frame
 from cahqp.inference.frames import FrameBatch, FrameLoader, FrameSet, detect, fixed_batches
 from cahqp.labels.candidates import Candidates, encode
 from cahqp.labels.select import select
 from cahqp.labels.shards.shards import LabelShards
 from cahqp.relabel.tta import ViewFrames, collate_looks
-from cahqp.structures import Detections, Frame
+from cahqp.structures import Detections
 
 SHARDS = "checkpoints/shards"  # where a manifest does not look
 

@@ -18,12 +18,13 @@ from cahqp.data.frames import FrameSource
 from cahqp.data.images import BrokenImageError
 from cahqp.detectors.base import Detector, Output
 from cahqp.errors import ConfigError
+from cahqp.frame import Frame, View
 from cahqp.inference.frames import FrameBatch, FrameSet
 from cahqp.labels.candidates import Candidates, usable
 from cahqp.labels.external import External
 from cahqp.labels.fusion import Method, ViewPredictions, fuse
 from cahqp.labels.views import unknown_view, view_scale, view_tiles
-from cahqp.structures import Batch, Frame, Preprocessing, Targets, View, collate
+from cahqp.structures import Batch, Preprocessing, Targets, collate
 
 _OVERLAP = 0.2
 """Share of a tile that its neighbour shows too, so that what one cuts the other has whole."""

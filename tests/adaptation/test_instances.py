@@ -4,7 +4,8 @@ import torch
 from cahqp.adaptation import InstanceAlignment, box_masks, instance_masks
 from cahqp.adaptation.instances import instance_features
 from cahqp.errors import ConfigError
-from cahqp.structures import Frame, Targets
+from cahqp.frame import Frame
+from cahqp.structures import Targets
 
 IMAGE = (64, 96)  # Cells are 16 px on the first level and 32 px on the second.
 each_unit = pytest.mark.parametrize("unit", ["token", "instance"])

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from cahqp.adaptation import StationaryMemory
-from cahqp.structures import Frame, View
+from cahqp.frame import Frame, View
 
 LAMP, PASSING = [10.0, 10, 20, 20], [0.0, 50, 20, 60]
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from cahqp.adaptation import TrackBank
-from cahqp.structures import Frame, View
+from cahqp.frame import Frame, View
 
 BOX = [10.0, 10.0, 30.0, 30.0]
 

@@ -2,7 +2,7 @@ import pytest
 
 from cahqp.data.splits import check_leakage, split_by_recording, split_later_block
 from cahqp.errors import DataError
-from cahqp.structures import Frame
+from cahqp.frame import Frame
 
 
 def frames(recording, indices, camera=""):

@@ -2,7 +2,8 @@ import numpy as np
 import torch
 
 from cahqp.data.transforms import strong
-from cahqp.structures import Preprocessing, Targets, View
+from cahqp.frame import View
+from cahqp.structures import Preprocessing, Targets
 
 
 def test_view_maps_boxes_back_to_the_original() -> None:

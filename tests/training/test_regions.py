@@ -7,8 +7,9 @@ from torchmetrics.detection import MeanAveragePrecision
 
 from cahqp.evaluation.ground_truth import GroundTruth, ImagePredictions, Predictions
 from cahqp.evaluation.metrics import average_precision
+from cahqp.frame import Frame
 from cahqp.inference.frames import _ground_truth
-from cahqp.structures import Frame, Targets
+from cahqp.structures import Targets
 from cahqp.training.base import _with_regions
 
 CLASSES = ("bicycle", "bus", "car")

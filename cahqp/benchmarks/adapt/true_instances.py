@@ -12,7 +12,8 @@ from torch import Tensor
 
 from cahqp.coco.reader import class_indices, read_coco
 from cahqp.errors import DataError
-from cahqp.structures import Batch, Frame, Targets
+from cahqp.frame import Frame
+from cahqp.structures import Batch, Targets
 from cahqp.training import TeacherAdaptation
 from cahqp.training.ca_hqp.alignment import TARGET, Passed
 

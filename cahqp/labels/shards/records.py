@@ -10,8 +10,9 @@ import numpy as np
 from cahqp.errors import RunError
 
 if TYPE_CHECKING:
+    from cahqp.frame import Frame
     from cahqp.labels.select import Selection
-    from cahqp.structures import Detections, Frame
+    from cahqp.structures import Detections
 
 _ENCODER = json.JSONEncoder(allow_nan=False, ensure_ascii=False, separators=(", ", ": "))  # kept: one is dear to make
 PIXEL_DECIMALS = 2

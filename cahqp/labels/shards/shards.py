@@ -22,8 +22,8 @@ from cahqp.errors import RunError
 from cahqp.labels.shards.records import encode
 
 if TYPE_CHECKING:
+    from cahqp.frame import Frame
     from cahqp.labels.select import Selection
-    from cahqp.structures import Frame
 
 _POSITION = re.compile(rb'\{"position": (\d+), ')
 

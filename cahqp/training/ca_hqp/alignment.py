@@ -22,7 +22,8 @@ from cahqp.adaptation import (
 from cahqp.data.seeding import seed_of
 from cahqp.detectors.base import Output
 from cahqp.errors import ConfigError
-from cahqp.structures import Batch, Frame, Targets
+from cahqp.frame import Frame
+from cahqp.structures import Batch, Targets
 from cahqp.training.base import DetectionModule
 from cahqp.training.ca_hqp.settings import AlignmentSettings, PromptSettings
 

@@ -22,7 +22,8 @@ from cahqp.detectors import DINO
 from cahqp.detectors.base import Detector, Output
 from cahqp.detectors.losses.criterion import pad_targets
 from cahqp.errors import ConfigError
-from cahqp.structures import Batch, Detections, Frame, Targets, valid_sizes
+from cahqp.frame import Frame
+from cahqp.structures import Batch, Detections, Targets, valid_sizes
 from cahqp.training.base import OptimizerSettings
 from cahqp.training.ca_hqp.alignment import SOURCE, TARGET, AligningModule, Passed, counted_fully
 from cahqp.training.ca_hqp.domain_passes import batch_norms, frozen_bn_stats, join, part, part_of_output, zeroed

@@ -11,7 +11,8 @@ from lightning.pytorch import LightningModule, Trainer
 
 from cahqp.errors import DataError
 from cahqp.files import atomic_write
-from cahqp.structures import Batch, Frame, Targets, View
+from cahqp.frame import Frame, View
+from cahqp.structures import Batch, Targets
 from cahqp.training.callbacks.ema import EMA
 from cahqp.training.distillation.loss import SoftTargets
 from cahqp.training.distillation.views import SoftBatch

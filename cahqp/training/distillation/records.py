@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cahqp.errors import RunError
-from cahqp.structures import View
+from cahqp.frame import View
 
 Precision = Literal["packed", "float32"]
 Rest = Literal["smooth", "drop"]

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from cahqp.errors import DataError, RunError, WeightsError
 from cahqp.files import read_json, sync_directory, write_json
-from cahqp.structures import Frame
+from cahqp.frame import Frame
 from cahqp.training.distillation.records import RecordLayout, Rest, SoftView, checksum, pack, unpack
 
 FORMAT = 1

@@ -20,8 +20,9 @@ from cahqp.data.images import BrokenImageError
 from cahqp.data.transforms import strong
 from cahqp.detectors.base import Detector
 from cahqp.errors import ConfigError, check_numbers
+from cahqp.frame import Frame, View
 from cahqp.inference.frames import fixed_batches
-from cahqp.structures import Batch, Frame, Targets, View, collate
+from cahqp.structures import Batch, Targets, collate
 from cahqp.training.distillation.loss import SoftTargets, answers
 from cahqp.training.distillation.records import RecordLayout, SoftView
 from cahqp.training.distillation.store import SoftLabelWriter, StoreKey

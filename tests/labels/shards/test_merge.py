@@ -9,10 +9,11 @@ import torch
 from pycocotools.coco import COCO
 
 from cahqp.errors import DataError, RunError
+from cahqp.frame import Frame
 from cahqp.labels.select import Selection
 from cahqp.labels.shards.merge import category_ids, merge
 from cahqp.labels.shards.shards import LabelShards
-from cahqp.structures import Detections, Frame
+from cahqp.structures import Detections
 
 CLASSES = ("car", "person")
 

@@ -2,9 +2,10 @@ import pytest
 import torch
 
 from cahqp.errors import RunError
+from cahqp.frame import Frame
 from cahqp.labels.select import Selection
 from cahqp.labels.shards.shards import LabelShards, index_shards
-from cahqp.structures import Detections, Frame
+from cahqp.structures import Detections
 
 NOTHING = Selection(Detections.empty(), Detections.empty(), [])
 

@@ -3,6 +3,7 @@ import json
 import numpy as np
 import pytest
 
+from cahqp.frame import Frame
 from cahqp.labels.calibration.thresholds import NEVER
 from cahqp.labels.candidates import Candidates, encode, from_record
 from cahqp.labels.refine import refine
@@ -20,7 +21,6 @@ from cahqp.labels.tracking.temporal import (
     too_sparse,
     why_not,
 )
-from cahqp.structures import Frame
 
 RATE = 0.2
 

@@ -12,7 +12,8 @@ from cahqp.__main__ import main
 from cahqp.benchmarks.adapt.true_instances import TrueInstances
 from cahqp.detectors.model_file import load
 from cahqp.errors import ConfigError, DataError
-from cahqp.structures import Batch, Detections, Frame, Targets, View
+from cahqp.frame import Frame, View
+from cahqp.structures import Batch, Detections, Targets
 from cahqp.training import TeacherAdaptation
 from cahqp.training.ca_hqp.alignment import SOURCE, TARGET
 from cahqp.training.ca_hqp.domain_passes import batch_norms, frozen_bn_stats, join, part, part_of_output

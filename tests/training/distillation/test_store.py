@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from cahqp.errors import DataError, RunError, WeightsError
-from cahqp.structures import Frame, View
+from cahqp.frame import Frame, View
 from cahqp.training.distillation.records import RecordLayout, SoftView, pack, unpack
 from cahqp.training.distillation.store import SoftLabelStore, SoftLabelWriter, StoreKey
 
