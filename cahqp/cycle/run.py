@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import shutil
-import sys
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,16 +10,13 @@ from pathlib import Path
 from cahqp import files
 from cahqp.cycle import summary
 from cahqp.cycle.plan import Plan, read_plan
+from cahqp.cycle.rounds import run as rounds_run
 from cahqp.cycle.rounds.plan import has_rounds
-from cahqp.cycle.stages import Stage, Stages
+from cahqp.cycle.stages import CYCLE, Stages
 from cahqp.errors import ConfigError, RunError
-from cahqp.runs import locks, process
-from cahqp.runs.state import State
-
-CYCLE = "cycle.json"
-PROGRAM: tuple[str, ...] = (sys.executable, "-m", "cahqp")
-
-_LOG_LINES = 15
+from cahqp.runs import locks
+from cahqp.runs.executor import run_stages
+from cahqp.runs.state import Stage
 
 
 @dataclass(frozen=True)
@@ -95,8 +89,6 @@ def run(
 def _run_rounds(
     plan: Path, output: Path | None, seed: int | None, dry_run: bool, watch: bool, max_rounds: int | None, replay: bool
 ) -> None:
-    from cahqp.cycle.rounds import run as rounds_run
-
     chosen = rounds_run.choose(plan, output, seed, replay)
     if dry_run:
         print(_commands(chosen.stages))
@@ -151,100 +143,3 @@ def _remember(cycle: Cycle) -> None:
             "command": cycle.command,
         },
     )
-
-
-def run_stages(root: Path, stages: Sequence[Stage]) -> None:
-    """Carry out stages in their order, those that are done left out. The caller holds the lock of `root`.
-
-    Args:
-        root: Where state and logs are kept.
-        stages: Each one's inputs are there, or are made by a stage before it.
-
-    Raises:
-        RunError: A stage failed, or what it reads is missing; those before it are kept.
-    """
-    state = State(root)
-    for number, stage in enumerate(stages, 1):
-        run_stage(stage, state, f"[{number}/{len(stages)}] {stage.name}")
-
-
-def run_stage(stage: Stage, state: State, label: str) -> bool:
-    """Carry out a stage, unless it is done.
-
-    Args:
-        stage: Its inputs are there.
-        state: What is remembered of all stages.
-        label: Begins its lines.
-
-    Returns:
-        Whether anything was done.
-
-    Raises:
-        RunError: An input is missing, or the stage failed.
-    """
-    key = state.key(stage)
-    if key is None:
-        missing = next(path for path in stage.inputs if not path.exists())
-        message = f"Stage {stage.name} needs {missing}, which is not there. Give it back, or remove its directory."
-        raise RunError(message)
-    if state.is_done(stage, key):
-        print(f"{label}: done before", flush=True)
-        return False
-    if state.is_stale(stage, key):
-        print(f"{label}: its inputs have changed; what was there is now {state.set_aside(stage)}", flush=True)
-    state.begin(stage, key)
-    _carry_out_one(stage, state, label)
-    return True
-
-
-def _carry_out_one(stage: Stage, state: State, label: str) -> None:
-    log = state.root / "logs" / f"{stage.name}.log"
-    start = log.stat().st_size if log.exists() else 0
-    began = time.monotonic()
-    code = 0
-    print(f"{label} ...", end="", flush=True)
-    try:
-        code = process.execute([*PROGRAM, *stage.arguments], log, lambda seconds, line: _show(label, seconds, line))
-        finished = code == 0 and stage.output.is_dir()
-    except BaseException:
-        print(flush=True)
-        state.end(stage, time.monotonic() - began, finished=False)
-        raise
-    seconds = time.monotonic() - began
-    state.end(stage, seconds, finished)
-    _clear_line(label)
-    print(f" {'done' if finished else 'failed'} in {summary.duration(seconds)}", flush=True)
-    if not finished:
-        raise RunError(failure(stage, log, start, code))
-
-
-def failure(stage: Stage, log: Path, start: int, code: int) -> str:
-    """Say how a stage ended that failed, and what it last said.
-
-    Args:
-        stage: The stage.
-        log: Its log.
-        start: Byte of the log where this attempt began.
-        code: Its exit code.
-    """
-    said = [f"    {line}" for line in process.last_lines(log, _LOG_LINES, start)]
-    how = process.in_words(code) if code else f"exit code 0, but without {stage.output}"
-    return "\n".join(
-        [
-            f"Stage {stage.name} ended with {how}. It last said:",
-            *said,
-            f"The whole log: {log}",
-            "Mend what it names and run the same command again: it goes on from there.",
-        ]
-    )
-
-
-def _show(label: str, seconds: float, line: str) -> None:
-    if sys.stdout.isatty():
-        text = f"{label} {summary.duration(seconds)}  {line}"
-        print(f"\r\x1b[K{text[: shutil.get_terminal_size().columns - 1]}", end="", flush=True)
-
-
-def _clear_line(label: str) -> None:
-    if sys.stdout.isatty():
-        print(f"\r\x1b[K{label} ...", end="")

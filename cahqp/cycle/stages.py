@@ -4,33 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from cahqp.cycle.plan import SCENES, Plan
+from cahqp.runs.state import Stage
 
+CYCLE = "cycle.json"
 MODEL, LABELS = "model.safetensors", "labels.json"
 TEST = "target-test"
 VALIDATION = "source-val"
 ADAPT, ORACLE = "teacher-adapt", "teacher-oracle"
-
-
-@dataclass(frozen=True)
-class Stage:
-    """One command, and what it reads and writes.
-
-    Attributes:
-        name: Also the name of its directory and its log.
-        arguments: The command line after `cahqp`.
-        inputs: Files and directories whose contents decide the result, in the order of use.
-        output: The directory that it completes.
-    """
-
-    name: str
-    arguments: tuple[str, ...]
-    inputs: tuple[Path, ...]
-    output: Path
 
 
 class Stages:

@@ -10,10 +10,11 @@ from cahqp.cycle import summary
 from cahqp.cycle.rounds.plan import has_rounds
 from cahqp.cycle.rounds.run import Rounds
 from cahqp.cycle.rounds.run import choose as choose_rounds
-from cahqp.cycle.run import CYCLE, Cycle, choose
-from cahqp.cycle.stages import Stage
+from cahqp.cycle.run import Cycle, choose
+from cahqp.cycle.stages import CYCLE
 from cahqp.runs import locks, process
-from cahqp.runs.state import State, partial
+from cahqp.runs.executor import duration
+from cahqp.runs.state import Stage, State
 
 
 def status(plan: Path, output: Path | None = None) -> None:
@@ -43,7 +44,7 @@ def lines(plan: Path, output: Path | None = None) -> list[str]:
         if says != "done":
             unsettled.append(stage)
         record = state.records.get(stage.name)
-        seconds = summary.duration(record.seconds) if record and record.seconds else ""
+        seconds = duration(record.seconds) if record and record.seconds else ""
         told.append((stage.name, says, seconds))
     width = max(len(name) for name, _, _ in told)
     rows = [f"{name:<{width}}  {seconds:>12}  {says}" for name, says, seconds in told]
@@ -61,11 +62,11 @@ def _says(stage: Stage, state: State, unsettled: list[Stage]) -> str:
         return "done"
     if state.is_stale(stage, key):
         return "to do again: its inputs have changed"
-    return f"partial{_how_far(stage, state)}" if partial(stage).exists() else "to do"
+    return f"partial{_how_far(stage, state)}" if stage.partial.exists() else "to do"
 
 
 def _how_far(stage: Stage, state: State) -> str:
-    metrics = partial(stage) / "metrics.csv"
+    metrics = stage.partial / "metrics.csv"
     if metrics.is_file():
         with metrics.open(newline="", encoding="utf-8") as file:
             rows = list(csv.DictReader(file))

@@ -56,15 +56,6 @@ def _round_row(name: str, cells: dict[str, str]) -> str:
     return name.ljust(36) + "".join(f"{cell[:12]:>13}" for cell in cells.values())
 
 
-def duration(seconds: float) -> str:
-    """Return a time in words, such as `1 h 02 min`, `3 min 20 s` or `4.2 s`."""
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
-
-
 def _table(models: dict[str, dict[str, Any]]) -> list[str]:
     # JSON files are sorted by name; a reader wants before above after.
     models = dict(sorted(models.items(), key=lambda item: list(NAMES).index(item[0]) if item[0] in NAMES else 99))

@@ -16,8 +16,8 @@ from typing import Any
 
 import cahqp
 from cahqp import files
-from cahqp.runs import locks
 from cahqp.errors import CahqpError, DataError, RunError
+from cahqp.runs import locks
 
 MANIFEST = "manifest.json"
 IDENTITY = "identity.json"

@@ -1,4 +1,4 @@
-"""What a cycle remembers of its stages, and what it can tell without it."""
+"""Stages and the state file that records which of them are finished."""
 
 from __future__ import annotations
 
@@ -12,20 +12,47 @@ import yaml
 
 import cahqp
 from cahqp import files
-from cahqp.runs.directory import MANIFEST, content_hash
-from cahqp.cycle.stages import Stage
 from cahqp.errors import ConfigError, DataError, RunError
+from cahqp.runs.directory import MANIFEST, content_hash
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One command with its inputs and its output.
+
+    Attributes:
+        name: Name of the stage's directory and log.
+        arguments: Command line after `cahqp`.
+        inputs: Files and directories whose contents decide the result, in order of use.
+        output: Directory that the command makes.
+    """
+
+    name: str
+    arguments: tuple[str, ...]
+    inputs: tuple[Path, ...]
+    output: Path
+
+    @property
+    def partial(self) -> Path:
+        """The directory of unfinished work."""
+        return self.output.with_name(f"{self.output.name}.partial")
+
+    @property
+    def manifest_digest(self) -> str | None:
+        """The SHA-256 of the manifest, or `None` without one."""
+        manifest = self.output / MANIFEST
+        return files.sha256(manifest) if manifest.is_file() else None
 
 
 @dataclass(frozen=True)
 class Record:
-    """What is remembered of one stage.
+    """State of one stage.
 
     Attributes:
-        key: What it was made from; see `State.key`.
-        manifest_digest: SHA-256 of its manifest; `None` until it is finished.
-        seconds: Time it took, over all its attempts.
-        code: SHA-256 of the package's Python files that finished it; `None` until then, and in files of older versions.
+        key: Hash of everything that decides the result; see `State.key`.
+        manifest_digest: SHA-256 of the manifest; `None` until the stage is finished.
+        seconds: Total time over all attempts.
+        code: SHA-256 of the Python files of the package that finished the stage; `None` until then.
     """
 
     key: str
@@ -35,10 +62,10 @@ class Record:
 
 
 class State:
-    """The file `state.json` of a cycle. Nothing is lost with it but time: stages know their own finished runs.
+    """State file `state.json` of a directory of stages. Losing it costs time only: commands detect finished runs.
 
     Args:
-        root: The cycle's directory.
+        root: The directory of the stages.
     """
 
     def __init__(self, root: Path) -> None:
@@ -49,62 +76,59 @@ class State:
             try:
                 self.records = {name: Record(**record) for name, record in files.read_json(self.path).items()}
             except (RunError, TypeError, AttributeError) as error:
-                message = f"{self.path} is damaged ({error}). Remove it and run the same command again."
+                message = f"{self.path} is damaged ({error}). Remove it and rerun the same command."
                 raise RunError(message) from error
 
     def key(self, stage: Stage) -> str | None:
-        """Hash what decides a stage's result: its arguments, the contents of its inputs, and our version.
+        """Hash what decides a stage's result: arguments, contents of inputs, and version of cahqp.
 
         Returns:
             The SHA-256, or `None` while an input is missing.
 
         Raises:
-            ConfigError: A config among the inputs is no YAML.
+            ConfigError: A config among the inputs is not valid YAML.
         """
         try:
             inputs = [_input_hash(path) for path in stage.inputs]
         except DataError:
             return None
-        # By what files hold, not by where they are: a cycle and its data can be moved.
+        # Contents, not locations: a cycle and its data can be moved.
         arguments = list(stage.arguments)
         for index, path in enumerate([*stage.inputs, self.root]):
             arguments = [argument.replace(str(path), f"{{{index}}}") for argument in arguments]
         return hashlib.sha256(json.dumps([cahqp.__version__, arguments, inputs]).encode()).hexdigest()
 
     def is_done(self, stage: Stage, key: str | None) -> bool:
-        """Say whether the finished run that is there was made from `key`."""
+        """Return whether the finished run on disk was made from `key`."""
         record = self.records.get(stage.name)
-        return record is not None and record.key == key and record.manifest_digest is not None and record.manifest_digest == manifest_digest(stage)
+        if record is None or record.key != key or record.manifest_digest is None:
+            return False
+        return record.manifest_digest == stage.manifest_digest
 
     def is_stale(self, stage: Stage, key: str | None) -> bool:
-        """Say whether what is there, finished or not, was made from something else than `key`."""
+        """Return whether the run on disk, finished or not, was made from another key."""
         record = self.records.get(stage.name)
-        return record is not None and record.key != key and any(path.exists() for path in _directories(stage))
+        return record is not None and record.key != key and _exists(stage)
 
     def begin(self, stage: Stage, key: str) -> None:
-        """Remember what a stage is being made from."""
+        """Record the start of an attempt."""
         record = self.records.get(stage.name)
-        same = record is not None and record.key == key and any(path.exists() for path in _directories(stage))
-        self._write(stage, Record(key, None, record.seconds if record and same else 0.0))
+        resumed = record is not None and record.key == key and _exists(stage)
+        self._write(stage, Record(key, None, record.seconds if record and resumed else 0.0))
 
     def end(self, stage: Stage, seconds: float, finished: bool) -> None:
-        """Remember how an attempt ended."""
+        """Record the end of an attempt."""
         record = self.records[stage.name]
-        spent = record.seconds + seconds
-        done = Record(record.key, manifest_digest(stage), spent, code_hash()) if finished else Record(record.key, None, spent)
-        self._write(stage, done)
+        result = (stage.manifest_digest, code_hash()) if finished else (None, None)
+        self._write(stage, Record(record.key, result[0], record.seconds + seconds, result[1]))
 
     def set_aside(self, stage: Stage) -> Path:
-        """Move what is there to `stale/`, so that nothing is overwritten.
-
-        Returns:
-            Where it is now.
-        """
+        """Move a stage's directories to `stale/` and return their new location."""
         number = 1
         while (aside := self.root / "stale" / f"{stage.name}-{number}").exists():
             number += 1
         aside.mkdir(parents=True)
-        for path in _directories(stage):
+        for path in (stage.output, stage.partial):
             if path.exists():
                 path.rename(aside / path.name)
         return aside
@@ -116,35 +140,23 @@ class State:
 
 @cache
 def code_hash() -> str:
-    """Return the SHA-256 of the package's Python files: two states of one version may differ in what they do."""
+    """Return the SHA-256 of the package's Python files, which may differ within one version."""
     root = Path(cahqp.__file__).parent
-    told = [f"{path.relative_to(root).as_posix()} {files.sha256(path)}" for path in sorted(root.rglob("*.py"))]
-    return hashlib.sha256("\n".join(told).encode()).hexdigest()
+    lines = [f"{path.relative_to(root).as_posix()} {files.sha256(path)}" for path in sorted(root.rglob("*.py"))]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
-def partial(stage: Stage) -> Path:
-    """Return the directory of a stage's unfinished work."""
-    return stage.output.with_name(f"{stage.output.name}.partial")
-
-
-def manifest_digest(stage: Stage) -> str | None:
-    """Return the SHA-256 of a stage's manifest, or `None` without one."""
-    manifest = stage.output / MANIFEST
-    return files.sha256(manifest) if manifest.is_file() else None
-
-
-def _directories(stage: Stage) -> tuple[Path, Path]:
-    return stage.output, partial(stage)
+def _exists(stage: Stage) -> bool:
+    return stage.output.exists() or stage.partial.exists()
 
 
 def _input_hash(path: Path) -> str:
-    if path.suffix in (".yaml", ".yml") and path.is_file():
-        # What a config says; a comment changes nothing.
-        try:
-            parsed = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            message = f"{path} is not readable YAML ({error}). Mend it and run the same command again."
-            raise ConfigError(message) from error
-        said = json.dumps(parsed, sort_keys=True, default=str)
-        return hashlib.sha256(said.encode()).hexdigest()
-    return content_hash(path)
+    if path.suffix not in (".yaml", ".yml") or not path.is_file():
+        return content_hash(path)
+    try:
+        parsed = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        message = f"{path} is not readable YAML ({error}). Fix it and rerun the same command."
+        raise ConfigError(message) from error
+    # Parsed values: a comment changes nothing.
+    return hashlib.sha256(json.dumps(parsed, sort_keys=True, default=str).encode()).hexdigest()

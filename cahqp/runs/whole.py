@@ -6,9 +6,9 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from cahqp.errors import CahqpError
 from cahqp.runs import locks
 from cahqp.runs.directory import RunDirectory
-from cahqp.errors import CahqpError
 
 
 @contextmanager

@@ -12,9 +12,9 @@ from cahqp.__main__ import main
 from cahqp.benchmarks.adapt import stages
 from cahqp.benchmarks.adapt.matches import write_matches
 from cahqp.benchmarks.adapt.table import markdown, markers
-from cahqp.cycle import run as cycle
 from cahqp.evaluation.bootstrap import Groups
 from cahqp.evaluation.matching import ClassMatches, Matches
+from cahqp.runs import executor
 from cahqp.runs.directory import RunDirectory
 
 ROOT = Path(__file__).parents[2]
@@ -122,7 +122,7 @@ def workplace(tmp_path, monkeypatch):
         fake(command[3:])
         return 0
 
-    monkeypatch.setattr(cycle.process, "execute", execute)
+    monkeypatch.setattr(executor.process, "execute", execute)
     return started
 
 
@@ -462,11 +462,11 @@ def test_a_failed_stage_is_told_and_the_others_are_kept(jobs, adapt, workplace, 
             return 3
         return carry_on(command, log, watch)
 
-    carry_on = cycle.process.execute
+    carry_on = executor.process.execute
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setenv("MKL_NUM_THREADS", "1")
     with monkeypatch.context() as broken:
-        broken.setattr(cycle.process, "execute", execute)
+        broken.setattr(executor.process, "execute", execute)
         code, said = adapt(f"--jobs={jobs}")
     assert code == 1
     assert "the lamp is broken" in said

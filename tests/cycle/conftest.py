@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from cahqp.cycle import run as cycle
+from cahqp.runs import executor
 
 FAKE = Path(__file__).with_name("fake_cahqp.py")
 
@@ -27,7 +27,7 @@ def plan_values():
 def workplace(tmp_path, monkeypatch, plan_values):
     """A working directory with all that the plan names, and the fake command."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(cycle, "PROGRAM", (sys.executable, str(FAKE)))
+    monkeypatch.setattr(executor, "PROGRAM", (sys.executable, str(FAKE)))
     for name in ("train.json", "val.json", "night.json", "teacher.safetensors", "student.safetensors"):
         Path(name).write_text(name)
     for name in ("adapt.yaml", "mean.yaml", "retrain.yaml"):
@@ -71,6 +71,6 @@ def started(workplace, monkeypatch):
         fake(command[2:])
         return 0
 
-    monkeypatch.setattr(cycle.process, "execute", execute)
+    monkeypatch.setattr(executor.process, "execute", execute)
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)  # no power cut is expected here
     return names

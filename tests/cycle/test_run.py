@@ -25,7 +25,8 @@ DRIVER = f"""
 import sys
 from pathlib import Path
 from cahqp.cycle import run
-run.PROGRAM = (sys.executable, {str(FAKE)!r})
+from cahqp.runs import executor
+executor.PROGRAM = (sys.executable, {str(FAKE)!r})
 run.run(Path("plan.yaml"))
 """
 
@@ -207,7 +208,7 @@ def test_failed_stage_says_what_and_how_to_go_on(workplace, monkeypatch):
     assert "Stage teacher-adapt ended with exit code 3" in told
     assert "the lamp is broken" in told
     assert "runs/tiny/logs/teacher-adapt.log" in told
-    assert "same command again" in told
+    assert "rerun the same command" in told
     assert len(told.splitlines()) < 25
 
 
@@ -287,7 +288,7 @@ def test_status_of_a_finished_cycle_shows_the_table(started):
 def test_damaged_state_says_what_to_do(started):
     cycle.run(PLAN)
     Path("runs/tiny/state.json").write_text("{")
-    with pytest.raises(RunError, match="Remove it and run the same command again"):
+    with pytest.raises(RunError, match="Remove it and rerun the same command"):
         cycle.run(PLAN)
 
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from cahqp import files
+from cahqp.errors import DataError, RunError
 from cahqp.runs import locks
 from cahqp.runs.directory import RunDirectory, content_hash, read_manifest, verify
-from cahqp.errors import DataError, RunError
 
 
 @pytest.fixture

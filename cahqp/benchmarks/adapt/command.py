@@ -14,12 +14,10 @@ from cahqp.benchmarks.adapt.plan import Plan, read_plan
 from cahqp.benchmarks.adapt.results import results
 from cahqp.benchmarks.adapt.stages import Bench, Run
 from cahqp.benchmarks.adapt.table import into_docs, markdown, read_page
-from cahqp.cycle import summary
-from cahqp.cycle.run import run_stages
 from cahqp.errors import ConfigError, check_numbers
 from cahqp.files import atomic_write, write_json
 from cahqp.runs import locks
-from cahqp.runs.executor import carry_out_together
+from cahqp.runs.executor import duration, run_stages
 from cahqp.runs.state import State
 
 RESULTS, TABLE = "results.json", "table.md"
@@ -89,7 +87,7 @@ def adapt(
         # Plan by plan, so that the first table is there early.
         for path, each in plans.items():
             stages = bench.needed(runs[path])
-            run_stages(output, stages) if jobs == 1 else carry_out_together(output, stages, jobs)
+            run_stages(output, stages, jobs)
             flags = _flags(each, path, seeds, arms, data) + ([] if students else ["--students", "false"])
             told = shlex.join(["cahqp", "benchmark", "adapt", *flags])
             print("\n" + _write(each, runs[path], output, told, docs))
@@ -128,6 +126,6 @@ def _dry(bench: Bench, plans: dict[Path, Plan], runs: dict[Path, list[Run]]) -> 
         told |= {stage.name for stage in left}
         seconds = sum(bench.seconds[stage.name] for stage in left)
         lines += [f"{bench.seconds[s.name] / 60:7.1f} min  {shlex.join(['cahqp', *s.arguments])}" for s in left]
-        lines.append(f"{plan.name}: {len(left)} stages left, about {summary.duration(seconds)} on two cores\n")
+        lines.append(f"{plan.name}: {len(left)} stages left, about {duration(seconds)} on two cores\n")
         total += seconds
-    return [*lines, f"All together: {len(told)} stages, about {summary.duration(total)}. What plans share counts once."]
+    return [*lines, f"All together: {len(told)} stages, about {duration(total)}. What plans share counts once."]

@@ -15,8 +15,9 @@ import yaml
 from cahqp.benchmarks.adapt.cost import Estimate
 from cahqp.benchmarks.adapt.plan import SCENES, Arm, Plan
 from cahqp.coco.reader import read_coco_frames
-from cahqp.cycle.stages import LABELS, MODEL, Stage
+from cahqp.cycle.stages import LABELS, MODEL
 from cahqp.runs.directory import content_hash
+from cahqp.runs.state import Stage
 
 STAGES = "stages"
 # What an arm comes to is measured, good or bad; one that is stopped would stop the benchmark. A loss that is not finite

@@ -8,15 +8,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cahqp import files
-from cahqp.cycle import run, summary
+from cahqp.cycle import summary
 from cahqp.cycle.fetch import new
 from cahqp.cycle.rounds.incoming import add_arrival, drop_unbegun
 from cahqp.cycle.rounds.plan import RoundsPlan, Watch, read_rounds
 from cahqp.cycle.rounds.stages import RoundStages
-from cahqp.cycle.stages import Stage
+from cahqp.cycle.stages import CYCLE
 from cahqp.errors import ConfigError, DataError, RunError
-from cahqp.runs import locks, process
-from cahqp.runs.state import State
+from cahqp.runs import executor, locks, process
+from cahqp.runs.state import Stage, State
 
 
 @dataclass(frozen=True)
@@ -65,8 +65,8 @@ def choose(path: Path, output: Path | None, seed: int | None, replay: bool = Tru
     if chosen.gate is not None and not (replay and wanted == plan.seed):
         # What is run for comparison must not go out to the cameras.
         chosen = replace(chosen, gate=replace(chosen.gate, registry=None))
-    if (root / run.CYCLE).is_file():
-        begun = files.read_json(root / run.CYCLE)
+    if (root / CYCLE).is_file():
+        begun = files.read_json(root / CYCLE)
         same = {"name": plan.name, "seed": wanted, "replay": replay}
         if other := [key for key, value in same.items() if begun.get(key) != value]:
             told = ", ".join(f"{key} {begun.get(key)}, not {same[key]}" for key in other)
@@ -115,7 +115,7 @@ def _count(rounds: Rounds) -> int:
 
 def _remember(rounds: Rounds) -> None:
     said = {"name": rounds.plan.name, "seed": rounds.plan.seed, "replay": rounds.replay, "command": rounds.command}
-    files.write_json(rounds.root / run.CYCLE, {**said, "rounds": True})
+    files.write_json(rounds.root / CYCLE, {**said, "rounds": True})
 
 
 def _known(rounds: Rounds) -> None:
@@ -125,7 +125,7 @@ def _known(rounds: Rounds) -> None:
     while number < len(stages := rounds.stages):
         stage = stages[number]
         number += 1
-        fresh = run.run_stage(stage, state, f"[{number}/{len(stages)}] {stage.name}")
+        fresh = executor.run_stage(stage, state, f"[{number}/{len(stages)}] {stage.name}")
         told = told and not fresh
         if fresh and stage.name.endswith("/published"):
             _report(rounds)
@@ -137,7 +137,7 @@ def _known(rounds: Rounds) -> None:
 def _report(rounds: Rounds) -> None:
     """Write the report anew. It is no stage: it tells of a cycle that goes on."""
     log = rounds.root / "logs" / "report.log"
-    code = process.execute([*run.PROGRAM, "report", f"--run={rounds.root}"], log, lambda seconds, line: None)
+    code = process.execute([*executor.PROGRAM, "report", f"--run={rounds.root}"], log, lambda seconds, line: None)
     if code:
         said = "".join(process.last_lines(log, 1))
         message = f"The report ended with {process.in_words(code)}: {said}\nThe whole log: {log}"

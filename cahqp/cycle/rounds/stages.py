@@ -12,9 +12,10 @@ from cahqp.cycle.plan import Target
 from cahqp.cycle.replay_buffer import BUFFER, NEW, PAST
 from cahqp.cycle.rounds.incoming import incoming
 from cahqp.cycle.rounds.plan import Drift, Round, RoundsPlan
-from cahqp.cycle.stages import ADAPT, LABELS, MODEL, VALIDATION, Stage, Stages
+from cahqp.cycle.stages import ADAPT, LABELS, MODEL, VALIDATION, Stages
 from cahqp.drift.command import FAULT
 from cahqp.files import read_json
+from cahqp.runs.state import Stage
 
 _ALL = 1_000_000
 

@@ -21,7 +21,8 @@ DRIVER = f"""
 import sys
 from pathlib import Path
 from cahqp.cycle import run
-run.PROGRAM = (sys.executable, {str(FAKE)!r})
+from cahqp.runs import executor
+executor.PROGRAM = (sys.executable, {str(FAKE)!r})
 run.run(Path("rounds.yaml"))
 """
 
@@ -183,7 +184,7 @@ def test_second_time_starts_nothing_and_a_change_only_what_hangs_on_it(started, 
 
 def test_a_failed_stage_says_how_to_go_on(planned, monkeypatch):
     monkeypatch.setenv("FAKE_FAIL", "relabel")
-    with pytest.raises(RunError, match=r"(?s)round-01/relabel ended with exit code 3.*the lamp is broken.*goes on"):
+    with pytest.raises(RunError, match=r"(?s)round-01/relabel ended with exit code 3.*the lamp is broken.*to resume"):
         cycle.run(PLAN)
     told = lines(PLAN)
     assert any("round-01/relabel " in line and "partial" in line for line in told)
@@ -228,7 +229,7 @@ def arrive(camera, count, start=0, age=100.0):
 
 
 def test_a_folder_that_fills_makes_rounds(started, planned):
-    planned(rounds=None, watch={"frames": "incoming", "at_least": 4, "seconds": 0.01})
+    planned(rounds=None, watch={"frames": "incoming", "min_frames": 4, "seconds": 0.01})
     arrive("north", 3)
     cycle.run(PLAN)
     assert not [name for name in names() if name.startswith("round")]
@@ -241,7 +242,7 @@ def test_a_folder_that_fills_makes_rounds(started, planned):
 
 
 def test_a_round_whose_fetch_took_nothing_looks_at_what_is_there_now(started, planned):
-    planned(rounds=None, watch={"frames": "incoming", "at_least": 1, "settle": 0})
+    planned(rounds=None, watch={"frames": "incoming", "min_frames": 1, "settle": 0})
     arrive("north", 1)
     broken = Path("incoming/north/0.jpg").rename("incoming/north/0.mp4")
     with pytest.raises(CahqpError, match="gave a frame"):  # the stand-in runs it in this process
@@ -255,14 +256,14 @@ def test_a_round_whose_fetch_took_nothing_looks_at_what_is_there_now(started, pl
 
 
 def test_files_that_are_being_written_are_waited_for(started, planned):
-    planned(rounds=None, watch={"frames": "incoming", "at_least": 2, "settle": 30})
+    planned(rounds=None, watch={"frames": "incoming", "min_frames": 2, "settle": 30})
     arrive("north", 3, age=1.0)
     cycle.run(PLAN)
     assert not Path("runs/year/rounds.json").exists()
 
 
 def test_a_camera_that_always_writes_does_not_hold_up_what_is_there(started, planned):
-    planned(rounds=None, watch={"frames": "incoming", "at_least": 2, "settle": 30})
+    planned(rounds=None, watch={"frames": "incoming", "min_frames": 2, "settle": 30})
     arrive("north", 3)
     arrive("north", 1, start=3, age=1.0)
     cycle.run(PLAN)

@@ -1,0 +1,1 @@
+"""Run directories, locks, stages and the executor that runs them."""
