@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, Literal
 
@@ -63,6 +64,15 @@ _NOT_IDENTITY = (
 )
 
 
+_MODEL_TO_DATA = (
+    ("model.detector", "classes", attrgetter("classes")),
+    ("model.detector", "preprocessing", attrgetter("preprocessing")),
+    ("model.confidence", "confidence", None),
+    ("model.teacher", "teacher", None),
+)
+"""Attributes of the model that become arguments of the DataModule."""
+
+
 class Cli(LightningCLI):
     """LightningCLI whose every fit has a run directory of its own."""
 
@@ -85,6 +95,9 @@ class Cli(LightningCLI):
         parser.add_lightning_class_args(Alarms, "alarms")
         parser.link_arguments("seed", "seed_everything")
         parser.link_arguments("seed", "data.init_args.seed")
+        # jsonargparse ignores a link whose source or target the chosen classes do not have.
+        for source, target, compute in _MODEL_TO_DATA:
+            parser.link_arguments(source, f"data.init_args.{target}", compute, apply_on="instantiate")
 
     def _parse_ckpt_path(self) -> None:
         """Do nothing: a checkpoint's hyperparameters would silently beat flags and config."""

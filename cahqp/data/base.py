@@ -21,6 +21,7 @@ from cahqp.structures import Preprocessing
 Strength = Literal["none", "weak", "strong"]
 _AUGMENTATIONS = {"none": plain, "weak": weak, "strong": strong}
 TrainingSet = LabelledFrames | UnlabelledFrames
+_MISSING = "data.{0} is missing: pass {0} of the model's detector to the DataModule. The command line does this itself."
 
 
 class DetectionData(LightningDataModule):
@@ -36,8 +37,8 @@ class DetectionData(LightningDataModule):
         max_invalid_share: Share of broken images, 0..1, that is put up with; more stop the run.
         ignore_categories: Names of categories whose boxes are left out.
         later_block: Recordings may be both trained on and held out if the held-out frames come after all others.
-        classes: Class names; the model's where not given.
-        preprocessing: Size rule; the model's where not given.
+        classes: Class names of the detector; the command line passes them.
+        preprocessing: Size rule of the detector; the command line passes it.
     """
 
     def __init__(
@@ -105,7 +106,7 @@ class DetectionData(LightningDataModule):
         """
         return LabelledFrames(
             [read_coco(path) for path in paths],
-            self.classes if self.classes is not None else self._ask_model("classes"),
+            self.given_classes(),
             self.augmentation_of(augmentation),
             seed=self.seed,
             max_invalid_share=self.max_invalid_share,
@@ -128,16 +129,19 @@ class DetectionData(LightningDataModule):
 
     def augmentation_of(self, strength: Strength) -> Augmentation:
         """Return an augmentation that ends with the detector's size."""
-        rule = self.preprocessing if self.preprocessing is not None else self._ask_model("preprocessing")
-        return _AUGMENTATIONS[strength](rule)
+        if self.preprocessing is None:
+            raise ConfigError(_MISSING.format("preprocessing"))
+        return _AUGMENTATIONS[strength](self.preprocessing)
 
-    def _ask_model(self, what: str) -> Any:
-        model = self.trainer.lightning_module if self.trainer is not None else None
-        detector = getattr(model, "detector", None)
-        if detector is None:
-            message = f"The model has no `detector` to ask for its {what}. Give `data.{what}`."
-            raise ConfigError(message)
-        return getattr(detector, what)
+    def given_classes(self) -> Sequence[str]:
+        """Return the class names.
+
+        Raises:
+            ConfigError: They are missing.
+        """
+        if self.classes is None:
+            raise ConfigError(_MISSING.format("classes"))
+        return self.classes
 
     def training_loader(self, orders: Sequence[Order], collate: Callable[[list[list[Any]]], Any]) -> Loader:
         """Load the training sets together, one order each.

@@ -1,8 +1,8 @@
-"""What feeds training: LightningDataModules. They ask the model for its classes and its size rule."""
+"""LightningDataModules for training. The command line links the model's classes and size rule to them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -31,8 +31,8 @@ class LabelledData(DetectionData):
         max_invalid_share: Share of broken images, 0..1, that is put up with; more stop the run.
         ignore_categories: Names of categories whose boxes are left out.
         later_block: Recordings may be both trained on and held out if the held-out frames come after all others.
-        classes: Class names; the model's where not given.
-        preprocessing: Size rule; the model's where not given.
+        classes: Class names of the detector; the command line passes them.
+        preprocessing: Size rule of the detector; the command line passes it.
     """
 
     def __init__(
@@ -104,8 +104,10 @@ class AdaptationData(DetectionData):
         max_invalid_share: Share of broken images, 0..1, that is put up with; more stop the run.
         ignore_categories: Names of categories whose boxes are left out.
         later_block: Recordings may be both trained on and held out if the held-out frames come after all others.
-        classes: Class names; the model's where not given.
-        preprocessing: Size rule; the model's where not given.
+        classes: Class names of the detector; the command line passes them.
+        preprocessing: Size rule of the detector; the command line passes it.
+        confidence: Function that returns one score per frame of a batch on the device, for `easiness: confidence`; the
+            command line passes that of `TeacherAdaptation`.
 
     Raises:
         ConfigError: Settings are out of range, or `mixed` has no curriculum to be the control of.
@@ -133,6 +135,7 @@ class AdaptationData(DetectionData):
         later_block: bool = False,
         classes: Sequence[str] | None = None,
         preprocessing: Preprocessing | None = None,
+        confidence: Callable[[Batch], list[float]] | None = None,
     ) -> None:
         super().__init__(
             val=val,
@@ -149,6 +152,7 @@ class AdaptationData(DetectionData):
         )
         self.source = source
         self.target = target
+        self.confidence = confidence
         self.target_batch_size = target_batch_size
         _check_adaptation(restyle, target_batch_size, curriculum, mixed)
         self.augmentation: Strength = augmentation
@@ -182,11 +186,9 @@ class AdaptationData(DetectionData):
             ConfigError: The model has no such measure.
         """
         trainer: Any = self.trainer
-        model: Any = None if trainer is None else trainer.lightning_module
-        if not hasattr(model, "easiness"):
-            message = "data.easiness: confidence asks the teacher; train a TeacherAdaptation, or choose brightness."
+        if self.confidence is None:
+            message = "data.easiness: confidence needs a TeacherAdaptation as the model. Use it, or choose brightness."
             raise ConfigError(message)
-        model.to(trainer.strategy.root_device)
         plain, found = self.augmentation_of("none"), []
         for position, frame in enumerate(target.frames):
             try:
@@ -197,7 +199,7 @@ class AdaptationData(DetectionData):
                 continue
             view, targets = plain(image, Targets.empty(), 0)
             batch = collate([(as_tensor(view), targets, frame)])
-            found += model.easiness(batch.to(trainer.strategy.root_device))
+            found += self.confidence(batch.to(trainer.strategy.root_device))
         # Devices may differ in the last digit, and must not differ in the order of the frames.
         told: list[float] = trainer.strategy.broadcast(found)
         return told
@@ -234,8 +236,8 @@ class StudentData(DetectionData):
         max_invalid_share: Share of broken images, 0..1, that is put up with; more stop the run.
         ignore_categories: Names of categories whose boxes are left out.
         later_block: Recordings may be both trained on and held out if the held-out frames come after all others.
-        classes: Class names; the model's where not given.
-        preprocessing: Size rule; the model's where not given.
+        classes: Class names of the detector; the command line passes them.
+        preprocessing: Size rule of the detector; the command line passes it.
         empty_pseudo: Whether pseudo-labelled files without one box are taken, as frames of nothing; else they are
             refused. A comparison says yes, to measure a teacher that finds nothing rather than end there.
     """

@@ -9,12 +9,7 @@ from cahqp.data.modules import AdaptationData, LabelledData, StudentData
 from cahqp.errors import ConfigError, DataError
 from cahqp.structures import Batch, Preprocessing
 
-RULE = Preprocessing(size=(16, 24))
-
-
-class Detector:
-    classes = ("person", "car")
-    preprocessing = RULE
+CLASSES, RULE = ("person", "car"), Preprocessing(size=(16, 24))
 
 
 class Recorder(LightningModule):
@@ -23,7 +18,6 @@ class Recorder(LightningModule):
     def __init__(self):
         super().__init__()
         self.weight = torch.nn.Parameter(torch.zeros(1))
-        self.detector = Detector()
         self.seen = []
         self.validated = []
 
@@ -68,6 +62,7 @@ def fit(data, path, callbacks=(), ckpt_path=None, **kwargs):
     torch.set_num_threads(1)
     quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
     model = Recorder()
+    data.classes, data.preprocessing = CLASSES, RULE
     trainer = Trainer(
         max_epochs=3, default_root_dir=path, enable_checkpointing=False, callbacks=list(callbacks), **quiet, **kwargs
     )
@@ -88,7 +83,7 @@ def labelled(write_coco):
 
 
 def ready(data, stage="fit"):
-    data.classes, data.preprocessing = ("person", "car"), RULE
+    data.classes, data.preprocessing = CLASSES, RULE
     data.setup(stage)
     return data
 
@@ -100,13 +95,15 @@ def test_a_batch_holds_the_models_size_and_classes(labelled):
     assert batch.targets[0].boxes.tolist() == [[3.0, 4.0, 10.5, pytest.approx(28 / 3)]]
 
 
-def test_classes_and_size_come_from_the_model(labelled, tmp_path):
+def test_given_classes_and_size_are_enough_to_train(labelled, tmp_path):
     assert len(fit(labelled(), tmp_path).seen) == 3 * 4
 
 
 def test_without_a_model_classes_must_be_given(labelled):
-    with pytest.raises(ConfigError, match=r"data\.classes"):
-        labelled().setup("fit")
+    with pytest.raises(ConfigError, match=r"data\.classes is missing"):
+        labelled(preprocessing=RULE).setup("fit")
+    with pytest.raises(ConfigError, match=r"data\.preprocessing is missing"):
+        labelled(classes=CLASSES).setup("fit")
 
 
 def test_validation_sees_every_frame_once(labelled, tmp_path):
@@ -152,8 +149,6 @@ def test_workers_change_nothing(labelled):
 
 class Place:
     """As much of a trainer as says which part of the data is wanted."""
-
-    lightning_module = None
 
     def __init__(self, rank, world_size):
         self.global_rank, self.world_size = rank, world_size
@@ -226,12 +221,11 @@ def test_curriculum_starts_with_the_brightest(write_coco):
 
 
 def test_curriculum_starts_with_what_the_teacher_is_surest_of(write_coco):
-    teacher = Recorder()
-    teacher.easiness = lambda batch: [float(frame.index in (3, 5)) for frame in batch.frames]
     given = {"batch_size": 2, "curriculum": [0.2, 1.0], "easiness": "confidence"}
+    given["confidence"] = lambda batch: [float(frame.index in (3, 5)) for frame in batch.frames]
     data = AdaptationData([write_coco("b", 10, "b", grey=90)], [write_coco("a", grey=20)], [], **given)
     strategy = SimpleNamespace(root_device=torch.device("cpu"), broadcast=lambda found: found)
-    data.trainer = SimpleNamespace(lightning_module=teacher, strategy=strategy)
+    data.trainer = SimpleNamespace(strategy=strategy)
     ready(data).trainer = None
     loader = data.train_dataloader()
     assert {f.index for batch in loader for f in batch["target_weak"].frames} == {3, 5}

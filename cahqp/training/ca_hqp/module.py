@@ -224,11 +224,12 @@ class TeacherAdaptation(AligningModule):
         return replace(detections, scores=settled)
 
     @torch.no_grad()
-    def easiness(self, batch: Batch) -> list[float]:
-        """Return how sure the teacher is of each frame: its detections' mean score, each counting by its score.
+    def confidence(self, batch: Batch) -> list[float]:
+        """Return the score-weighted mean score of each frame's detections, 0 for a frame without any.
 
-        A frame without any detection is the hardest, with 0. Labels are not needed: this may order target frames.
+        Labels are not needed, so this may order target frames. The batch decides the device.
         """
+        self.to(batch.images.device)
         self.detector.eval()
         found = self.detections(batch)
         self.train()

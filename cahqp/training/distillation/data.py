@@ -41,8 +41,9 @@ class DistillationData(DetectionData):
         max_invalid_share: Share of broken images, 0..1, that is put up with; more stop the run.
         ignore_categories: Names of categories whose boxes are left out.
         later_block: Recordings may be both trained on and held out if the held-out frames come after all others.
-        classes: Class names; the model's where not given.
-        preprocessing: Size rule; the model's where not given.
+        classes: Class names of the detector; the command line passes them.
+        preprocessing: Size rule of the detector; the command line passes it.
+        teacher: Model file of the teacher; the command line passes that of `StudentTraining`.
     """
 
     def __init__(
@@ -65,6 +66,7 @@ class DistillationData(DetectionData):
         later_block: bool = False,
         classes: Sequence[str] | None = None,
         preprocessing: Preprocessing | None = None,
+        teacher: Path | None = None,
     ) -> None:
         super().__init__(
             val=val,
@@ -83,7 +85,7 @@ class DistillationData(DetectionData):
         if (store is None) == (not frames):
             message = "Give either data.store, a folder of soft labels, or data.frames for a teacher that is asked."
             raise ConfigError(message)
-        self.store, self.frames, self.source = store, frames, source
+        self.store, self.frames, self.source, self.teacher = store, frames, source, teacher
         self.soft_share, self.views, self.rest = soft_share, views, rest
         self.augmentation: Strength = augmentation
 
@@ -93,21 +95,20 @@ class DistillationData(DetectionData):
         return [*sets, cast("TrainingSet", self._views())]  # of which nothing is asked but length, place and health
 
     def _views(self) -> SoftFrames:
-        teacher: Path | None = self._ask_model("teacher", of_detector=False)
         seen = self.augmentation_of("strong")
         if self.store is not None:
             store = SoftLabelStore(self.store, self.rest)
-            if teacher is not None:
-                store.check_teacher(describe(teacher)["hash"])
+            if self.teacher is not None:
+                store.check_teacher(describe(self.teacher)["hash"])
             self._check_classes(store.key.classes, str(self.store))
             return SoftFrames(
                 stored_frames(store), seen, views=store.key.views, max_invalid_share=self.max_invalid_share, store=store
             )
-        if teacher is None:
+        if self.teacher is None:
             message = "Without data.store the teacher has to be asked: give its model file as --model.teacher."
             raise ConfigError(message)
-        described = describe(teacher)
-        self._check_classes(described["classes"], str(teacher))
+        described = describe(self.teacher)
+        self._check_classes(described["classes"], str(self.teacher))
         return SoftFrames(
             open_frames(self.frames),
             seen,
@@ -118,18 +119,13 @@ class DistillationData(DetectionData):
         )
 
     def _check_classes(self, found: Sequence[str], where: str) -> None:
-        wanted = self.classes if self.classes is not None else self._ask_model("classes")
+        wanted = self.given_classes()
         if list(found) != list(wanted):
             message = (
                 f"{where} answers for the classes {', '.join(found)}, the student has {', '.join(wanted)}. "
                 "Distil from a teacher with the student's classes, in their order."
             )
             raise ConfigError(message)
-
-    def _ask_model(self, what: str, *, of_detector: bool = True) -> Any:
-        if of_detector:
-            return super()._ask_model(what)
-        return getattr(self.trainer.lightning_module, what, None) if self.trainer is not None else None
 
     def train_dataloader(self) -> Loader:
         """Return batches of labelled frames and views, each a `SoftBatch`."""

@@ -382,11 +382,11 @@ def test_dynamic_thresholds_start_at_the_teachers_and_follow_the_learner(teacher
     assert not module(teacher).thresholds.values.ne(0.02).any()
 
 
-def test_easiness_is_the_score_weighted_mean_score(teacher):
+def test_confidence_is_the_score_weighted_mean_score(teacher):
     made = module(teacher)
     sure = Detections(torch.zeros(2, 4), torch.tensor([0.8, 0.2]), torch.tensor([0, 0]))
     made.detections = lambda _: [sure, Detections.empty()]
-    assert made.easiness(batch()) == pytest.approx([0.68, 0.0])
+    assert made.confidence(batch()) == pytest.approx([0.68, 0.0])
     assert made.detector.training
 
 

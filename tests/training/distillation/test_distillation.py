@@ -224,8 +224,8 @@ def test_a_frame_that_changed_is_refused(store, recordings, monkeypatch):
 class Trainer:
     """As much of one as data modules ask for."""
 
-    def __init__(self, module):
-        self.lightning_module, self.global_rank, self.world_size = module, 0, 1
+    def __init__(self):
+        self.global_rank, self.world_size = 0, 1
         position = type("P", (), {"total": type("T", (), {"processed": 0})})
         self.fit_loop = type("F", (), {"epoch_loop": type("E", (), {"batch_progress": position})})
 
@@ -245,8 +245,10 @@ def offline(module, store, recordings, **given):
 
 
 def prepared(module, **given):
-    data = DistillationData(val=[], batch_size=4, batches_per_epoch=20, views=2, seed=3, **given)
-    data.trainer = Trainer(module)
+    detector = module.detector
+    links = {"classes": detector.classes, "preprocessing": detector.preprocessing, "teacher": module.teacher}
+    data = DistillationData(val=[], batch_size=4, batches_per_epoch=20, views=2, seed=3, **links | given)
+    data.trainer = Trainer()
     data.setup("fit")
     return data
 
