@@ -11,7 +11,7 @@ from cahqp.adaptation.soft_targets import class_scores, soften
 from cahqp.adaptation.stationary_memory import StationaryMemory
 from cahqp.adaptation.track_bank import TrackBank
 from cahqp.detectors.prompts.generator import CBAM, VisualPromptGenerator, attention_entropy
-from cahqp.detectors.prompts.injection import VisualPrompt
+from cahqp.detectors.prompts.visual_prompt import VisualPrompt
 
 __all__ = [
     "CBAM",

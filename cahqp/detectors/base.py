@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torchvision.ops import batched_nms
 
 from cahqp.detectors.losses.boxes import cxcywh_to_xyxy
+from cahqp.detectors.prompts.visual_prompt import VisualPrompt
 from cahqp.structures import Detections, Preprocessing, Targets
 
 
@@ -110,7 +111,7 @@ class Detector(nn.Module, ABC):
     max_detections: int
     nms_iou: float | None
     class_loss: str
-    prompt: nn.Module | None
+    prompt: VisualPrompt | None
 
     def __init__(self) -> None:
         super().__init__()

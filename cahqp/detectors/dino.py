@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,28 +13,19 @@ from torch.nn import functional
 
 from cahqp.detectors.backbones import TimmBackbone
 from cahqp.detectors.base import DenoisingOutput, Detector, Features, Output, check_classes, check_nms_iou
-from cahqp.detectors.layers.basic import MLP, FeedForwardBlock, Inject, inverse_sigmoid, to_tokens
+from cahqp.detectors.layers.basic import MLP, FeedForwardBlock, inverse_sigmoid, to_tokens
 from cahqp.detectors.layers.checkpointing import checkpointed
 from cahqp.detectors.layers.classes import ClassHead
 from cahqp.detectors.layers.decoder import DecoderLayer, gather_rows, proposals
 from cahqp.detectors.layers.deformable import DeformableAttention, Shapes
 from cahqp.detectors.layers.denoising import DenoisingQueries, denoising_queries
 from cahqp.detectors.layers.positions import box_positions, sine_positions
+from cahqp.detectors.prompts.deep import DeepPrompts
 from cahqp.structures import Preprocessing, Targets, valid_sizes
 
 EPS = 1e-3  # of the inverse sigmoid, in the official code and in detrex
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-
-
-class DeeperPrompts(Protocol):
-    """What a prompt that reaches into encoder and decoder is asked for."""
-
-    def encoder(self, index: int, tokens: Tensor, shapes: Shapes, padding: Tensor) -> Tensor:
-        """Return the (B, S, D) tokens that enter an encoder layer."""
-
-    def decoder(self, index: int) -> Inject | None:
-        """Return what is done to the self-attention of a decoder layer; `None` for nothing."""
 
 
 class EncoderLayer(nn.Module):
@@ -208,14 +199,14 @@ class DINO(Detector):
             padding_mask = torch.zeros_like(images[:, 0], dtype=torch.bool)
         sizes = valid_sizes(padding_mask)
         maps, masks = self._project(images, padding_mask)
-        deeper = None
+        deep_prompts = None
         if self.prompt is not None:
-            maps, deeper = self.prompt.begin(maps, masks)  # type: ignore[operator]
+            maps, deep_prompts, _ = self.prompt(maps, masks)
         shapes = [(m.shape[2], m.shape[3]) for m in maps]
         padding = torch.cat([m.flatten(1) for m in masks], 1)
         valid = torch.stack([valid_sizes(m).flip(1) for m in masks], 1)  # (B, L, 2) width and height in cells
         ratios = valid / valid.new_tensor([(w, h) for h, w in shapes])
-        tokens = self._encode(maps, masks, shapes, ratios, padding, deeper)
+        tokens = self._encode(maps, masks, shapes, ratios, padding, deep_prompts)
         logits, boxes, reference = self._propose(tokens[-1], shapes, valid, padding)
         noised = None
         if self.training and targets is not None:
@@ -223,7 +214,9 @@ class DINO(Detector):
                 targets, sizes, len(self.classes), number=self.denoising, label_noise=self.label_noise,
                 box_noise=self.box_noise, eps=EPS,
             )  # fmt: skip
-        hidden, all_logits, all_boxes = self._decode(tokens[-1], shapes, ratios, padding, reference, noised, deeper)
+        hidden, all_logits, all_boxes = self._decode(
+            tokens[-1], shapes, ratios, padding, reference, noised, deep_prompts
+        )
         start = 0 if noised is None else noised.labels.shape[1]
         denoising = None
         if noised is not None:
@@ -251,7 +244,7 @@ class DINO(Detector):
         shapes: Shapes,
         ratios: Tensor,
         padding: Tensor,
-        deeper: DeeperPrompts | None,
+        deep_prompts: DeepPrompts | None,
     ) -> list[Tensor]:
         """Return the tokens (B, S, D) after each encoder layer."""
         dim = self.level_embed.shape[1]
@@ -268,8 +261,8 @@ class DINO(Detector):
         x = torch.cat([to_tokens(m) for m in maps], 1)
         outputs = []
         for index, layer in enumerate(self.encoder):
-            if deeper is not None:
-                x = deeper.encoder(index, x, shapes, padding)
+            if deep_prompts is not None:
+                x = deep_prompts.encoder(index, x, shapes, padding)
             given = (x, position, reference, shapes, padding)
             x = checkpointed([layer], *given) if self.activation_checkpointing else layer(*given)
             outputs.append(x)
@@ -292,7 +285,7 @@ class DINO(Detector):
         padding: Tensor,
         reference: Tensor,
         noised: DenoisingQueries | None,
-        deeper: DeeperPrompts | None,
+        deep_prompts: DeepPrompts | None,
     ) -> tuple[list[Tensor], Tensor, Tensor]:
         """Return normed queries per layer, and logits and boxes (layers, B, denoising + queries, ...)."""
         batch, queries = reference.shape[:2]
@@ -313,7 +306,7 @@ class DINO(Detector):
             class_head = self.class_heads[index % len(self.class_heads)]
             scaled = boxes[:, :, None] * scale
             position = self.query_position(box_positions(scaled[:, :, 0], content.shape[-1] // 2).to(content.dtype))
-            inject = None if deeper is None else deeper.decoder(index)
+            inject = None if deep_prompts is None else deep_prompts.decoder(index)
             content = layer(content, position, scaled, tokens, shapes, padding, mask, inject)
             normed = self.decoder_norm(content)
             hidden.append(normed)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib
 import json
 import math
 from collections.abc import Mapping
@@ -13,11 +12,12 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
-from torch import Tensor, nn
+from torch import Tensor
 
 from cahqp.detectors.base import Detector
 from cahqp.detectors.dino import DINO
 from cahqp.detectors.huggingface.detector import HuggingFaceDetector
+from cahqp.detectors.prompts.visual_prompt import VisualPrompt
 from cahqp.detectors.rtdetr import RTDETR
 from cahqp.errors import WeightsError
 from cahqp.files import atomic_write
@@ -27,8 +27,6 @@ FORMAT = 1
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 PICKLES = (".pth", ".pt", ".bin", ".ckpt", ".pkl")
 ARCHITECTURES: dict[str, type[Detector]] = {"DINO": DINO, "RTDETR": RTDETR, "HuggingFaceDetector": HuggingFaceDetector}
-# A prompt is built by a room that this one may not import; it is looked up only when a file has one.
-PROMPT_MODULE, PROMPT_CLASS = "cahqp.detectors.prompts.injection", "VisualPrompt"
 
 
 def content_hash(tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> str:
@@ -73,7 +71,7 @@ def save(path: Path, detector: Detector, provenance: Mapping[str, Any] | None = 
         "settings": detector.settings,
         "classes": list(detector.classes),
         "preprocessing": vars(detector.preprocessing),
-        "prompt": None if detector.prompt is None else detector.prompt.describe(),  # type: ignore[operator]
+        "prompt": None if detector.prompt is None else detector.prompt.describe(),
         "thresholds": detector.thresholds,
         "provenance": dict(detector.provenance if provenance is None else provenance),
     }
@@ -194,12 +192,5 @@ def _build(path: Path, metadata: Mapping[str, Any]) -> Detector:
     }
     detector.preprocessing = Preprocessing(**rule)
     if metadata["prompt"] is not None:
-        detector.prompt = build_prompt(metadata["prompt"])
+        detector.prompt = VisualPrompt(**metadata["prompt"])
     return detector
-
-
-def build_prompt(settings: Mapping[str, Any]) -> nn.Module:
-    """Return the prompt that `settings` describe, untrained."""
-    kind = getattr(importlib.import_module(PROMPT_MODULE), PROMPT_CLASS)
-    prompt: nn.Module = kind(**settings)
-    return prompt

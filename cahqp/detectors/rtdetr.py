@@ -172,7 +172,7 @@ class RTDETR(Detector):
         sizes = valid_sizes(padding_mask)
         maps = [project(f) for project, f in zip(self.encoder.input_proj, self.backbone(images), strict=True)]
         if self.prompt is not None:
-            maps = self.prompt(maps, [torch.zeros_like(m[:, 0], dtype=torch.bool) for m in maps])
+            maps = self.prompt(maps, [torch.zeros_like(m[:, 0], dtype=torch.bool) for m in maps]).features
         fused = [project(f) for project, f in zip(self.decoder_proj, self.encoder(maps), strict=True)]
         shapes = [(m.shape[2], m.shape[3]) for m in fused]
         tokens = torch.cat([to_tokens(m) for m in fused], 1)

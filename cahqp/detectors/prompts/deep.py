@@ -1,11 +1,11 @@
-"""Prompts inside the encoder and the decoder. Every way in starts as an exact identity, as at the input."""
+"""Prompts inside the encoder and decoder. Each injection starts as an exact identity, as at the input."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from cahqp.detectors.layers.basic import Inject
 
-Injection = Literal["add", "concat", "tokens", "cross_attention"]
+InjectionKind = Literal["add", "concat", "tokens", "cross_attention"]
 
 
 def exact_sum(x: Tensor, delta: Tensor) -> Tensor:
@@ -25,15 +25,15 @@ def exact_sum(x: Tensor, delta: Tensor) -> Tensor:
 
 
 class DeepInjection(nn.Module):
-    """One way into one layer. Subclasses return what is added to (B, N, D) tokens."""
+    """Injection of a prompt into one layer. Subclasses define `delta`, or `attended` for dense attention only."""
 
     def delta(self, tokens: Tensor, prompt: Tensor, components: Tensor) -> Tensor:
-        """Return (B, N, D) or (B, 1, D).
+        """Return the (B, N, D) or (B, 1, D) change of (B, N, D) tokens.
 
         Args:
             tokens: (B, N, D).
             prompt: (B, Dp).
-            components: (B, M, Dp) the weighted components.
+            components: (B, M, Dp) weighted components.
         """
         raise NotImplementedError
 
@@ -47,25 +47,22 @@ class DeepInjection(nn.Module):
         attention: nn.MultiheadAttention,
         mask: Tensor | None,
     ) -> Tensor:
-        """Return what a dense self-attention gave, with the prompt.
+        """Return the result of a dense self-attention with the prompt.
 
         Args:
             prompt: (B, Dp).
-            components: (B, M, Dp).
-            attended: (B, N, D) without the prompt.
+            components: (B, M, Dp) weighted components.
+            attended: (B, N, D) result without the prompt.
             query: (B, N, D) tokens with their positions: query and key of the attention.
-            tokens: (B, N, D) its values.
-            attention: The layer's own.
-            mask: (N, N) true where sight is barred.
+            tokens: (B, N, D) values of the attention.
+            attention: Attention of the layer.
+            mask: (N, N) true where a query must not see a key.
         """
         return exact_sum(attended, self.delta(tokens, prompt, components))
 
-    def share(self, layer: nn.Module) -> None:
-        """Start from the weights of the layer's own attention, where there is something to share."""
 
-
-class AddWay(DeepInjection):
-    """The prompt, projected, is added to every token. The projection starts at zero."""
+class AddInjection(DeepInjection):
+    """Adds the projected prompt to every token. The projection starts at zero."""
 
     def __init__(self, dim: int, prompt_dim: int, heads: int) -> None:
         super().__init__()
@@ -79,8 +76,8 @@ class AddWay(DeepInjection):
         return projected[:, None]
 
 
-class ConcatenateWay(DeepInjection):
-    """The prompt is laid beside every token's channels and fused by a linear layer, behind a gate from zero."""
+class ConcatInjection(DeepInjection):
+    """Concatenates the prompt to every token's channels and fuses both linearly, behind a gate that starts at zero."""
 
     def __init__(self, dim: int, prompt_dim: int, heads: int) -> None:
         super().__init__()
@@ -90,18 +87,16 @@ class ConcatenateWay(DeepInjection):
     def delta(self, tokens: Tensor, prompt: Tensor, components: Tensor) -> Tensor:
         """Return (B, N, D)."""
         # W [x; p] = W_x x + W_p p: the prompt's part is the same for all tokens.
-        dim = tokens.shape[-1]
-        of_tokens, of_prompt = self.fuse.weight[:, :dim], self.fuse.weight[:, dim:]
-        fused = F.linear(tokens, of_tokens, self.fuse.bias) + F.linear(prompt, of_prompt)[:, None]
-        return fused * self.gate
+        token_weight, prompt_weight = self.fuse.weight.tensor_split([tokens.shape[-1]], 1)
+        return (F.linear(tokens, token_weight, self.fuse.bias) + F.linear(prompt, prompt_weight)[:, None]) * self.gate
 
 
-class CrossAttentionWay(DeepInjection):
-    """Tokens attend to the components, apart from their attention to each other (CVPT, Huang et al. 2025).
+class CrossAttentionInjection(DeepInjection):
+    """Cross-attention from tokens to components, separate from their self-attention (CVPT, Huang et al. 2025).
 
-    Weights start as the layer's own: queries, keys, values and output of a dense self-attention; of a deformable one,
-    which has no queries and keys, values and output. Unlike CVPT's they may train, and the gate starts at zero: with
-    the biases of a trained layer even prompts of zero would shift every token.
+    The weights start as the layer's own: all of a dense self-attention, but only values and output of a deformable
+    one, which has no queries and keys. They may train, unlike CVPT's, and the gate starts at zero: with the biases of
+    a trained layer even prompts of zero would shift every token.
     """
 
     def __init__(self, dim: int, prompt_dim: int, heads: int) -> None:
@@ -113,26 +108,26 @@ class CrossAttentionWay(DeepInjection):
     def delta(self, tokens: Tensor, prompt: Tensor, components: Tensor) -> Tensor:
         """Return (B, N, D)."""
         lifted = self.lift(components.to(tokens.dtype))
-        found: Tensor = self.attention(tokens, lifted, lifted, need_weights=False)[0]
-        return found * self.gate
+        attended: Tensor = self.attention(tokens, lifted, lifted, need_weights=False)[0]
+        return attended * self.gate
 
     @torch.no_grad()
-    def share(self, layer: nn.Module) -> None:
+    def copy_weights(self, layer: nn.Module) -> None:
         """Copy the weights of the layer's self-attention."""
-        own, given = self.attention, layer.self_attn
-        dense = getattr(given, "attention", None)
+        own, source = self.attention, layer.self_attn
+        dense = getattr(source, "attention", None)
         if isinstance(dense, nn.MultiheadAttention):
             own.load_state_dict(dense.state_dict())
             return
         dim = own.embed_dim
         assert own.in_proj_weight is not None and own.in_proj_bias is not None
-        own.in_proj_weight[2 * dim :].copy_(given.value_proj.weight)  # type: ignore[union-attr,arg-type]
-        own.in_proj_bias[2 * dim :].copy_(given.value_proj.bias)  # type: ignore[union-attr,arg-type]
-        own.out_proj.load_state_dict(given.output_proj.state_dict())  # type: ignore[union-attr]
+        own.in_proj_weight[2 * dim :].copy_(source.value_proj.weight)  # type: ignore[union-attr,arg-type]
+        own.in_proj_bias[2 * dim :].copy_(source.value_proj.bias)  # type: ignore[union-attr,arg-type]
+        own.out_proj.load_state_dict(source.output_proj.state_dict())  # type: ignore[union-attr]
 
 
-class TokensWay(DeepInjection):
-    """The components are extra keys and values of a dense self-attention.
+class TokenInjection(DeepInjection):
+    """Extra keys and values of a dense self-attention, made from the components.
 
     `plain + g (with tokens - plain)`: the gate g starts at zero, the prompts do not.
     """
@@ -152,54 +147,52 @@ class TokensWay(DeepInjection):
         attention: nn.MultiheadAttention,
         mask: Tensor | None,
     ) -> Tensor:
-        """Return what the attention gives with extra tokens, as far as the gate is open."""
+        """Return the gated result of the attention with the extra tokens."""
         extra = self.lift(components.to(tokens.dtype))
         if mask is not None:
             mask = torch.cat([mask, mask.new_zeros(len(mask), extra.shape[1])], 1)
         keys, values = torch.cat([query, extra], 1), torch.cat([tokens, extra], 1)
-        found: Tensor = attention(query, keys, values, attn_mask=mask, need_weights=False)[0]
-        return exact_sum(attended, (found - attended) * self.gate)
+        with_tokens: Tensor = attention(query, keys, values, attn_mask=mask, need_weights=False)[0]
+        return exact_sum(attended, (with_tokens - attended) * self.gate)
 
 
-WAYS: dict[str, type[DeepInjection]] = {
-    "add": AddWay,
-    "concat": ConcatenateWay,
-    "tokens": TokensWay,
-    "cross_attention": CrossAttentionWay,
+DEEP_INJECTIONS: dict[str, type[DeepInjection]] = {
+    "add": AddInjection,
+    "concat": ConcatInjection,
+    "tokens": TokenInjection,
+    "cross_attention": CrossAttentionInjection,
 }
 
 
 @dataclass(frozen=True)
-class DeeperPrompts:
-    """The prompts of one batch of images, on their way into encoder and decoder layers.
+class DeepPrompts:
+    """Prompts of one batch for the encoder and decoder layers.
 
     Attributes:
         prompts: (L, B, Dp) per feature level.
         components: (L, B, M, Dp) weighted components per level.
-        encoder_ways: One per encoder layer; none where the encoder is no place of prompts.
-        decoder_ways: The same for the decoder.
+        encoder_injections: One per encoder layer; empty if the encoder gets no prompts.
+        decoder_injections: One per decoder layer; empty if the decoder gets no prompts.
     """
 
     prompts: Tensor
     components: Tensor
-    encoder_ways: nn.ModuleList
-    decoder_ways: nn.ModuleList
+    encoder_injections: nn.ModuleList
+    decoder_injections: nn.ModuleList
 
     def encoder(self, index: int, tokens: Tensor, shapes: Sequence[tuple[int, int]], padding: Tensor) -> Tensor:
-        """Return the (B, S, D) tokens that enter an encoder layer, each level with its prompt; padding as it was."""
-        if not self.encoder_ways:
+        """Return the (B, S, D) tokens that enter an encoder layer, each level with its prompt, padding unchanged."""
+        if not self.encoder_injections:
             return tokens
-        way = self.encoder_ways[index]
-        assert isinstance(way, DeepInjection)
+        injection = cast("DeepInjection", self.encoder_injections[index])
         unpadded = tokens.masked_fill(padding[..., None], 0.0)
         parts = zip(torch.split(unpadded, [h * w for h, w in shapes], 1), self.prompts, self.components, strict=True)
-        deltas = [way.delta(part, prompt, components).expand_as(part) for part, prompt, components in parts]
+        deltas = [injection.delta(part, prompt, components).expand_as(part) for part, prompt, components in parts]
         return exact_sum(tokens, torch.cat(deltas, 1).masked_fill(padding[..., None], 0.0))
 
     def decoder(self, index: int) -> Inject | None:
-        """Return what a decoder layer does with its self-attention; queries belong to no level: they get the mean."""
-        if not self.decoder_ways:
+        """Return the change of a decoder layer's self-attention. Queries have no level and get the mean prompt."""
+        if not self.decoder_injections:
             return None
-        way = self.decoder_ways[index]
-        assert isinstance(way, DeepInjection)
-        return partial(way.attended, self.prompts.mean(0), self.components.mean(0))
+        injection = cast("DeepInjection", self.decoder_injections[index])
+        return partial(injection.attended, self.prompts.mean(0), self.components.mean(0))

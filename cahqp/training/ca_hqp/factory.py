@@ -49,7 +49,7 @@ def build_prompt(detector: DINO, settings: PromptSettings) -> VisualPrompt:
         len(detector.decoder),
         settings.control,
     )
-    prompt.share(detector.encoder, detector.decoder)
+    prompt.copy_weights(detector.encoder, detector.decoder)
     return prompt
 
 

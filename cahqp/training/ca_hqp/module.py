@@ -21,6 +21,7 @@ from cahqp.association import DOUBTFUL_SHARE
 from cahqp.detectors import DINO
 from cahqp.detectors.base import Detector, Output
 from cahqp.detectors.losses.criterion import pad_targets
+from cahqp.detectors.prompts.visual_prompt import record_attention
 from cahqp.errors import ConfigError
 from cahqp.frame import Frame
 from cahqp.structures import Batch, Detections, Targets, valid_sizes
@@ -236,7 +237,11 @@ class TeacherAdaptation(AligningModule):
         return [float(d.scores.square().sum() / d.scores.sum().clamp(min=1e-9)) for d in found]
 
     def training_step(self, batch: dict[str, Batch], batch_idx: int) -> Tensor:
-        """Return the source's loss, the target's on its pseudo-labels, and those of what CA-HQP adds."""
+        """Return the loss on source labels and target pseudo-labels, with the terms that CA-HQP adds."""
+        with record_attention(self.detector.prompt if self._watching else None) as self._prompt_attention:
+            return self._adaptation_loss(batch)
+
+    def _adaptation_loss(self, batch: dict[str, Batch]) -> Tensor:
         source, target = batch.get("source"), None
         if source is not None and self.trained_modules():
             source = self._masked(source)  # or discriminators would know the target by its blocks
@@ -349,9 +354,7 @@ class TeacherAdaptation(AligningModule):
             self.tiafa.commit()
         if not self._watching:
             return
-        watched = (
-            of_prompt(self.detector.prompt.last_attention) if isinstance(self.detector.prompt, VisualPrompt) else {}
-        )
+        watched = of_prompt(self._prompt_attention[-1]) if self._prompt_attention else {}
         watched["ema/distance"] = ema_distance(self.detector, self._average())
         for name, value in watched.items():
             self.log(name, value, batch_size=1)

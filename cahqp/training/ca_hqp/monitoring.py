@@ -31,14 +31,12 @@ def of_pseudo_labels(labels: Sequence[Targets], classes: Sequence[str], threshol
     return watched
 
 
-def of_prompt(attention: Tensor | None) -> dict[str, Tensor]:
+def of_prompt(attention: Tensor) -> dict[str, Tensor]:
     """Return how evenly the bank is used, 0 one component to 1 all alike, and the mean weight of each component.
 
     Args:
         attention: (levels, B, M) of the last forward.
     """
-    if attention is None:
-        return {}
     weights = {f"prompt/component_{n}": value for n, value in enumerate(attention.mean((0, 1)))}
     return {"prompt/entropy": attention_entropy(attention), **weights}
 

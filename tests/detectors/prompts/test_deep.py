@@ -9,7 +9,8 @@ from torch import nn
 from cahqp.adaptation import VisualPrompt
 from cahqp.detectors import DINO
 from cahqp.detectors.model_file import load, save
-from cahqp.detectors.prompts.deep import TokensWay, exact_sum
+from cahqp.detectors.prompts.deep import TokenInjection, exact_sum
+from cahqp.detectors.prompts.visual_prompt import record_attention
 from cahqp.errors import ConfigError
 from cahqp.structures import Targets
 
@@ -35,7 +36,7 @@ def plain() -> DINO:
 def prompted(plain, injection, places, opened=False):
     detector = copy.deepcopy(plain)
     detector.prompt = VisualPrompt(32, 3, 16, 3, "softmax", injection, 4, places, 2, 2)
-    detector.prompt.share(detector.encoder, detector.decoder)
+    detector.prompt.copy_weights(detector.encoder, detector.decoder)
     if opened:
         for module in (detector.prompt.injection, detector.prompt.encoder_ways, detector.prompt.decoder_ways):
             for parameter in [] if module is None else module.parameters():
@@ -99,7 +100,7 @@ def test_padded_tokens_have_no_influence(plain, injection, places):
     with torch.no_grad():
         maps, masks = detector.eval()._project(images, padding)
         other = [m + 5.0 * mask[:, None] for m, mask in zip(maps, masks, strict=True)]
-        seen = [detector.prompt.begin(m, masks)[1] for m in (maps, other)]
+        seen = [detector.prompt(m, masks).deep for m in (maps, other)]
     assert (seen[0] is None) == (places == ["input"])
     if seen[0] is not None:
         assert torch.equal(seen[0].prompts, seen[1].prompts)
@@ -125,7 +126,7 @@ def test_cross_attention_starts_from_the_attention_beside_it(plain):
 
 def test_tokens_with_an_open_gate_are_extra_keys_and_values_that_queries_barred_from_others_see():
     torch.manual_seed(0)
-    way, attention = TokensWay(8, 4, 2), nn.MultiheadAttention(8, 2, batch_first=True)
+    way, attention = TokenInjection(8, 4, 2), nn.MultiheadAttention(8, 2, batch_first=True)
     nn.init.ones_(way.gate)
     x, components = torch.randn(2, 5, 8), torch.randn(2, 3, 4)
     mask = torch.zeros(5, 5, dtype=torch.bool)
@@ -145,44 +146,44 @@ def test_controls_take_the_image_away(plain, control):
     maps, masks = plain._project(*batch())
     free, held = (VisualPrompt(32, 3, 16, 3, control=c) for c in ("none", control))
     held.load_state_dict(free.state_dict(), strict=False)
-    for module in (free, held):
-        module(maps, masks)
-    rolled, same = free.last_attention.roll(1, 1), held.last_attention[:, :1].expand(-1, 2, -1)
-    torch.testing.assert_close(held.last_attention, rolled if control == "other_image" else same)
-    assert not torch.allclose(held.last_attention, free.last_attention)
+    free_attention, controlled = (module(maps, masks).attention for module in (free, held))
+    rolled, same = free_attention.roll(1, 1), controlled[:, :1].expand(-1, 2, -1)
+    torch.testing.assert_close(controlled, rolled if control == "other_image" else same)
+    assert not torch.allclose(controlled, free_attention)
 
 
 def in_control(plain):
-    """A detector whose images get another one's prompt, after a step on two images."""
+    """A detector whose images get another image's prompt, after a step on two images, and that step's attention."""
     detector = copy.deepcopy(plain)
     detector.prompt = VisualPrompt(32, 3, 16, 3, control="other_image")
     for parameter in detector.prompt.injection.parameters():
         nn.init.normal_(parameter)
-    detector.train()(*batch())
-    return detector
+    with record_attention(detector.prompt) as attention:
+        detector.train()(*batch())
+    return detector, attention[0]
 
 
 def test_the_other_image_of_an_evaluation_is_one_of_training_whatever_the_batch(plain, tmp_path):
-    detector = in_control(plain)
-    first = detector.prompt.last_attention[:, 1]  # rolled by one: the second got the first one's
+    detector, attention = in_control(plain)
+    first = attention[:, 1]  # rolled by one: the second got the first one's
     save(tmp_path / "model.safetensors", detector, {})
     loaded = load(tmp_path / "model.safetensors")
     images, masks = batch()
-    with torch.no_grad():
+    with torch.no_grad(), record_attention(loaded.prompt) as recorded:
         found = detector.eval()(images, masks).pred_logits
         alone = torch.cat([loaded(images[n : n + 1], masks[n : n + 1]).pred_logits for n in range(len(images))])
     torch.testing.assert_close(found, alone, atol=1e-5, rtol=1e-4)
-    torch.testing.assert_close(loaded.prompt.last_attention[:, 0], first)
+    torch.testing.assert_close(recorded[-1][:, 0], first)
 
 
 def test_the_other_image_is_not_averaged_with_others(plain):
-    assert not in_control(plain).prompt.other_weights.is_floating_point()  # EMA copies such buffers
+    assert not in_control(plain)[0].prompt.other_weights.is_floating_point()  # EMA copies such buffers
 
 
 def test_an_image_alone_in_training_has_no_other(plain):
     images, masks = batch()
     with pytest.raises(ConfigError, match=r"data\.batch_size, and data\.target_batch_size"):
-        in_control(plain)(images[:1], masks[:1])
+        in_control(plain)[0](images[:1], masks[:1])
 
 
 @pytest.mark.parametrize("control", ["none", "constant"])

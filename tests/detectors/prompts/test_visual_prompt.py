@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from cahqp.adaptation import VisualPrompt
+from cahqp.detectors.prompts.visual_prompt import record_attention
 from cahqp.errors import ConfigError
 
 INJECTIONS = ["add", "concat", "cross_attention"]
@@ -32,7 +33,7 @@ def prompt(injection: str, opened: bool = False, **settings) -> VisualPrompt:
 @pytest.mark.parametrize("training", [True, False])
 def test_fresh_prompt_changes_no_bit(injection, attention, training):
     features, masks = levels()
-    outputs = prompt(injection, attention=attention).train(training)(features, masks)
+    outputs = prompt(injection, attention=attention).train(training)(features, masks).features
     for before, after in zip(features, outputs, strict=True):
         assert torch.equal(before.view(torch.int32), after.view(torch.int32))
 
@@ -43,9 +44,9 @@ def test_the_way_in_opens_after_a_step(injection):
     optimizer = torch.optim.SGD(module.parameters(), lr=0.1)
     for _ in range(2):
         optimizer.zero_grad()
-        sum(output.sin().sum() for output in module(features, masks)).backward()
+        sum(output.sin().sum() for output in module(features, masks).features).backward()
         optimizer.step()
-    assert not torch.equal(module(features, masks)[0], features[0])
+    assert not torch.equal(module(features, masks).features[0], features[0])
     assert all(parameter.grad.any() for parameter in module.generator.parameters())
 
 
@@ -53,12 +54,12 @@ def test_the_way_in_opens_after_a_step(injection):
 def test_padding_passes_unchanged_and_has_no_influence_even_on_gradients(injection):
     (features, masks), module = levels(), prompt(injection, opened=True)
     wild = [f.masked_fill(m[:, None], torch.nan) for f, m in zip(features, masks, strict=True)]
-    outputs = module(wild, masks)
-    for before, after, mask in zip(module(features, masks), outputs, masks, strict=True):
+    outputs = module(wild, masks).features
+    for before, after, mask in zip(module(features, masks).features, outputs, masks, strict=True):
         valid = ~mask[:, None].expand_as(before)
         assert torch.equal(before[valid], after[valid])
         assert after[~valid].isnan().all()
-    for feature, after, mask in zip(features, module(features, masks), masks, strict=True):
+    for feature, after, mask in zip(features, module(features, masks).features, masks, strict=True):
         assert torch.equal(after.movedim(1, -1)[mask], feature.movedim(1, -1)[mask])
     sum(o.nan_to_num().sum() for o in outputs).backward()
     assert all(p.grad.isfinite().all() for p in module.parameters())
@@ -67,9 +68,9 @@ def test_padding_passes_unchanged_and_has_no_influence_even_on_gradients(injecti
 @each_injection
 def test_opened_prompt_carries_the_image(injection):
     (features, masks), module = levels(), prompt(injection, opened=True)
-    before = module(features, masks)[0][0] - features[0][0]
+    before = module(features, masks).features[0][0] - features[0][0]
     module.generator.values.data *= 2
-    after = module(features, masks)[0][0] - features[0][0]
+    after = module(features, masks).features[0][0] - features[0][0]
     assert not torch.allclose(before, after)
 
 
@@ -79,25 +80,29 @@ def test_describe_builds_the_same_module(injection):
     rebuilt = VisualPrompt(**module.describe())
     rebuilt.load_state_dict(module.state_dict())
     features, masks = levels()
-    assert torch.equal(rebuilt(features, masks)[1], module(features, masks)[1])
+    assert torch.equal(rebuilt(features, masks).features[1], module(features, masks).features[1])
 
 
 @each_injection
 def test_runs_under_autocast_and_keeps_the_features_type(injection):
     (features, masks), module = levels(), prompt(injection)
     with torch.autocast("cpu", torch.bfloat16):
-        outputs = module(features, masks)
-        halves = module([f.bfloat16() for f in features], masks)
+        outputs = module(features, masks).features
+        halves = module([f.bfloat16() for f in features], masks).features
     assert torch.equal(outputs[0], features[0])
     assert halves[0].dtype is torch.bfloat16
 
 
-def test_attention_is_kept_for_watching_and_the_module_can_be_copied():
+def test_attention_is_recorded_inside_the_block_only_and_the_module_can_be_copied():
     (features, masks), module = levels(), prompt("add")
-    assert module.last_attention is None
     module(features, masks)
-    assert module.last_attention.shape == (2, 2, 3)
-    assert not copy.deepcopy(module).last_attention.requires_grad
+    with record_attention(module) as recorded, record_attention(None) as nothing:
+        attention = module(features, masks).attention
+    copy.deepcopy(module)(features, masks)
+    assert attention.shape == (2, 2, 3)
+    assert [a is attention for a in recorded] == [True]
+    assert nothing == []
+    assert not attention.requires_grad
 
 
 def test_wrong_settings_name_what_is_allowed():
