@@ -1,140 +1,118 @@
-"""The commands that need no Lightning, which takes seconds to import; most of them need no torch either."""
+"""Table of commands; a command's modules are imported when it runs."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from importlib import import_module
-from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from jsonargparse import auto_cli
+from cahqp.cli.options import parse
 
-from cahqp.cli.options import run_with_lists, switched, with_flags
-from cahqp.errors import ConfigError
-from cahqp.labels.formats import Format
 
-LABEL_LISTS: dict[str, Any] = {
-    "views": str,
-    "teachers": Path,
-    "predictions": Path,
-    "uncalibrated": str,
-    "format": Format,
+class Command(NamedTuple):
+    """One command.
+
+    Attributes:
+        group: Heading in the list of commands.
+        help: One line.
+        function: `module:function`; it takes the options, or the command line where there is no options class.
+        options: `module:Class` of a dataclass that can be imported without torch.
+        positional: Options that may be given without their flag, in this order.
+    """
+
+    group: str
+    help: str
+    function: str
+    options: str | None = None
+    positional: tuple[str, ...] = ()
+
+    def run(self, name: str, arguments: Sequence[str]) -> None:
+        """Parse the options and run the command.
+
+        Args:
+            name: The command's name, such as `registry promote`.
+            arguments: The command line after the name.
+        """
+        if self.options is None:
+            load_object(self.function)([*name.split(), *arguments])
+            return
+        options = parse(load_object(self.options), arguments, f"cahqp {name}", self.help, self.positional)
+        load_object(self.function)(options)
+
+
+TRAIN, LABEL, MEASURE, CYCLE, WATCH, EDGE, TOOLS = (
+    "Train", "Label", "Measure", "Run cycles", "Watch cameras", "Deploy to the edge", "Tools",
+)  # fmt: skip
+
+_LIGHTNING = "cahqp.cli.lightning:lightning"
+_LEGACY = "cahqp.cli.legacy"
+
+COMMANDS: dict[str, Command] = {
+    "fit": Command(TRAIN, "train a teacher or a student, or adapt a teacher", _LIGHTNING),
+    "validate": Command(TRAIN, "measure on the validation frames of a config", _LIGHTNING),
+    "test": Command(TRAIN, "measure on the test frames of a config", _LIGHTNING),
+    "predict": Command(TRAIN, "run a config's model over its test frames", _LIGHTNING),
+    "convert": Command(TRAIN, "convert a published DINO or RT-DETR checkpoint to a model file", f"{_LEGACY}:convert"),
+    "info": Command(TRAIN, "describe a model file", f"{_LEGACY}:info"),
+    # Label
+    "relabel": Command(LABEL, "write pseudo-labels for folders, videos or COCO files", f"{_LEGACY}:relabel"),
+    "calibrate": Command(LABEL, "fit score calibration on labelled frames", f"{_LEGACY}:calibrate"),
+    "reformat": Command(LABEL, "convert labels to YOLO, CVAT, Label Studio or COCO, and back", f"{_LEGACY}:reformat"),
+    "quality": Command(LABEL, "report on pseudo-labels, with ground truth if given", f"{_LEGACY}:quality"),
+    # Measure
+    "evaluate": Command(MEASURE, "measure average precision of model files on labelled frames", f"{_LEGACY}:evaluate"),
+    "benchmark": Command(MEASURE, "measure this machine, or the whole method", f"{_LEGACY}:benchmark"),
+    # Cycles
+    "cycle": Command(CYCLE, "run or inspect a whole cycle: adapt, relabel, retrain, compare", f"{_LEGACY}:cycle"),
+    "publish": Command(CYCLE, "publish a candidate model file, or keep the running one", f"{_LEGACY}:publish"),
+    "report": Command(CYCLE, "rewrite the report of a cycle", f"{_LEGACY}:report"),
+    "replay": Command(CYCLE, "update a bounded replay buffer of past domains", f"{_LEGACY}:replay"),
+    "apply-decision": Command(CYCLE, "carry out the decision of a gate", f"{_LEGACY}:apply_decision"),
+    # Cameras
+    "fetch": Command(WATCH, "copy frames and videos from a folder or a URL", f"{_LEGACY}:fetch"),
+    "features": Command(WATCH, "write the per-frame signals that drift detection reads", f"{_LEGACY}:features"),
+    "drift": Command(WATCH, "detect drifted and faulty cameras", f"{_LEGACY}:drift"),
+    "sample": Command(WATCH, "choose frames to upload within a budget", f"{_LEGACY}:sample"),
+    # Edge
+    "export": Command(EDGE, "export a model file as a checked package", f"{_LEGACY}:export"),
+    "detect": Command(EDGE, "run a package over frames, a video or a stream, without torch", f"{_LEGACY}:detect"),
+    "gate": Command(EDGE, "decide whether a package may replace the running one", f"{_LEGACY}:gate"),
+    "registry": Command(EDGE, "list, promote, roll back and verify versions", f"{_LEGACY}:registry"),
+    "keygen": Command(EDGE, "make a key pair for signing packages", f"{_LEGACY}:keygen"),
+    # Tools
+    "scenes": Command(TOOLS, "render recordings of synthetic traffic", f"{_LEGACY}:scenes"),
 }
-"""Options of `relabel` and `calibrate` that take several values."""
-
-# name -> (what it measures, module, function that takes the remaining arguments); imported only when asked for
-BENCHMARKS: dict[str, tuple[str, str, str]] = {
-    "adapt": ("arms of adaptation over seeds, with intervals", "cahqp.benchmarks.adapt.command", "command"),
-    "attention": ("the forms of deformable attention on this machine", "cahqp.benchmarks.speed.attention", "command"),
-    "gate": ("how often the gate is wrong, on simulated candidates", "cahqp.cli.edge_commands", "benchmark_gate"),
-    "measure": ("AP and operating points of models on labelled frames", "cahqp.benchmarks.adapt.measure", "command"),
-    "relabel": ("what labels cost beside the teacher's forward passes", "cahqp.benchmarks.relabel", "command"),
-    "speed": (
-        "images per second and memory of a config, beside a reference",
-        "cahqp.benchmarks.speed.command",
-        "command",
-    ),
-    "store": ("what a soft-label store saves over asking the teacher", "cahqp.benchmarks.soft_labels", "command"),
-}
 
 
-def benchmark(arguments: list[str]) -> None:
-    """Run `cahqp benchmark NAME`."""
-    given = arguments[1:]
-    if not given or given[0] in ("-h", "--help"):
-        lines = [f"  {name:<10} {text}" for name, (text, _, _) in BENCHMARKS.items()]
-        print("\n".join(["usage: cahqp benchmark NAME [options]\n\nWhat can be measured:", *lines]))
-        return
-    if given[0] not in BENCHMARKS:
-        message = f"there is no benchmark {given[0]!r}. Known: {', '.join(BENCHMARKS)}."
-        raise ConfigError(message)
-    _, module, function = BENCHMARKS[given[0]]
-    command: Callable[[list[str]], None] = getattr(import_module(module), function)
-    command(given)
+def load_object(path: str) -> Any:
+    """Return the object of `module:name`, importing its module."""
+    module, _, name = path.partition(":")
+    return getattr(import_module(module), name)
 
 
-def cycle(arguments: list[str]) -> None:
-    """Run `cahqp cycle run|status|compare`."""
-    from cahqp.cycle.compare import compare
-    from cahqp.cycle.run import run
-    from cahqp.cycle.status import status
-
-    switches = {"--dry-run": "--dry_run=true", "--watch": "--watch=true"}
-    given = [switches.get(text, text) for text in arguments[1:]]
-    auto_cli(
-        {"run": run, "status": status, "compare": compare},
-        args=given,
-        exit_on_error=False,
-        prog="cahqp cycle",
-        as_positional=False,
-    )
+def find(arguments: Sequence[str]) -> tuple[str, Command | None]:
+    """Return the name at the start of a command line, and its command; `None` if there is no such command."""
+    for words in (2, 1):
+        name = " ".join(arguments[:words])
+        if name in COMMANDS:
+            return name, COMMANDS[name]
+    return arguments[0], None
 
 
-def scenes(arguments: list[str]) -> None:
-    """Run `cahqp scenes`."""
-    from cahqp.scenes import scenes as command
+def usage(prefix: str = "") -> str:
+    """Return the list of commands, by group.
 
-    auto_cli(command, args=arguments[1:], exit_on_error=False, prog="cahqp scenes", as_positional=False)
-
-
-def publish(arguments: list[str]) -> None:
-    """Run `cahqp publish`."""
-    from cahqp.cycle.publish import publish as command
-
-    auto_cli(command, args=arguments[1:], exit_on_error=False, prog="cahqp publish", as_positional=False)
-
-
-def report(arguments: list[str]) -> None:
-    """Run `cahqp report`."""
-    from cahqp.reports.cycle import report as command
-
-    auto_cli(command, args=arguments[1:], exit_on_error=False, prog="cahqp report", as_positional=False)
-
-
-def reformat(arguments: list[str]) -> None:
-    """Run `cahqp reformat`."""
-    from cahqp.labels.formats.command import reformat as command
-
-    auto_cli(
-        command,
-        args=switched(arguments[1:], "--reviewed"),
-        exit_on_error=False,
-        prog="cahqp reformat",
-        as_positional=False,
-    )
-
-
-def quality(arguments: list[str]) -> None:
-    """Run `cahqp quality`."""
-    from cahqp.reports.quality import quality as command
-
-    auto_cli(command, args=arguments[1:], exit_on_error=False, prog="cahqp quality", as_positional=False)
-
-
-def evaluate(arguments: list[str]) -> None:
-    """Run `cahqp evaluate`."""
-    from cahqp.inference.evaluate import evaluate as command
-
-    run_with_lists(command, arguments, {"weights": str, "frames": str})
-
-
-def calibrate(arguments: list[str]) -> None:
-    """Run `cahqp calibrate`."""
-    from cahqp.relabel.calibrate import calibrate_command as command
-
-    run_with_lists(command, arguments, {"frames": Path}, LABEL_LISTS)
-
-
-def convert(arguments: list[str]) -> None:
-    """Run `cahqp convert FILE OUTPUT`; both may be given as flags too."""
-    from cahqp.detectors.published.convert import convert as command
-
-    given = with_flags(arguments[1:], ("--weights", "--output"))
-    auto_cli(command, args=given, exit_on_error=False, prog="cahqp convert", as_positional=False)
-
-
-def info(arguments: list[str]) -> None:
-    """Run `cahqp info FILE`."""
-    from cahqp.inference.evaluate import info as command
-
-    auto_cli(command, args=arguments[1:], prog="cahqp info")
+    Args:
+        prefix: First word of the commands to list, such as `registry`; all of them if empty.
+    """
+    lines = [f"usage: cahqp {prefix + ' ' if prefix else ''}COMMAND [options]"]
+    lines += [] if prefix else ["", "Verified continual adaptation of object detectors."]
+    names = [name for name in COMMANDS if not prefix or name.startswith(f"{prefix} ")]
+    width = max(map(len, names)) + 2
+    group = ""
+    for name in names:
+        if COMMANDS[name].group != group:
+            group = COMMANDS[name].group
+            lines += ["", f"{group}:"]
+        lines.append(f"  {name:<{width}}{COMMANDS[name].help}")
+    return "\n".join([*lines, "", "`cahqp COMMAND --help` lists the options of a command."])

@@ -5,30 +5,25 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from operator import attrgetter
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
 from jsonargparse.typing import NonNegativeInt
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 import cahqp.data.modules  # noqa: F401  so that a config may name its classes without their module
-from cahqp.cli.commands import LABEL_LISTS
-from cahqp.cli.options import check_configs, run_with_lists, switched
+from cahqp.cli.options import check_configs
 from cahqp.data.base import DetectionData
 from cahqp.data.frames import open_frames
 from cahqp.errors import CahqpError, ConfigError, shortened
 from cahqp.files import write_json
 from cahqp.inference.frames import FrameSet
 from cahqp.relabel.command import complete
-from cahqp.relabel.command import relabel as relabel_command
 from cahqp.relabel.shard_writer import label_frames
 from cahqp.runs.directory import RunDirectory
 from cahqp.training import student, supervised  # noqa: F401  likewise
@@ -39,6 +34,7 @@ from cahqp.training.callbacks.checkpoints import AtomicCheckpointIO, ExampleImag
 from cahqp.training.callbacks.ema import EMA
 from cahqp.training.callbacks.images import PseudoLabelImages
 from cahqp.training.distillation import data as soft_data  # noqa: F401  likewise
+from cahqp.training.lightning_errors import lightning_errors
 from cahqp.training.run_inputs import split_inputs
 from cahqp.training.save_model import finish_fit
 
@@ -228,19 +224,10 @@ def lightning(arguments: list[str]) -> None:
     # Lightning starts further ranks with this process's own command line, so that must be what is run here.
     given, sys.argv = sys.argv, [sys.argv[0], *arguments]
     try:
-        with _lightning_errors():
+        with lightning_errors():
             _run_lightning()
     finally:
         sys.argv = given
-
-
-@contextmanager
-def _lightning_errors() -> Iterator[None]:
-    """Tell what Lightning refuses, such as devices that are not there, as one message."""
-    try:
-        yield
-    except MisconfigurationException as error:
-        raise ConfigError(str(error)) from error
 
 
 def _run_lightning() -> None:
@@ -261,10 +248,3 @@ def _run_lightning() -> None:
         },
         parser_kwargs={"prog": "cahqp", "exit_on_error": False},
     )
-
-
-def relabel(arguments: list[str]) -> None:
-    """Run `cahqp relabel`."""
-    given = switched(arguments, "--soft", "--temporal", "--dynamic", "--weight_by_score")
-    with _lightning_errors():
-        run_with_lists(relabel_command, given, {"frames": Path}, LABEL_LISTS)

@@ -1,10 +1,15 @@
-"""From a command line to a function's arguments, for commands that take several values after one flag."""
+"""Command lines built from option dataclasses."""
 
 from __future__ import annotations
 
-import inspect
+import dataclasses
+import difflib
 import itertools
-from collections.abc import Callable
+import re
+import types
+import typing
+from argparse import ArgumentError
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,44 +20,43 @@ from jsonargparse import ArgumentParser
 from cahqp.errors import ConfigError
 
 
-def run_with_lists(
-    function: Callable[..., Any],
-    arguments: list[str],
-    lists: dict[str, type],
-    optional: dict[str, Any] | None = None,
-) -> None:
-    """Run a command.
+def parse(
+    options: type[Any], arguments: Sequence[str], prog: str, description: str = "", positional: Sequence[str] = ()
+) -> Any:
+    """Return an options dataclass filled from a command line.
+
+    A list takes several values after one flag, a boolean is a flag, and `--config` reads a YAML file with any of the
+    options. Names may be spelt with dashes or underscores.
 
     Args:
-        function: Does it; its signature says the options, its docstring the help.
-        arguments: Of the command line, its name first.
-        lists: Required options that take several values after one flag, as shells expand them.
-        optional: The same, not required. Those that the function does not have are left out.
-    """
-    more = {name: kind for name, kind in (optional or {}).items() if name in inspect.signature(function).parameters}
-    check_configs(arguments)
-    parser = ArgumentParser(
-        prog=f"cahqp {arguments[0]}", exit_on_error=False, description=(function.__doc__ or "").partition("\n")[0]
-    )
-    parser.add_argument("--config", action="config", help="YAML file with any of these options.")
-    parser.add_function_arguments(function, skip={*lists, *more}, as_group=False)
-    said = {p.arg_name: p.description for p in docstring_parser.parse(function.__doc__ or "").params}
-    for name, kind in {**lists, **more}.items():
-        text = said.get(name) or ""
-        parser.add_argument(f"--{name}", nargs="+", type=kind, required=name in lists, default=None, help=text)
-    given = parser.instantiate_classes(parser.parse_args(arguments[1:])).as_dict()
-    given.pop("config", None)
-    function(**given)
-
-
-def check_configs(arguments: list[str]) -> None:
-    """Refuse config files that are no YAML; jsonargparse would not say which of them it is.
+        options: The dataclass; the `Attributes` of its docstring are the help.
+        arguments: The command line after the command's name.
+        prog: Name of the command in help and errors.
+        description: First line of the help.
+        positional: Fields that may be given without their flag, in this order.
 
     Raises:
-        ConfigError: One cannot be read.
+        ArgumentError: An option is unknown, missing or of a wrong type.
+        ConfigError: A config is not YAML, or the values contradict each other.
     """
-    split = [part for text in arguments for part in (text.split("=", 1) if text.startswith("--config=") else [text])]
-    for flag, value in itertools.pairwise(split):
+    check_configs(arguments)
+    fields = dataclasses.fields(options)
+    parser = _build_parser(options, prog, description)
+    try:
+        values = parser.instantiate(parser.parse_args(_name_positionals(_underscored(arguments), positional)))
+    except ArgumentError as error:
+        raise _with_suggestion(error, [field.name for field in fields]) from error
+    return options(**{field.name: values[field.name] for field in fields})
+
+
+def check_configs(arguments: Sequence[str]) -> None:
+    """Refuse config files that are not YAML; jsonargparse's message would not name the file.
+
+    Raises:
+        ConfigError: A file cannot be read.
+    """
+    tokens = [part for text in arguments for part in (text.split("=", 1) if text.startswith("--config=") else [text])]
+    for flag, value in itertools.pairwise(tokens):
         if flag in ("--config", "-c") and Path(value).is_file():
             try:
                 yaml.safe_load(Path(value).read_text(encoding="utf-8"))
@@ -61,21 +65,50 @@ def check_configs(arguments: list[str]) -> None:
                 raise ConfigError(message) from error
 
 
-def with_flags(arguments: list[str], flags: tuple[str, ...]) -> list[str]:
-    """Return the arguments with the bare ones among them, in order, named by `flags`; all options take a value."""
-    left, found, value = list(flags), [], False
+def _build_parser(options: type[Any], prog: str, description: str) -> ArgumentParser:
+    parser = ArgumentParser(prog=prog, exit_on_error=False, description=description)
+    parser.add_argument("--config", action="config", help="YAML file with any of these options.")
+    hints = typing.get_type_hints(options)
+    documented = [docstring_parser.parse(kind.__doc__ or "").params for kind in reversed(options.__mro__)]
+    help_texts = {entry.arg_name: entry.description or "" for entries in documented for entry in entries}
+    for field in dataclasses.fields(options):
+        settings: dict[str, Any] = {"type": hints[field.name], "help": help_texts.get(field.name, "")}
+        if hints[field.name] is bool:
+            settings |= {"nargs": "?", "const": True}
+        elif (item := _list_item(hints[field.name])) is not None:
+            settings |= {"nargs": "+", "type": item}
+        default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+        required = default is dataclasses.MISSING
+        settings |= {"required": True} if required else {"default": default}
+        parser.add_argument(f"--{field.name}", **settings)
+    return parser
+
+
+def _list_item(hint: Any) -> Any:
+    """Return the element type of `list[T]` or `list[T] | None`; `None` for other types."""
+    options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    lists = [option for option in options if typing.get_origin(option) is list]
+    return typing.get_args(lists[0])[0] if lists else None
+
+
+def _underscored(arguments: Sequence[str]) -> list[str]:
+    """Return the arguments with underscores in option names: `--dry-run` becomes `--dry_run`."""
+    return [re.sub(r"^--[^=]+", lambda name: "--" + name[0][2:].replace("-", "_"), text) for text in arguments]
+
+
+def _name_positionals(arguments: Sequence[str], names: Sequence[str]) -> list[str]:
+    """Return the arguments with a flag before each bare value; every option must take exactly one value."""
+    left, named, is_value = list(names), [], False
     for text in arguments:
-        if not text.startswith("-") and not value and left:
-            found.append(left.pop(0))
-        value = text.startswith("--") and "=" not in text and text != "--help"
-        found.append(text)
-    return found
+        if not text.startswith("-") and not is_value and left:
+            named.append(f"--{left.pop(0)}")
+        is_value = text.startswith("--") and "=" not in text and text != "--help"
+        named.append(text)
+    return named
 
 
-def switched(arguments: list[str], *names: str) -> list[str]:
-    """Return the arguments with `--name` as `--name=true` where no value follows it."""
-    following = [*arguments[1:], ""]
-    return [
-        f"{text}=true" if text in names and after.lower() not in ("true", "false") else text
-        for text, after in zip(arguments, following, strict=True)
-    ]
+def _with_suggestion(error: ArgumentError, names: Sequence[str]) -> ArgumentError:
+    """Return the error, with the closest option where one was misspelt."""
+    misspelt = re.search(r"nrecognized arguments: --([^\s=]+)", str(error))
+    close = difflib.get_close_matches(misspelt[1], names, n=1) if misspelt else []
+    return ArgumentError(None, f"{error}. Did you mean --{close[0]}?") if close else error

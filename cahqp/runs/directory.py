@@ -37,6 +37,9 @@ class RunDirectory:
         settings: Everything that decides the result and is no input: JSON values, no paths, no times.
         inputs: Files and directories that are read, by role (`weights`, `frames`).
         seed: Seed of all randomness.
+
+    Attributes:
+        metrics: Figures for the manifest, filled in by the block of `open_run`.
     """
 
     def __init__(
@@ -51,6 +54,7 @@ class RunDirectory:
         self.settings: dict[str, Any] = json.loads(json.dumps(dict(settings), allow_nan=False))
         self.inputs = {role: Path(path) for role, path in inputs.items()}
         self.seed = seed
+        self.metrics: dict[str, Any] = {}
 
     @property
     def work(self) -> Path:
@@ -152,6 +156,46 @@ class RunDirectory:
             self.work.rename(self.output)
             files.sync_directory(self.output.parent)
             (self.output / IDENTITY).unlink(missing_ok=True)
+
+
+@contextmanager
+def open_run(
+    output: Path,
+    command: str,
+    settings: Mapping[str, Any],
+    inputs: Mapping[str, Path],
+    seed: int = 0,
+    resumable: bool = False,
+) -> Iterator[RunDirectory | None]:
+    """Claim a run directory for a block that fills it, and complete it afterwards with the block's `metrics`.
+
+    Yields `None`, after a message, if the same run is already finished.
+
+    Args:
+        output: As for `RunDirectory`, like all arguments but the last.
+        command: The command that makes it.
+        settings: Settings that decide the result.
+        inputs: Files and directories that are read, by role.
+        seed: Seed of all randomness.
+        resumable: Keep partial work after an error, for the next attempt. Otherwise it is removed, so that a corrected
+            command may use the same output.
+
+    Raises:
+        CahqpError: As `RunDirectory.begin` and `finish`, or from the block.
+    """
+    run = RunDirectory(output, command, settings, inputs, seed)
+    if not run.begin():
+        print(f"{output} is finished already: nothing to do.")
+        yield None
+        return
+    try:
+        yield run
+    except CahqpError:
+        if not resumable:
+            shutil.rmtree(run.work, ignore_errors=True)
+            locks.release(run.output)
+        raise
+    run.finish(run.metrics)
 
 
 def read_manifest(directory: Path) -> dict[str, Any]:

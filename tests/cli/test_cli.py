@@ -60,8 +60,9 @@ def test_help_of_every_command(command, capsys):
 def test_help_of_relabel_tells_every_option(capsys):
     main(["relabel", "--help"])
     told = capsys.readouterr().out
-    options = "weights frames output threshold nms_iou max_boxes every batch_size workers max_broken devices".split()
-    assert all(f"--{option} " in told for option in [*options, "accelerator", "precision", "seed", "config"])
+    options = "weights frames output threshold nms_iou max_boxes frame_interval batch_size workers devices".split()
+    more = ["max_invalid_share", "accelerator", "precision", "seed", "config"]
+    assert all(f"--{option} " in told for option in [*options, *more])
 
 
 @pytest.mark.parametrize("command", ["scenes", "cycle", "report", "publish"])
@@ -71,14 +72,14 @@ def test_light_commands_import_no_torch(command):
 
 
 def test_commands_that_only_detect_import_no_lightning():
-    modules = "training.evaluate, cahqp.drift.features, cahqp.relabel.calibrate, cahqp.detectors.published.convert"
+    modules = "inference.evaluate, cahqp.drift.features, cahqp.relabel.calibrate, cahqp.detectors.published.convert"
     code = f"import sys, cahqp.{modules}, cahqp.edge.export.command, cahqp.cli.commands; assert 'lightning' not in sys.modules"  # noqa: E501
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
 
 
 def test_an_unknown_command_is_named(capsys):
     assert main(["relable"]) == 2
-    assert "there is no command 'relable'. Known: fit," in capsys.readouterr().err
+    assert "unknown command 'relable'. Did you mean 'relabel'? Known: fit," in capsys.readouterr().err
 
 
 # Options and configs
@@ -356,8 +357,8 @@ def test_trouble_with_the_disk_that_a_command_does_not_explain_is_told_at_the_do
     def command(arguments):
         raise OSError(code, os.strerror(code), "there/a.txt")
 
-    monkeypatch.setattr("cahqp.cli.edge_commands.keys", command)
-    assert main(["keys"]) == 1
+    monkeypatch.setattr("cahqp.cli.legacy.keygen", command)
+    assert main(["keygen"]) == 1
     told = capsys.readouterr().err
     assert told.startswith("cahqp keygen: ") and "there/a.txt" in told and words in told
 
@@ -366,9 +367,9 @@ def test_an_error_that_nobody_can_mend_keeps_its_traceback(monkeypatch):
     def command(arguments):
         raise OSError(errno.EBADF, os.strerror(errno.EBADF))
 
-    monkeypatch.setattr("cahqp.cli.edge_commands.keys", command)
+    monkeypatch.setattr("cahqp.cli.legacy.keygen", command)
     with pytest.raises(OSError, match="Bad file descriptor"):
-        main(["keys"])
+        main(["keygen"])
 
 
 def test_a_place_where_nothing_may_be_written(arguments, teacher, recordings, tmp_path, capsys):

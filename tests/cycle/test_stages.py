@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from cahqp.cli import lightning
+from cahqp.cli import legacy
 from cahqp.cycle.plan import read_plan
 from cahqp.cycle.stages import Stages
+from cahqp.relabel import command
 
 
 @pytest.fixture
@@ -148,8 +149,8 @@ def test_relabelling_understands_what_a_plan_says(plan, monkeypatch):
     told = replace(plan.relabel, threshold=0.3, views=["flip", "scale:1.5"], weight_by_score=True)
     stages = {stage.name: stage for stage in Stages(replace(plan, relabel=told), Path("out")).all()}
     given = {}
-    stand_in = wraps(lightning.relabel_command)(lambda **settings: given.update(settings))
-    monkeypatch.setattr(lightning, "relabel_command", stand_in)
-    lightning.relabel(list(stages["relabel"].arguments))
+    stand_in = wraps(command.relabel)(lambda **settings: given.update(settings))
+    monkeypatch.setattr(command, "relabel", stand_in)
+    legacy.relabel(list(stages["relabel"].arguments))
     assert (given["threshold"], given["views"], given["weight_by_score"]) == (0.3, ["flip", "scale:1.5"], True)
     assert (given["stationary_weight"], given["ignore_share"], given["temporal"]) == (0.5, 0.6, True)

@@ -1,0 +1,326 @@
+"""Commands that are not yet built from an options dataclass."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Callable, Collection
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import docstring_parser
+from jsonargparse import ArgumentParser, auto_cli
+
+from cahqp.cli.options import check_configs
+from cahqp.errors import ConfigError
+from cahqp.labels.formats import Format
+
+LABEL_LISTS: dict[str, Any] = {
+    "views": str,
+    "teachers": Path,
+    "predictions": Path,
+    "uncalibrated": str,
+    "format": Format,
+}
+"""Options of `relabel` and `calibrate` that take several values."""
+
+# name -> (what it measures, module, function that takes the remaining arguments); imported only when asked for
+BENCHMARKS: dict[str, tuple[str, str, str]] = {
+    "adapt": ("arms of adaptation over seeds, with intervals", "cahqp.benchmarks.adapt.command", "command"),
+    "attention": ("the forms of deformable attention on this machine", "cahqp.benchmarks.speed.attention", "command"),
+    "gate": ("how often the gate is wrong, on simulated candidates", "cahqp.cli.legacy", "benchmark_gate"),
+    "measure": ("AP and operating points of models on labelled frames", "cahqp.benchmarks.adapt.measure", "command"),
+    "relabel": ("what labels cost beside the teacher's forward passes", "cahqp.benchmarks.relabel", "command"),
+    "speed": (
+        "images per second and memory of a config, beside a reference",
+        "cahqp.benchmarks.speed.command",
+        "command",
+    ),
+    "store": ("what a soft-label store saves over asking the teacher", "cahqp.benchmarks.soft_labels", "command"),
+}
+
+
+def benchmark(arguments: list[str]) -> None:
+    """Run `cahqp benchmark NAME`."""
+    given = arguments[1:]
+    if not given or given[0] in ("-h", "--help"):
+        lines = [f"  {name:<10} {text}" for name, (text, _, _) in BENCHMARKS.items()]
+        print("\n".join(["usage: cahqp benchmark NAME [options]\n\nWhat can be measured:", *lines]))
+        return
+    if given[0] not in BENCHMARKS:
+        message = f"there is no benchmark {given[0]!r}. Known: {', '.join(BENCHMARKS)}."
+        raise ConfigError(message)
+    _, module, function = BENCHMARKS[given[0]]
+    command: Callable[[list[str]], None] = getattr(import_module(module), function)
+    command(given)
+
+
+def cycle(arguments: list[str]) -> None:
+    """Run `cahqp cycle run|status|compare`."""
+    from cahqp.cycle.compare import compare
+    from cahqp.cycle.run import run
+    from cahqp.cycle.status import status
+
+    switches = {"--dry-run": "--dry_run=true", "--watch": "--watch=true"}
+    given = [switches.get(text, text) for text in arguments[1:]]
+    auto_cli(
+        {"run": run, "status": status, "compare": compare},
+        args=given,
+        exit_on_error=False,
+        prog="cahqp cycle",
+        as_positional=False,
+    )
+
+
+def scenes(arguments: list[str]) -> None:
+    """Run `cahqp scenes`."""
+    from cahqp.scenes import scenes as command
+
+    auto_cli(command, args=arguments[1:], exit_on_error=False, prog="cahqp scenes", as_positional=False)
+
+
+def publish(arguments: list[str]) -> None:
+    """Run `cahqp publish`."""
+    from cahqp.cycle.publish import publish as command
+
+    auto_cli(command, args=arguments[1:], exit_on_error=False, prog="cahqp publish", as_positional=False)
+
+
+def report(arguments: list[str]) -> None:
+    """Run `cahqp report`."""
+    from cahqp.reports.cycle import report as command
+
+    auto_cli(command, args=arguments[1:], exit_on_error=False, prog="cahqp report", as_positional=False)
+
+
+def reformat(arguments: list[str]) -> None:
+    """Run `cahqp reformat`."""
+    from cahqp.labels.formats.command import reformat as command
+
+    auto_cli(
+        command,
+        args=switched(arguments[1:], "--reviewed"),
+        exit_on_error=False,
+        prog="cahqp reformat",
+        as_positional=False,
+    )
+
+
+def quality(arguments: list[str]) -> None:
+    """Run `cahqp quality`."""
+    from cahqp.reports.quality import quality as command
+
+    auto_cli(command, args=arguments[1:], exit_on_error=False, prog="cahqp quality", as_positional=False)
+
+
+def evaluate(arguments: list[str]) -> None:
+    """Run `cahqp evaluate`."""
+    from cahqp.inference.evaluate import evaluate as command
+
+    run_with_lists(command, arguments, {"weights": str, "frames": str})
+
+
+def calibrate(arguments: list[str]) -> None:
+    """Run `cahqp calibrate`."""
+    from cahqp.relabel.calibrate import calibrate_command as command
+
+    run_with_lists(command, arguments, {"frames": Path}, LABEL_LISTS)
+
+
+def convert(arguments: list[str]) -> None:
+    """Run `cahqp convert FILE OUTPUT`; both may be given as flags too."""
+    from cahqp.detectors.published.convert import convert as command
+
+    given = with_flags(arguments[1:], ("--weights", "--output"))
+    auto_cli(command, args=given, exit_on_error=False, prog="cahqp convert", as_positional=False)
+
+
+def info(arguments: list[str]) -> None:
+    """Run `cahqp info FILE`."""
+    from cahqp.inference.evaluate import info as command
+
+    auto_cli(command, args=arguments[1:], prog="cahqp info")
+
+
+def run_with_lists(
+    function: Callable[..., Any],
+    arguments: list[str],
+    lists: dict[str, type],
+    optional: dict[str, Any] | None = None,
+) -> None:
+    """Run a command.
+
+    Args:
+        function: Does it; its signature says the options, its docstring the help.
+        arguments: Of the command line, its name first.
+        lists: Required options that take several values after one flag, as shells expand them.
+        optional: The same, not required. Those that the function does not have are left out.
+    """
+    more = {name: kind for name, kind in (optional or {}).items() if name in inspect.signature(function).parameters}
+    check_configs(arguments)
+    parser = ArgumentParser(
+        prog=f"cahqp {arguments[0]}", exit_on_error=False, description=(function.__doc__ or "").partition("\n")[0]
+    )
+    parser.add_argument("--config", action="config", help="YAML file with any of these options.")
+    parser.add_function_arguments(function, skip={*lists, *more}, as_group=False)
+    said = {p.arg_name: p.description for p in docstring_parser.parse(function.__doc__ or "").params}
+    for name, kind in {**lists, **more}.items():
+        text = said.get(name) or ""
+        parser.add_argument(f"--{name}", nargs="+", type=kind, required=name in lists, default=None, help=text)
+    given = parser.instantiate_classes(parser.parse_args(arguments[1:])).as_dict()
+    given.pop("config", None)
+    function(**given)
+
+
+def with_flags(arguments: list[str], flags: tuple[str, ...]) -> list[str]:
+    """Return the arguments with the bare ones among them, in order, named by `flags`; all options take a value."""
+    left, found, value = list(flags), [], False
+    for text in arguments:
+        if not text.startswith("-") and not value and left:
+            found.append(left.pop(0))
+        value = text.startswith("--") and "=" not in text and text != "--help"
+        found.append(text)
+    return found
+
+
+def switched(arguments: list[str], *names: str) -> list[str]:
+    """Return the arguments with `--name` as `--name=true` where no value follows it."""
+    following = [*arguments[1:], ""]
+    return [
+        f"{text}=true" if text in names and after.lower() not in ("true", "false") else text
+        for text, after in zip(arguments, following, strict=True)
+    ]
+
+
+def features(arguments: list[str]) -> None:
+    """Run `cahqp features`."""
+    from cahqp.drift.features import features as command
+
+    run_with_lists(command, arguments, {"frames": Path})
+
+
+def drift(arguments: list[str]) -> None:
+    """Run `cahqp drift`."""
+    from cahqp.drift.command import drift as command
+
+    run_with_lists(command, arguments, {"reference": str, "frames": Path})
+
+
+def sample(arguments: list[str]) -> None:
+    """Run `cahqp sample`."""
+    from cahqp.cycle.sample import sample as command
+
+    run_with_lists(command, arguments, {"features": Path}, {"cameras": str, "known": Path})
+
+
+def fetch(arguments: list[str]) -> None:
+    """Run `cahqp fetch`."""
+    from cahqp.cycle.fetch import fetch as command
+
+    run_with_lists(command, arguments, {}, {"after": Path})
+
+
+def replay(arguments: list[str]) -> None:
+    """Run `cahqp replay`."""
+    from cahqp.cycle.replay_buffer import replay as command
+
+    run_with_lists(command, arguments, {})
+
+
+def apply_decision(arguments: list[str]) -> None:
+    """Run `cahqp apply-decision`."""
+    from cahqp.cycle.apply_decision import apply_decision as command
+
+    run_with_lists(command, arguments, {})
+
+
+def export(arguments: list[str]) -> None:
+    """Run `cahqp export`."""
+    from cahqp.edge.export.command import export as command
+
+    given = with_lists(arguments[1:], ("frames", "calibration", "labelled", "frame_size"))
+    auto_cli(command, args=given, exit_on_error=False, prog="cahqp export", as_positional=False)
+
+
+def detect(arguments: list[str]) -> None:
+    """Run `cahqp detect`."""
+    from cahqp.edge.detect import detect as command
+
+    given = with_lists(arguments[1:], ("providers",))
+    auto_cli(command, args=given, exit_on_error=False, prog="cahqp detect", as_positional=False)
+
+
+def keygen(arguments: list[str]) -> None:
+    """Run `cahqp keygen`."""
+    from cahqp.edge.signing import keygen as command
+
+    auto_cli(command, args=arguments[1:], exit_on_error=False, prog="cahqp keygen", as_positional=False)
+
+
+def gate(arguments: list[str]) -> None:
+    """Run `cahqp gate`."""
+    from cahqp.gate.command import gate as command
+
+    given = with_lists(arguments[1:], ("source", "replay", "canary"))
+    auto_cli(command, args=given, exit_on_error=False, prog="cahqp gate", as_positional=False)
+
+
+def benchmark_gate(arguments: list[str]) -> None:
+    """Run `cahqp benchmark gate`."""
+    from cahqp.benchmarks.gate import gate as command
+
+    auto_cli(command, args=arguments[1:], exit_on_error=False, prog="cahqp benchmark gate", as_positional=False)
+
+
+def registry(arguments: list[str]) -> None:
+    """Run `cahqp registry list|show|promote|rollback|verify|gc|push`."""
+    from cahqp.registry import command as door
+
+    commands: dict[str, Any] = {
+        "list": door.list_versions, "show": door.show, "promote": door.promote, "rollback": door.rollback,
+        "verify": door.verify, "gc": door.gc, "push": door.push,
+    }  # fmt: skip
+    given = with_lists(arguments[1:], ("parents", "data"))
+    auto_cli(commands, args=given, exit_on_error=False, prog="cahqp registry", as_positional=False)
+
+
+def with_lists(arguments: list[str], names: Collection[str]) -> list[str]:
+    """Return the arguments with `--name A B` as the JSON list that the parser wants where a list is optional.
+
+    Args:
+        arguments: What was typed.
+        names: Options that take lists.
+    """
+    out: list[str] = []
+    values: list[str] | None = None
+    numbers = False
+    for text in [*arguments, "--"]:
+        if text.startswith("--"):
+            if values is not None:
+                out[-1] += f"={_as_list(values, numbers)}"
+            name, sign, value = text.removeprefix("--").partition("=")
+            values = ([value] if sign else []) if name in names else None
+            numbers = name == "frame_size"  # a folder may be called 20240105, and is a text still
+            out.append(f"--{name}" if name in names else text)
+        elif values is None:
+            out.append(text)
+        else:
+            values.append(text)
+    return out[:-1]
+
+
+def _as_list(values: list[str], numbers: bool) -> str:
+    if len(values) == 1 and values[0].startswith("["):
+        return values[0]
+    return json.dumps([int(value) if numbers and value.isdecimal() else value for value in values])
+
+
+def relabel(arguments: list[str]) -> None:
+    """Run `cahqp relabel`."""
+    from cahqp.relabel.command import relabel as command
+    from cahqp.training.lightning_errors import lightning_errors
+
+    given = switched(arguments, "--soft", "--temporal", "--dynamic", "--weight_by_score")
+    with lightning_errors():
+        run_with_lists(command, given, {"frames": Path}, LABEL_LISTS)

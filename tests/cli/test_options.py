@@ -1,0 +1,108 @@
+from argparse import ArgumentError
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import pytest
+
+from cahqp.cli.commands import COMMANDS, load_object
+from cahqp.cli.options import parse
+from cahqp.runs.options import flags
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inner:
+    """Inner options.
+
+    Attributes:
+        views: Number of views.
+    """
+
+    views: int = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Example:
+    """Options of an example.
+
+    Attributes:
+        frames: Files of frames.
+        threshold: Score in [0, 1].
+        dry_run: Only print.
+        kinds: Formats.
+        inner: More options.
+    """
+
+    frames: list[Path]
+    threshold: float | None = None
+    dry_run: bool = False
+    kinds: list[Literal["a", "b"]] = field(default_factory=list)
+    inner: Inner = field(default_factory=Inner)
+
+
+def read(*arguments):
+    return parse(Example, arguments, "cahqp example")
+
+
+def test_lists_take_several_values_and_booleans_none():
+    options = read("--frames", "1", "2", "--dry-run", "--kinds", "a")
+    assert options == Example(frames=[Path("1"), Path("2")], dry_run=True, kinds=["a"])
+
+
+@pytest.mark.parametrize("value", ["true", "false"])
+def test_a_boolean_may_have_a_value(value):
+    assert read("--frames=1", f"--dry_run={value}").dry_run is (value == "true")
+
+
+def test_a_config_gives_any_of_them_and_the_command_line_wins(tmp_path):
+    (tmp_path / "c.yaml").write_text("frames: [x, y]\nthreshold: 0.5\ndry_run: true\n")
+    options = read(f"--config={tmp_path / 'c.yaml'}", "--threshold=0.2")
+    assert options == Example(frames=[Path("x"), Path("y")], threshold=0.2, dry_run=True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--frames=1", "--treshold=0.3"], "Did you mean --threshold?"),
+        ([], "required: frames"),
+        (["--frames=1", "--kinds=c"], "Expected a typing.Literal"),
+        (["--frames=1", "--threshold=high"], "threshold"),
+    ],
+)
+def test_wrong_command_lines_name_the_option(arguments, words):
+    with pytest.raises(ArgumentError, match=words.replace("?", r"\?")):
+        read(*arguments)
+
+
+def test_bare_values_take_the_names_of_positionals():
+    options = parse(Inner, ["3"], "cahqp inner", positional=("views",))
+    assert options == Inner(views=3)
+
+
+def test_help_lists_every_option_with_its_text(capsys):
+    with pytest.raises(SystemExit):
+        read("--help")
+    text = capsys.readouterr().out
+    assert all(word in text for word in ("--frames", "Files of frames.", "--inner.views", "Score in [0, 1]."))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        Example(frames=[Path("a b"), Path("c")]),
+        Example(frames=[Path("a")], threshold=0.25, dry_run=True, kinds=["b", "a"], inner=Inner(views=7)),
+    ],
+)
+def test_flags_give_the_same_options_back(options):
+    assert read(*flags(options)) == options
+
+
+@pytest.mark.parametrize("name", [name for name, command in COMMANDS.items() if command.options])
+def test_every_option_of_a_command_is_documented(name):
+    options = load_object(COMMANDS[name].options)
+    for option in options.__dataclass_fields__:
+        assert f"        {option}: " in documented(options), f"{name}: {option}"
+
+
+def documented(options):
+    return "\n".join(kind.__doc__ or "" for kind in options.__mro__)
