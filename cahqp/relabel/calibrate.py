@@ -16,7 +16,6 @@ from cahqp.detectors.model_file import load
 from cahqp.errors import DataError, check_numbers
 from cahqp.evaluation.ground_truth import GroundTruth, ImagePredictions, Predictions, read_ground_truth
 from cahqp.evaluation.metrics import Metrics, average_precision
-from cahqp.files import atomic_write
 from cahqp.inference.frames import FrameLoader, fixed_batches
 from cahqp.labels.calibration.curves import Curve, Method, expected_error, fit, reliability
 from cahqp.labels.calibration.file import FORMAT, Calibration, calibrate, write_calibration
@@ -24,8 +23,7 @@ from cahqp.labels.candidates import Candidates, calibrated
 from cahqp.labels.fusion import Method as Fusion
 from cahqp.labels.fusion import nms
 from cahqp.relabel.tta import Ensemble, ViewFrames, ViewSpec, collate_looks, open_externals, parse_views
-from cahqp.reports.html import document, element, table
-from cahqp.reports.reliability import diagram
+from cahqp.reports.calibration import write_calibration_page
 from cahqp.runs.directory import RunDirectory
 
 Floats = NDArray[np.float64]
@@ -106,8 +104,8 @@ def calibrate_command(
         fitted = replace(fitted, decided=decided(ground_truth, found, curves, nms_iou))
         measured = _measured(fitted, metrics, ground_truth, method, lent)
         write_calibration(run.work / "calibration.json", fitted, measured)
-        with atomic_write(run.work / "calibration.html") as file:
-            file.write(_page(fitted, measured) + "\n")
+        summary = f"On recordings that the curves were not fitted on: {_said(measured['held_out'])}"
+        write_calibration_page(run.work / "calibration.html", fitted, measured["per_class"], summary)
         run.finish(measured)
     print(f"{output}: {_said(measured['held_out'])}")
 
@@ -222,19 +220,3 @@ def _said(held: Mapping[str, Any]) -> str:
         return f"calibration error on held-out recordings unknown. {held['unknown']}"
     before, after = 100 * held["before"], 100 * held["after"]
     return f"calibration error on held-out recordings {before:.1f} % before, {after:.1f} % after."
-
-
-def _page(fitted: Calibration, measured: Mapping[str, Any]) -> str:
-    rows = [
-        [name, f"{own['detections']:,}", f"{own['objects']:,}", *(f"{100 * own[k]:.1f}" for k in ("before", "after"))]
-        for name, own in measured["per_class"].items()
-    ]
-    said = f"On recordings that the curves were not fitted on: {_said(measured['held_out'])}"
-    pictures = []
-    for name in fitted.curves:
-        for title, values in (("before", fitted.scores[name]), ("after", fitted.calibrated(name))):
-            bars = reliability(values, fitted.hits[name])
-            pictures.append(diagram(bars, f"{name}, {title}", expected_error(bars)))
-    head = ["class", "detections", "objects", "error before, %", "error after, %"]
-    parts = [element("h1", "Calibration"), element("p", said), table(head, rows), element("div", *pictures)]
-    return document("cahqp: calibration", *parts)

@@ -1,4 +1,4 @@
-"""One page that tells a whole cycle: it opens offline, on any device, and needs nothing but itself."""
+"""`cahqp report`: one self-contained page about a cycle."""
 
 from __future__ import annotations
 
@@ -6,161 +6,121 @@ import json
 import os
 import platform
 import shlex
-from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import cahqp
 from cahqp.errors import RunError
-from cahqp.files import atomic_write, read_json
-from cahqp.reports import tables
-from cahqp.reports.curves import panels, read_curves
-from cahqp.reports.html import Markup, document, element, folded, join, section, table
-from cahqp.reports.labels import labelled_frames, read_labels
-from cahqp.reports.rounds import compose_rounds, is_rounds
+from cahqp.files import read_json
+from cahqp.reports.accuracy import compare_models
+from cahqp.reports.curves import read_curves, training_panels
+from cahqp.reports.labels import compare_labels, read_labels
+from cahqp.reports.page import write_page
+from cahqp.reports.rounds import describe_rounds, has_rounds
 from cahqp.runs.directory import RunDirectory
 
 STAGES = (
     "teacher-source", "student-source", "teacher-adapt", "teacher-adapt-self-training", "teacher-mean-teacher",
     "teacher-mean-teacher-self-training", "teacher-ca-hqp", "teacher-ca-hqp-self-training", "teacher-oracle",
 )  # fmt: skip
-"""The order of the trainings; others follow."""
+"""Order of the trainings in the report. Other trainings follow."""
 
 REPORT = "report.html"
 
 _PACKAGES = ("torch", "torchvision", "lightning", "timm", "albumentations", "pycocotools", "opencv-python-headless")
+_MANIFEST_KEYS = ("command", "version", "seed", "settings", "inputs", "metrics")
 
 
 def report(run: Path, output: Path | None = None, plan: Path | None = None) -> Path:
-    """Write the report of a cycle. What the cycle has not made yet is left out, and said to be.
+    """Write the report of a cycle. Unfinished parts are left out.
 
     Args:
         run: The cycle's directory.
-        output: Directory to make, with `report.html` and its manifest, as a stage of the cycle. Default none:
-            `report.html` in `run`, written anew each time.
-        plan: The cycle's plan, for the command that adds comparisons. Default what `cycle.json` or `plan.json` say.
+        output: New directory for `report.html` and its manifest, as a stage of the cycle. By default `report.html` in
+            `run` is replaced.
+        plan: The cycle's plan, for the command that adds comparisons. Default: the plan in `cycle.json` or `plan.json`.
 
     Returns:
-        The file that was written.
+        The written file.
 
     Raises:
-        RunError: There is no such directory, nothing of a cycle in it, or `output` holds something else.
+        RunError: `run` does not exist or contains no cycle, or `output` belongs to another run.
     """
     run = Path(run)
-    page = compose(run, plan)
+    if has_rounds(run):
+        template, variables = "rounds.html.j2", describe_rounds(run)
+    else:
+        template, variables = "cycle.html.j2", _describe_cycle(run, plan)
     if output is None:
-        _write(run / REPORT, page)
+        write_page(run / REPORT, template, **variables)
         return run / REPORT
-    directory = RunDirectory(Path(output), "report", {}, _inputs(run), int(_read(run / "cycle.json").get("seed", 0)))
+    seed = int(_read(run / "cycle.json").get("seed", 0))
+    directory = RunDirectory(Path(output), "report", {}, _inputs(run), seed)
     if directory.begin():
-        _write(directory.work / REPORT, page)
+        write_page(directory.work / REPORT, template, **variables)
         directory.finish({})
     return directory.output / REPORT
 
 
-def compose(run: Path, plan: Path | None = None) -> Markup:
-    """Return the page; see `report`."""
-    if is_rounds(run):
-        return compose_rounds(run)
-    parts = [_models(run, plan), _labels(run), _trainings(run), _settings(run)]
-    if not any(parts[:3]):
-        message = (
-            f"{run} holds no cycle: neither evaluate/metrics.json nor labels nor trainings. Give the directory of one."
-        )
+def _describe_cycle(run: Path, plan: Path | None) -> dict[str, Any]:
+    """Return the variables of `cycle.html.j2`."""
+    after = read_labels(run / "relabel")
+    variables = {
+        "accuracy": compare_models(_read(run / "evaluate" / "metrics.json"), _cycle_command(run, plan)),
+        "labels": compare_labels(read_labels(run / "relabel-before"), after) if after else {},
+        "trainings": _trainings(run),
+    }
+    if not any(variables.values()):
+        message = f"{run} has no cycle: no evaluate/metrics.json, labels or trainings. Give the directory of a cycle."
         raise RunError(message)
-    name = str(_read(run / "cycle.json").get("name") or run.resolve().name)
-    head = element(
-        "header",
-        element("h1", f"Cycle {name}"),
-        element("p", "Teacher adapted, frames relabelled, student retrained and compared.", class_="soft"),
-        _decision(run),
-    )
-    return document(f"cahqp: {name}", head, *parts)
-
-
-def _write(path: Path, page: Markup) -> None:
-    with atomic_write(path) as file:
-        file.write(page + "\n")
+    cycle = _read(run / "cycle.json")
+    facts = {"cahqp": cahqp.__version__} | ({"seed": str(cycle["seed"])} if "seed" in cycle else {})
+    return {
+        **variables,
+        "name": str(cycle.get("name") or run.resolve().name),
+        "decision": _read(run / "published" / "decision.json"),
+        "facts": facts | _versions() | _hardware(),
+        "stages": _stages(run),
+    }
 
 
 def _inputs(run: Path) -> dict[str, Path]:
-    """Return the directories of the stages that the page tells of."""
-    shown = {run / name for name in ("evaluate", "relabel-before", "relabel", "published") if (run / name).is_dir()}
-    return {path.name: path for path in sorted(shown | {path.parent for path in run.glob("*/metrics.csv")})}
+    """Return the directories of the stages that the page describes."""
+    stages = {run / name for name in ("evaluate", "relabel-before", "relabel", "published") if (run / name).is_dir()}
+    return {path.name: path for path in sorted(stages | {path.parent for path in run.glob("*/metrics.csv")})}
 
 
-def _decision(run: Path) -> Markup:
-    decision = _read(run / "published" / "decision.json")
-    return tables.verdict(decision) if decision else _absent("Nothing has been decided yet.")
-
-
-def _models(run: Path, plan: Path | None) -> Markup:
-    metrics = _read(run / "evaluate" / "metrics.json")
-    models = metrics.get("models", {})
-    if not models:
-        return Markup("")
-    explained = (
-        "AP50 as COCO counts it: 101 points, mean over the classes that have objects. The target's labels are read "
-        "here and, where there is one, by the oracle; by nothing else. Brackets hold 95 % of a paired bootstrap."
-    )
-    return section(
-        "What the models reach",
-        tables.accuracy(models, metrics.get("differences", [])),
-        tables.missing_arms(models, _command(run, plan)),
-        element("p", explained, class_="soft"),
-        element("h3", "By class"),
-        tables.per_class(models),
-    )
-
-
-def _command(run: Path, plan: Path | None) -> str | None:
-    """Return the command that carries the cycle out."""
+def _cycle_command(run: Path, plan: Path | None) -> str | None:
+    """Return the command that runs the cycle, if it is known."""
     if plan is None:
-        cycle, kept = _read(run / "cycle.json"), _read(run / "plan.json")
+        cycle, saved = _read(run / "cycle.json"), _read(run / "plan.json")
         if cycle.get("command"):
             return str(cycle["command"])
-        path = kept.get("plan") or kept.get("path")
-    else:
-        path = plan
-    return shlex.join(["cahqp", "cycle", "run", "--plan", str(path)]) if path else None
+        plan = saved.get("plan") or saved.get("path")
+    return shlex.join(["cahqp", "cycle", "run", "--plan", str(plan)]) if plan else None
 
 
-def _labels(run: Path) -> Markup:
-    after = read_labels(run / "relabel")
-    if after is None:
-        return Markup("")
-    return section("Pseudo-labels", labelled_frames(read_labels(run / "relabel-before"), after))
-
-
-def _trainings(run: Path) -> Markup:
-    found = {path.parent.name: path for path in sorted(run.glob("*/metrics.csv"))}
-    names = [name for name in STAGES if name in found] + [name for name in found if name not in STAGES]
-    drawn = []
+def _trainings(run: Path) -> list[dict[str, Any]]:
+    logs = {path.parent.name: path for path in sorted(run.glob("*/metrics.csv"))}
+    names = [name for name in STAGES if name in logs] + [name for name in logs if name not in STAGES]
+    trainings = []
     for name in names:
-        curves = read_curves(found[name])
-        drawn += [element("h3", name), panels(curves) if curves else _absent("Its log holds no figures.")]
-    return section("Training", *drawn)
+        main, others = training_panels(read_curves(logs[name]))
+        trainings.append({"name": name, "main": main, "others": others})
+    return trainings
 
 
-def _settings(run: Path) -> Markup:
-    manifests = {path.parent.name: read_json(path) for path in sorted(run.glob("*/manifest.json"))}
-    cycle, state = _read(run / "cycle.json"), _read(run / "state.json")
-    facts = [["cahqp", cahqp.__version__]]
-    facts += [["seed", str(cycle["seed"])]] if "seed" in cycle else []
-    facts += [[name, version] for name, version in _versions().items()]
-    facts += [[name, value] for name, value in _hardware().items()]
-    stages = [_stage(name, manifest, state.get(name, {}).get("seconds")) for name, manifest in manifests.items()]
-    return section(
-        "How it was made", element("div", table(["", "this report was made with"], facts), class_="facts"), *stages
-    )
-
-
-def _stage(name: str, manifest: Mapping[str, Any], seconds: float | None) -> Markup:
-    keys = ("command", "version", "seed", "settings", "inputs", "metrics")
-    kept = {key: manifest[key] for key in keys if key in manifest}
-    took = f" · {seconds:.0f} s" if seconds is not None else ""
-    return folded(name + took, element("pre", json.dumps(kept, indent=2, ensure_ascii=False)))
+def _stages(run: Path) -> list[dict[str, Any]]:
+    """Return each stage's name, seconds (`None` if unknown) and manifest as JSON, without its outputs."""
+    state = _read(run / "state.json")
+    stages = []
+    for path in sorted(run.glob("*/manifest.json")):
+        name, manifest = path.parent.name, read_json(path)
+        settings = {key: manifest[key] for key in _MANIFEST_KEYS if key in manifest}
+        text = json.dumps(settings, indent=2, ensure_ascii=False)
+        stages.append({"name": name, "seconds": state.get(name, {}).get("seconds"), "manifest": text})
+    return stages
 
 
 def _versions() -> dict[str, str]:
@@ -185,7 +145,7 @@ def _hardware() -> dict[str, str]:
 
 
 def _field(path: Path, key: str) -> str:
-    """Return the first value of a key in one of the kernel's `key: value` files, empty where there is none."""
+    """Return the first value of a key in one of the kernel's `key: value` files, or an empty string."""
     if not path.is_file():
         return ""
     lines = (line.partition(":") for line in path.read_text(encoding="utf-8", errors="replace").splitlines())
@@ -193,10 +153,5 @@ def _field(path: Path, key: str) -> str:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """Read a JSON object; an empty one where there is no file."""
-    found = read_json(path) if path.is_file() else {}
-    return dict(found)
-
-
-def _absent(said: str) -> Markup:
-    return join([element("p", said, class_="missing")])
+    """Read a JSON object; return an empty one where the file is missing."""
+    return dict(read_json(path)) if path.is_file() else {}

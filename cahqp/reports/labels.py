@@ -1,4 +1,4 @@
-"""The part of the report that shows what the teacher says of the frames, before and after adaptation."""
+"""Pseudo-labels of one or two relabellings: counts and example frames."""
 
 from __future__ import annotations
 
@@ -12,21 +12,19 @@ import numpy as np
 
 from cahqp.errors import DataError
 from cahqp.files import read_json
-from cahqp.reports.boxes import Picture, drawn, legend, load_picture
-from cahqp.reports.html import Markup, element, join
-from cahqp.reports.tables import counts
+from cahqp.reports.pictures import class_colours, draw_boxes, load_picture
 
-EXAMPLES = 6
+MAX_EXAMPLES = 6
 
 
 @dataclass(frozen=True)
 class LabelFile:
-    """A file of pseudo-labels.
+    """Pseudo-labels of one relabelling.
 
     Attributes:
         names: Category names by id.
         images: COCO images by id.
-        boxes: COCO annotations of the labels by image id; without those that training ignores.
+        boxes: COCO annotations by image id, without those that training ignores.
         kept: Number of labels by class name.
         ignored: Number of boxes that training ignores, by reason.
         rejected: Number of rejected boxes by reason.
@@ -43,7 +41,7 @@ class LabelFile:
 
 
 def read_labels(directory: Path) -> LabelFile | None:
-    """Read what a relabelling wrote, `None` where there is none."""
+    """Read a directory of `cahqp relabel`; return `None` without `labels.json`."""
     if not (directory / "labels.json").is_file():
         return None
     data = read_json(directory / "labels.json")
@@ -52,65 +50,90 @@ def read_labels(directory: Path) -> LabelFile | None:
     labels = [annotation for annotation in data["annotations"] if not annotation.get("iscrowd")]
     for annotation in labels:
         boxes[annotation["image_id"]].append(annotation)
-    found = Counter(names[annotation["category_id"]] for annotation in labels)
-    kept = {name: found[name] for name in names.values()}
-    ignored = _by_reason(annotation for annotation in data["annotations"] if annotation.get("iscrowd"))
-    images = {image["id"]: image for image in data["images"]}
-    return LabelFile(names, images, boxes, kept, ignored, _rejected(directory), _roots(directory))
+    counts = Counter(names[annotation["category_id"]] for annotation in labels)
+    return LabelFile(
+        names,
+        {image["id"]: image for image in data["images"]},
+        boxes,
+        {name: counts[name] for name in names.values()},
+        count_reasons(annotation for annotation in data["annotations"] if annotation.get("iscrowd")),
+        read_rejected(directory),
+        _roots(directory),
+    )
 
 
-def labelled_frames(before: LabelFile | None, after: LabelFile) -> Markup:
-    """Return counts and example frames."""
-    said = f"{len(after.images):,} frames were labelled."
-    kept = counts(before.kept if before else None, after.kept, "class", "Labels by class")
-    doubtful = counts(before.ignored if before else None, after.ignored, "reason", "Boxes that training ignores")
-    rejected = counts(before.rejected if before else None, after.rejected, "reason", "Rejected boxes by reason")
-    examples = [_example(number, image, before, after) for number, image in enumerate(_chosen(before, after))]
-    hint = element("p", "Small boxes in full scenes carry no text; the colour names the class.", class_="soft")
-    return join([element("p", said), kept, doubtful, rejected, legend(after.names), hint, *examples])
+def read_rejected(directory: Path) -> dict[str, int]:
+    """Return the number of rejected boxes by reason."""
+    return count_reasons(rejected_boxes(directory))
 
 
-def _rejected(directory: Path) -> dict[str, int]:
+def rejected_boxes(directory: Path) -> list[dict[str, Any]]:
+    """Return the annotations of `rejected.json`; none where the file is missing."""
     path = directory / "rejected.json"
-    found = read_json(path)["annotations"] if path.is_file() else []
-    return _by_reason(found)
+    return list(read_json(path)["annotations"]) if path.is_file() else []
 
 
-def _by_reason(annotations: Iterable[Mapping[str, Any]]) -> dict[str, int]:
+def count_reasons(annotations: Iterable[Mapping[str, Any]]) -> dict[str, int]:
+    """Return the number of annotations by reason, sorted by reason."""
     return dict(sorted(Counter(str(annotation.get("reason", "")) for annotation in annotations).items()))
 
 
+def compare_labels(before: LabelFile | None, after: LabelFile) -> dict[str, Any]:
+    """Return the template's `labels`: counts, class colours and example frames.
+
+    Args:
+        before: Labels of the teacher before adaptation, if any.
+        after: Labels to show.
+    """
+    return {
+        "images": len(after.images),
+        "columns": ["after"] if before is None else ["before", "after"],
+        "kept": _counts(before.kept if before else None, after.kept),
+        "ignored": _counts(before.ignored if before else None, after.ignored),
+        "rejected": _counts(before.rejected if before else None, after.rejected),
+        "colours": named_colours(after.names),
+        "examples": [_example(image, before, after) for image in _choose(before, after)],
+    }
+
+
+def named_colours(names: Mapping[int, str]) -> list[tuple[str, str]]:
+    """Return the name and the colour of each class."""
+    return [(names[category], colour) for category, colour in class_colours(names).items()]
+
+
+def _counts(before: Mapping[str, int] | None, after: Mapping[str, int]) -> list[list[str | int]]:
+    """Return one row for each name: its numbers before (if known) and after."""
+    parts = [after] if before is None else [before, after]
+    names = dict.fromkeys(name for part in parts for name in part)
+    return [[name, *(part.get(name, 0) for part in parts)] for name in names]
+
+
 def _roots(directory: Path) -> list[Path]:
-    """Return the folders that `source.json` names; relative ones start at its own folder."""
+    """Return the folders in `source.json`; relative ones start at its own folder."""
     path = directory / "source.json"
-    given = read_json(path).get("root", []) if path.is_file() else []
-    return [directory / root for root in ([given] if isinstance(given, str) else given)]
+    root = read_json(path).get("root", []) if path.is_file() else []
+    return [directory / folder for folder in ([root] if isinstance(root, str) else root)]
 
 
-def _chosen(before: LabelFile | None, after: LabelFile) -> list[int]:
+def _choose(before: LabelFile | None, after: LabelFile) -> list[int]:
     """Return frames spread evenly over those with a label in either file, or over all."""
     shared = [image for image in after.images if before is None or image in before.images]
-    told = [image for image in shared if after.boxes.get(image) or (before and before.boxes.get(image))]
-    pool = told or shared
-    rows = np.linspace(0, len(pool) - 1, min(EXAMPLES, len(pool))).round().astype(int)
+    labelled = [image for image in shared if after.boxes.get(image) or (before and before.boxes.get(image))]
+    pool = labelled or shared
+    rows = np.linspace(0, len(pool) - 1, min(MAX_EXAMPLES, len(pool))).round().astype(int)
     return [pool[row] for row in rows]
 
 
-def _example(number: int, image: int, before: LabelFile | None, after: LabelFile) -> Markup:
+def _example(image: int, before: LabelFile | None, after: LabelFile) -> dict[str, Any]:
     entry = after.images[image]
     name = str(entry["file_name"])
     try:
         picture = load_picture(after.roots or (before.roots if before else []), name)
     except DataError as error:
-        return element("div", element("p", f"{name} could not be shown. {error}", class_="missing"), class_="pair")
-    key = f"frame-{number}"
-    sides = [] if before is None else [_side(picture, before, image, "Before adaptation", key, True)]
-    sides.append(_side(picture, after, image, "After adaptation", key, before is None))
-    where = " · ".join(dict.fromkeys(str(text) for text in (name, entry.get("camera"), entry.get("recording")) if text))
-    return element("div", element("p", where, class_="soft"), *sides, class_="pair")
-
-
-def _side(picture: Picture, labels: LabelFile, image: int, title: str, key: str, embed: bool) -> Markup:
-    boxes = labels.boxes.get(image, [])
-    said = f"{title}: {len(boxes)} label{'s' * (len(boxes) != 1)}"
-    return element("figure", drawn(picture, boxes, labels.names, key, embed), element("figcaption", said))
+        return {"error": f"{name} could not be shown. {error}"}
+    origin = dict.fromkeys(str(text) for text in (name, entry.get("camera"), entry.get("recording")) if text)
+    files = {"Before adaptation": before, "After adaptation": after}
+    sides = [
+        (title, draw_boxes(picture, file.boxes.get(image, []), file.names)) for title, file in files.items() if file
+    ]
+    return {"error": None, "origin": " · ".join(origin), "picture": picture, "sides": sides}

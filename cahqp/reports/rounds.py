@@ -1,4 +1,4 @@
-"""The page of many rounds: what the running student reaches in each domain, what drifted, and what the gate decided."""
+"""Report of a plan with rounds: accuracy of the running student by domain, drift and gate decisions."""
 
 from __future__ import annotations
 
@@ -8,23 +8,21 @@ from pathlib import Path
 from typing import Any
 
 from cahqp.files import natural_key, read_json
-from cahqp.reports.html import Markup, document, element, folded, join, section, table
-from cahqp.reports.labels import labelled_frames, read_labels
-from cahqp.reports.tables import percent
-from cahqp.reports.trend import Line, lines
+from cahqp.reports.charts import line_chart
+from cahqp.reports.labels import compare_labels, read_labels
 
-_PICTURES = 3  # rounds whose frames are shown: each frame is embedded, and a page of a year should still open
+_MAX_LABEL_ROUNDS = 3  # each example frame is embedded, and the page of a year must still open
 
 
 @dataclass(frozen=True)
-class Turn:
+class Round:
     """One round, or one group of cameras in it.
 
     Attributes:
-        name: Of its directory, below the cycle's.
+        name: Path of its directory, relative to the cycle's.
         path: Its directory.
-        models: AP50 by model and domain, in 0..1.
-        decision: What was decided; empty while nothing is.
+        models: AP50 in 0..1 by model and domain.
+        decision: Content of `decision.json`; empty before the gate.
     """
 
     name: str
@@ -39,145 +37,110 @@ class Turn:
 
     @property
     def running(self) -> Mapping[str, float | None]:
-        """AP50 of the student that runs after it, by domain."""
+        """AP50 by domain of the student that runs after the round."""
         return self.models["student-new" if self.published else "student-old"]
 
 
-def is_rounds(run: Path) -> bool:
-    """Say whether a directory is that of a plan of rounds."""
+def has_rounds(run: Path) -> bool:
+    """Return whether a directory belongs to a plan with rounds."""
     return (run / "cycle.json").is_file() and bool(read_json(run / "cycle.json").get("rounds"))
 
 
-def compose_rounds(run: Path) -> Markup:
-    """Return the page of a plan of rounds. What is not made yet is left out.
+def describe_rounds(run: Path) -> dict[str, Any]:
+    """Return the variables of `rounds.html.j2`. Unfinished parts are left out.
 
     Args:
         run: The cycle's directory.
     """
-    name = str(read_json(run / "cycle.json")["name"])
-    turns = read_turns(run)
-    count = f"{len(turns)} round{'s' * (len(turns) != 1)} measured, {sum(t.published for t in turns)} published."
-    head = element("header", element("h1", f"Cycle {name}"), element("p", count, class_="soft"))
-    parts = [_domains(turns), _drift(run), _gate(turns), _pictures(turns)]
-    if not any(parts):
-        parts = [element("p", "No round has been measured yet.", class_="missing")]
-    return document(f"cahqp: {name}", head, *parts)
+    rounds = read_rounds(run)
+    labels = [(one.name, read_labels(one.path / "relabel")) for one in rounds[-_MAX_LABEL_ROUNDS:]]
+    return {
+        "name": str(read_json(run / "cycle.json")["name"]),
+        "rounds": rounds,
+        "accuracy": _accuracy(rounds) if rounds else {},
+        "drift": _drift(run),
+        "labels": [(name, compare_labels(None, file)) for name, file in labels if file is not None],
+    }
 
 
-def read_turns(run: Path) -> list[Turn]:
-    """Return the rounds that have been measured, in their order."""
-    found = []
-    for path in sorted(run.glob("round-*/**/evaluate/metrics.json"), key=_in_order):
+def read_rounds(run: Path) -> list[Round]:
+    """Return the evaluated rounds in natural order."""
+    rounds = []
+    for path in sorted(run.glob("round-*/**/evaluate/metrics.json"), key=_path_key):
         directory = path.parents[1]
         models = {
-            model: {frames: figures["ap50"] for frames, figures in sets.items()}
+            model: {frames: entry["ap50"] for frames, entry in sets.items()}
             for model, sets in read_json(path)["models"].items()
         }
-        decided = directory / "published" / "decision.json"
-        decision = read_json(decided) if decided.is_file() else {}
-        found.append(Turn(directory.relative_to(run).as_posix(), directory, models, decision))
-    return found
+        decision = directory / "published" / "decision.json"
+        rounds.append(
+            Round(
+                directory.relative_to(run).as_posix(),
+                directory,
+                models,
+                read_json(decision) if decision.is_file() else {},
+            )
+        )
+    return rounds
 
 
-def _domains(turns: Sequence[Turn]) -> Markup:
-    if not turns:
-        return Markup("")
-    domains = list(turns[0].running)
-    start = turns[0].models["student-old"]
-    series = {
-        domain: [start.get(domain), *(turn.running.get(domain) for turn in turns)] for domain in domains
-    }  # fmt: skip
-    head = ["AP50 in %, running student", *domains, "mean"]
-    rows = [["at the start", *_cells([values[0] for values in series.values()])]]
-    for number, turn in enumerate(turns, 1):
-        how = "published" if turn.published else "kept" if turn.decision else "not decided"
-        rows.append([f"{turn.name} ({how})", *_cells([values[number] for values in series.values()])])
-    forgotten = [_worst_fall(values) for values in series.values()]
-    rows.append(["largest fall below its best", *(percent(fall) for fall in forgotten), ""])
-    drawn = lines([Line(domain, _points(values)) for domain, values in series.items()], "round", "AP50 in %", 100.0)
-    candidates = [
-        [turn.name, *_cells([turn.models["student-new"].get(domain) for domain in domains])] for turn in turns
-    ]
-    teachers = [
-        [turn.name, *_cells([turn.models["teacher-adapted"].get(domain) for domain in domains])]
-        for turn in turns
-        if "teacher-adapted" in turn.models
-    ]
-    return section(
-        "What the running student reaches",
-        drawn,
-        table(head, rows),
-        folded("The candidates", table(["candidate", *domains, "mean"], candidates)),
-        *([folded("The adapted teachers", table(["teacher", *domains, "mean"], teachers))] if teachers else []),
-    )
+def _accuracy(rounds: Sequence[Round]) -> dict[str, Any]:
+    domains = list(rounds[0].running)
+    students = [rounds[0].models["student-old"], *(one.running for one in rounds)]
+    history = {domain: [student.get(domain) for student in students] for domain in domains}
+    states = ["published" if one.published else "kept" if one.decision else "not decided" for one in rounds]
+    titles = ["at the start", *(f"{one.name} ({state})" for one, state in zip(rounds, states, strict=True))]
+    points = {
+        domain: [(float(number), value) for number, value in enumerate(values) if value is not None]
+        for domain, values in history.items()
+    }
+    drops = ["largest drop below its best", *(_largest_drop(values) for values in history.values()), ""]
+    return {
+        "columns": [*domains, "mean"],
+        "chart": line_chart(points, "round", "AP50 in %", 100.0),
+        "running": [*(_row(*pair, domains) for pair in zip(titles, students, strict=True)), drops],
+        "candidates": [_row(one.name, one.models["student-new"], domains) for one in rounds],
+        "teachers": [
+            _row(one.name, one.models["teacher-adapted"], domains) for one in rounds if "teacher-adapted" in one.models
+        ],
+    }
 
 
-def _cells(values: Sequence[float | None]) -> list[str]:
+def _row(title: str, ap50: Mapping[str, float | None], domains: Sequence[str]) -> list[str | float | None]:
+    """Return a table row: title, AP50 of each domain, mean of the known ones."""
+    values = [ap50.get(domain) for domain in domains]
     known = [value for value in values if value is not None]
-    return [*(percent(value) for value in values), percent(sum(known) / len(known) if known else None)]
+    return [title, *values, sum(known) / len(known) if known else None]
 
 
-def _points(values: Sequence[float | None]) -> list[tuple[float, float]]:
-    return [(float(number), value) for number, value in enumerate(values) if value is not None]
-
-
-def _worst_fall(values: Sequence[float | None]) -> float:
-    """Return how far a value ever lay below the best before it, 0 or more."""
-    best, fall = float("-inf"), 0.0
+def _largest_drop(values: Sequence[float | None]) -> float:
+    """Return the largest drop below an earlier maximum, 0 or more."""
+    best, drop = float("-inf"), 0.0
     for value in values:
         if value is not None:
             best = max(best, value)
-            fall = max(fall, best - value)
-    return fall
+            drop = max(drop, best - value)
+    return drop
 
 
-def _drift(run: Path) -> Markup:
+def _drift(run: Path) -> dict[str, Any]:
+    """Return each camera's verdict in each round, and the chart of distances to the source."""
     rows: list[list[str]] = []
-    curves: dict[str, list[tuple[float, float]]] = {}
-    at: dict[str, int] = {}
-    for path in sorted(run.glob("round-*/drift/drift.json"), key=_in_order):
-        found = read_json(path)
-        for camera, said in found["cameras"].items():
-            for window in said["windows"]:
-                at[camera] = at.get(camera, -1) + 1
-                look = window["references"].get("source")
-                if look:
-                    curves.setdefault(camera, []).append((float(at[camera]), look["features"]["distance"]))
-            verdict = said["verdict"] + (f": {said['fault']}" if said["fault"] else "")
-            rows.append([f"{path.parts[-3]}, {camera}", verdict, said["nearest"] or "-", str(said["frames"])])
-        rows += [[f"{path.parts[-3]}, {camera}", "silent", "-", "0"] for camera in found["silent"]]
-    if not rows:
-        return Markup("")
-    note = "Squared MK-MMD of each window's features to the source's: about 0 is the same, larger is farther away."
-    return section(
-        "Drift",
-        element("p", note, class_="soft"),
-        lines([Line(camera, points) for camera, points in curves.items()], "window", "distance", 1.0),
-        folded("By round and camera", table(["", "verdict", "nearest known", "frames"], rows)),
-    )
+    distances: dict[str, list[tuple[float, float]]] = {}
+    windows: dict[str, int] = {}
+    for path in sorted(run.glob("round-*/drift/drift.json"), key=_path_key):
+        content, name = read_json(path), path.parts[-3]
+        for camera, state in content["cameras"].items():
+            for window in state["windows"]:
+                number = windows[camera] = windows.get(camera, -1) + 1
+                source = window["references"].get("source")
+                if source:
+                    distances.setdefault(camera, []).append((float(number), source["features"]["distance"]))
+            verdict = state["verdict"] + (f": {state['fault']}" if state["fault"] else "")
+            rows.append([f"{name}, {camera}", verdict, state["nearest"] or "-", str(state["frames"])])
+        rows += [[f"{name}, {camera}", "silent", "-", "0"] for camera in content["silent"]]
+    return {"rows": rows, "chart": line_chart(distances, "window", "distance", 1.0)} if rows else {}
 
 
-def _gate(turns: Sequence[Turn]) -> Markup:
-    said = [
-        element(
-            "p",
-            f"{'✓' if turn.published else '●'} {turn.name}: {turn.decision.get('reason', '')}",
-            class_=f"verdict {'good' if turn.published else 'wait'}",
-        )
-        for turn in turns
-        if turn.decision
-    ]
-    return section("What the gate decided", *said)
-
-
-def _pictures(turns: Sequence[Turn]) -> Markup:
-    shown = []
-    for turn in turns[-_PICTURES:]:
-        labels = read_labels(turn.path / "relabel")
-        if labels is not None:
-            shown += [element("h3", turn.name), labelled_frames(None, labels)]
-    return section("Labels of the last rounds", join(shown)) if shown else Markup("")
-
-
-def _in_order(path: Path) -> list[tuple[int, int, str]]:
+def _path_key(path: Path) -> list[tuple[int, int, str]]:
     return natural_key(path.as_posix())

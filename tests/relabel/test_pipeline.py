@@ -118,7 +118,7 @@ def test_images_that_could_not_be_read_are_left_out_of_the_comparison(root, tmp_
     given = [f"--labels={tmp_path / 'run'}", f"--ground_truth={ground_truth}", f"--output={tmp_path / 'quality'}"]
     assert main(["quality", *given]) == 0
     assert json.loads((tmp_path / "quality" / "quality.json").read_text())["measured"]["unreadable"] == 1
-    assert "1 image of the truth could not be read" in (tmp_path / "quality" / "quality.html").read_text()
+    assert "1 image of the ground truth could not be read" in (tmp_path / "quality" / "quality.html").read_text()
 
 
 def test_time_formats_and_the_frames_worth_a_look(root):

@@ -79,7 +79,7 @@ def test_the_table_has_every_model_and_its_gain(cycle):
 
 def test_the_decision_stands_on_top(cycle):
     text = page(cycle)
-    assert text.index("Published it.") < text.index("What the models reach")
+    assert text.index("Published it.") < text.index("Accuracy of the models")
 
 
 def test_labels_are_drawn_before_and_after(cycle):
@@ -101,7 +101,7 @@ def test_a_frame_that_is_not_found_is_said_to_be(cycle):
 def test_unknown_folders_are_said_to_be(cycle):
     (cycle / "relabel/source.json").unlink()
     (cycle / "relabel-before/source.json").unlink()
-    assert "does not say where its frames are" in page(cycle)
+    assert "No source.json names the folder of the frames" in page(cycle)
 
 
 def test_a_name_that_leaves_its_folder_is_not_opened(cycle):
@@ -164,7 +164,7 @@ def test_the_command_for_what_is_missing(cycle):
 
 
 def test_a_plan_that_is_given(cycle, tmp_path):
-    assert "--plan &#x27;my plan.yaml&#x27; --arms" in page(cycle, plan="my plan.yaml")
+    assert "--plan &#39;my plan.yaml&#39; --arms" in page(cycle, plan="my plan.yaml")
 
 
 @pytest.mark.parametrize("names", [("mean-teacher", "oracle"), ("teacher-mean-teacher", "teacher-oracle")])
@@ -187,7 +187,7 @@ def test_counts_before_and_after(cycle):
 
 def test_settings_and_seed(cycle):
     text = page(cycle)
-    assert "&quot;rate&quot;: 0.25" in text
+    assert "&#34;rate&#34;: 0.25" in text
     assert '<th scope="row">seed</th><td>5</td>' in text
 
 
@@ -195,12 +195,12 @@ def test_what_is_not_there_yet_is_left_out(cycle):
     (cycle / "published/decision.json").unlink()
     (cycle / "evaluate/metrics.json").unlink()
     text = page(cycle)
-    assert "Nothing has been decided yet." in text
-    assert "What the models reach" not in text
+    assert "No decision yet." in text
+    assert "Accuracy of the models" not in text
 
 
 def test_a_directory_without_a_cycle_is_refused(tmp_path):
-    with pytest.raises(RunError, match="holds no cycle"):
+    with pytest.raises(RunError, match="has no cycle"):
         report(tmp_path)
     assert list(tmp_path.iterdir()) == []
 

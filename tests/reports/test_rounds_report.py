@@ -64,7 +64,7 @@ def test_the_running_student_is_told_round_by_round(rounds):
 
 def test_what_was_forgotten_is_told(rounds):
     turn(rounds, 3, (0.52, 0.4), (0.47, 0.45), True)
-    row = report(rounds).read_text().split("largest fall below its best")[1].split("</tr>")[0]
+    row = report(rounds).read_text().split("largest drop below its best")[1].split("</tr>")[0]
     assert "5.0" in row
     assert "0.0" in row
 
@@ -111,5 +111,5 @@ def test_a_browser_opens_it_without_complaint(rounds):
     said, asked, text, wide, broken = opened(report(rounds))
     assert said == []
     assert [url for url in asked if not url.startswith(("file:", "data:"))] == []
-    assert "What the running student reaches" in text
+    assert "Accuracy of the running student" in text
     assert (wide, broken) == (0, 0)

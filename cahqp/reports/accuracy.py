@@ -1,0 +1,110 @@
+"""Accuracy of a cycle's models: AP50, gains over their baselines, and AP50 by class."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+MODEL_TITLES = {
+    "teacher-source": "Teacher, source only",
+    "teacher-adapted": "Teacher, adapted",
+    "mean-teacher": "Teacher, mean teacher alone",
+    "ca-hqp": "Teacher, CA-HQP",
+    "oracle": "Teacher, oracle (target labels)",
+    "student-old": "Student, before",
+    "student-new": "Student, retrained",
+}
+FRAME_TITLES = {"target-test": "target test", "source-val": "source validation"}
+BASELINES = {"student-new": "student-old"}
+"""Baseline of a model's gain where it is not the teacher before adaptation."""
+
+OPTIONAL_ARMS = {
+    "mean-teacher": "a plain mean teacher",
+    "oracle": "the oracle, which is trained on the target's labels",
+}
+
+Models = Mapping[str, Mapping[str, Mapping[str, Any]]]
+
+
+def compare_models(metrics: Mapping[str, Any], command: str | None) -> dict[str, Any]:
+    """Return the template's `accuracy`; empty without models.
+
+    Args:
+        metrics: Content of `metrics.json` of `cahqp evaluate`.
+        command: Command of the cycle, for the hint that adds missing comparisons.
+    """
+    models: Models = metrics.get("models", {})
+    if not models:
+        return {}
+    ordered, frames = _ordered(models), _frames(models)
+    return {
+        "frames": [(FRAME_TITLES.get(name, name), _first(models, name)["images"]) for name in frames],
+        "rows": [
+            {
+                "title": _title(model),
+                "ap50": [models[model].get(name, {}).get("ap50") for name in frames],
+                "gain": _gain(metrics, model, frames[0]),
+            }
+            for model in ordered
+        ],
+        "missing": _missing_arms(models, command),
+        "classes": [_by_class({model: models[model] for model in ordered}, name) for name in frames],
+    }
+
+
+def _missing_arms(models: Models, command: str | None) -> dict[str, Any]:
+    """Return the arms without a model and the command that adds them; empty if all were run."""
+    arms = [arm for arm in OPTIONAL_ARMS if not {arm, f"teacher-{arm}"} & models.keys()]
+    if not arms:
+        return {}
+    option = f"--arms {','.join(arms)}"
+    names = " and ".join(OPTIONAL_ARMS[arm] for arm in arms)
+    return {"names": names, "option": option, "command": f"{command} {option}" if command else None}
+
+
+def _by_class(models: Models, frames: str) -> dict[str, Any]:
+    """Return AP50 by class of each model on one set of frames."""
+    measured = {model: sets[frames] for model, sets in models.items() if frames in sets}
+    names = list(dict.fromkeys(name for entry in measured.values() for name in entry.get("per_class", {})))
+    first = _first(models, frames)
+    objects, left_out = first.get("objects", {}), first.get("left_out", {})
+    return {
+        "title": FRAME_TITLES.get(frames, frames) + (", with the number of objects" if objects else ""),
+        "head": [f"{name} ({objects[name]:,})" if name in objects else name for name in names],
+        "rows": [
+            [_title(model), *(entry["per_class"].get(name) for name in names)] for model, entry in measured.items()
+        ],
+        "left_out": ", ".join(f"{name} ({count:,})" for name, count in left_out.items()),
+    }
+
+
+def _first(models: Models, frames: str) -> Mapping[str, Any]:
+    return next(sets[frames] for sets in models.values() if frames in sets)
+
+
+def _frames(models: Models) -> list[str]:
+    names = dict.fromkeys(name for sets in models.values() for name in sets)
+    return [name for name in FRAME_TITLES if name in names] + [name for name in names if name not in FRAME_TITLES]
+
+
+def _ordered(models: Models) -> list[str]:
+    titled = [name for key in MODEL_TITLES for name in (key, f"teacher-{key}") if name in models]
+    return titled + [name for name in models if name not in titled]
+
+
+def _title(model: str) -> str:
+    return MODEL_TITLES.get(model) or MODEL_TITLES.get(model.removeprefix("teacher-"), model)
+
+
+def _gain(metrics: Mapping[str, Any], model: str, frames: str) -> dict[str, str]:
+    """Return a model's gain over its baseline in points and its interval; empty without a baseline."""
+    models = metrics["models"]
+    baseline = BASELINES.get(model) or ("teacher-source" if _title(model).startswith("Teacher") else "")
+    value, reference = (models.get(name, {}).get(frames, {}).get("ap50") for name in (model, baseline))
+    if baseline == model or value is None or reference is None:
+        return {}
+    gain, interval = 100 * (value - reference), ""
+    for entry in metrics.get("differences", []):
+        if (entry["model"], entry["baseline"], entry["frames"]) == (model, baseline, frames):
+            interval = f" [{100 * entry['low']:+.1f}, {100 * entry['high']:+.1f}]"
+    return {"value": f"{gain:+.1f}", "direction": "up" if gain > 0 else "down", "interval": interval}

@@ -1,0 +1,48 @@
+"""Page of `cahqp calibrate`: calibration errors and a reliability diagram of each class, before and after."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from cahqp.labels.calibration.curves import Bin, expected_error, reliability
+from cahqp.labels.calibration.file import Calibration
+from cahqp.reports.page import write_page
+
+_SIDE = 200
+
+
+def write_calibration_page(
+    path: Path, calibration: Calibration, per_class: Mapping[str, Mapping[str, Any]], summary: str
+) -> None:
+    """Write the page.
+
+    Args:
+        path: The HTML file.
+        calibration: Fitted curves with the scores and hits that they were fitted on.
+        per_class: Detections, objects and calibration errors (`before` and `after`, 0..1) by class.
+        summary: Sentence about the error on recordings that the curves were not fitted on.
+    """
+    diagrams = []
+    for name in calibration.curves:
+        for title, scores in (("before", calibration.scores[name]), ("after", calibration.calibrated(name))):
+            bins = reliability(scores, calibration.hits[name])
+            bars = [_bar(each) for each in bins]
+            diagrams.append({"title": f"{name}, {title}", "bars": bars, "error": expected_error(bins)})
+    keys = ("detections", "objects", "before", "after")
+    rows = [[name, *(row[key] for key in keys)] for name, row in per_class.items()]
+    write_page(path, "calibration.html.j2", summary=summary, rows=rows, diagrams=diagrams, side=_SIDE)
+
+
+def _bar(each: Bin) -> dict[str, Any]:
+    """Return a bar of the diagram. A calibrated detector's bars end on the diagonal."""
+    return {
+        "text": f"{each.low:.2f} to {each.high:.2f}: {each.count} boxes, {each.precision:.0%} correct",
+        "box": {
+            "x": round(each.low * _SIDE, 1),
+            "y": round((1 - each.precision) * _SIDE, 1),
+            "width": round((each.high - each.low) * _SIDE - 1, 1),
+            "height": round(each.precision * _SIDE, 1),
+        },
+    }

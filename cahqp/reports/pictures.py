@@ -1,0 +1,134 @@
+"""Frames with their boxes, drawn as SVG over one embedded JPEG."""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from cahqp.errors import DataError
+
+CLASS_COLOURS = ("#ffb000", "#38b6ff", "#ff5f87", "#4ddc8b", "#c58bff", "#ff8a3d", "#f4f06a", "#7de3e1")
+"""Colours that stay distinct on asphalt by day and night and for most colour-blind readers. They repeat after eight."""
+
+_MAX_SIDE = 960
+_JPEG_QUALITY = 82
+# With more boxes than `_ALWAYS_TEXT`, the texts of boxes narrower than this share of the frame would hide the objects.
+_ALWAYS_TEXT, _MIN_WIDTH_SHARE = 8, 0.06
+_VIDEO_FRAME = re.compile(r"(?P<video>.+)@(?P<seconds>\d+(\.\d+)?)s")
+
+
+@dataclass(frozen=True)
+class Picture:
+    """Frame that is ready to be embedded in a page.
+
+    Attributes:
+        data: `data:` URI of a JPEG, at most 960 pixels long.
+        width: Width of the original frame in pixels.
+        height: Height of the original frame in pixels.
+    """
+
+    data: str
+    width: int
+    height: int
+
+    @property
+    def unit(self) -> float:
+        """Approximate size of one page pixel, in pixels of the original frame."""
+        return max(self.width, self.height) / 480
+
+
+def load_picture(roots: Sequence[Path], name: str) -> Picture:
+    """Find a frame by its name in a label file and shrink it for the page.
+
+    Args:
+        roots: Folders that contain the frame, directly or in `images`. A root may also be the video itself.
+        name: Relative path, or `video.mp4@12.400s`.
+
+    Raises:
+        DataError: No folder contains the frame, or it is not a readable image.
+    """
+    match = _VIDEO_FRAME.fullmatch(name)
+    path = _find(roots, match["video"] if match else name)
+    image = _read_video(path, float(match["seconds"])) if match else cv2.imread(str(path))
+    if image is None:
+        message = f"{path.name} is not a readable image."
+        raise DataError(message)
+    height, width = image.shape[:2]
+    scale = min(1.0, _MAX_SIDE / max(height, width))
+    small = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA) if scale < 1 else image
+    _, jpeg = cv2.imencode(".jpg", small, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])
+    return Picture("data:image/jpeg;base64," + base64.b64encode(jpeg.tobytes()).decode(), width, height)
+
+
+def draw_boxes(picture: Picture, boxes: Sequence[Mapping[str, Any]], names: Mapping[int, str]) -> list[dict[str, Any]]:
+    """Return the drawing of each box for the template's `picture`.
+
+    Each drawing has the box's position, colour and text (class and score). `label` is the position of the visible
+    text, or `None` for a small box in a crowded frame, whose text appears only as a tooltip.
+
+    Args:
+        picture: The frame.
+        boxes: COCO annotations.
+        names: Category names by id.
+    """
+    colours, drawings = class_colours(names), []
+    for box in boxes:
+        x, y, width, height = box["bbox"]
+        visible = len(boxes) <= _ALWAYS_TEXT or width >= _MIN_WIDTH_SHARE * picture.width
+        score = f" {box['score']:.2f}" if "score" in box else ""
+        drawings.append(
+            {
+                "bbox": {"x": x, "y": y, "width": width, "height": height},
+                "colour": colours[box["category_id"]],
+                "text": names[box["category_id"]] + score,
+                "label": _label_position(picture, x, y, width) if visible else None,
+            }
+        )
+    return drawings
+
+
+def class_colours(names: Mapping[int, str]) -> dict[int, str]:
+    """Return the colour of each category id."""
+    return {category: CLASS_COLOURS[number % len(CLASS_COLOURS)] for number, category in enumerate(names)}
+
+
+def _label_position(picture: Picture, x: float, y: float, width: float) -> dict[str, Any]:
+    """Return the text's position: above the box, or inside it at the upper border of the frame."""
+    baseline = y - 3 * picture.unit if y > 14 * picture.unit else y + 11 * picture.unit
+    at_right = x > 0.8 * picture.width
+    return {
+        "x": round(x + width if at_right else x, 1),
+        "y": round(baseline, 1),
+        "text-anchor": "end" if at_right else "start",
+    }
+
+
+def _find(roots: Sequence[Path], name: str) -> Path:
+    for root in roots:
+        if root.is_file() and root.name == name:
+            return root
+        for folder in (root / "images", root):
+            path = folder / name
+            if path.is_file() and path.resolve().is_relative_to(folder.resolve()):
+                return path
+    searched = ", ".join(str(root) for root in roots)
+    message = f"{name} is not in {searched}." if searched else "No source.json names the folder of the frames."
+    raise DataError(message)
+
+
+def _read_video(path: Path, seconds: float) -> NDArray[np.uint8] | None:
+    video = cv2.VideoCapture(str(path))
+    try:
+        video.set(cv2.CAP_PROP_POS_MSEC, 1000 * seconds)
+        success, image = video.read()
+    finally:
+        video.release()
+    return np.asarray(image, np.uint8) if success else None
