@@ -10,8 +10,9 @@ from torch import Tensor
 
 from cahqp.detectors.base import Output
 from cahqp.detectors.losses.boxes import cxcywh_to_xyxy
-from cahqp.detectors.losses.criterion import SetCriterion, pad_targets
+from cahqp.detectors.losses.criterion import SetCriterion
 from cahqp.detectors.losses.distributed import sum_over_ranks, world_size
+from cahqp.detectors.losses.targets import pad_targets
 from cahqp.structures import Targets
 
 

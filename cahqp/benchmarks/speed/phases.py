@@ -16,7 +16,8 @@ from cahqp.benchmarks.speed.reference import reference_of, their_labels
 from cahqp.data.frames import open_frames
 from cahqp.detectors.base import DenoisingOutput, Detector, Output
 from cahqp.detectors.layers.denoising import denoising_queries
-from cahqp.detectors.losses.criterion import SetCriterion, pad_targets
+from cahqp.detectors.losses.criterion import SetCriterion
+from cahqp.detectors.losses.targets import pad_targets
 from cahqp.inference.frames import FrameLoader, FrameSet, detect, fixed_batches
 from cahqp.labels.select import select
 from cahqp.labels.shards.shards import LabelShards

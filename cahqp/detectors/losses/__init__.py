@@ -1,1 +1,1 @@
-"""Boxes, matching and the set criterion that both detectors train with."""
+"""Boxes, targets, matching and the set criterion of all detectors."""

@@ -1,4 +1,4 @@
-"""Box arithmetic. Boxes are xyxy unless a name says cxcywh."""
+"""Box arithmetic. Boxes are xyxy unless a name contains cxcywh."""
 
 from __future__ import annotations
 
@@ -7,25 +7,25 @@ from torch import Tensor
 
 
 def cxcywh_to_xyxy(boxes: Tensor) -> Tensor:
-    """Return corners for (..., 4) centres and sides."""
+    """Return xyxy corners for (..., 4) cxcywh boxes."""
     centre, side = boxes[..., :2], boxes[..., 2:]
     return torch.cat([centre - side / 2, centre + side / 2], -1)
 
 
 def xyxy_to_cxcywh(boxes: Tensor) -> Tensor:
-    """Return centres and sides for (..., 4) corners."""
+    """Return cxcywh boxes for (..., 4) xyxy corners."""
     low, high = boxes[..., :2], boxes[..., 2:]
     return torch.cat([(low + high) / 2, high - low], -1)
 
 
 def area(boxes: Tensor) -> Tensor:
-    """Return (...) areas; zero where a box is turned inside out."""
+    """Return (...) areas; zero for inverted boxes."""
     side = (boxes[..., 2:] - boxes[..., :2]).clamp(min=0)
     return side[..., 0] * side[..., 1]
 
 
 def intersection(a: Tensor, b: Tensor) -> Tensor:
-    """Return the shared areas of boxes that broadcast against each other."""
+    """Return the intersection areas of boxes that broadcast against each other."""
     low = torch.maximum(a[..., :2], b[..., :2])
     high = torch.minimum(a[..., 2:], b[..., 2:])
     side = (high - low).clamp(min=0)

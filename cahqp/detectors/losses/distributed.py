@@ -1,4 +1,4 @@
-"""Counts over all ranks, so that several processes train as one would."""
+"""Reductions over all ranks, so that several processes train like one."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def world_size() -> int:
 
 
 def sum_over_ranks(value: Tensor) -> Tensor:
-    """Return the sum of a tensor over all ranks; no gradient flows."""
+    """Return the sum of a tensor over all ranks, without gradient."""
     value = value.detach().clone()
     if world_size() > 1:
         distributed.all_reduce(value)
@@ -20,7 +20,7 @@ def sum_over_ranks(value: Tensor) -> Tensor:
 
 
 def maximum_over_ranks(value: int, device: torch.device) -> int:
-    """Return the largest of the ranks' values."""
+    """Return the largest value of all ranks."""
     if world_size() == 1:
         return value
     shared = torch.tensor(value, device=device)

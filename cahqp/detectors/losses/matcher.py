@@ -1,4 +1,4 @@
-"""One-to-one matching of predictions to boxes (DETR, arXiv 2005.12872, section 3.1), all layers at once."""
+"""Hungarian matching of predictions to boxes (DETR, arXiv 2005.12872, section 3.1), all layers at once."""
 
 from __future__ import annotations
 
@@ -10,28 +10,12 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from cahqp.detectors.losses.distributed import maximum_over_ranks
+from cahqp.detectors.losses.targets import PaddedTargets
 
 
 @dataclass(frozen=True)
-class PaddedTargets:
-    """The boxes of a batch side by side.
-
-    Attributes:
-        labels: (B, M) class indices, zero where there is no box.
-        boxes: (B, M, 4) cxcywh in 0..1.
-        weights: (B, M), zero where there is no box.
-        counts: Number of boxes per image.
-    """
-
-    labels: Tensor
-    boxes: Tensor
-    weights: Tensor
-    counts: list[int]
-
-
-@dataclass(frozen=True)
-class Matches:
-    """Which query of which layer and image belongs to which box. All (K,) int64."""
+class Assignments:
+    """Indices of K assigned pairs of query and box. All (K,) int64."""
 
     layer: Tensor
     image: Tensor
@@ -41,14 +25,14 @@ class Matches:
 
 @dataclass(frozen=True)
 class HungarianMatcher:
-    """Finds the cheapest one-to-one assignment.
+    """One-to-one assignment of the lowest total cost.
 
     Attributes:
         class_cost: Weight of the focal class cost.
         bbox_cost: Weight of the L1 distance of cxcywh boxes.
         giou_cost: Weight of the negative generalised IoU.
-        alpha: Of the focal cost.
-        gamma: Of the focal cost.
+        alpha: Balance factor of the focal cost.
+        gamma: Focusing exponent of the focal cost.
     """
 
     class_cost: float = 2.0
@@ -58,32 +42,30 @@ class HungarianMatcher:
     gamma: float = 2.0
 
     @torch.no_grad()
-    def __call__(self, logits: Tensor, boxes: Tensor, targets: PaddedTargets) -> Matches:
-        """Match.
+    def __call__(self, logits: Tensor, boxes: Tensor, targets: PaddedTargets) -> Assignments:
+        """Match the queries of every layer and image to its boxes.
 
         Args:
             logits: (L, B, Q, C).
             boxes: (L, B, Q, 4) cxcywh in 0..1.
-            targets: Of the same B images.
+            targets: Boxes of the same B images.
 
         Raises:
-            FloatingPointError: A prediction is not finite, on this rank or on another one: all raise together, or the
-                others would wait for this one.
+            FloatingPointError: A prediction is not finite on any rank. All ranks raise, so that none waits for another.
         """
         finite = bool(logits.isfinite().all() & boxes.isfinite().all())
         if maximum_over_ranks(int(not finite), logits.device):
             message = "The predictions are not finite. Lower the learning rate, or train in bf16 instead of fp16."
             raise FloatingPointError(message)
         cost = self.cost(logits, boxes, targets).cpu().numpy()
-        found = []
+        pairs = []
         for layer, image in np.ndindex(cost.shape[:2]):
             query, target = linear_sum_assignment(cost[layer, image, :, : targets.counts[image]])
-            found.append(np.stack([np.full_like(query, layer), np.full_like(query, image), query, target]))
-        columns = torch.from_numpy(np.concatenate(found, 1).astype(np.int64)).to(logits.device)
-        return Matches(*columns)
+            pairs.append(np.stack([np.full_like(query, layer), np.full_like(query, image), query, target]))
+        return Assignments(*torch.from_numpy(np.concatenate(pairs, 1).astype(np.int64)).to(logits.device))
 
     def cost(self, logits: Tensor, boxes: Tensor, targets: PaddedTargets) -> Tensor:
-        """Return (L, B, Q, M) costs; columns beyond an image's count mean nothing."""
+        """Return (L, B, Q, M) costs; columns beyond an image's count are meaningless."""
         layers, _, queries, _ = logits.shape
         index = targets.labels[None, :, :, None].expand(layers, -1, -1, queries)
         prob = logits.transpose(2, 3).contiguous().gather(2, index).sigmoid()
@@ -94,17 +76,17 @@ class HungarianMatcher:
         return cost.transpose(2, 3)
 
 
-def distance_and_giou(boxes: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
+def distance_and_giou(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     """Return the L1 distance and the generalised IoU of all pairs, (..., M, Q) each.
 
-    The same numbers as `iou_and_giou`, coordinate by coordinate and with the longer axis last: a CPU works on eight
-    queries at once then, and not on the two coordinates of a corner.
+    Equal to `iou_and_giou`, but computed per coordinate with the longer axis last, so that a CPU vectorises over
+    queries instead of the two coordinates of a corner.
 
     Args:
-        boxes: (..., Q, 4) cxcywh.
-        others: (..., M, 4) cxcywh; what comes before broadcasts.
+        a: (..., Q, 4) cxcywh.
+        b: (..., M, 4) cxcywh; leading axes broadcast.
     """
-    (x, y, w, h), (x2, y2, w2, h2) = _sides(boxes, -2), _sides(others, -1)
+    (x, y, w, h), (x2, y2, w2, h2) = _unbind(a, -2), _unbind(b, -1)
     distance = (x - x2).abs() + (y - y2).abs() + (w - w2).abs() + (h - h2).abs()
     left, right, left2, right2 = x - w / 2, x + w / 2, x2 - w2 / 2, x2 + w2 / 2
     top, bottom, top2, bottom2 = y - h / 2, y + h / 2, y2 - h2 / 2, y2 + h2 / 2
@@ -118,6 +100,6 @@ def distance_and_giou(boxes: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
     return distance, shared / union.clamp(min=1e-12) - (hull - union) / hull
 
 
-def _sides(boxes: Tensor, axis: int) -> list[Tensor]:
-    """Return the four numbers of (..., N, 4) boxes, each with one more axis to broadcast along."""
+def _unbind(boxes: Tensor, axis: int) -> list[Tensor]:
+    """Return the four coordinates of (..., N, 4) boxes, each with one more axis to broadcast along."""
     return [side.contiguous().unsqueeze(axis) for side in boxes.unbind(-1)]

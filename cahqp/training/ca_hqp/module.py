@@ -20,7 +20,7 @@ from cahqp.adaptation import (
 from cahqp.association import DOUBTFUL_SHARE
 from cahqp.detectors import DINO
 from cahqp.detectors.base import Detector, Output
-from cahqp.detectors.losses.criterion import pad_targets
+from cahqp.detectors.losses.targets import pad_targets
 from cahqp.detectors.prompts.visual_prompt import record_attention
 from cahqp.errors import ConfigError
 from cahqp.frame import Frame

@@ -4,8 +4,8 @@ import torch
 from scipy.optimize import linear_sum_assignment
 
 from cahqp.detectors.losses.boxes import area, cxcywh_to_xyxy, iou_and_giou, xyxy_to_cxcywh
-from cahqp.detectors.losses.criterion import pad_targets
 from cahqp.detectors.losses.matcher import HungarianMatcher
+from cahqp.detectors.losses.targets import pad_targets
 from cahqp.structures import Targets
 
 SIZES = torch.tensor([[100.0, 200.0], [50.0, 100.0]])
