@@ -21,9 +21,10 @@ from cahqp.detectors.base import Detector
 from cahqp.detectors.model_file import load, save
 from cahqp.errors import ConfigError, check_numbers
 from cahqp.files import atomic_write, write_json
+from cahqp.relabel.options import SoftStoreSettings
+from cahqp.relabel.soft_labels import SoftAnswers, ViewsToAsk, store_key
 from cahqp.training.distillation.loss import answers
 from cahqp.training.distillation.store import SoftLabelStore, SoftLabelWriter
-from cahqp.training.distillation.teacher import SoftAnswers, SoftStoreSettings, ViewsToAsk, store_key
 from cahqp.training.distillation.views import SoftFrames, join, stored_frames
 from cahqp.training.student import StudentTraining
 

@@ -22,7 +22,8 @@ from cahqp.labels.calibration.file import FORMAT, Calibration, calibrate, write_
 from cahqp.labels.candidates import Candidates, calibrated
 from cahqp.labels.fusion import Method as Fusion
 from cahqp.labels.fusion import nms
-from cahqp.relabel.tta import Ensemble, ViewFrames, ViewSpec, collate_looks, open_externals, parse_views
+from cahqp.labels.views import ViewSpec, parse_views
+from cahqp.relabel.tta import Ensemble, ViewFrames, collate_looks, open_externals
 from cahqp.reports.calibration import write_calibration_page
 from cahqp.runs.directory import RunDirectory
 

@@ -24,11 +24,12 @@ from cahqp.labels.formats.yolo import check_names
 from cahqp.labels.fusion import Method
 from cahqp.labels.select import resolve_thresholds
 from cahqp.labels.shards.merge import merge
+from cahqp.relabel.options import SoftStoreSettings
 from cahqp.relabel.pipeline import LabelPipeline, Options
 from cahqp.relabel.shard_writer import SHARDS, OutputNames, label_frames, read_broken
+from cahqp.relabel.soft_labels import check_soft, write_store
 from cahqp.relabel.tta import ViewFrames
 from cahqp.runs.directory import RunDirectory
-from cahqp.training.distillation.teacher import SoftStoreSettings, check_soft, write_store
 
 REFINED = "checkpoints/refined"
 DEFAULT_THRESHOLD = 0.3

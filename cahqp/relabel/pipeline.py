@@ -23,8 +23,9 @@ from cahqp.labels.refine import Refined, refine
 from cahqp.labels.rules import Rules
 from cahqp.labels.select import resolve_thresholds
 from cahqp.labels.tracking.temporal import TemporalSettings
+from cahqp.labels.views import parse_views
 from cahqp.relabel.calibrate import identity
-from cahqp.relabel.tta import Ensemble, ViewBatch, open_externals, parse_views
+from cahqp.relabel.tta import Ensemble, ViewBatch, open_externals
 
 
 @dataclass(frozen=True)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import product
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import cv2
 import numpy as np
@@ -17,56 +16,13 @@ from cahqp.data.datasets import as_tensor
 from cahqp.data.frames import FrameSource
 from cahqp.data.images import BrokenImageError
 from cahqp.detectors.base import Detector, Output
-from cahqp.errors import ConfigError
 from cahqp.frame import Frame, View
 from cahqp.inference.frames import FrameBatch, FrameSet
 from cahqp.labels.candidates import Candidates, usable
 from cahqp.labels.external import External
 from cahqp.labels.fusion import Method, ViewPredictions, fuse
-from cahqp.labels.views import unknown_view, view_scale, view_tiles
+from cahqp.labels.views import ViewSpec
 from cahqp.structures import Batch, Preprocessing, Targets, collate
-
-_OVERLAP = 0.2
-"""Share of a tile that its neighbour shows too, so that what one cuts the other has whole."""
-
-
-class ViewSpec(NamedTuple):
-    """A view of a frame: its part in shares of width and height, mirrored or not, and how much larger."""
-
-    part: tuple[float, float, float, float] = (0.0, 0.0, 1.0, 1.0)
-    mirrored: bool = False
-    scale: float = 1.0
-
-
-def parse_views(given: Sequence[str]) -> list[ViewSpec]:
-    """Return the plain view and those asked for.
-
-    Args:
-        given: `flip`, `scale:1.5` (larger than the detector's own size) or `tiles:2x2` (columns by rows).
-
-    Raises:
-        ConfigError: Something else is asked for.
-    """
-    views = [ViewSpec()]
-    for text in given:
-        wrong, scale, tiles = unknown_view(text), view_scale(text), view_tiles(text)
-        if wrong:
-            message = f"--views {wrong}"
-            raise ConfigError(message)
-        if tiles:
-            columns, rows = _cut(tiles[0]), _cut(tiles[1])
-            views += [ViewSpec((x[0], y[0], x[1], y[1])) for y, x in product(rows, columns)]
-        else:
-            views.append(ViewSpec(mirrored=True) if scale is None else ViewSpec(scale=scale))
-    return views
-
-
-def _cut(count: int) -> list[tuple[float, float]]:
-    if count == 1:
-        return [(0.0, 1.0)]
-    size = 1 / (count - (count - 1) * _OVERLAP)
-    step = size * (1 - _OVERLAP)
-    return [(number * step, min(1.0, number * step + size)) for number in range(count)]
 
 
 @dataclass

@@ -11,11 +11,12 @@ from cahqp.data.frames import open_frames
 from cahqp.detectors.base import Features, Output
 from cahqp.detectors.model_file import load, save
 from cahqp.errors import ConfigError
+from cahqp.relabel.options import SoftStoreSettings
+from cahqp.relabel.soft_labels import SoftAnswers, store_key
 from cahqp.training.distillation.data import DistillationData
 from cahqp.training.distillation.loss import DistillationCriterion, DistillationSettings, SoftTargets, surest
 from cahqp.training.distillation.records import SoftView
 from cahqp.training.distillation.store import SoftLabelStore, SoftLabelWriter
-from cahqp.training.distillation.teacher import SoftAnswers, SoftStoreSettings, store_key
 from cahqp.training.distillation.views import view_seed
 from cahqp.training.student import StudentTraining
 
@@ -265,7 +266,7 @@ def twenty_steps(module, data):
 
 def whole_store(folder, teacher, module, data, frames):
     """Fill a store with all that the teacher says, asked in the very batches of the online run."""
-    key = store_key(load(teacher), SoftStoreSettings(2, None, None, "float32"), seed=3)
+    key = store_key(load(teacher), SoftStoreSettings(views=2, queries=None, classes=None, precision="float32"), seed=3)
     writer = SoftLabelWriter(folder, key, str(frames.parent / "images"), open_frames([frames]).frames)
     names = [frame.name for frame in open_frames([frames]).frames]
     for batch in data.train_dataloader():

@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,36 +19,15 @@ from cahqp.data.frames import FrameSource
 from cahqp.data.images import BrokenImageError
 from cahqp.data.transforms import strong
 from cahqp.detectors.base import Detector
-from cahqp.errors import ConfigError, check_numbers
+from cahqp.errors import ConfigError
 from cahqp.frame import Frame, View
 from cahqp.inference.frames import fixed_batches
+from cahqp.relabel.options import SoftStoreSettings
 from cahqp.structures import Batch, Targets, collate
 from cahqp.training.distillation.loss import SoftTargets, answers
 from cahqp.training.distillation.records import RecordLayout, SoftView
 from cahqp.training.distillation.store import SoftLabelWriter, StoreKey
 from cahqp.training.distillation.views import view_seed
-
-
-@dataclass
-class SoftStoreSettings:
-    """What `relabel --soft` keeps of the teacher's answers.
-
-    Attributes:
-        views: Views of every frame: each is a crop, a mirroring and a change of colours.
-        queries: Queries kept of a view, those with the surest class; all where `null`.
-        classes: Classes kept of a query; all where `null`. Of the others the mean is kept.
-        precision: `packed`: 16 bits a number; `float32`: exact.
-    """
-
-    views: int = 4
-    queries: int | None = 100
-    classes: int | None = 3
-    precision: Literal["packed", "float32"] = "packed"
-
-    def __post_init__(self) -> None:
-        """Check the ranges, all together."""
-        counts = {"views": self.views, "queries": self.queries, "classes": self.classes}
-        check_numbers(shares={}, counts={f"soft_store.{name}": value for name, value in counts.items()})
 
 
 @dataclass
