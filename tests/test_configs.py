@@ -26,7 +26,7 @@ OVERLAYS = {
     "configs/benchmark/overlays/real_teacher.yaml": "configs/teacher/resnet18.yaml",
     "configs/benchmark/overlays/real_source.yaml": "configs/teacher/resnet18.yaml",
     "configs/benchmark/overlays/real_adapt.yaml": "configs/teacher/demo_adapt.yaml",
-    "configs/benchmark/overlays/real_refit.yaml": "configs/teacher/demo_self_training.yaml",
+    "configs/benchmark/overlays/real_self_training.yaml": "configs/teacher/demo_self_training.yaml",
     "configs/benchmark/overlays/real_oracle.yaml": "configs/benchmark/overlays/oracle.yaml",
     "configs/benchmark/overlays/true_boxes.yaml": "configs/teacher/demo_adapt.yaml",
     "configs/overlays/alignment_only.yaml": "configs/teacher/demo_adapt.yaml",

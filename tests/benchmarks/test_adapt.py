@@ -19,12 +19,12 @@ from cahqp.runs.directory import RunDirectory
 
 ROOT = Path(__file__).parents[2]
 HITS = {"teacher": 3, "mean_teacher": 6, "ca_hqp": 7, "oracle": 10, "student": 2, "source_continued": 3}
-HITS |= {"student of teacher": 3, "student of ca_hqp": 5, "student of truth": 8}
+HITS |= {"student of teacher": 3, "student of ca_hqp": 5, "student of ground_truth": 8}
 HITS |= {
-    "refit of refit of ca_hqp": 9,
-    "refit of mean_teacher": 7,
-    "refit of ca_hqp": 9,
-    "student of refit of ca_hqp": 6,
+    "self_training of self_training of ca_hqp": 9,
+    "self_training of mean_teacher": 7,
+    "self_training of ca_hqp": 9,
+    "student of self_training of ca_hqp": 6,
 }
 RECORDINGS = 10
 
@@ -103,8 +103,12 @@ def plan():
         },
         "source": {"train": ["scenes:day"], "val": ["scenes:val"], "test": "scenes:val"},
         "target": {"train": ["scenes:night"], "test": "scenes:test"},
-        "teacher": {"fit": ["configs/teacher.yaml"], "then": ["configs/adapt.yaml"], "oracle": ["configs/oracle.yaml"]},
-        "student": {"fit": ["configs/student.yaml"], "then": ["configs/retrain.yaml"]},
+        "teacher": {
+            "fit": ["configs/teacher.yaml"],
+            "adapt": ["configs/adapt.yaml"],
+            "oracle": ["configs/oracle.yaml"],
+        },
+        "student": {"fit": ["configs/student.yaml"], "retrain": ["configs/retrain.yaml"]},
         "epochs": 2,
         "batches": 3,
     }
@@ -157,15 +161,15 @@ def test_the_table_holds_gains_gaps_and_intervals(adapt):
     assert "| mean-teacher | 55.0 ± 7.1 |" in said
     assert "`ca-hqp` minus `mean-teacher`" in said
     assert "Arms keep their last step" in said
-    assert "Target labels are read by the evaluation and the oracles alone." in said
+    assert "Target labels are read by the evaluation and the oracles only." in said
     columns, row, *_ = (line.split(" | ") for line in said.splitlines() if line.startswith(("| arm |", "| ca-hqp |")))
     assert row[columns.index("mAP source")].startswith(f"{100 * found['ca-hqp']['source_map']['mean']:.1f}")
 
 
-def test_an_arm_that_is_told_target_labels_is_named(plan, adapt):
-    arm = {"configs": ["configs/overlays/ca_hqp.yaml"], "ground_truth": "model.truth"}
-    said = adapt("--arms", "mean-teacher", "told", variants={"told": arm}, students=[])[1]
-    assert "Target labels are read by the evaluation, the oracles and told alone." in said
+def test_an_arm_that_reads_target_labels_is_named(plan, adapt):
+    arm = {"configs": ["configs/overlays/ca_hqp.yaml"], "ground_truth": "model.ground_truth"}
+    said = adapt("--arms", "mean-teacher", "upper-bound", variants={"upper-bound": arm}, students=[])[1]
+    assert "Target labels are read by the evaluation, the oracles and upper-bound only." in said
 
 
 def test_fewer_than_three_seeds_prove_nothing(adapt):
@@ -202,8 +206,8 @@ def test_the_converged_oracle_makes_as_many_steps_as_the_plan_says(adapt, workpl
     assert [c for c in workplace if "--trainer.max_epochs=5" in c]
 
 
-def test_a_refit_follows_where_a_teacher_labels_for_itself(plan, adapt, workplace):
-    teacher = plan["teacher"] | {"self_training": ["configs/refit.yaml"]}
+def test_a_self_training_round_follows_the_adaptation(plan, adapt, workplace):
+    teacher = plan["teacher"] | {"self_training": ["configs/self_training.yaml"]}
     once = {"ca-hqp-once": {"configs": ["configs/overlays/ca_hqp.yaml"], "self_training": False}}
     arms = ["source-only", "mean-teacher", "ca-hqp", "alignment-only", "oracle"]
     Path("configs/overlays/alignment_only.yaml").write_text("{of: ca_hqp}")
@@ -213,22 +217,22 @@ def test_a_refit_follows_where_a_teacher_labels_for_itself(plan, adapt, workplac
     assert (ap50["mean-teacher"], ap50["ca-hqp"], ap50["ca-hqp-once"]) == ([0.7], [0.9], [0.7])
     assert (ap50["alignment-only"], ap50["oracle"]) == ([0.7], [1.0])
     assert found["ca-hqp"]["images"] == found["ca-hqp-once"]["images"] + 2 * 3 * 4
-    assert "6 steps of adaptation and 6 of refit" in Path("runs/benchmark/tiny/table.md").read_text()
-    self_training_rounds = [c for c in workplace if "--config=configs/refit.yaml" in c]
-    assert len(self_training_rounds) == 2
-    assert all("/adapt-" in a for c in self_training_rounds for a in c if a.startswith("--model.weights="))
-    assert all("/relabel-" in a for c in self_training_rounds for a in c if a.startswith("--data.pseudo="))
+    assert "Steps: 6 of adaptation and 6 of self-training" in Path("runs/benchmark/tiny/table.md").read_text()
+    rounds = [c for c in workplace if "--config=configs/self_training.yaml" in c]
+    assert len(rounds) == 2
+    assert all("/adapt-" in a for c in rounds for a in c if a.startswith("--model.weights="))
+    assert all("/relabel-" in a for c in rounds for a in c if a.startswith("--data.pseudo="))
     on_labels = [c for c in workplace if any("/relabel-" in a for a in c if a.startswith("--data.pseudo="))]
-    assert len(on_labels) > len(self_training_rounds)  # students, too
+    assert len(on_labels) > len(rounds)  # students, too
     assert all("--data.empty_pseudo=true" in c for c in on_labels)  # a teacher that finds nothing is measured
 
 
-def test_further_refits_are_on_labels_made_anew(plan, adapt, workplace):
-    teacher = plan["teacher"] | {"self_training": ["configs/refit.yaml"], "self_training_rounds": 2}
+def test_each_self_training_round_relabels_first(plan, adapt, workplace):
+    teacher = plan["teacher"] | {"self_training": ["configs/self_training.yaml"], "self_training_rounds": 2}
     assert adapt("--seeds", "0", teacher=teacher, arms=["source-only", "ca-hqp"], students=[])[0] == 0
     assert results()["arms"]["ca-hqp"]["images"] == 2 * 3 * (4 + 4) + 2 * (2 * 3 * 4)
     assert results()["self_training_steps"] == 12
-    first, second = (c for c in workplace if "--config=configs/refit.yaml" in c)
+    first, second = (c for c in workplace if "--config=configs/self_training.yaml" in c)
     assert f"--model.weights={first[-2].partition('=')[2]}/model.safetensors" in second
     assert "--trainer.max_epochs=6" not in " ".join(map(str, workplace))
     assert (
@@ -237,23 +241,24 @@ def test_further_refits_are_on_labels_made_anew(plan, adapt, workplace):
     )
     assert "teacher.self_training is missing" in adapt(teacher=plan["teacher"] | {"self_training_rounds": 2})[1]
     assert (
-        "student.refit means nothing" in adapt(student=plan["student"] | {"self_training": ["configs/refit.yaml"]})[1]
+        "student.self_training is no known key"
+        in adapt(student=plan["student"] | {"self_training": ["configs/self_training.yaml"]})[1]
     )
 
 
-def test_what_bounds_refitted_arms_makes_as_many_steps(plan, adapt, workplace):
-    teacher = plan["teacher"] | {"self_training": ["configs/refit.yaml"], "self_training_rounds": 2}
+def test_bounds_train_as_long_as_adaptation_and_self_training(plan, adapt, workplace):
+    teacher = plan["teacher"] | {"self_training": ["configs/self_training.yaml"], "self_training_rounds": 2}
     Path("configs/overlays/source_continued.yaml").write_text("{of: ca_hqp}")
     arms = ["source-only", "source-continued", "ca-hqp", "oracle"]
     code, said = adapt("--seeds", "0", teacher=teacher, arms=arms, students=[])
     assert code == 0
-    long = [c for c in workplace if "--trainer.max_epochs=6" in c]  # 2 epochs, and those of 2 refits of 2
+    long = [c for c in workplace if "--trainer.max_epochs=6" in c]  # 2 epochs, and 2 rounds of 2
     assert {Path(c[-2].partition("=")[2]).name.split("-")[0] for c in long} == {"oracle", "adapt"}
     assert len(long) == 2
     images = {arm: results()["arms"][arm]["images"] for arm in arms}
     assert images == {"source-only": 0, "source-continued": 72, "ca-hqp": 96, "oracle": 72}
-    assert "source-continued looked at 72 images of the source, self-training at up to 96 of both domains." in said
-    assert "oracle looked at 72 images, others at up to 96, which flatters their share of the gap." in said
+    assert "source-continued was trained on 72 source images, self-training arms on up to 96 of both domains." in said
+    assert "oracle was trained on 72 images, other arms on up to 96: the shares of the gap are overstated." in said
 
 
 def test_images_are_those_of_an_arms_own_batches(adapt):
@@ -264,10 +269,10 @@ def test_images_are_those_of_an_arms_own_batches(adapt):
 
 def test_a_training_that_does_not_say_its_steps_is_refused(plan, adapt, workplace):
     endless = {"trainer": {"max_epochs": 2}, "data": {"init_args": {"batches_per_epoch": None}}}
-    Path("configs/refit.yaml").write_text(yaml.safe_dump(endless))
-    code, said = adapt(teacher=plan["teacher"] | {"self_training": ["configs/refit.yaml"]})
+    Path("configs/self_training.yaml").write_text(yaml.safe_dump(endless))
+    code, said = adapt(teacher=plan["teacher"] | {"self_training": ["configs/self_training.yaml"]})
     assert code == 1
-    assert "configs/refit.yaml: trainer.max_epochs is 2 and data.init_args.batches_per_epoch is None" in said
+    assert "configs/self_training.yaml: trainer.max_epochs is 2 and data.init_args.batches_per_epoch is None" in said
     assert workplace == []
 
 
@@ -341,7 +346,7 @@ CLASSES = {"set": {"model.detector.init_args.classes": ["car", "bus"]}}
 @pytest.mark.parametrize(
     ("test", "said"),
     [
-        ({"frames": 7}, "one recording of so few frames"),
+        ({"frames": 7}, "one recording with too few frames"),
         ({"ignore": 1}, "night.json has no object of car, bus"),
         ({"broken": 2}, r"2 of 8 images are broken"),
     ],
@@ -432,10 +437,10 @@ def test_what_is_done_is_not_done_again(adapt, workplace):
 
 
 def test_arms_of_several_states_of_the_code_are_told(adapt, monkeypatch):
-    assert "states of the code" not in adapt("--arms", "mean-teacher")[1]
+    assert "versions of the code" not in adapt("--arms", "mean-teacher")[1]
     monkeypatch.setattr("cahqp.runs.state.code_hash", lambda: "another")
-    assert "Its arms were trained by 2 states of the code" in adapt("--arms", "mean-teacher", "ca-hqp")[1]
-    assert "states of the code" not in adapt("--arms", "ca-hqp")[1]
+    assert "The arms were trained by 2 versions of the code" in adapt("--arms", "mean-teacher", "ca-hqp")[1]
+    assert "versions of the code" not in adapt("--arms", "ca-hqp")[1]
 
 
 def test_gains_are_over_source_only_which_is_measured_too(adapt):
@@ -481,7 +486,7 @@ def test_other_pictures_below_the_same_names_are_another_data_set(plan, adapt, w
     assert adapt(**given)[0] == 0
     count = len(workplace)
     Image.new("RGBA", (8, 8), (9, 8, 7, 255)).save("night0.png")
-    stages._content.cache_clear()  # another process
+    stages._content_digest.cache_clear()  # another process
     assert adapt(**given)[0] == 0
     again = workplace[count:]
     assert [command[:2] for command in again] == [["benchmark", "measure"]] * 8  # four arms, two seeds
@@ -491,7 +496,7 @@ def test_a_changed_overlay_makes_its_own_arm_again_and_no_other(adapt, workplace
     adapt(students=[])
     count = len(workplace)
     Path("configs/overlays/ca_hqp.yaml").write_text("of: another\n")
-    stages._content.cache_clear()
+    stages._content_digest.cache_clear()
     adapt(students=[])
     assert [command[0] for command in workplace[count:]] == ["fit", "benchmark"] * 2
 
@@ -549,7 +554,7 @@ def test_the_docs_get_their_section_between_markers(adapt):
     assert first.startswith("# Results\n\nOwn words.\n")
     assert first.count("<!-- benchmark:tiny -->") == 1
     figures = json.loads(Path("docs/benchmark/tiny.json").read_text())
-    assert markdown(figures, figures["command"], figures["classes"]) in first
+    assert markdown(figures) in first
 
 
 def test_the_sections_of_our_docs_are_what_their_figures_say():
@@ -557,7 +562,7 @@ def test_the_sections_of_our_docs_are_what_their_figures_say():
     for path in (ROOT / "docs/benchmark").glob("*.json"):
         figures = json.loads(path.read_text())
         begin, end = markers(path.stem)
-        assert f"{begin}\n{markdown(figures, figures['command'], figures['classes'])}{end}" in page
+        assert f"{begin}\n{markdown(figures)}{end}" in page
 
 
 @pytest.mark.parametrize(
@@ -569,15 +574,15 @@ def test_the_sections_of_our_docs_are_what_their_figures_say():
         ({"students": ["nobody"]}, "nobody is no known arm"),
         ({"seeds": [1, 1]}, "seeds must be different"),
         ({"target": {"train": ["data:a.json"], "test": "scenes:test"}}, "give --data FOLDER"),
-        ({"target": {"train": ["scenes:test"], "test": "scenes:test"}}, "is trained on too"),
+        ({"target": {"train": ["scenes:test"], "test": "scenes:test"}}, "is also trained on"),
         (
             {"target": {"train": ["scenes:night"], "test": "scenes:late"}, "scenes": OVERLAPPING},
-            "trained on too, in scen",
+            "also trained on, in scen",
         ),
         ({"target": {"train": ["scenes:night"], "test": "scenes:val"}}, "has recordings of source.val, scenes:val"),
         ({"target": {"train": ["scenes:tset"], "test": "scenes:test"}}, "scenes:tset is no known recording"),
-        ({"converged": 0.0}, "converged must lie above 0"),
-        ({"teacher": {"fit": [], "then": [], "weights": "none.safetensors"}}, "none.safetensors does not exist"),
+        ({"converged": 0.0}, "converged must be above 0"),
+        ({"teacher": {"fit": [], "adapt": [], "weights": "none.safetensors"}}, "none.safetensors does not exist"),
         ({"colour": "red"}, "colour is no known key"),
         ({"variants": {"x": {"relabel": {"threshold": 3.0}}}}, "variants.x.relabel.threshold must be in 0..1"),
     ],

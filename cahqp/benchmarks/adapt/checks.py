@@ -1,4 +1,4 @@
-"""What a benchmark's own files must hold: looked at, all of it, before hours of training start."""
+"""Checks of a benchmark's own files before hours of training start. Synthetic recordings need none."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from cahqp.benchmarks.adapt.configs import merged
-from cahqp.benchmarks.adapt.plan import SCENES, Model, Plan
+from cahqp.benchmarks.adapt.configs import merge_configs
+from cahqp.benchmarks.adapt.plan import SCENES, BenchmarkPlan
 from cahqp.coco.reader import class_indices, read_coco, read_coco_frames
 from cahqp.data.frames import open_frames
 from cahqp.data.images import BrokenImageError, Quarantine, check_header
@@ -17,59 +17,56 @@ from cahqp.errors import ConfigError, DataError
 from cahqp.evaluation.bootstrap import group_frames
 from cahqp.evaluation.ground_truth import read_ground_truth
 
-CLASSES, IGNORED, BROKEN = "model.detector.init_args.classes", "data.ignore_categories", "data.max_invalid_share"
+CLASSES, IGNORED, INVALID = "model.detector.init_args.classes", "data.ignore_categories", "data.max_invalid_share"
 MAX_INVALID_SHARE = 0.05
 
 
-def check_files(plan: Plan) -> None:
-    """Refuse files that would end the plan later, or make its figures wrong. Synthetic recordings have none.
+def check_files(plan: BenchmarkPlan) -> None:
+    """Check splits, labels and images of a plan's files.
 
     Raises:
-        DataError: A recording is on two sides, or an image is; the target's test frames are those that fix the
-            thresholds; labels that are learnt from, or a test file, have objects of another category than the
-            classes, or none; the target's test frames are too few for an interval; too many images are no images, or
-            of another size than their file says.
-        ConfigError: `data.max_invalid_share` in the plan's `set` is no share in 0..1.
+        DataError: A recording or image is in two splits; labels contain no object of the classes, or other categories;
+            the target test frames are too few for an interval; too many images are unreadable or of another size than
+            declared.
+        ConfigError: `data.max_invalid_share` is no share in 0..1.
     """
     source, target = plan.source, plan.target
-    share = _share(plan)
-    _check_apart(plan)
+    max_invalid_share = _max_invalid_share(plan)
+    later_block = bool(plan.set.get("data.later_block", any(_data_settings(plan, "later_block"))))
+    for seen, held_out in (
+        ([*source.train, *target.train], [source.test, target.test]),
+        (source.val, [target.test]),
+        ([*source.train, *target.train], source.val),
+    ):
+        if _files(seen) and _files(held_out):
+            check_leakage(_located(_files(seen)), _located(_files(held_out)), later_block)
     for entries in (source.train, source.val, [source.test], [target.test]):
         _check_objects(entries, plan)
-    _check_target(target.train, plan)
+    _check_target(plan)
     for path in _files([target.test]):
-        if group_frames(read_ground_truth(path, classes_of(plan.teacher))).count < 2:
+        if group_frames(read_ground_truth(path, _classes(plan))).count < 2:
             message = (
-                f"{path} is one recording of so few frames that no interval can be had from them. Give more "
-                "recordings, or more frames of it."
+                f"{path} is one recording with too few frames for an interval. Add recordings, or more frames of this "
+                "one."
             )
             raise DataError(message)
     for entries in (source.train, source.val, target.train, [source.test], [target.test]):
-        _check_images(entries, share)
+        if all(not entry.startswith(SCENES) for entry in entries):  # otherwise `fit` counts scenes and files together
+            _check_images(_files(entries), max_invalid_share)
 
 
-def classes_of(model: Model) -> Sequence[str] | None:
-    """Return a detector's classes as its file or the configs of its training say, `None` where these are silent."""
-    if model.weights is not None:
-        return list(describe(Path(model.weights))["classes"])
-    settings = merged(model.fit).get("model", {}).get("init_args", {}).get("detector", {}).get("init_args", {})
-    classes: Sequence[str] | None = model.set.get(CLASSES, settings.get("classes"))
-    return classes
+def _classes(plan: BenchmarkPlan) -> Sequence[str] | None:
+    """Return the teacher's classes from its model file or its configs, `None` if the configs name none."""
+    teacher = plan.teacher
+    if teacher.weights is not None:
+        return list(describe(Path(teacher.weights))["classes"])
+    model = merge_configs(teacher.fit).get("model", {}).get("init_args", {})
+    classes: Sequence[str] | None = model.get("detector", {}).get("init_args", {}).get("classes")
+    return teacher.set.get(CLASSES, classes)
 
 
 def _files(entries: Iterable[str]) -> list[Path]:
     return [Path(entry) for entry in entries if not entry.startswith(SCENES)]
-
-
-def _check_apart(plan: Plan) -> None:
-    later_block = bool(plan.set.get("data.later_block", any(_said(plan, "later_block"))))
-    for known, held_out in (
-        ([*plan.source.train, *plan.target.train], [plan.source.test, plan.target.test]),
-        (plan.source.val, [plan.target.test]),
-        ([*plan.source.train, *plan.target.train], plan.source.val),
-    ):
-        if _files(known) and _files(held_out):
-            check_leakage(_located(_files(known)), _located(_files(held_out)), later_block)
 
 
 def _located(paths: Sequence[Path]) -> list[Located]:
@@ -77,89 +74,77 @@ def _located(paths: Sequence[Path]) -> list[Located]:
     return [(frame, source.path(position)) for position, frame in enumerate(source.frames)]
 
 
-def _check_target(entries: Sequence[str], plan: Plan) -> None:
-    """Check what is adapted to; its labels where an arm learns from them."""
-    learning = [name for name, arm in plan.chosen.items() if arm.kind == "oracle" or arm.ground_truth is not None]
+def _check_target(plan: BenchmarkPlan) -> None:
+    """Check the frames to adapt to, and their labels if an arm learns from them."""
+    entries, paths = plan.target.train, _files(plan.target.train)
+    learning = [name for name, arm in plan.arms_by_name.items() if arm.kind == "oracle" or arm.ground_truth is not None]
     if not learning:
-        paths = _files(entries)
         if len(paths) == len(entries) and not any(len(read_coco_frames(path)) for path in paths):
-            message = f"{_listed(paths)} has no images: there is nothing to adapt to."
+            message = f"{', '.join(map(str, paths))} contains no images to adapt to. Add frames."
             raise DataError(message)
         return
     try:
         _check_objects(entries, plan)
     except DataError as error:
-        others = " ".join(name for name in plan.chosen if name not in learning)
+        others = " ".join(name for name in plan.arms_by_name if name not in learning)
         message = f"{error}\nLearning from these labels: {', '.join(learning)}. Without them: --arms {others}."
         raise DataError(message) from error
 
 
-def _check_objects(entries: Sequence[str], plan: Plan) -> None:
-    """Check that files have an object of the classes among them, and none of unknown ones; one may be empty roads."""
+def _check_objects(entries: Sequence[str], plan: BenchmarkPlan) -> None:
+    """Check that files contain objects of the classes and no unknown categories. Single files may be empty."""
     paths = _files(entries)
     if not paths:
         return
-    classes, found = classes_of(plan.teacher), len(paths) < len(entries)  # scenes have objects
+    classes, found = _classes(plan), len(paths) < len(entries)  # scenes contain objects
+    ignored = [
+        name for names in [*_data_settings(plan, "ignore_categories"), plan.set.get(IGNORED)] for name in names or []
+    ]
     for path in paths:
         file = read_coco(path)
         known = set(file.categories)
         if classes is not None:
-            indices = class_indices(file, classes, _ignored(plan))
-            known = {category for category, index in indices.items() if index >= 0}
+            known = {category for category, index in class_indices(file, classes, ignored).items() if index >= 0}
         found |= bool(file.table.used_categories() & known)
     if not found:
-        message = f"{_listed(paths)} has no object of {', '.join(classes or ['any class'])}: "
-        raise DataError(message + "nothing can be learnt from it or measured on it.")
+        message = (
+            f"{', '.join(map(str, paths))} has no object of {', '.join(classes or ['any class'])}: add labels to train "
+            "on or to measure with."
+        )
+        raise DataError(message)
 
 
-def _listed(paths: Sequence[Path]) -> str:
-    return ", ".join(map(str, paths))
-
-
-def _ignored(plan: Plan) -> list[str]:
-    """Return the categories that any of the plan's trainings leaves out."""
-    given = [*_said(plan, "ignore_categories"), plan.set.get(IGNORED)]
-    return [name for names in given for name in names or []]
-
-
-def _share(plan: Plan) -> float:
-    """Return the share of broken images that is put up with, the largest of the plan's trainings.
+def _max_invalid_share(plan: BenchmarkPlan) -> float:
+    """Return the plan's allowed share of unreadable images, otherwise the largest of its trainings.
 
     Raises:
-        ConfigError: The plan's own is no share in 0..1.
+        ConfigError: The plan's value is no share in 0..1.
     """
-    if BROKEN not in plan.set:
-        return max(
-            [
-                MAX_INVALID_SHARE,
-                *(share for share in _said(plan, "max_invalid_share") if isinstance(share, int | float)),
-            ]
-        )
-    share = plan.set[BROKEN]
+    if INVALID not in plan.set:
+        shares = [share for share in _data_settings(plan, "max_invalid_share") if isinstance(share, int | float)]
+        return max([MAX_INVALID_SHARE, *shares])
+    share = plan.set[INVALID]
     if not isinstance(share, int | float) or not 0 <= share <= 1:
-        message = f"set: {BROKEN} must be a share in 0..1, got {share!r}."
+        message = f"set: {INVALID} must be a share in 0..1, got {share!r}."
         raise ConfigError(message)
     return float(share)
 
 
-def _said(plan: Plan, name: str) -> list[Any]:
-    """Return what the trainings of a plan's teacher say of a setting of their data, in configs and in `teacher.set`."""
+def _data_settings(plan: BenchmarkPlan, name: str) -> list[Any]:
+    """Return a DataModule setting in each of the teacher's trainings, `None` where it is not set."""
     teacher = plan.teacher
-    said = [
-        merged(configs).get("data", {})
-        for configs in (teacher.fit, teacher.then, teacher.oracle, teacher.self_training)
-    ]
-    return [settings.get("init_args", {}).get(name) for settings in said] + [teacher.set.get(f"data.{name}")]
+    trainings = (teacher.fit, teacher.adapt, teacher.oracle, teacher.self_training)
+    data = [merge_configs(configs).get("data", {}).get("init_args", {}) for configs in trainings]
+    return [settings.get(name) for settings in data] + [teacher.set.get(f"data.{name}")]
 
 
-def _check_images(entries: Sequence[str], limit: float) -> None:
-    """Look at the head of each image: its size and whether it is one at all. Beside scenes `fit` counts them all."""
-    paths = _files(entries)
-    if not paths or len(paths) < len(entries):
+def _check_images(paths: Sequence[Path], max_invalid_share: float) -> None:
+    """Check the header of each image: format and size."""
+    if not paths:
         return
     source = open_frames(paths)
     reasons: dict[int, str] = {}
-    quarantine = Quarantine([frame.name for frame in source.frames], limit, reasons.__getitem__)
+    quarantine = Quarantine([frame.name for frame in source.frames], max_invalid_share, reasons.__getitem__)
     for position, frame in enumerate(source.frames):
         path = source.path(position)
         try:

@@ -1,20 +1,21 @@
-"""`cahqp benchmark adapt`: arms and seeds as cached stages, and a table of what helps and what does not."""
+"""`cahqp benchmark adapt`: arms and seeds as cached stages, and a table of their figures."""
 
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from jsonargparse import ArgumentParser
 
 from cahqp.benchmarks.adapt.checks import check_files
-from cahqp.benchmarks.adapt.plan import Plan, read_plan
+from cahqp.benchmarks.adapt.options import AdaptBenchmarkOptions
+from cahqp.benchmarks.adapt.plan import BenchmarkPlan
+from cahqp.benchmarks.adapt.plan_reader import read_plan
 from cahqp.benchmarks.adapt.results import results
-from cahqp.benchmarks.adapt.stages import Bench, Run
-from cahqp.benchmarks.adapt.table import into_docs, markdown, read_page
-from cahqp.errors import ConfigError, check_numbers
+from cahqp.benchmarks.adapt.stages import ArmRun, StageGraph
+from cahqp.benchmarks.adapt.table import markdown, read_page, write_section
+from cahqp.errors import ConfigError
 from cahqp.files import atomic_write, write_json
 from cahqp.runs import locks
 from cahqp.runs.executor import duration, run_stages
@@ -25,107 +26,83 @@ RESULTS, TABLE = "results.json", "table.md"
 
 def command(arguments: list[str]) -> None:
     """Run `cahqp benchmark adapt`."""
-    parser = ArgumentParser(
-        prog="cahqp benchmark adapt", exit_on_error=False, description=(adapt.__doc__ or "").strip()
-    )
-    parser.add_argument("--plan", nargs="+", type=Path, required=True, help="YAML files; see configs/benchmark.")
-    parser.add_argument("--seeds", nargs="+", type=int, default=[], help="In the place of the plans' own.")
-    parser.add_argument("--arms", nargs="+", type=str, default=[], help="Arms and variants to keep; all by default.")
-    parser.add_function_arguments(adapt, skip={"plan", "seeds", "arms"}, as_group=False)
-    given = ["--dry_run=true" if text == "--dry-run" else text for text in arguments[1:]]
-    adapt(**parser.parse_args(given).as_dict())
+    parser = ArgumentParser(prog="cahqp benchmark adapt", exit_on_error=False)
+    parser.add_argument("--plan", nargs="+", type=Path, required=True)
+    parser.add_argument("--seeds", nargs="+", type=int, default=[])
+    parser.add_argument("--arms", nargs="+", type=str, default=[])
+    parser.add_class_arguments(AdaptBenchmarkOptions, skip={"plan", "seeds", "arms"}, as_group=False)
+    words = ["--dry_run=true" if text == "--dry-run" else text for text in arguments[1:]]
+    adapt(AdaptBenchmarkOptions(**parser.parse_args(words).as_dict()))
 
 
-def adapt(
-    plan: list[Path],
-    seeds: list[int],
-    arms: list[str],
-    output: Path = Path("runs/benchmark"),
-    data: Path | None = None,
-    backbone: Path | None = None,
-    docs: Path | None = None,
-    jobs: int = 1,
-    students: bool = True,
-    dry_run: bool = False,
-) -> None:
-    """Compare ways to adapt a teacher, over seeds, with intervals.
+def adapt(options: AdaptBenchmarkOptions) -> None:
+    """Run `cahqp benchmark adapt`.
 
-    Every arm of a seed starts from the same source weights. Killed or failed, the same command goes on from there;
-    what plans have in common is made once.
-
-    Args:
-        plan: YAML files.
-        seeds: In the place of the plans' own.
-        arms: Arms and variants to keep.
-        output: Directory of all stages and tables, shared by all plans.
-        data: Folder that stands for `data:` in a plan.
-        backbone: Pretrained weights of the teacher's backbone, for the plans that need them.
-        docs: Page whose section of each plan is written anew, with the figures beside it as `benchmark/NAME.json`.
-        jobs: Stages at a time. Two on two cores are faster than one, but the minutes in the tables are then those of
-            one thread beside another process.
-        students: Retrain the students that a plan names; a comparison of teachers alone takes two thirds of the time.
-        dry_run: Print the stages with estimated minutes and start nothing.
+    Raises:
+        ConfigError: A plan or an option is invalid, or two plans have the same name.
+        DataError: A file of frames is unsuitable.
+        RunError: A stage failed.
     """
-    check_numbers(shares={}, counts={"--jobs": jobs})
-    plans = {path: read_plan(path, seeds, arms, data, backbone) for path in plan}
-    if not students:
-        plans = {path: replace(each, students=[]) for path, each in plans.items()}
-    if len({each.name for each in plans.values()}) != len(plans):
-        message = "Two of the plans have the same name: each names a folder of tables."
+    plans = {path: read_plan(path, options) for path in options.plan}
+    if len({plan.name for plan in plans.values()}) != len(plans):
+        message = "Two plans have the same name. Rename one: the name is also its folder below --output."
         raise ConfigError(message)
-    for each in plans.values():
-        check_files(each)
-        if docs is not None:
-            read_page(docs, each.name)
-    bench = Bench(output)
-    runs = {path: bench.add(each) for path, each in plans.items()}
-    if dry_run:
-        print("\n".join(_dry(bench, plans, runs)))
+    for plan in plans.values():
+        check_files(plan)
+        if options.docs is not None:
+            read_page(options.docs, plan.name)
+    graph = StageGraph(options.output)
+    runs = {path: graph.add_plan(plan) for path, plan in plans.items()}
+    if options.dry_run:
+        print("\n".join(_estimates(graph, plans, runs)))
         return
-    locks.acquire(output)
+    locks.acquire(options.output)
     try:
-        # Plan by plan, so that the first table is there early.
-        for path, each in plans.items():
-            stages = bench.needed(runs[path])
-            run_stages(output, stages, jobs)
-            flags = _flags(each, path, seeds, arms, data) + ([] if students else ["--students", "false"])
-            told = shlex.join(["cahqp", "benchmark", "adapt", *flags])
-            print("\n" + _write(each, runs[path], output, told, docs))
+        for path, plan in plans.items():  # plan by plan, for an early first table
+            run_stages(options.output, graph.stages_of(runs[path]), options.jobs)
+            print("\n" + _write_results(plan, runs[path], _command_line(path, plan, options), options))
     finally:
-        locks.release(output)
+        locks.release(options.output)
 
 
-def _write(plan: Plan, runs: Sequence[Run], output: Path, told: str, docs: Path | None) -> str:
-    found = results(plan, runs, output)
-    text = markdown(found, told, plan.classes)
-    folder = output / plan.name
+def _write_results(plan: BenchmarkPlan, runs: Sequence[ArmRun], command: str, options: AdaptBenchmarkOptions) -> str:
+    figures = results(plan, runs, options.output) | {"command": command, "classes": plan.classes}
+    text = markdown(figures)
+    folder = options.output / plan.name
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / RESULTS, found | {"command": told, "classes": plan.classes})
+    write_json(folder / RESULTS, figures)
     with atomic_write(folder / TABLE) as file:
         file.write(text)
-    if docs is not None:
-        into_docs(docs, plan.name, text)
-        write_json(docs.parent / "benchmark" / f"{plan.name}.json", found | {"command": told, "classes": plan.classes})
+    if options.docs is not None:
+        write_section(options.docs, plan.name, text)
+        write_json(options.docs.parent / "benchmark" / f"{plan.name}.json", figures)
     return f"{text}\n{folder / TABLE}"
 
 
-def _flags(plan: Plan, path: Path, seeds: Sequence[int], arms: Sequence[str], data: Path | None) -> list[str]:
-    flags = ["--plan", str(path)]
-    flags += ["--seeds", *map(str, seeds)] if seeds else []
-    flags += ["--arms", *arms] if arms else []
-    # Where one's own files lie is nobody else's business: the docs say which are meant.
-    flags += [] if data is None else ["--data", "FOLDER"]
-    return flags + (["--backbone", "FILE"] if plan.backbone else [])
+def _command_line(path: Path, plan: BenchmarkPlan, options: AdaptBenchmarkOptions) -> str:
+    """Return the command for the docs: private paths are replaced by placeholders."""
+    words = ["cahqp", "benchmark", "adapt", "--plan", str(path)]
+    words += ["--seeds", *map(str, options.seeds)] if options.seeds else []
+    words += ["--arms", *options.arms] if options.arms else []
+    words += [] if options.data is None else ["--data", "FOLDER"]
+    words += ["--backbone", "FILE"] if plan.backbone else []
+    return shlex.join(words + ([] if options.students else ["--students", "false"]))
 
 
-def _dry(bench: Bench, plans: dict[Path, Plan], runs: dict[Path, list[Run]]) -> list[str]:
-    """Return one line for each stage that is left, and the estimated time of each plan and of all together."""
-    state, told, total, lines = State(bench.root), set(), 0.0, []
+def _estimates(
+    graph: StageGraph, plans: Mapping[Path, BenchmarkPlan], runs: Mapping[Path, Sequence[ArmRun]]
+) -> list[str]:
+    """Return one line for each stage that is left, and the estimated duration of each plan and of all together."""
+    state, listed, total, lines = State(graph.root), set[str](), 0.0, []
     for path, plan in plans.items():
-        left = [s for s in bench.needed(runs[path]) if not state.is_done(s, state.key(s)) and s.name not in told]
-        told |= {stage.name for stage in left}
-        seconds = sum(bench.seconds[stage.name] for stage in left)
-        lines += [f"{bench.seconds[s.name] / 60:7.1f} min  {shlex.join(['cahqp', *s.arguments])}" for s in left]
+        stages = [stage for stage in graph.stages_of(runs[path]) if not state.is_done(stage, state.key(stage))]
+        left = [stage for stage in stages if stage.name not in listed]
+        listed |= {stage.name for stage in left}
+        seconds = sum(graph.seconds[stage.name] for stage in left)
+        lines += [f"{graph.seconds[s.name] / 60:7.1f} min  {shlex.join(['cahqp', *s.arguments])}" for s in left]
         lines.append(f"{plan.name}: {len(left)} stages left, about {duration(seconds)} on two cores\n")
         total += seconds
-    return [*lines, f"All together: {len(told)} stages, about {duration(total)}. What plans share counts once."]
+    return [
+        *lines,
+        f"All together: {len(listed)} stages, about {duration(total)}. Shared stages count once.",
+    ]

@@ -1,4 +1,4 @@
-"""What the configs of a benchmark's trainings say before they are run."""
+"""Settings in the config files of a benchmark's trainings."""
 
 from __future__ import annotations
 
@@ -11,32 +11,32 @@ import yaml
 from cahqp.errors import ConfigError
 
 
-def steps_of(configs: Sequence[str]) -> int:
-    """Return the steps of a training by its configs.
+def count_steps(configs: Sequence[str]) -> int:
+    """Return the number of steps of a training.
 
     Raises:
-        ConfigError: They do not say how many.
+        ConfigError: The configs leave epochs or steps per epoch open.
     """
-    said = merged(configs)
-    epochs = said.get("trainer", {}).get("max_epochs")
-    batches = said.get("data", {}).get("init_args", {}).get("batches_per_epoch")
+    settings = merge_configs(configs)
+    epochs = settings.get("trainer", {}).get("max_epochs")
+    batches = settings.get("data", {}).get("init_args", {}).get("batches_per_epoch")
     if not (isinstance(epochs, int) and isinstance(batches, int)):
         message = (
             f"{', '.join(configs)}: trainer.max_epochs is {epochs} and data.init_args.batches_per_epoch is {batches}. "
-            "A benchmark compares by steps: give both as numbers."
+            "A benchmark compares by steps: set both to integers."
         )
         raise ConfigError(message)
     return epochs * batches
 
 
-def merged(configs: Sequence[str]) -> dict[str, Any]:
-    """Return what configs say together, the later ones over the earlier."""
-    said: dict[str, Any] = {}
+def merge_configs(configs: Sequence[str]) -> dict[str, Any]:
+    """Return the settings of configs, later ones laid over earlier ones."""
+    settings: dict[str, Any] = {}
     for config in configs:
-        said = _over(said, yaml.safe_load(Path(config).read_text(encoding="utf-8")) or {})
-    return said
+        settings = _merge(settings, yaml.safe_load(Path(config).read_text(encoding="utf-8")) or {})
+    return settings
 
 
-def _over(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
-    both = {k: _over(below[k], v) for k, v in above.items() if isinstance(v, dict) and isinstance(below.get(k), dict)}
+def _merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    both = {k: _merge(below[k], v) for k, v in above.items() if isinstance(v, dict) and isinstance(below.get(k), dict)}
     return below | above | both

@@ -1,4 +1,4 @@
-"""The matches of a benchmark's models on disk: from them any difference over seeds and recordings can be drawn."""
+"""Files of matches: the basis of intervals over seeds and recordings, without the models."""
 
 from __future__ import annotations
 
@@ -14,47 +14,46 @@ from cahqp.evaluation.matching import ClassMatches, Matches
 from cahqp.files import atomic_write, read_json, write_json
 
 ARRAYS, INDEX = "matches.npz", "matches.json"
+_FIELDS = ("scores", "hits", "images", "objects")
 
 
 def write_matches(folder: Path, matches: Mapping[str, Mapping[str, Matches]], groups: Mapping[str, Groups]) -> None:
-    """Write the matches of models.
+    """Write `matches.npz` and `matches.json`.
 
     Args:
-        folder: Gets `matches.npz` and `matches.json`.
-        matches: By model, then by set of frames.
-        groups: What is drawn together, by set of frames.
+        folder: Existing directory.
+        matches: Matches by model, then by set of frames.
+        groups: Resampling groups by set of frames.
     """
-    arrays: dict[str, Any] = {f"groups/{frames}": found.rows for frames, found in groups.items()}
+    arrays: dict[str, Any] = {f"groups/{frames}": group.rows for frames, group in groups.items()}
     for model, sets in matches.items():
         for frames, found in sets.items():
-            for row, each in enumerate(found.per_class):
-                arrays |= {f"{model}/{frames}/{row}/{name}": values for name, values in vars(each).items()}
+            for row, of_class in enumerate(found.per_class):
+                arrays |= {f"{model}/{frames}/{row}/{name}": getattr(of_class, name) for name in _FIELDS}
     with atomic_write(folder / ARRAYS, "wb") as file:
         np.savez_compressed(file, **arrays)
     index = {
         "models": {model: {frames: list(found.classes) for frames, found in s.items()} for model, s in matches.items()},
-        "groups": {frames: {"unit": found.unit, "count": found.count} for frames, found in groups.items()},
+        "groups": {frames: {"unit": group.unit, "count": group.count} for frames, group in groups.items()},
     }
     write_json(folder / INDEX, index)
 
 
 def read_matches(folder: Path, model: str, frames: str) -> tuple[Matches, Groups]:
-    """Read one model's matches on one set of frames.
+    """Read the matches of one model on one set of frames, and the groups of these frames.
 
     Raises:
-        RunError: They are not there.
+        RunError: The files are missing, or contain no such model or frames.
     """
     try:
         index = read_json(folder / INDEX)
-        classes, told = index["models"][model][frames], index["groups"][frames]
+        classes, group = index["models"][model][frames], index["groups"][frames]
     except (OSError, KeyError) as error:
-        message = f"{folder} holds no matches of {model} on {frames}. Remove it and run the benchmark again."
+        message = f"{folder} contains no matches of {model} on {frames}. Remove it and rerun the benchmark."
         raise RunError(message) from error
     with np.load(folder / ARRAYS) as arrays:
-        names = ("scores", "hits", "images", "objects")
-        each = [
-            ClassMatches(**{name: arrays[f"{model}/{frames}/{row}/{name}"] for name in names})
+        per_class = tuple(
+            ClassMatches(**{name: arrays[f"{model}/{frames}/{row}/{name}"] for name in _FIELDS})
             for row in range(len(classes))
-        ]
-        groups = Groups(told["unit"], arrays[f"groups/{frames}"], told["count"])
-    return Matches(tuple(classes), tuple(each)), groups
+        )
+        return Matches(tuple(classes), per_class), Groups(group["unit"], arrays[f"groups/{frames}"], group["count"])

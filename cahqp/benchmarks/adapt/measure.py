@@ -1,4 +1,4 @@
-"""`cahqp benchmark measure`: what the models of one arm reach, kept so that seeds can be put together."""
+"""`cahqp benchmark measure`: metrics and matches of the models of one arm."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from typing import Any
 from jsonargparse import ArgumentParser
 
 from cahqp.benchmarks.adapt.matches import write_matches
+from cahqp.benchmarks.adapt.options import MeasureBenchmarkOptions
 from cahqp.detectors import model_file as model_files
 from cahqp.detectors.base import Detector
-from cahqp.errors import ConfigError, check_numbers
+from cahqp.errors import ConfigError
 from cahqp.evaluation.bootstrap import group_frames
-from cahqp.evaluation.ground_truth import read_ground_truth
+from cahqp.evaluation.ground_truth import GroundTruth, read_ground_truth
 from cahqp.evaluation.matching import Matches
 from cahqp.evaluation.metrics import Metrics, at_thresholds, average_precision
 from cahqp.files import write_json
@@ -27,84 +28,70 @@ _log = logging.getLogger(__name__)
 def command(arguments: list[str]) -> None:
     """Run `cahqp benchmark measure`."""
     parser = ArgumentParser(prog="cahqp benchmark measure", exit_on_error=False)
-    parser.add_function_arguments(measure, skip={"weights", "frames"}, as_group=False)
-    for name, text in (("weights", "NAME=FILE of each model."), ("frames", "NAME=FILE of each COCO file with truth.")):
-        parser.add_argument(f"--{name}", nargs="+", type=str, required=True, help=text)
-    measure(**parser.parse_args(arguments[1:]).as_dict())
+    parser.add_class_arguments(MeasureBenchmarkOptions, skip={"weights", "frames"}, as_group=False)
+    for name in ("weights", "frames"):
+        parser.add_argument(f"--{name}", nargs="+", type=str, required=True)
+    measure(MeasureBenchmarkOptions(**parser.parse_args(arguments[1:]).as_dict()))
 
 
-def measure(
-    weights: list[str],
-    frames: list[str],
-    output: Path,
-    batch_size: int = 8,
-    seed: int = 0,
-    max_invalid_share: float = 0.05,
-) -> None:
-    """Measure models on labelled frames: AP, and precision, recall and F1 at the thresholds in each model's file.
+def measure(options: MeasureBenchmarkOptions) -> None:
+    """Run `cahqp benchmark measure`.
 
-    The thresholds were fixed on the source's validation frames when the model was made; nothing is chosen here.
-
-    Args:
-        weights: NAME=FILE of each model.
-        frames: NAME=FILE of each COCO file with truth.
-        output: Directory for `metrics.json` and the matches; never overwritten.
-        batch_size: Frames in a batch.
-        seed: Kept in the manifest.
-        max_invalid_share: Share of broken images, 0..1, that is put up with; they are measured for no model.
+    Raises:
+        ConfigError: A NAME=FILE pair is malformed or a name occurs twice.
     """
-    check_numbers(shares={"--max_invalid_share": max_invalid_share}, counts={"--batch_size": batch_size})
-    models, sets = _named(weights, "--weights"), _named(frames, "--frames")
+    models, sets = _named_files(options.weights, "--weights"), _named_files(options.frames, "--frames")
     inputs = {f"weights.{k}": v for k, v in models.items()} | {f"frames.{k}": v for k, v in sets.items()}
-    run = RunDirectory(
-        output, "benchmark measure", {"batch_size": batch_size, "max_invalid_share": max_invalid_share}, inputs, seed
-    )
+    settings = {"batch_size": options.batch_size, "max_invalid_share": options.max_invalid_share}
+    run = RunDirectory(options.output, "benchmark measure", settings, inputs, options.seed)
     if not run.begin():
-        print(f"{output} is finished already: nothing to do.")
+        print(f"{options.output} is finished already: nothing to do.")
         return
-    figures: dict[str, dict[str, Any]] = {}
-    matches: dict[str, dict[str, Matches]] = {}
-    ground_truths: dict[str, Any] = {}
-    seen = FramesSeen(batch_size, max_invalid_share)
+    metrics: dict[str, dict[str, Any]] = {name: {} for name in models}
+    matches: dict[str, dict[str, Matches]] = {name: {} for name in models}
+    ground_truths: dict[str, GroundTruth] = {}
+    seen = FramesSeen(options.batch_size, options.max_invalid_share)
     with run.whole():
         for name, path in models.items():
             detector = model_files.load(path)
             for key, file in sets.items():
-                ground_truths[key] = read_ground_truth(file, detector.classes)
-                if ground_truths[key].left_out:
-                    told = ", ".join(f"{category} ({count})" for category, count in ground_truths[key].left_out.items())
-                    _log.warning("%s: objects of %s are left out; %s does not know them.", file, told, name)
-                answers = seen.predict(detector, file)
-                ground_truths[key] = seen.only(file, ground_truths[key])
-                found = average_precision(ground_truths[key], answers)
-                figures.setdefault(name, {})[key] = _figures(found, detector)
-                matches.setdefault(name, {})[key] = found.matches
+                ground_truth = read_ground_truth(file, detector.classes)
+                _warn_left_out(ground_truth, file, name)
+                predictions = seen.predict(detector, file)
+                ground_truths[key] = seen.only(file, ground_truth)
+                measured = average_precision(ground_truths[key], predictions)
+                metrics[name][key], matches[name][key] = _metrics(measured, detector), measured.matches
     write_matches(run.work, matches, {key: group_frames(ground_truth) for key, ground_truth in ground_truths.items()})
-    write_json(run.work / "metrics.json", {"models": figures})
+    write_json(run.work / "metrics.json", {"models": metrics})
     seen.write(run.work)
     run.finish({})
 
 
-def _figures(found: Metrics, detector: Detector) -> dict[str, Any]:
-    points = at_thresholds(found.matches, detector.thresholds) if detector.thresholds else {}
-    mean = {
+def _warn_left_out(ground_truth: GroundTruth, file: Path, model: str) -> None:
+    if ground_truth.left_out:
+        categories = ", ".join(f"{category} ({count})" for category, count in ground_truth.left_out.items())
+        _log.warning("%s: objects of %s are left out; they are no classes of %s.", file, categories, model)
+
+
+def _metrics(measured: Metrics, detector: Detector) -> dict[str, Any]:
+    points = at_thresholds(measured.matches, detector.thresholds) if detector.thresholds else {}
+    means = {
         name: round(sum(getattr(p, name) for p in points.values()) / len(points), 6) if points else None
         for name in ("precision", "recall", "f1")
     }
     return {
-        "ap50": found.ap50,
-        "map": found.map,
-        "images": found.images,
-        "per_class": {name: figures.ap50 for name, figures in found.per_class.items()},
+        "ap50": measured.ap50,
+        "map": measured.map,
+        "images": measured.images,
+        "per_class": {name: of_class.ap50 for name, of_class in measured.per_class.items()},
         "operating": {name: asdict(point) for name, point in points.items()},
-        **mean,
+        **means,
     }
 
 
-def _named(given: list[str], flag: str) -> dict[str, Path]:
-    pairs = [text.partition("=") for text in given]
-    wrong = [text for text, (name, sign, path) in zip(given, pairs, strict=True) if not (name and sign and path)]
-    if wrong or len({name for name, _, _ in pairs}) != len(pairs):
-        message = f"{flag} must be NAME=FILE, each name once, got {' '.join(given)}."
+def _named_files(texts: list[str], flag: str) -> dict[str, Path]:
+    pairs = [text.partition("=") for text in texts]
+    if not all(all(pair) for pair in pairs) or len({name for name, _, _ in pairs}) != len(pairs):
+        message = f"{flag} must be NAME=FILE, each name once, got {' '.join(texts)}."
         raise ConfigError(message)
     return {name: Path(path) for name, _, path in pairs}

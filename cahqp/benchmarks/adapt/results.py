@@ -1,18 +1,19 @@
-"""From finished runs to a benchmark's figures: the content of `results.json`."""
+"""Figures of a benchmark, computed from its finished runs: the content of `results.json`."""
 
 from __future__ import annotations
 
 import os
 import platform
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
 import cahqp
 from cahqp.benchmarks.adapt.matches import read_matches
-from cahqp.benchmarks.adapt.plan import CA_HQP, MEAN_TEACHER, ORACLES, SCENES, SOURCE_ONLY, Plan
-from cahqp.benchmarks.adapt.stages import SOURCE_TEST, TARGET_TEST, Run
+from cahqp.benchmarks.adapt.plan import CA_HQP, MEAN_TEACHER, ORACLES, SCENES, SOURCE_ONLY, BenchmarkPlan
+from cahqp.benchmarks.adapt.stages import SOURCE_TEST, TARGET_TEST, ArmRun
 from cahqp.evaluation.seeds import Draws, Interval
 from cahqp.files import read_json
 from cahqp.runs.state import State
@@ -21,50 +22,19 @@ _DIGITS = 5
 BEFORE = "student-before"
 
 
-def results(plan: Plan, runs: Sequence[Run], root: Path) -> dict[str, Any]:
+def results(plan: BenchmarkPlan, runs: Sequence[ArmRun], root: Path) -> dict[str, Any]:
     """Return all figures of a plan; AP and shares in 0..1.
 
     Args:
-        plan: What was compared.
-        runs: All finished, one per arm and seed.
-        root: The benchmark's directory.
+        plan: The plan.
+        runs: Finished runs, one per arm and seed.
+        root: Directory of the benchmark.
     """
-    by_arm = {arm: [run for run in runs if run.arm == arm] for arm in plan.chosen}
-    draws = _draws(plan, by_arm, "teacher")
-    students = _students(plan, by_arm)
-    figures = {run.measured: read_json(run.measured / "metrics.json")["models"] for run in runs}
-    records = State(root).records
-    seconds = {name: record.seconds for name, record in records.items()}
-    oracle = next((arm for arm in ORACLES if arm in by_arm), None)
-    return {
-        "name": plan.name,
-        "about": plan.about,
-        "shift": plan.shift,
-        "seeds": plan.seeds,
-        "steps": plan.epochs * plan.batches,
-        "self_training_steps": plan.self_training_steps,
-        "oracle": oracle,
-        "ground_truth": [name for name, arm in plan.chosen.items() if arm.ground_truth is not None],
-        "source_test_is_validation": plan.source.test in plan.source.val,
-        "frames": _frames(runs, figures),
-        "unit": _unit(runs),
-        "version": cahqp.__version__,
-        "codes": len({records[s].code if s in records else None for run in runs for s in run.training}),
-        "machine": machine(),
-        "order": list(by_arm),  # files are sorted by name
-        "arms": {
-            arm: _arm(arm, by_arm, figures, draws, oracle)
-            | {"minutes": _minutes(given, seconds), "images": given[0].images}
-            | _student(arm, by_arm, figures, students, plan)
-            for arm, given in by_arm.items()
-        },
-        "student_before": _before(by_arm[SOURCE_ONLY], figures),
-        "differences": _differences(draws),
-    }
+    return _Results(plan, runs, root).all()
 
 
 def machine() -> str:
-    """Return cores and processor in words."""
+    """Return the number of cores and the processor's name."""
     model = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     if info.is_file():
@@ -73,110 +43,122 @@ def machine() -> str:
     return f"{os.cpu_count()} cores of {model}"
 
 
-def _draws(
-    plan: Plan, by_arm: Mapping[str, Sequence[Run]], model: str, more: Mapping[str, Sequence[Run]] | None = None
-) -> Draws | None:
-    """Return the draws of one model of each arm's runs; of `more`, models by their own name."""
-    if not by_arm:
+class _Results:
+    """Runs of one plan, grouped by arm, with their metrics."""
+
+    def __init__(self, plan: BenchmarkPlan, runs: Sequence[ArmRun], root: Path) -> None:
+        self.plan = plan
+        self.runs = {arm: [run for run in runs if run.arm == arm] for arm in plan.arms_by_name}
+        self.metrics = {run.measured: read_json(run.measured / "metrics.json")["models"] for run in runs}
+        self.records = State(root).records
+        self.oracle = next((arm for arm in ORACLES if arm in self.runs), None)
+        self.teachers = self._draws({arm: (runs, "teacher") for arm, runs in self.runs.items()})
+
+    def all(self) -> dict[str, Any]:
+        plan, runs = self.plan, [run for runs in self.runs.values() for run in runs]
+        images = {name: self._values(SOURCE_ONLY, "teacher", name, "images")[0] for name in (TARGET_TEST, SOURCE_TEST)}
+        _, groups = read_matches(runs[0].measured, "teacher", TARGET_TEST)
+        codes = {self.records[s].code if s in self.records else None for run in runs for s in run.training}
+        before = all(BEFORE in self.metrics[run.measured] for run in self.runs[SOURCE_ONLY])
+        return {
+            "name": plan.name,
+            "about": plan.about,
+            "shift": plan.shift,
+            "seeds": plan.seeds,
+            "steps": plan.epochs * plan.batches,
+            "self_training_steps": plan.self_training_steps,
+            "oracle": self.oracle,
+            "ground_truth": [name for name, arm in plan.arms_by_name.items() if arm.ground_truth is not None],
+            "source_test_is_validation": plan.source.test in plan.source.val,
+            "frames": images,
+            "unit": f"{groups.count} {groups.unit}",
+            "version": cahqp.__version__,
+            "codes": len(codes),
+            "machine": machine(),
+            "order": list(self.runs),  # files are sorted by name
+            "arms": {arm: self._teacher(arm) | self._student(arm) for arm in self.runs},
+            "student_before": _spread(self._values(SOURCE_ONLY, BEFORE, TARGET_TEST, "ap50")) if before else None,
+            "differences": self._differences(),
+        }
+
+    def _draws(self, models: Mapping[str, tuple[Sequence[ArmRun], str]]) -> Draws:
+        """Return the draws of models, each given by its runs and its name in them."""
+        read = {
+            key: [read_matches(r.measured, name, TARGET_TEST) for r in runs] for key, (runs, name) in models.items()
+        }
+        groups = [group for _, group in next(iter(read.values()))]
+        test = self.plan.target.test
+        shared = not test.startswith(SCENES) or "seed" in self.plan.scenes[test.removeprefix(SCENES)]
+        return Draws({key: [matches for matches, _ in pairs] for key, pairs in read.items()}, groups, shared)
+
+    @cached_property
+    def students(self) -> Draws:
+        """Draws of the arms' students, and of the running student, which is measured beside that of source-only."""
+        models = {arm: (self.runs[arm], "student") for arm in self.plan.students}
+        if SOURCE_ONLY in models:
+            models[BEFORE] = (self.runs[SOURCE_ONLY], BEFORE)
+        return self._draws(models)
+
+    def _values(self, arm: str, model: str, frames: str, metric: str) -> list[Any]:
+        """Return a metric of one of an arm's models, seed by seed."""
+        return [self.metrics[run.measured][model][frames][metric] for run in self.runs[arm]]
+
+    def _teacher(self, arm: str) -> dict[str, Any]:
+        def spread(frames: str, metric: str) -> dict[str, Any]:
+            return _spread(self._values(arm, "teacher", frames, metric))
+
+        per_class = self._values(arm, "teacher", TARGET_TEST, "per_class")
+        closed = None
+        if self.oracle is not None and arm not in (SOURCE_ONLY, self.oracle):
+            closed = _interval(self.teachers.closed(arm, SOURCE_ONLY, self.oracle))
+        seconds = [sum(self.records[s].seconds for s in run.training if s in self.records) for run in self.runs[arm]]
+        return {
+            "target_ap50": spread(TARGET_TEST, "ap50"),
+            "target_map": spread(TARGET_TEST, "map"),
+            "source_ap50": spread(SOURCE_TEST, "ap50"),
+            "source_map": spread(SOURCE_TEST, "map"),
+            "per_class": {name: _spread([of_seed[name] for of_seed in per_class]) for name in per_class[0]},
+            "operating": {name: spread(TARGET_TEST, name) for name in ("precision", "recall", "f1")},
+            "gain": None if arm == SOURCE_ONLY else _interval(self.teachers.difference(arm, SOURCE_ONLY)),
+            "closed": closed,
+            "minutes": round(mean(seconds) / 60, 2),
+            "images": self.runs[arm][0].images,
+        }
+
+    def _student(self, arm: str) -> dict[str, Any]:
+        """Return the student's figures. Its gap is from the running student to an oracle's student."""
+        if arm not in self.plan.students:
+            return {}
+        figures: dict[str, Any] = {
+            "student_ap50": _spread(self._values(arm, "student", TARGET_TEST, "ap50")),
+            "student_source_ap50": _spread(self._values(arm, "student", SOURCE_TEST, "ap50")),
+        }
+        end = next((name for name in ORACLES if name in self.plan.students), None)
+        if end is not None and end != arm and BEFORE in self.students.arms:
+            figures["student_closed"] = _interval(self.students.closed(arm, BEFORE, end))
+        return figures
+
+    def _differences(self) -> list[dict[str, Any]]:
+        """Return the differences of every arm from the mean teacher, which the terms must beat, and from CA-HQP."""
+        return [
+            {"arm": arm, "baseline": baseline, **interval}
+            for baseline in (MEAN_TEACHER, CA_HQP)
+            if baseline in self.runs
+            for arm in self.runs
+            if arm not in (baseline, SOURCE_ONLY)
+            and (interval := _interval(self.teachers.difference(arm, baseline))) is not None
+        ]
+
+
+def _interval(interval: Interval | None) -> dict[str, Any] | None:
+    if interval is None:
         return None
-    named = [(arm, model, runs) for arm, runs in by_arm.items()] + [(n, n, runs) for n, runs in (more or {}).items()]
-    found = {arm: [read_matches(run.measured, name, TARGET_TEST) for run in runs] for arm, name, runs in named}
-    groups = [group for _, group in next(iter(found.values()))]
-    test = plan.target.test
-    shared = not test.startswith(SCENES) or "seed" in plan.scenes[test.removeprefix(SCENES)]
-    return Draws({arm: [m for m, _ in each] for arm, each in found.items()}, groups, shared)
-
-
-def _students(plan: Plan, by_arm: Mapping[str, Sequence[Run]]) -> Draws | None:
-    """Return the draws of the arms' students, and of the running one, which is measured beside that of source-only."""
-    chosen = {arm: by_arm[arm] for arm in plan.students}
-    return _draws(plan, chosen, "student", {BEFORE: by_arm[SOURCE_ONLY]} if SOURCE_ONLY in chosen else {})
-
-
-def _arm(
-    arm: str,
-    by_arm: Mapping[str, Sequence[Run]],
-    figures: Mapping[Path, Any],
-    draws: Draws | None,
-    oracle: str | None,
-) -> dict[str, Any]:
-    assert draws is not None
-    target = [figures[run.measured]["teacher"][TARGET_TEST] for run in by_arm[arm]]
-    source = [figures[run.measured]["teacher"][SOURCE_TEST] for run in by_arm[arm]]
-    classes = target[0]["per_class"]
-    return {
-        "target_ap50": _spread([t["ap50"] for t in target]),
-        "target_map": _spread([t["map"] for t in target]),
-        "source_ap50": _spread([s["ap50"] for s in source]),
-        "source_map": _spread([s["map"] for s in source]),
-        "per_class": {name: _spread([t["per_class"][name] for t in target]) for name in classes},
-        "operating": {name: _spread([t[name] for t in target]) for name in ("precision", "recall", "f1")},
-        "gain": None if arm == SOURCE_ONLY else _interval(draws.difference(arm, SOURCE_ONLY)),
-        "closed": _closed(arm, oracle, draws),
-    }
-
-
-def _closed(arm: str, oracle: str | None, draws: Draws) -> dict[str, Any] | None:
-    if oracle is None or arm in (SOURCE_ONLY, oracle):
-        return None
-    return _interval(draws.closed(arm, SOURCE_ONLY, oracle))
-
-
-def _student(
-    arm: str, by_arm: Mapping[str, Sequence[Run]], figures: Mapping[Path, Any], draws: Draws | None, plan: Plan
-) -> dict[str, Any]:
-    """Return the student's figures. Its gap goes from the running student to the one trained on the target's labels."""
-    if draws is None or arm not in plan.students:
-        return {}
-    values = [figures[run.measured]["student"][TARGET_TEST]["ap50"] for run in by_arm[arm]]
-    source = [figures[run.measured]["student"][SOURCE_TEST]["ap50"] for run in by_arm[arm]]
-    found: dict[str, Any] = {"student_ap50": _spread(values), "student_source_ap50": _spread(source)}
-    end = next((name for name in ORACLES if name in plan.students), None)
-    if end is not None and end != arm and BEFORE in draws.arms:
-        found["student_closed"] = _interval(draws.closed(arm, BEFORE, end))
-    return found
-
-
-def _before(runs: Sequence[Run], figures: Mapping[Path, Any]) -> dict[str, Any] | None:
-    found = [figures[run.measured].get(BEFORE) for run in runs]
-    return _spread([f[TARGET_TEST]["ap50"] for f in found if f]) if all(found) else None
-
-
-def _differences(draws: Draws | None) -> list[dict[str, Any]]:
-    """Return every arm against the mean teacher, which is what the terms of CA-HQP have to beat, and against CA-HQP."""
-    assert draws is not None
-    return [
-        {"arm": arm, "baseline": baseline, **interval}
-        for baseline in (MEAN_TEACHER, CA_HQP)
-        if baseline in draws.arms
-        for arm in draws.arms
-        if arm not in (baseline, SOURCE_ONLY) and (interval := _interval(draws.difference(arm, baseline))) is not None
-    ]
-
-
-def _minutes(runs: Sequence[Run], seconds: Mapping[str, float]) -> float:
-    return round(mean(sum(seconds.get(stage, 0.0) for stage in run.training) for run in runs) / 60, 2)
-
-
-def _frames(runs: Sequence[Run], figures: Mapping[Path, Any]) -> dict[str, int]:
-    first = figures[runs[0].measured]["teacher"]
-    return {name: first[name]["images"] for name in (TARGET_TEST, SOURCE_TEST)}
-
-
-def _unit(runs: Sequence[Run]) -> str:
-    _, groups = read_matches(runs[0].measured, "teacher", TARGET_TEST)
-    return f"{groups.count} {groups.unit}"
-
-
-def _interval(found: Interval | None) -> dict[str, Any] | None:
-    if found is None:
-        return None
-    rounded = {name: round(getattr(found, name), _DIGITS) for name in ("value", "low", "high")}
-    return {**rounded, "excludes_zero": found.excludes_zero}
+    rounded = {name: round(getattr(interval, name), _DIGITS) for name in ("value", "low", "high")}
+    return {**rounded, "excludes_zero": interval.excludes_zero}
 
 
 def _spread(values: Sequence[float | None]) -> dict[str, Any]:
-    """Return mean and standard deviation over seeds, and each; `None` where a seed had nothing to find."""
+    """Return the mean and standard deviation over seeds and each value; `None` for a seed without objects."""
     known = [float(value) for value in values if value is not None]
     return {
         "mean": round(mean(known), _DIGITS) if known else None,

@@ -1,8 +1,8 @@
-"""A benchmark's figures as Markdown, and its section in a page of the docs."""
+"""Markdown of a benchmark's figures, and its section in a page of the docs."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,42 +11,44 @@ from cahqp.errors import ConfigError
 from cahqp.evaluation.seeds import FEWEST_SEEDS
 from cahqp.files import atomic_write
 
-FEW = f"Fewer than {FEWEST_SEEDS} seeds: no evidence either way."
+TOO_FEW_SEEDS = f"Fewer than {FEWEST_SEEDS} seeds: no evidence either way."
 NO_GAIN = "The interval includes zero: the CA-HQP terms bring no proven gain here."
+SHIFTS = {
+    "development": "Development shift: settings are chosen by its figures, with target labels.",
+    "reported": "Reported shift: its figures choose no setting.",
+}
 
 
-def markdown(found: Mapping[str, Any], command: str, classes: Sequence[str] = ()) -> str:
-    """Return the tables of one benchmark.
+def markdown(results: Mapping[str, Any]) -> str:
+    """Return the section of one benchmark.
 
     Args:
-        found: From `benchmark_results.results`.
-        command: What makes them again.
-        classes: Classes whose AP50 stands beside the mean.
+        results: Content of `results.json`.
     """
-    parts = [_head(found, command), _teachers(found, classes), _students(found), _sentences(found)]
+    parts = [_head(results), _teachers(results), _students(results), "\n".join(_conclusions(results))]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def into_docs(page: Path, name: str, section: str) -> None:
-    """Put a section between its markers in a page; at its end, where the page does not have them.
+def write_section(page: Path, name: str, section: str) -> None:
+    """Replace the section between its markers in a page, or append it.
 
     Raises:
         ConfigError: The page is missing, or has one marker without the other.
     """
     text = read_page(page, name)
     begin, end = markers(name)
-    whole = f"{begin}\n{section}{end}"
+    marked = f"{begin}\n{section}{end}"
     if begin in text:
         before, _, rest = text.partition(begin)
-        text = before + whole + rest.partition(end)[2]
+        text = before + marked + rest.partition(end)[2]
     else:
-        text = f"{text.rstrip()}\n\n{whole}\n"
+        text = f"{text.rstrip()}\n\n{marked}\n"
     with atomic_write(page) as file:
         file.write(text)
 
 
 def read_page(page: Path, name: str) -> str:
-    """Return the text of a page that a section can be put into.
+    """Return the text of a page and check its markers.
 
     Raises:
         ConfigError: The page is missing, or has one marker without the other.
@@ -57,126 +59,119 @@ def read_page(page: Path, name: str) -> str:
     text = page.read_text(encoding="utf-8")
     begin, end = markers(name)
     if (begin in text) != (end in text):
-        message = f"{page} has one of {begin} and {end}, not both. Mend it by hand first."
+        message = f"{page} contains only one of {begin} and {end}. Restore the other one, or remove both."
         raise ConfigError(message)
     return text
 
 
 def markers(name: str) -> tuple[str, str]:
-    """Return the comments between which a benchmark's section stands."""
+    """Return the comments before and after a benchmark's section."""
     return f"<!-- benchmark:{name} -->", f"<!-- /benchmark:{name} -->"
 
 
-def _head(found: Mapping[str, Any], command: str) -> str:
-    kind = (
-        "Development shift: settings are chosen on it, with its labels."
-        if found["shift"] == "development"
-        else "Reported shift: no setting is chosen by its figures."
-    )
-    validation = found["source_test_is_validation"]
-    source = "validation" if validation else "test"
-    chose = "; these also fix the thresholds, and chose among the source teacher's epochs" if validation else ""
-    self_training = found.get("self_training_steps")  # a file of an older version has none
-    steps = f"{found['steps']} steps of adaptation" + (f" and {self_training} of refit" if self_training else "")
-    readers: list[str] = ["the evaluation", "the oracles", *found.get("ground_truth", [])]
-    told = (
-        f"{found['about']} {kind} Seeds {_list(found['seeds'])}; {steps}; "
-        f"{found['frames']['target-test']} target test frames and {found['frames']['source-test']} source {source} "
-        f"frames a seed{chose}. "
-        f"Intervals of 95 % are of Student's t over seeds and of draws of {found['unit']}. Arms keep "
-        "their last step, without any label; the source's teacher is its best on source validation. Target labels are "
-        f"read by {', '.join(readers[:-1])} and {readers[-1]} alone. "
-        f"AP in %, mean and standard deviation over seeds. Measured on {found['machine']}, cahqp {found['version']}."
-    )
-    codes = found.get("codes", 1)
-    told += (
-        f" Its arms were trained by {codes} states of the code, which may differ in what they do." if codes > 1 else ""
-    )
-    told += f" {FEW}" if len(found["seeds"]) < FEWEST_SEEDS else ""
-    return f"### {found['name']}\n\n{told}\n\n```\n{command}\n```"
+def _head(results: Mapping[str, Any]) -> str:
+    steps = f"{results['steps']} of adaptation"
+    if results["self_training_steps"]:
+        steps += f" and {results['self_training_steps']} of self-training"
+    frames = f"{results['frames']['target-test']} of the target and {results['frames']['source-test']} of the source"
+    if results["source_test_is_validation"]:
+        frames += ". The source frames also fix the thresholds and select the source teacher's epoch"
+    readers = ["the evaluation", "the oracles", *results["ground_truth"]]
+    lines = [
+        f"Seeds: {', '.join(map(str, results['seeds']))}. Steps: {steps}.",
+        f"Test frames per seed: {frames}.",
+        "AP in %: mean ± standard deviation over seeds; [intervals] of 95 % by Student's t over seeds and a bootstrap "
+        f"of {results['unit']}.",
+        "Arms keep their last step; the source teacher is its best on source validation. "
+        f"Target labels are read by {', '.join(readers[:-1])} and {readers[-1]} only.",
+        f"Measured on {results['machine']} with cahqp {results['version']}.",
+    ]
+    if results["codes"] > 1:
+        lines.append(f"The arms were trained by {results['codes']} versions of the code, which may behave differently.")
+    if len(results["seeds"]) < FEWEST_SEEDS:
+        lines.append(TOO_FEW_SEEDS)
+    items = "\n".join(f"- {line}" for line in lines)
+    about = f"{results['about']} {SHIFTS[results['shift']]}"
+    return f"### {results['name']}\n\n{about}\n\n{items}\n\n```\n{results['command']}\n```"
 
 
-def _teachers(found: Mapping[str, Any], classes: Sequence[str]) -> str:
-    arms = found["arms"]
-    start = arms[SOURCE_ONLY]["source_ap50"]["mean"]
-    against = {d["arm"]: d for d in found["differences"] if d["baseline"] == MEAN_TEACHER}
+def _teachers(results: Mapping[str, Any]) -> str:
+    arms, classes = results["arms"], results["classes"]
+    against = {d["arm"]: d for d in results["differences"] if d["baseline"] == MEAN_TEACHER}
     head = ["arm", "AP50 target", "mAP target", *(f"AP50 {name}" for name in classes), "gain", "vs mean-teacher"]
     head += ["gap closed", "P / R / F1", "AP50 source", "mAP source", "drop", "min", "images"]
-    rows = []
-    for name in found["order"]:
-        arm = arms[name]
-        drop = None if start is None or arm["source_ap50"]["mean"] is None else start - arm["source_ap50"]["mean"]
-        rows.append(
-            [
-                name,
-                _spread(arm["target_ap50"]),
-                _spread(arm["target_map"]),
-                *(_spread(arm["per_class"].get(each)) for each in classes),
-                _interval(arm["gain"]),
-                _interval(against.get(name)),
-                _interval(arm["closed"], sign=""),
-                " / ".join(_percent(arm["operating"][key]["mean"]) for key in ("precision", "recall", "f1")),
-                _spread(arm["source_ap50"]),
-                _spread(arm["source_map"]),
-                "-" if drop is None or name == SOURCE_ONLY else f"{100 * drop:+.1f}",
-                f"{arm['minutes']:.1f}" if arm["images"] else "-",
-                f"{arm['images']:,}" if arm["images"] else "-",
-            ]
-        )
+    rows = [
+        [
+            name,
+            _spread(arms[name]["target_ap50"]),
+            _spread(arms[name]["target_map"]),
+            *(_spread(arms[name]["per_class"].get(of_class)) for of_class in classes),
+            _interval(arms[name]["gain"]),
+            _interval(against.get(name)),
+            _interval(arms[name]["closed"], sign=""),
+            " / ".join(_percent(arms[name]["operating"][key]["mean"]) for key in ("precision", "recall", "f1")),
+            _spread(arms[name]["source_ap50"]),
+            _spread(arms[name]["source_map"]),
+            _source_drop(arms, name),
+            f"{arms[name]['minutes']:.1f}" if arms[name]["images"] else "-",
+            f"{arms[name]['images']:,}" if arms[name]["images"] else "-",
+        ]
+        for name in results["order"]
+    ]
     return _table(head, rows)
 
 
-def _students(found: Mapping[str, Any]) -> str:
-    ordered = [(name, found["arms"][name]) for name in found["order"]]
-    rows = [
-        [name, _spread(arm["student_ap50"]), _spread(arm["student_source_ap50"]), _closed(arm.get("student_closed"))]
-        for name, arm in ordered
-        if "student_ap50" in arm
-    ]
+def _source_drop(arms: Mapping[str, Any], name: str) -> str:
+    before, after = (arms[arm]["source_ap50"]["mean"] for arm in (SOURCE_ONLY, name))
+    return "-" if before is None or after is None or name == SOURCE_ONLY else f"{100 * (before - after):+.1f}"
+
+
+def _students(results: Mapping[str, Any]) -> str:
+    rows = []
+    for name in results["order"]:
+        arm = results["arms"][name]
+        if "student_ap50" in arm:
+            closed = _share_closed(arm.get("student_closed"))
+            rows.append([name, _spread(arm["student_ap50"]), _spread(arm["student_source_ap50"]), closed])
     if not rows:
         return ""
-    if found["student_before"]:
-        rows.insert(0, ["(the running student)", _spread(found["student_before"]), "-", "-"])
+    if results["student_before"]:
+        rows.insert(0, ["(the running student)", _spread(results["student_before"]), "-", "-"])
     head = ["student from the labels of", "AP50 target", "AP50 source", "gap closed"]
-    return _table(head, rows) + "\n\nAn oracle's student learns from the target's own labels: the end of its gap."
+    return _table(head, rows) + "\n\nAn oracle's student learns from target labels: the upper end of the students' gap."
 
 
-def _sentences(found: Mapping[str, Any]) -> str:
-    arms, oracle, told = found["arms"], found["oracle"], []
+def _conclusions(results: Mapping[str, Any]) -> Iterator[str]:
+    arms, oracle = results["arms"], results["oracle"]
     start = arms[SOURCE_ONLY]["target_ap50"]["mean"]
     if oracle and start is not None and arms[oracle]["target_ap50"]["mean"]:
-        top = arms[oracle]["target_ap50"]["mean"]
-        gap = f"the gap is {100 * (top - start):.1f} points" if top > start else "there is no gap that could be closed"
-        told.append(f"Source-only stands at {_percent(start / top)} % of {oracle}; {gap}.")
-        most = max(arms[name]["images"] for name in found["order"] if name != oracle)
-        if arms[oracle]["images"] < 0.95 * most:
-            told.append(
-                f"{oracle} looked at {arms[oracle]['images']:,} images, others at up to {most:,}, which flatters their "
-                "share of the gap."
+        end = arms[oracle]["target_ap50"]["mean"]
+        gap = f"the gap is {100 * (end - start):.1f} points" if end > start else "there is no gap to close"
+        yield f"{SOURCE_ONLY} reaches {_percent(start / end)} % of the AP50 of {oracle}; {gap}."
+        images, most = arms[oracle]["images"], max(arms[name]["images"] for name in arms if name != oracle)
+        if images < 0.95 * most:
+            yield (
+                f"{oracle} was trained on {images:,} images, other arms on up to {most:,}: the shares of the gap are "
+                "overstated."
             )
     if SOURCE_CONTINUED in arms:
-        own = arms[SOURCE_CONTINUED]["images"]
-        most = max(arms[name]["images"] for name in found["order"] if name not in ORACLES)
-        if own < most:
-            told.append(
-                f"{SOURCE_CONTINUED} looked at {own:,} images of the source, self-training at up to {most:,} of both "
-                "domains."
+        images = arms[SOURCE_CONTINUED]["images"]
+        most = max(arms[name]["images"] for name in arms if name not in ORACLES)
+        if images < most:
+            yield (
+                f"{SOURCE_CONTINUED} was trained on {images:,} source images, self-training arms on up to {most:,} of "
+                "both domains."
             )
-    for each in found["differences"]:
+    for each in results["differences"]:
         if (each["arm"], each["baseline"]) == (CA_HQP, MEAN_TEACHER):
-            verdict = NO_GAIN if not each["excludes_zero"] else _direction(each["value"])
-            verdict = FEW if len(found["seeds"]) < FEWEST_SEEDS else verdict
-            told.append(f"`{CA_HQP}` minus `{MEAN_TEACHER}`: {_interval(each)} points. {verdict}")
-    return "\n".join(told)
-
-
-def _direction(value: float) -> str:
-    return "The CA-HQP terms help here." if value > 0 else "The CA-HQP terms hurt here."
+            verdict = f"The CA-HQP terms {'help' if each['value'] > 0 else 'hurt'} here."
+            verdict = verdict if each["excludes_zero"] else NO_GAIN
+            verdict = TOO_FEW_SEEDS if len(results["seeds"]) < FEWEST_SEEDS else verdict
+            yield f"`{CA_HQP}` minus `{MEAN_TEACHER}`: {_interval(each)} points. {verdict}"
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return "\n".join(f"| {' | '.join(line)} |" for line in [head, ["---"] * len(head), *rows])
 
 
 def _spread(value: Mapping[str, Any] | None) -> str:
@@ -191,14 +186,10 @@ def _interval(value: Mapping[str, Any] | None, sign: str = "+") -> str:
     return f"{100 * value['value']:{sign}.1f} [{100 * value['low']:{sign}.1f}, {100 * value['high']:{sign}.1f}]"
 
 
-def _closed(value: Mapping[str, Any] | float | None) -> str:
-    """Return a share with its interval; files of an older version have none."""
+def _share_closed(value: Mapping[str, Any] | float | None) -> str:
+    """Return a share with its interval; results of older versions have no interval."""
     return _interval(value, sign="") if isinstance(value, Mapping) else _percent(value)
 
 
 def _percent(value: float | None) -> str:
     return "-" if value is None else f"{100 * value:.1f}"
-
-
-def _list(values: Sequence[int]) -> str:
-    return ", ".join(map(str, values))

@@ -1,4 +1,4 @@
-"""A benchmark's ceiling for TIAFA: instances of the target aligned under their true boxes. Never a way to adapt."""
+"""Upper bound for TIAFA: alignment with the target's ground truth boxes, for benchmarks only."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from cahqp.training.ca_hqp.alignment import TARGET, Passed
 
 
 class TrueInstances(TeacherAdaptation):
-    """CA-HQP whose alignment alone is told where the target's objects are; its pseudo-labels are the teacher's.
+    """CA-HQP whose alignment uses ground truth boxes of the target; the pseudo-labels are the teacher's.
 
-    It reads labels of the target and so may stand beside the arms of a benchmark, never among them.
+    It reads target labels, so it is no method of adaptation.
 
     Args:
         ground_truth: COCO files of the target frames.
@@ -35,28 +35,31 @@ class TrueInstances(TeacherAdaptation):
             file = read_coco(path)
             labels = class_indices(file, self.detector.classes)
             for position, frame in enumerate(file.frames):
-                found = file.annotations(position)
-                classes = torch.tensor([labels[category] for category in found.categories.tolist()], dtype=torch.long)
-                self._ground_truth[frame.recording, frame.name] = Targets(torch.from_numpy(found.boxes), classes)
+                objects = file.annotations(position)
+                classes = torch.tensor([labels[category] for category in objects.categories.tolist()], dtype=torch.long)
+                self._ground_truth[frame.recording, frame.name] = Targets(torch.from_numpy(objects.boxes), classes)
 
     def align(self, passed: Passed) -> dict[str, Tensor]:
-        """Return the losses of alignment, the target's instances being the true ones.
+        """Return the alignment losses, with ground truth boxes as the target's instances.
 
         Args:
-            passed: Of this step.
+            passed: Batch and output of each domain in this step.
         """
         batch, output = passed[TARGET]
-        found = [self._seen(frame, size) for frame, size in zip(batch.frames, output.sizes, strict=True)]
-        told: Batch = replace(batch, targets=[targets.to(self.device) for targets in found])
-        return super().align({**passed, TARGET: (told, output)})
+        targets = [self._visible(frame, size) for frame, size in zip(batch.frames, output.sizes, strict=True)]
+        labelled: Batch = replace(batch, targets=[each.to(self.device) for each in targets])
+        return super().align({**passed, TARGET: (labelled, output)})
 
-    def _seen(self, frame: Frame, size: Tensor) -> Targets:
-        """Return the true boxes that a view shows, in pixels of the view as it is in the batch."""
-        known = self._ground_truth.get((frame.recording, frame.name))
-        if known is None:
-            message = f"{frame.name} of {frame.recording} has no truth. Give model.truth the files of data.target."
+    def _visible(self, frame: Frame, size: Tensor) -> Targets:
+        """Return the ground truth boxes inside a frame's view, in pixels of the batch image."""
+        objects = self._ground_truth.get((frame.recording, frame.name))
+        if objects is None:
+            message = (
+                f"{frame.name} of {frame.recording} has no ground truth. Set model.ground_truth to the files of "
+                "data.target."
+            )
             raise DataError(message)
         assert frame.view is not None
-        boxes = frame.view.from_original(known.boxes, size.cpu())
+        boxes = frame.view.from_original(objects.boxes, size.cpu())
         inside = ((boxes[:, 2:] - boxes[:, :2]) >= 1).all(1)
-        return Targets(boxes[inside], known.labels[inside], torch.ones(int(inside.sum())))
+        return Targets(boxes[inside], objects.labels[inside], torch.ones(int(inside.sum())))

@@ -353,7 +353,7 @@ def test_the_ceiling_tells_true_boxes_to_the_alignment_alone(teacher, tmp_path):
     step(made, target_weak=one, target_strong=one)
     assert [t.boxes.tolist() for t in seen[TARGET]] == [[[20.0, 20.0, 60.0, 60.0]]] * 2
     assert [len(t) for t in seen["loss"]] == [1, 2]  # the pseudo-labels
-    with pytest.raises(DataError, match="has no truth"):
+    with pytest.raises(DataError, match="has no ground truth"):
         other = replace(one, frames=[replace(frame, name="1.png") for frame in one.frames])
         step(made, target_weak=other, target_strong=other)
 

@@ -1,0 +1,83 @@
+"""Estimated duration of a benchmark's stages, and the number of training images of its arms."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+
+from cahqp.benchmarks.adapt.configs import count_steps, merge_configs
+from cahqp.benchmarks.adapt.plan import ARMS, SCENES, SOURCE_CONTINUED, Arm, BenchmarkPlan
+from cahqp.coco.document import read_document
+from cahqp.scenes.write import ScenesSettings
+
+_SOURCE_ONLY_CONFIGS = ARMS[SOURCE_CONTINUED].configs  # the one adaptation without target frames
+
+
+class Estimate:
+    """Estimates of one plan, in seconds.
+
+    Args:
+        plan: Plan whose `cost` contains the measured times.
+    """
+
+    def __init__(self, plan: BenchmarkPlan) -> None:
+        self.plan, self.cost = plan, plan.cost
+
+    def labelled(self, configs: Sequence[str]) -> float:
+        """Return the duration of a teacher's training on labels."""
+        return self.cost.start + self.cost.labelled * count_steps(configs)
+
+    def student(self, configs: Sequence[str]) -> float:
+        """Return the duration of a student's training."""
+        return self.cost.start + self.cost.student * count_steps(configs)
+
+    def adaptation(self, arm: Arm) -> float:
+        """Return the duration of an arm's training, without self-training."""
+        labelled = arm.kind == "oracle" or arm.configs == _SOURCE_ONLY_CONFIGS
+        return self.cost.start + (self.cost.labelled if labelled else self.cost.adapt) * self._steps(arm)
+
+    def relabel(self) -> float:
+        """Return the duration of relabelling the target's training frames."""
+        return self.cost.start + self.cost.frame * sum(map(self._count_frames, self.plan.target.train))
+
+    def measure(self, models: int) -> float:
+        """Return the duration of measuring models on both test sets."""
+        frames = self._count_frames(self.plan.target.test) + self._count_frames(self.plan.source.test)
+        return self.cost.start + self.cost.frame * frames * models
+
+    def scenes(self, name: str) -> float:
+        """Return the duration of rendering synthetic recordings."""
+        return self.cost.start + self.cost.scene * self._count_frames(SCENES + name)
+
+    def images(self, arm: Arm) -> int:
+        """Return the number of training images of an arm, repetitions included."""
+        if arm.kind == "none":
+            return 0
+        teacher = self.plan.teacher
+        configs = teacher.oracle if arm.kind == "oracle" else teacher.adapt
+        data = merge_configs([*configs, *arm.configs]).get("data", {}).get("init_args", {})
+        data |= {name.removeprefix("data."): value for name, value in (self.plan.set | arm.set).items()}
+        per_step = int(data.get("batch_size", 8))
+        if arm.kind == "adapt" and arm.configs != _SOURCE_ONLY_CONFIGS:
+            per_step += int(data.get("target_batch_size") or per_step)
+        images = per_step * self._steps(arm)
+        if self.plan.self_training_rounds(arm):
+            batch_size = int(merge_configs(teacher.self_training)["data"]["init_args"]["batch_size"])
+            images += batch_size * self.plan.self_training_steps
+        return images
+
+    def _steps(self, arm: Arm) -> int:
+        return max(1, round(self.plan.epochs * arm.steps)) * self.plan.batches
+
+    def _count_frames(self, entry: str) -> int:
+        if not entry.startswith(SCENES):
+            return _count_images(Path(entry))
+        scenes = self.plan.scenes[entry.removeprefix(SCENES)]
+        recordings, frames = (int(scenes.get(key, getattr(ScenesSettings, key))) for key in ("recordings", "frames"))
+        return recordings * frames
+
+
+@lru_cache(maxsize=64)
+def _count_images(path: Path) -> int:
+    return len(read_document(path)["images"])
