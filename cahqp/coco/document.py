@@ -1,10 +1,10 @@
-"""Reading a JSON file from a stranger: what is wrong with it is said row by row, never guessed over."""
+"""JSON documents made by other programs, and their rows, which report their own problems."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,31 +13,36 @@ from cahqp.errors import DataError
 
 
 class RepeatedKeys(dict[str, Any]):
-    """A JSON object in which keys stand more than once; holds the last value of each, as `json` does."""
+    """JSON object in which keys occur more than once; contains the last value of each, as `json` does."""
 
     repeated: list[str]
 
 
-def read_document(path: Path) -> dict[str, Any]:
-    """Return the JSON object in a file. A byte order mark is passed over; repeated keys are marked, not lost.
+def read_document(path: Path, lists: Sequence[str] = ()) -> dict[str, Any]:
+    """Return the JSON object in a file. A byte order mark is skipped; objects with repeated keys are marked.
 
     Args:
-        path: The file.
+        path: JSON file.
+        lists: Keys that must contain lists.
 
     Raises:
-        DataError: The file is missing, unreadable, no JSON, or its top level is no object.
+        DataError: The file is missing, unreadable or not JSON, its top level is not an object, or a list is missing.
     """
     try:
         text = Path(path).read_text(encoding="utf-8-sig")
         document = json.loads(text, object_pairs_hook=_object)
     except OSError as error:
-        message = f"{path} cannot be read ({error.strerror}). Relative paths start where the command is run."
+        message = f"{path} cannot be read ({error.strerror}). Relative paths start in the working directory."
         raise DataError(message) from error
     except (ValueError, RecursionError) as error:
         message = f"{path} is not readable JSON ({error}). Write it again, or restore it from a copy."
         raise DataError(message) from error
     if not isinstance(document, dict):
-        message = f"{path} holds a JSON {type(document).__name__}, but a COCO file is an object with `images`."
+        message = f"{path} contains a JSON {type(document).__name__}, but a COCO file is an object with `images`."
+        raise DataError(message)
+    missing = [key for key in lists if not isinstance(document.get(key), list)]
+    if missing:
+        message = f"{path} is not a COCO file: it has no list of {', '.join(missing)}. Give a COCO file."
         raise DataError(message)
     return document
 
@@ -53,12 +58,12 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 class Row:
-    """One object in a list of a document, which notes what is wrong with it.
+    """Object in a list of a document.
 
     Args:
-        where: What the row is called in messages, such as `images[3]`.
-        entry: The object.
-        problems: Where problems are noted.
+        where: Name of the row in messages, such as `images[3]`.
+        entry: The JSON object.
+        problems: Collects the row's problems.
     """
 
     __slots__ = ("_problems", "entry", "where")
@@ -68,68 +73,80 @@ class Row:
         self.entry = entry
         self._problems = problems
 
-    def complain(self, what: str) -> None:
+    def add_problem(self, problem: str) -> None:
         """Note a problem of this row."""
-        self._problems.add(self.where, what)
+        self._problems.add(self.where, problem)
 
-    def whole(self, key: str) -> int | None:
-        """Return a whole number, also one written as 3.0; complain where it is something else or missing."""
+    def has(self, key: str) -> bool:
+        """Return whether a key exists and is not null."""
+        return self.entry.get(key) is not None
+
+    def integer(self, key: str) -> int | None:
+        """Return a whole number, also one written as 3.0; note any other value as a problem and return `None`."""
         value = self.entry.get(key)
         if type(value) is int:
             return value
         if type(value) is float and value.is_integer():
             return int(value)
-        self.complain(_wrong(key, value, "a whole number"))
+        self._refuse(key, "a whole number")
         return None
 
     def text(self, key: str) -> str:
-        """Return a text that is not empty; complain and return an empty one where it is something else or missing."""
+        """Return a non-empty text; note any other value as a problem and return an empty text."""
         value = self.entry.get(key)
         if isinstance(value, str) and value:
             return value
-        self.complain(_wrong(key, value, "a text"))
+        self._refuse(key, "a text")
         return ""
 
     def number(self, key: str) -> float | None:
-        """Return a finite number; complain where it is something else or missing."""
-        value = self.entry.get(key)
-        result = to_number(value)
-        if result is None or not math.isfinite(result):
-            self.complain(_wrong(key, value, "a finite number"))
-            return None
-        return result
-
-    def has(self, key: str) -> bool:
-        """Say whether a key is there and not null."""
-        return self.entry.get(key) is not None
-
-
-def _wrong(key: str, value: Any, wanted: str) -> str:
-    return f"lacks `{key}`, {wanted}" if value is None else f"`{key}` must be {wanted}, not {str(value)[:60]!r}"
-
-
-def to_number(value: Any) -> float | None:
-    """Return a JSON number as a float, which may be NaN or infinite; `None` for anything else."""
-    if type(value) is float:
+        """Return a finite number; note any other value as a problem and return `None`."""
+        value = finite(self.entry.get(key))
+        if value is None:
+            self._refuse(key, "a finite number")
         return value
-    if type(value) is not int:
+
+    def share(self, key: str, required: bool = False) -> float | None:
+        """Return a number in 0..1, or `None` for a missing key; note any other value as a problem.
+
+        Args:
+            key: Key of the value.
+            required: Note a missing key as a problem.
+        """
+        if not (required or self.has(key)):
+            return None
+        value = self.number(key)
+        if value is not None and not 0 <= value <= 1:
+            self.add_problem(f"`{key}` must be in 0..1, got {value}")
+        return value
+
+    def _refuse(self, key: str, allowed: str) -> None:
+        value = self.entry.get(key)
+        given = f"lacks `{key}`, {allowed}" if value is None else f"`{key}` must be {allowed}, not {str(value)[:60]!r}"
+        self.add_problem(given)
+
+
+def finite(value: Any) -> float | None:
+    """Return a finite JSON number as a float, `None` for anything else."""
+    if type(value) not in (int, float):
         return None
     try:
-        return float(value)
+        number = float(value)
     except OverflowError:
-        return math.inf
+        return None
+    return number if math.isfinite(number) else None
 
 
 def rows(document: dict[str, Any], key: str, problems: Problems) -> Iterator[Row]:
-    """Go through the objects in a list of the document.
+    """Yield the objects in a list of the document.
 
     Args:
-        document: What `read_document` returned.
-        key: The list's name.
-        problems: Notes a list that is missing or repeated, and entries that are no objects or repeat a key.
+        document: Result of `read_document`.
+        key: Name of the list.
+        problems: Collects a missing or repeated list, and entries that are not objects or repeat a key.
     """
     if isinstance(document, RepeatedKeys) and key in document.repeated:
-        problems.add(key, "stands more than once; keep one of them")
+        problems.add(key, "occurs more than once; keep one of them")
     entries = document.get(key)
     if not isinstance(entries, list):
         problems.add(key, "is missing" if entries is None else "is not a list")
@@ -137,23 +154,24 @@ def rows(document: dict[str, Any], key: str, problems: Problems) -> Iterator[Row
     for position, entry in enumerate(entries):
         row = Row(f"{key}[{position}]", entry, problems)
         if not isinstance(entry, dict):
-            row.complain("is not an object")
+            row.add_problem("is not an object")
             continue
         if isinstance(entry, RepeatedKeys):
-            row.complain(f"key {entry.repeated[0]!r} stands more than once")
+            row.add_problem(f"key {entry.repeated[0]!r} occurs more than once")
         yield row
 
 
-def read_categories(document: dict[str, Any], problems: Problems) -> dict[int, str]:
-    """Return the names of a document's categories by id, and note what is wrong with them."""
-    categories: dict[int, str] = {}
-    for row in rows(document, "categories", problems):
-        identifier, name = row.whole("id"), row.text("name")
-        if identifier is None:
-            continue
-        if identifier in categories:
-            row.complain(f"id {identifier} is already that of {categories[identifier]!r}")
-        if name and name in categories.values():
-            row.complain(f"name {name!r} is already that of another category")
-        categories.setdefault(identifier, name)
-    return categories
+def identified(document: dict[str, Any], key: str, problems: Problems) -> Iterator[tuple[Row, int | None]]:
+    """Yield the rows of a list with their ids; note missing and repeated ids as problems.
+
+    Args:
+        document: Result of `read_document`.
+        key: Name of the list.
+        problems: Collects the problems of the list.
+    """
+    owners: dict[int, str] = {}
+    for row in rows(document, key, problems):
+        identifier = row.integer("id")
+        if identifier is not None and owners.setdefault(identifier, row.where) != row.where:
+            row.add_problem(f"id {identifier} is already that of {owners[identifier]}")
+        yield row, identifier

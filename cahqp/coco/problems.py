@@ -1,4 +1,4 @@
-"""Problems of one file, collected and told together."""
+"""Collection of the problems of one file, raised as one error."""
 
 from __future__ import annotations
 
@@ -6,48 +6,39 @@ from pathlib import Path
 
 from cahqp.errors import DataError
 
-_SHOWN = 20
+_LISTED = 20
+_REMEDY = "Fix these rows, or remove them from the file."
 
 
 class Problems:
-    """What is wrong with one file, row by row.
+    """Problems of one file, each with its row.
 
     Args:
-        path: The file that every message names.
+        path: File named in the error.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._found: list[tuple[str, str]] = []
+        self._lines: list[str] = []
 
-    def __len__(self) -> int:
-        """Return the number of problems so far."""
-        return len(self._found)
-
-    def add(self, where: str, what: str) -> None:
+    def add(self, where: str, problem: str) -> None:
         """Note a problem.
 
         Args:
-            where: The row, such as `annotations[17]`.
-            what: What is wrong there and what would be right.
+            where: Row, such as `annotations[17]`.
+            problem: Value given and value allowed.
         """
-        self._found.append((where, what))
+        self._lines.append(f"  {where}: {problem}")
 
-    def tell(self, remedy: str) -> None:
-        """Raise everything noted as one error, if there is anything.
-
-        Args:
-            remedy: What to do about it.
+    def check(self) -> None:
+        """Raise all problems noted so far.
 
         Raises:
-            DataError: There is a problem; the first 20 are listed, the rest counted.
+            DataError: There is at least one; the first 20 are listed, the rest counted.
         """
-        if not self._found:
+        if not self._lines:
             return
-        count = len(self._found)
-        lines = [f"{self._path} has {count} problem{'s' if count > 1 else ''}:"]
-        lines += [f"  {where}: {what}" for where, what in self._found[:_SHOWN]]
-        if count > _SHOWN:
-            lines.append(f"  ... and {count - _SHOWN} more")
-        lines.append(remedy)
-        raise DataError("\n".join(lines))
+        count = len(self._lines)
+        more = [f"  ... and {count - _LISTED} more"] if count > _LISTED else []
+        head = f"{self._path} has {count} problem{'s' if count > 1 else ''}:"
+        raise DataError("\n".join([head, *self._lines[:_LISTED], *more, _REMEDY]))

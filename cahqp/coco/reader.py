@@ -1,4 +1,4 @@
-"""Reading COCO files. What a stranger's file can have wrong is found here, all of it, before anything is computed."""
+"""COCO reader. Reports all problems of a file together, before anything is computed from it."""
 
 from __future__ import annotations
 
@@ -7,25 +7,23 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cahqp.coco.annotations import Annotations, AnnotationTable, read_annotations
-from cahqp.coco.document import Row, read_categories, read_document, rows
+from cahqp.coco.annotations import Annotations, AnnotationTable, build_table
+from cahqp.coco.document import read_document
 from cahqp.coco.image_folder import ImageFolder
 from cahqp.coco.problems import Problems
+from cahqp.coco.tables import read_boxes, read_categories, read_frames
 from cahqp.errors import DataError
 from cahqp.frame import Frame
-
-_REMEDY = "Mend these rows, or take them out of the file."
 
 
 @dataclass(frozen=True)
 class CocoFrames:
-    """The images of a COCO file, without anything that was said of what is in them.
+    """Images of a COCO file without their annotations.
 
     Attributes:
         path: The COCO file.
-        root: The folder that names are relative to.
-        frames: One per image, in the order of the file. `recording` is the camera where not given, and the folder in
-            `file_name` where neither is; `index` counts within the recording where `frame` is not given.
+        root: Folder that names are relative to.
+        frames: One per image, in the order of the file; see `cahqp.coco.tables.read_frames`.
         categories: Category names by their id in the file.
     """
 
@@ -49,30 +47,26 @@ class CocoFile(CocoFrames):
     """A COCO file with its annotations.
 
     Attributes:
-        table: The annotations of all images.
+        table: Annotations of all images.
     """
 
     table: AnnotationTable = field(repr=False)
 
     def annotations(self, position: int) -> Annotations:
-        """Return what the file says of the image at a position in `frames`."""
+        """Return the annotations of the image at a position in `frames`."""
         return self.table.of(position)
 
-    @property
-    def clipped(self) -> int:
-        """Number of boxes that reached over the border and were cut there."""
-        return self.table.clipped
 
-
-def read_coco(path: Path) -> CocoFile:
+def read_coco(path: Path, images: bool = True) -> CocoFile:
     """Read and check a COCO file.
 
-    Boxes that reach over the border are clipped and counted; those flagged `iscrowd` or `ignore` become regions to
-    ignore. `file_name` is relative to what `source.json` beside the file says, else to `images/` beside it, else to the
-    file's own folder.
+    Boxes that cross the border are clipped and counted. Boxes with `iscrowd` or `ignore` become regions to ignore.
+    `file_name` is relative to the folder that `ImageFolder` describes.
 
     Args:
-        path: The JSON file.
+        path: JSON file.
+        images: Image files must exist. Without, `file_name`, `width`, `height` and the ids of annotations may be
+            missing, and weights and tracks are not read.
 
     Raises:
         DataError: All problems of the file together, each with its row.
@@ -81,17 +75,19 @@ def read_coco(path: Path) -> CocoFile:
     document = read_document(path)
     problems = Problems(path)
     categories = read_categories(document, problems)
-    root, frames = _images(document, path, problems)
-    table = read_annotations(rows(document, "annotations", problems), frames, categories)
-    problems.tell(_REMEDY)
-    return CocoFile(path, root, tuple(frames), categories, table)
+    root, frames = _frames(document, path, problems, files=images, sizes=images)
+    boxes = read_boxes(document, problems, {frame.id for frame in frames}, categories, ids=images)
+    table = build_table(boxes, frames, strict=images)
+    problems.check()
+    return CocoFile(path, root, frames, categories, table)
 
 
-def read_coco_frames(path: Path) -> CocoFrames:
-    """Read the images of a COCO file and leave its annotations alone: not checked, not handed out.
+def read_coco_frames(path: Path, sizes: bool = True) -> CocoFrames:
+    """Read the images of a COCO file; its annotations are neither checked nor returned.
 
     Args:
-        path: The JSON file; it may lack `annotations` and `categories`.
+        path: JSON file; `annotations` and `categories` may be missing.
+        sizes: Images must have `width` and `height`.
 
     Raises:
         DataError: All problems of the images and categories together, each with its row.
@@ -100,9 +96,24 @@ def read_coco_frames(path: Path) -> CocoFrames:
     document = read_document(path)
     problems = Problems(path)
     categories = read_categories(document, problems) if "categories" in document else {}
-    root, frames = _images(document, path, problems)
-    problems.tell(_REMEDY)
-    return CocoFrames(path, root, tuple(frames), categories)
+    root, frames = _frames(document, path, problems, sizes=sizes)
+    problems.check()
+    return CocoFrames(path, root, frames, categories)
+
+
+def _frames(
+    document: dict[str, Any], path: Path, problems: Problems, *, sizes: bool, files: bool = True
+) -> tuple[Path, tuple[Frame, ...]]:
+    """Return the folder of the images, and the images, whose files must exist if `files`."""
+    found = read_frames(document, problems, sizes, names=files)
+    if not files:
+        return path.parent, tuple(frame for _, frame in found)
+    folder = ImageFolder(path)
+    for row, frame in found:
+        problem = folder.problem(frame.name) if frame.name else None
+        if problem is not None:
+            row.add_problem(problem)
+    return folder.root, tuple(frame for _, frame in found)
 
 
 def class_indices(file: CocoFile, classes: Sequence[str], ignore: Sequence[str] = ()) -> dict[int, int]:
@@ -110,79 +121,30 @@ def class_indices(file: CocoFile, classes: Sequence[str], ignore: Sequence[str] 
 
     Args:
         file: The COCO file.
-        classes: The detector's class names.
-        ignore: Names of categories whose boxes are left out, as if they had not been drawn.
+        classes: Class names of the detector.
+        ignore: Names of categories whose boxes are left out.
 
     Returns:
-        Class index by category id; -1 for those left out, and for unknown ones that no box has.
+        Class index by category id; -1 for categories that are left out, and for unknown ones without boxes.
 
     Raises:
-        DataError: A box has a category that the detector does not know.
+        DataError: A box has a category that is not a class of the detector.
     """
     used = file.table.used_categories()
     known = {*classes, *ignore}
     unknown = sorted(name for identifier, name in file.categories.items() if identifier in used and name not in known)
     if unknown:
         message = (
-            f"{file.path} has boxes of {_listed(unknown)}, which the detector does not know.\n"
-            f"  categories of the file: {_listed(file.categories.values())}\n"
-            f"  classes of the detector: {_listed(classes)}\n"
+            f"{file.path} has boxes of {_join(unknown)}, which are not classes of the detector.\n"
+            f"  categories of the file: {_join(file.categories.values())}\n"
+            f"  classes of the detector: {_join(classes)}\n"
             "Rename the categories, train a detector with these classes, or leave these boxes out with "
-            f"`ignore_categories: [{_listed(unknown)}]`."
+            f"`ignore_categories: [{_join(unknown)}]`."
         )
         raise DataError(message)
     index = {name: position for position, name in enumerate(classes) if name not in ignore}
     return {identifier: index.get(name, -1) for identifier, name in file.categories.items()}
 
 
-def _listed(names: Iterable[str]) -> str:
+def _join(names: Iterable[str]) -> str:
     return ", ".join(names) or "none"
-
-
-def _images(document: dict[str, Any], path: Path, problems: Problems) -> tuple[Path, list[Frame]]:
-    folder = ImageFolder(path)
-    frames: list[Frame] = []
-    ids: dict[int, str] = {}
-    names: dict[str, str] = {}
-    lengths: dict[str, int] = {}
-    for row in rows(document, "images", problems):
-        frame = _frame(row, lengths)
-        if frame is None:
-            continue
-        problem = folder.problem(frame.name) if frame.name else None
-        if problem is not None:
-            row.complain(problem)
-        if ids.setdefault(frame.id, row.where) != row.where:
-            row.complain(f"id {frame.id} is already that of {ids[frame.id]}")
-        if frame.name and names.setdefault(frame.name, row.where) != row.where:
-            row.complain(f"file_name {frame.name!r} is already that of {names[frame.name]}")
-        frames.append(frame)
-    return folder.root, frames
-
-
-def _frame(row: Row, lengths: dict[str, int]) -> Frame | None:
-    """Read one entry of `images`; a wrong size is noted and becomes 0.
-
-    Args:
-        row: The entry.
-        lengths: Number of frames seen of each recording; counted up here.
-    """
-    identifier, name = row.whole("id"), row.text("file_name")
-    height, width = row.whole("height"), row.whole("width")
-    if (height is not None and height <= 0) or (width is not None and width <= 0):
-        row.complain(f"height {height} and width {width} must be above 0")
-    if identifier is None:
-        return None
-    camera = _name(row, "camera")
-    recording = _name(row, "recording") or camera or name.rpartition("/")[0]
-    place = lengths[recording] = lengths.get(recording, -1) + 1
-    index = row.whole("frame") if row.has("frame") else place
-    timestamp = row.number("timestamp") if row.has("timestamp") else None
-    return Frame(identifier, name, (max(0, height or 0), max(0, width or 0)), camera, recording, index or 0, timestamp)
-
-
-def _name(row: Row, key: str) -> str:
-    """Return the name of a camera or a recording, which some files write as a number; empty where there is none."""
-    if not row.has(key) or row.entry[key] == "":
-        return ""
-    return str(row.entry[key]) if isinstance(row.entry[key], int) else row.text(key)

@@ -13,15 +13,13 @@ from typing import Any
 
 import cv2
 
-from cahqp.coco.subset import coco, place
+from cahqp.coco.sources import SUFFIXES, is_image, is_video
+from cahqp.coco.subset import build_document, copy_file
 from cahqp.cycle.rounds.incoming import TAKEN
 from cahqp.edge.frames import read_picture
 from cahqp.errors import CahqpError, ConfigError, DataError, RunError
 from cahqp.files import atomic_write, natural_key, read_json, redact_url, write_json
 from cahqp.runs.directory import RunDirectory
-
-PICTURES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp"})
-VIDEOS = frozenset({".mp4", ".avi", ".mkv", ".mov", ".webm", ".m4v", ".mpg", ".mpeg", ".ts", ".wmv"})
 
 _QUALITY = 95
 _TOLD = 10  # files that gave nothing, by name
@@ -75,9 +73,7 @@ def fetch(
     if not seen.is_file():
         incoming = new(frames, after or [], until)[:limit]
         if not incoming:
-            message = (
-                f"{redact_url(frames)} has no new image or video. Allowed are {', '.join(sorted(PICTURES | VIDEOS))}."
-            )
+            message = f"{redact_url(frames)} has no new image or video. Allowed are {SUFFIXES}."
             raise DataError(message)
         write_json(seen, {"files": {arrival.name: arrival.size for arrival in incoming}})
     names = sorted(read_json(seen)["files"], key=natural_key)  # JSON sorts by text
@@ -89,7 +85,7 @@ def fetch(
         raise DataError(message)
     for number, image in enumerate(images, 1):
         image["id"] = number
-    write_json(run.work / "frames.json", coco(images, [], []))
+    write_json(run.work / "frames.json", build_document(images, [], []))
     run.finish({"files": len(names), "frames": len(images), "lost": len(lost)})
     print("\n".join([*lost[:_TOLD], f"{output}: {len(images)} frames of {len(names) - len(lost)} files."]))
 
@@ -138,7 +134,7 @@ def listing(frames: str) -> list[Arrival]:
         DataError: There is no such folder, or the store cannot be reached.
     """
     found = list(_remote(frames) if is_url(frames) else _local(Path(frames)))
-    kept = [a for a in found if PurePosixPath(a.name).suffix.lower() in PICTURES | VIDEOS and _shown(a.name)]
+    kept = [a for a in found if (is_image(a.name) or is_video(a.name)) and _shown(a.name)]
     return sorted(kept, key=lambda arrival: natural_key(arrival.name))
 
 
@@ -193,18 +189,14 @@ def _system(url: str) -> tuple[Any, str]:
 
 def _folders(names: list[str]) -> dict[str, str]:
     """Return for each video the folder of its frames: its name without the suffix, where nothing else has that name."""
-    bare = {name: str(PurePosixPath(name).with_suffix("")) for name in names if not _is_picture(name)}
+    bare = {name: str(PurePosixPath(name).with_suffix("")) for name in names if not is_image(name)}
     common = Counter([*bare.values(), *names])
     return {name: stem if common[stem] == 1 else name for name, stem in bare.items()}
 
 
-def _is_picture(name: str) -> bool:
-    return PurePosixPath(name).suffix.lower() in PICTURES
-
-
 def _local_copy(frames: str, name: str, work: Path) -> Path:
     """Bring one file, unless it is here, and return where it lies."""
-    local = work / ("images" if _is_picture(name) else "checkpoints/videos") / name
+    local = work / ("images" if is_image(name) else "checkpoints/videos") / name
     if not local.is_file():
         _copy(frames, name, local)
     return local
@@ -212,7 +204,7 @@ def _local_copy(frames: str, name: str, work: Path) -> Path:
 
 def _copy(frames: str, name: str, local: Path) -> None:
     if not is_url(frames):
-        place(Path(frames) / name, local)
+        copy_file(Path(frames) / name, local)
         return
     system, root = _system(frames)
     try:

@@ -16,7 +16,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cahqp.coco.subset import boxes_of, camera_of, coco, folder_of, place, read_coco, recording_of
+from cahqp.coco.document import read_document
+from cahqp.coco.image_folder import image_root
+from cahqp.coco.subset import build_document, camera_of, copy_file, recording_of
 from cahqp.drift.mmd import distance, fit_scale
 from cahqp.drift.signals import Signals, read_signals, same_model, write_signals
 from cahqp.errors import ConfigError, DataError, check_numbers
@@ -90,7 +92,7 @@ def replay(
     if not run.begin():
         print(f"{output} is finished already: nothing to do.")
         return
-    document, signals = read_coco(labels), read_signals(features)
+    document, signals = read_document(labels, ["images"]), read_signals(features)
     past = read_buffer(buffer) if buffer else []
     held = held_out(document["images"], hold_out)
     distances = {domain.name: _distance(domain, signals) for domain in past}
@@ -172,9 +174,9 @@ def _write_new(work: Path, document: dict[str, Any], labels: Path, held: set[int
     images = [image for image in document["images"] if image["id"] not in held]
     boxes = [box for box in document.get("annotations", []) if box["image_id"] not in held]
     (work / NEW).parent.mkdir(exist_ok=True)
-    root = os.path.relpath(folder_of(labels).resolve(), (work / NEW).parent.resolve())
+    root = os.path.relpath(image_root(labels).resolve(), (work / NEW).parent.resolve())
     write_json((work / NEW).parent / "source.json", {"root": Path(root).as_posix()})
-    write_json(work / NEW, coco(images, boxes, document.get("categories", [])))
+    write_json(work / NEW, build_document(images, boxes, document.get("categories", [])))
 
 
 def _take(
@@ -192,7 +194,7 @@ def _take(
         Image ids of the sample.
     """
     rows = {name: row for row, name in enumerate(signals.names)}
-    root = folder_of(labels)
+    root = image_root(labels)
     known = [image for image in document["images"] if _row(image, rows, signals) is not None]
     if not known:
         message = f"None of the frames in {labels} has features. Make them of the same frames."
@@ -203,10 +205,9 @@ def _take(
     images = []
     for number, image in enumerate(drawn, 1):
         name = f"images/{number:05d}{Path(image['file_name']).suffix}"
-        place(root / image["file_name"], directory / name)
+        copy_file(root / image["file_name"], directory / name)
         images.append({**image, "file_name": name})
-    boxes = [box for found in boxes_of(document).values() for box in found]
-    _write_domain(directory, images, boxes, document.get("categories", []), held)
+    _write_domain(directory, images, document.get("annotations", []), document.get("categories", []), held)
     write_signals(directory, signals.take([_row(image, rows, signals) or 0 for image in drawn]), None)
     return [image["id"] for image in drawn]
 
@@ -233,7 +234,7 @@ def _write_domain(
         ("train.json", [i for i in images if i["id"] not in held]),
         ("held.json", [i for i in images if i["id"] in held]),
     ):
-        write_json(directory / name, coco(part, boxes, categories))
+        write_json(directory / name, build_document(part, boxes, categories))
 
 
 def _keep(past: list[Domain], room: int, work: Path) -> list[Domain]:
@@ -256,13 +257,13 @@ def _carry(domain: Domain, count: int, work: Path) -> Domain:
     rows: list[int] = []
     before = 0
     for file, size in sizes.items():
-        document = read_coco(domain.directory / file)
+        document = read_document(domain.directory / file, ["images"])
         images = document["images"][:size]
         for image in images:
-            place(domain.directory / image["file_name"], directory / image["file_name"], link=True)
+            copy_file(domain.directory / image["file_name"], directory / image["file_name"], link=True)
         rows += range(before, before + len(images))  # features stand in the order of the files
         before += len(document["images"])
-        write_json(directory / file, coco(images, document["annotations"], document["categories"]))
+        write_json(directory / file, build_document(images, document["annotations"], document["categories"]))
     write_json(directory / "source.json", {"root": "."})
     write_signals(directory, read_signals(domain.directory).take(rows), None)
     return Domain(domain.name, domain.domain, directory, count, held_count)
@@ -274,7 +275,7 @@ def _write_past(work: Path, domains: list[Domain]) -> None:
     boxes: list[dict[str, Any]] = []
     categories: list[Any] = []
     for domain in domains:
-        document = read_coco(domain.directory / "train.json")
+        document = read_document(domain.directory / "train.json", ["images"])
         categories = categories or document["categories"]
         start = len(images)
         images += [
@@ -282,4 +283,4 @@ def _write_past(work: Path, domains: list[Domain]) -> None:
             for image in document["images"]
         ]
         boxes += [{**box, "image_id": start + box["image_id"]} for box in document["annotations"]]
-    write_json(work / PAST, coco(images, boxes, categories))
+    write_json(work / PAST, build_document(images, boxes, categories))

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from cahqp.coco.subset import coco, place
+from cahqp.coco.subset import build_document, copy_file
 from cahqp.drift.command import DRIFT
 from cahqp.drift.mmd import fit_scale, squared_distances
 from cahqp.drift.signals import Signals, join, read_signals, write_signals
@@ -188,7 +188,7 @@ def _write(work: Path, signals: Signals, files: list[Path], chosen: list[tuple[i
     images, told = [], []
     for number, (row, reasons) in enumerate(chosen, 1):
         name = f"{signals.recordings[row].replace('/', '_')}/{number:05d}{files[row].suffix.lower()}"
-        place(files[row], work / "images" / name)
+        copy_file(files[row], work / "images" / name)
         height, width = _size(work / "images" / name)
         images.append(
             {
@@ -205,7 +205,7 @@ def _write(work: Path, signals: Signals, files: list[Path], chosen: list[tuple[i
         told.append({"file_name": name, "from": signals.names[row], **reasons})
     names = [str(image["file_name"]) for image in images]
     write_signals(work, replace(signals.take([row for row, _ in chosen]), names=names), "images")
-    write_json(work / "frames.json", coco(images, [], []))
+    write_json(work / "frames.json", build_document(images, [], []))
     write_json(work / "chosen.json", {"frames": told})
 
 

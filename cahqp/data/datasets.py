@@ -12,10 +12,10 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from cahqp.coco.reader import CocoFile, class_indices
-from cahqp.data.frames import FrameSource, unique_ids
 from cahqp.data.images import BrokenImageError, Quarantine, read_image
 from cahqp.data.samplers import Key
 from cahqp.data.seeding import seed_of
+from cahqp.data.sources import FrameSource, unique_ids
 from cahqp.data.splits import Located
 from cahqp.data.transforms import Augmentation, Image
 from cahqp.frame import Frame

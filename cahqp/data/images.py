@@ -16,7 +16,6 @@ from cahqp.files import write_json
 
 # Everything a traffic camera writes. Pillow's other readers are never tried on a file that only claims to be an image.
 _FORMATS = ("JPEG", "PNG", "BMP", "WEBP")
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp"})
 _DEEP = ("I", "F")  # Pillow's modes of more than 8 bits, which it would clip to 255 rather than scale
 _MOST_PIXELS = 100_000_000  # 12,000 x 8,000: above any camera, and 300 MB once decoded
 # What Pillow's readers raise on damaged files; OSError covers a missing and a truncated one.

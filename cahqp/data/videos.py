@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from cahqp.data.frames import FrameSource
+from cahqp.data.sources import FrameSource
 from cahqp.errors import DataError
 from cahqp.frame import Frame
 

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from cahqp.data.frames import FrameSource, JoinedFrames, open_frames
+from cahqp.data.frames import open_frames
+from cahqp.data.sources import FrameSource, JoinedFrames
 from cahqp.detectors.base import Detector, Output
 from cahqp.detectors.model_file import load
 from cahqp.drift.signals import PLAIN, SCORE_EDGES, Signals, write_signals

@@ -12,12 +12,11 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from cahqp.coco.image_folder import ImageFolder
+from cahqp.coco.reader import read_coco_frames
+from cahqp.coco.sources import image_names, source_kind
 from cahqp.errors import DataError
-from cahqp.files import natural_key, read_json, redact_url
+from cahqp.files import redact_url
 
-IMAGES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp"})
-VIDEOS = frozenset({".mp4", ".avi", ".mkv", ".mov", ".webm", ".m4v", ".mpg", ".mpeg", ".ts", ".wmv"})
 _OPEN_MILLISECONDS = 10_000  # a camera that answers at all answers within ten seconds
 _FIRST_WAIT, _LONGEST_WAIT = 0.5, 10.0  # seconds between two tries to reach a camera; each waits twice as long
 
@@ -60,20 +59,12 @@ def read_frames(source: str, patience: float = 60.0, tell: Callable[[str], None]
     if is_stream(source):
         return _stream(source, patience, tell)
     path = Path(source)
-    suffix = path.suffix.lower()
-    if not path.exists():
-        message = f"{path} does not exist. Give --frames a folder, a COCO file, a video or a URL such as rtsp://..."
-        raise DataError(message)
-    if path.is_dir():
-        return _images(path, [(number, name, None) for number, name in enumerate(_names(path), start=1)])
-    if suffix == ".json":
+    kind = source_kind(path)
+    if kind == "folder":
+        return _images(path, [(number, name, None) for number, name in enumerate(image_names(path), start=1)])
+    if kind == "coco":
         return _images(*_coco(path))
-    if suffix in VIDEOS:
-        return _video(path)
-    if suffix in IMAGES:
-        return _images(path.parent, [(1, path.name, None)])
-    message = f"{path} is of no known kind: a folder of images, a COCO file, an image or a video ({_kinds()})."
-    raise DataError(message)
+    return _video(path) if kind == "video" else _images(path.parent, [(1, path.name, None)])
 
 
 def read_picture(path: Path) -> NDArray[np.uint8] | None:
@@ -88,39 +79,12 @@ def _images(root: Path, names: list[tuple[int, str, tuple[int, int] | None]]) ->
         yield EdgeFrame(number, name, read_picture(root / name), told=told)
 
 
-def _names(root: Path) -> list[str]:
-    files = (p for p in root.rglob("*") if p.suffix.lower() in IMAGES and not p.name.startswith(".") and p.is_file())
-    names = sorted((p.relative_to(root).as_posix() for p in files), key=natural_key)
-    if not names:
-        message = f"{root} holds no images ({', '.join(sorted(IMAGES))})."
-        raise DataError(message)
-    return names
-
-
 def _coco(path: Path) -> tuple[Path, list[tuple[int, str, tuple[int, int] | None]]]:
-    data = read_json(path)
-    images = data.get("images") if isinstance(data, dict) else None
-    if not images:
-        message = f"{path} is no COCO file with images."
+    file = read_coco_frames(path, sizes=False)
+    if not file.frames:
+        message = f"{path} contains no images."
         raise DataError(message)
-    folder = ImageFolder(path)
-    listed = [_listed(path, number, image) for number, image in enumerate(images)]
-    problems = [problem for _, name, _ in listed if (problem := folder.problem(name))]
-    if problems:
-        message = f"{path}: {len(problems)} of {len(listed)} images cannot be used, the first: {problems[0]}."
-        raise DataError(message)
-    return folder.root, listed
-
-
-def _listed(path: Path, number: int, image: Any) -> tuple[int, str, tuple[int, int] | None]:
-    """Return id, name and, where it is said, height and width of a row of `images`."""
-    try:
-        identifier, name = int(image["id"]), str(image["file_name"])
-        sides = image.get("height"), image.get("width")
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        message = f"{path}: images[{number}] needs a whole `id` and a `file_name`."
-        raise DataError(message) from error
-    return identifier, name, (int(sides[0]), int(sides[1])) if all(isinstance(s, int) for s in sides) else None
+    return file.root, [(frame.id, frame.name, frame.size if all(frame.size) else None) for frame in file.frames]
 
 
 def _video(path: Path) -> Iterator[EdgeFrame]:
@@ -165,7 +129,3 @@ def _stream(url: str, patience: float, tell: Callable[[str], None]) -> Iterator[
         tell(f"{redact_url(url)} broke off after {number} frames: trying again in {wait:g} s.")
         time.sleep(wait)
         wait = min(2 * wait, _LONGEST_WAIT)
-
-
-def _kinds() -> str:
-    return ", ".join(sorted(IMAGES | VIDEOS))

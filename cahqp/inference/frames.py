@@ -11,8 +11,8 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from cahqp.data.datasets import as_tensor
-from cahqp.data.frames import FrameSource
 from cahqp.data.images import BrokenImageError, Quarantine
+from cahqp.data.sources import FrameSource
 from cahqp.data.transforms import plain
 from cahqp.detectors.base import Detector, Output
 from cahqp.evaluation.ground_truth import GroundTruth, GroundTruthImage, ImagePredictions, Predictions

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
+from cahqp.coco.tables import read_tables
 from cahqp.errors import DataError
-from cahqp.labels.formats.rows import read_tables
 from cahqp.labels.fusion import ViewPredictions
 
 

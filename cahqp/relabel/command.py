@@ -13,7 +13,8 @@ from lightning.pytorch import Trainer, seed_everything
 from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.utilities import rank_zero_only
 
-from cahqp.data.frames import FrameSource, open_frames
+from cahqp.data.frames import open_frames
+from cahqp.data.sources import FrameSource
 from cahqp.detectors.base import Detector
 from cahqp.detectors.model_file import load
 from cahqp.errors import DataError, check_numbers

@@ -14,8 +14,8 @@ import cv2
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter
 
-from cahqp.data.frames import FrameSource, JoinedFrames
 from cahqp.data.images import Quarantine
+from cahqp.data.sources import FrameSource, JoinedFrames
 from cahqp.detectors.base import Detector
 from cahqp.errors import DataError
 from cahqp.files import atomic_write, read_json, write_json

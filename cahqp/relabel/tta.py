@@ -13,8 +13,8 @@ import torch
 from numpy.typing import NDArray
 
 from cahqp.data.datasets import as_tensor
-from cahqp.data.frames import FrameSource
 from cahqp.data.images import BrokenImageError
+from cahqp.data.sources import FrameSource
 from cahqp.detectors.base import Detector, Output
 from cahqp.frame import Frame, View
 from cahqp.inference.frames import FrameBatch, FrameSet

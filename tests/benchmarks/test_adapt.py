@@ -327,7 +327,7 @@ def test_what_fixes_the_thresholds_is_not_tested_on(plan, adapt, workplace):
 
 @pytest.mark.parametrize(
     ("category", "boxes", "said"),
-    [("Car", 1, "Car, which the detector does not know"), ("car", 0, "night.json has no object of car, bus")],
+    [("Car", 1, "Car, which are not classes of the detector"), ("car", 0, "night.json has no object of car, bus")],
 )
 def test_objects_to_find_have_names_that_the_detector_knows(category, boxes, said, plan, adapt, workplace):
     night = labelled("night", "a", category, boxes)

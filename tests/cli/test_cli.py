@@ -216,7 +216,7 @@ def test_frames_that_are_not_there(refused, teacher, tmp_path):
 
 def test_a_folder_without_images(refused, teacher, tmp_path):
     (tmp_path / "bare").mkdir()
-    assert "bare holds no images" in refused(*relabel(teacher, tmp_path / "bare"))
+    assert "bare contains no images" in refused(*relabel(teacher, tmp_path / "bare"))
 
 
 def test_a_video_that_is_none(refused, teacher, tmp_path):
@@ -302,7 +302,7 @@ def test_frames_on_both_sides(refused, arguments):
 
 def test_a_moved_relabel_run_says_where_its_images_were(refused, arguments, night):
     (night.parent / "source.json").write_text('{"root": "../elsewhere"}')
-    assert "source.json must hold" in refused(*arguments("fit", train=[str(night)]))
+    assert "source.json must contain" in refused(*arguments("fit", train=[str(night)]))
 
 
 def test_source_json_may_not_lead_names_out_of_its_folder(refused, arguments, night):

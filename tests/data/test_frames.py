@@ -154,7 +154,7 @@ def test_several_sources_are_one_with_unique_ids(write_coco, video):
 
 @pytest.mark.parametrize(
     ("name", "message"),
-    [("nothing", "does not exist"), ("a.txt", "is of no known kind. Allowed are"), ("empty", "holds no images")],
+    [("nothing", "does not exist"), ("a.txt", "is of no known kind. Allowed are"), ("empty", "contains no images")],
 )
 def test_what_holds_no_frames_is_named(tmp_path, name, message):
     (tmp_path / "a.txt").touch()
@@ -252,7 +252,7 @@ def test_a_share_of_broken_frames_above_the_limit_stops_the_run():
     kept, read = quarantine(0.2, 0, 4)
     kept.healthy(0, read)
     kept.check()
-    with pytest.raises(DataError, match=r"2 of 5 images are broken(.*\n)+  a: no 0\n  e: no 4\n.*max_broken"):
+    with pytest.raises(DataError, match=r"2 of 5 images are broken(.*\n)+  a: no 0\n  e: no 4\n.*max_invalid_share"):
         kept.healthy(4, read)
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from cahqp.cycle.fetch import VIDEOS
+from cahqp.coco.sources import is_video
 from cahqp.cycle.plan import NAME, Plan, Relabel, Source, Student, Target, Teacher, parse, problems_of, refuse
 from cahqp.cycle.plan import data_problems as entry_problems
 from cahqp.errors import ConfigError
@@ -188,7 +188,7 @@ def _problems(plan: RoundsPlan) -> Iterator[str]:
             yield f"{where} needs train or frames, one of the two."
         if plan.replay is not None or plan.budget is not None:
             for entry in one.train:
-                if Path(entry).suffix.lower() in VIDEOS:
+                if is_video(entry):
                     yield f"{where}.train: {entry} is a video; for replay and budget give its folder as `frames`."
         if one.frame_interval is not None and one.frame_interval <= 0:
             yield f"{where}.every must be more than 0 seconds, got {one.frame_interval}."

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from cahqp.coco.tables import BoxRow, read_tables
 from cahqp.errors import DataError
 from cahqp.files import write_json
-from cahqp.labels.formats.rows import BoxRow, read_tables
 
 HUMAN, MODEL = "human", "model"
 

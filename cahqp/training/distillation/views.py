@@ -9,10 +9,10 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from cahqp.data.datasets import Sample, as_tensor
-from cahqp.data.frames import FrameSource, ImageFrames
 from cahqp.data.images import BrokenImageError, Quarantine
 from cahqp.data.samplers import Key
 from cahqp.data.seeding import seed_of
+from cahqp.data.sources import FrameSource, ImageFrames
 from cahqp.data.splits import Located
 from cahqp.data.transforms import Augmentation
 from cahqp.errors import DataError
