@@ -133,7 +133,8 @@ def _describe(kind: Any, details: ErrorDetails) -> list[str]:
     if details["type"] == "literal_error":
         choices = re.findall("'([^']*)'", details["ctx"]["expected"])
         return [unknown(f"{where}: {details['input']}", str(details["input"]), choices, "value")]
-    return [f"{where} {details['XX}, got {details['input']!r}."]
+    text = details["msg"].replace("Input should", "must", 1).replace("an object", "a mapping")
+    return [f"{where} {text}, got {details['input']!r}."]
 
 
 def _join(where: str, line: str) -> str:
