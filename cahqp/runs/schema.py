@@ -169,7 +169,7 @@ def build(kind: type[T], value: Any, where: str, problems: list[str]) -> T:
         where: Dotted name of `value`, for messages; empty at the top.
         problems: Receives one line for each thing that is wrong, each beginning with its dotted name.
     """
-    known = {f.name: f for f in fields(kind)}
+    known = {f.name: f for f in fields(typing.cast(Any, kind))}
     if not isinstance(value, dict):
         problems.append(f"{where or 'It'} must hold {', '.join(known)}, got {value!r}.")
         return build(kind, {}, where, [])
