@@ -1,97 +1,64 @@
-"""`cahqp benchmark gate`: how often the gate is wrong, on simulated candidates whose true worth is known."""
+"""`cahqp benchmark gate`: how often the gate is wrong, on simulated candidates of known quality."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cahqp.errors import check_numbers
+from cahqp.benchmarks.gate_options import GateBenchmarkOptions
 from cahqp.evaluation.bootstrap import Groups
 from cahqp.evaluation.matching import ClassMatches, Matches, average_precisions
 from cahqp.files import atomic_write, write_json
 from cahqp.gate.decision import Role, RuntimeCost, decide
 from cahqp.gate.evidence import weigh
 from cahqp.gate.options import GateLimits
-from cahqp.runs.directory import RunDirectory
+from cahqp.runs.directory import open_run
 
-SHARES = {"car": 0.6, "person": 0.25, "bus": 0.15}  # of the objects
+CLASS_SHARES = {"car": 0.6, "person": 0.25, "bus": 0.15}
 POINTS = (-5, -4, -3, -2, -1, 0, 1, 2, 3, 4)
-_SAME = RuntimeCost(1.0, 1.0)
-_POPULATION = 300  # recordings from which a candidate's true worth is read
-_FALSE = 0.8  # false detections for each object
+RECALL, RECALL_SPREAD = 0.65, 0.1
+"""Mean and standard deviation over recordings of the running model's recall."""
+
+SHARED = 0.8
+"""Share of the objects whose detection is equally difficult for both models."""
+
+FALSE_POSITIVES = 0.8
+"""False detections per object."""
+
+_SAME_COST = RuntimeCost(1.0, 1.0)
+_POPULATION = 300  # recordings that define a candidate's true difference
+_RECORDED = ("decisions", "recordings", "frames", "sets", "resamples", "objects", "spread")
 
 
-@dataclass(frozen=True)
-class World:
-    """What recordings and candidates are like.
-
-    Attributes:
-        recordings: In a set; drawn anew for every decision.
-        frames: In a recording.
-        objects: In a frame, on average.
-        recall: Share of the objects that the running model finds, on average over recordings.
-        unlike: Standard deviation of that share between recordings.
-        spread: Standard deviation between recordings of how much more the candidate finds there.
-        shared: Share of the objects whose being found is decided alike for both models.
-    """
-
-    recordings: int = 12
-    frames: int = 60
-    objects: float = 6.0
-    recall: float = 0.65
-    unlike: float = 0.1
-    spread: float = 0.01
-    shared: float = 0.8
-
-
-def gate(
-    output: Path, decisions: int = 200, recordings: int = 12, frames: int = 60, objects: float = 6.0, sets: int = 1,
-    spread: float = 0.01, resamples: int = 400, seed: int = 0,
-) -> None:  # fmt: skip
-    """Let the gate decide about simulated candidates, and write how often it publishes them.
-
-    Args:
-        output: Directory for `gate.md` and `gate.json`; never overwritten.
-        decisions: About candidates of each true difference.
-        recordings: In each labelled set.
-        frames: In a recording.
-        objects: In a frame, on average.
-        sets: Labelled sets that a candidate is measured on.
-        spread: Standard deviation between recordings of the candidate's gain, in recall from 0 to 1.
-        resamples: Draws of the gate's bootstrap.
-        seed: Of everything random.
-    """
-    counts = {"decisions": decisions, "recordings": recordings, "frames": frames, "sets": sets, "resamples": resamples}
-    check_numbers({"spread": spread}, counts)
-    settings = counts | {"objects": objects, "spread": spread}
-    run = RunDirectory(output, "benchmark-gate", settings, {}, seed)
-    if not run.begin():
-        print(f"{output} is finished already: nothing to do.")
-        return
-    world = World(recordings=recordings, frames=frames, objects=objects, spread=spread)
-    found = curve(world, POINTS, decisions=decisions, sets=sets, resamples=resamples, seed=seed)
-    write_json(run.work / "gate.json", {"settings": settings, "published": found})
-    text = "\n".join(table(found, settings)) + "\n"
-    with atomic_write(run.work / "gate.md") as file:
-        file.write(text)
-    run.finish({})
+def gate(options: GateBenchmarkOptions) -> None:
+    """Run `cahqp benchmark gate`."""
+    settings = {name: getattr(options, name) for name in _RECORDED}
+    with open_run(options.output, "benchmark-gate", settings, {}, options.seed) as run:
+        if run is None:
+            return
+        published = curve(options, POINTS)
+        write_json(run.work / "gate.json", {"settings": settings, "published": published})
+        text = "\n".join(_table(published, options)) + "\n"
+        with atomic_write(run.work / "gate.md") as file:
+            file.write(text)
     print(text, end="")
 
 
-def curve(
-    world: World, points: Sequence[int], *, decisions: int, sets: int, resamples: int, seed: int
-) -> dict[str, dict[str, float]]:
-    """Return by true difference in points of AP50 the share of candidates published, and the mean spread of a set."""
+def curve(options: GateBenchmarkOptions, points: Sequence[int]) -> dict[str, dict[str, float]]:
+    """Return the share of published candidates, and mean and spread of their measured differences.
+
+    Args:
+        options: Options of the simulation.
+        points: True differences of the candidates, in points of AP50.
+    """
     result = {}
-    gains = _gains(world, points, seed)
-    for point, gain in zip(points, gains, strict=True):
-        random = np.random.default_rng([seed, 1, point + 100])
-        outcomes = [_decision(random, world, gain, sets, resamples, number) for number in range(decisions)]
+    for point, gain in zip(points, _gains(options, points), strict=True):
+        random = np.random.default_rng([options.seed, 1, point + 100])
+        outcomes = [_decide(random, options, gain, number) for number in range(options.decisions)]
         differences = [difference for _, difference in outcomes]
         result[f"{point:+d}"] = {
             "published": float(np.mean([published for published, _ in outcomes])),
@@ -101,79 +68,78 @@ def curve(
     return result
 
 
-def table(found: dict[str, dict[str, float]], settings: dict[str, Any]) -> list[str]:
-    """Return the curve as lines of markdown."""
-    head = (
-        f"{settings['decisions']} decisions for each difference, {settings['sets']} labelled set(s) of "
-        f"{settings['recordings']} recordings with {settings['frames']} frames and {settings['objects']:g} objects."
-    )
-    rows = [f"| {point} | {100 * row['published']:.1f} | {row['standard_error']:.2f} |" for point, row in found.items()]
-    title = "| true difference, points of AP50 | published, % | spread of the measured mean, points |"
-    return [head, "", title, "|---|---|---|", *rows]
+def _table(published: dict[str, dict[str, Any]], options: GateBenchmarkOptions) -> list[str]:
+    return [
+        f"{options.decisions} decisions for each difference, {options.sets} labelled set(s) of {options.recordings} "
+        f"recordings with {options.frames} frames and {options.objects:g} objects.",
+        "",
+        "| true difference, points of AP50 | published, % | spread of the measured mean, points |",
+        "|---|---|---|",
+        *(f"| {p} | {100 * row['published']:.1f} | {row['standard_error']:.2f} |" for p, row in published.items()),
+    ]
 
 
-def _decision(
-    random: np.random.Generator, world: World, gain: float, sets: int, resamples: int, seed: int
-) -> tuple[bool, float]:
+def _decide(random: np.random.Generator, options: GateBenchmarkOptions, gain: float, seed: int) -> tuple[bool, float]:
+    """Return the gate's decision about one candidate and the measured difference in AP50."""
     evidence = []
-    for number in range(sets):
-        candidate, running, groups = simulate(random, world, gain)
+    for number in range(options.sets):
+        candidate, running, groups = simulate(random, options, gain)
         role: Role = "source" if number == 0 else "replay"
         name = f"set-{number}"
-        evidence.append(weigh(role, name, candidate, running, groups, seed=seed, resamples=resamples))
-    decision = decide(evidence, GateLimits(), _SAME, _SAME)
+        evidence.append(weigh(role, name, candidate, running, groups, seed=seed, resamples=options.resamples))
+    decision = decide(evidence, GateLimits(), _SAME_COST, _SAME_COST)
     return bool(decision["published"]), float(decision["mean_difference"])
 
 
-def _gains(world: World, points: Sequence[int], seed: int) -> list[float]:
-    """Return the gains in recall whose difference in AP50 over very many recordings is as wanted."""
-    many = World(**{**vars(world), "recordings": _POPULATION})
-    tried = np.linspace(-0.12, 0.12, 13)
-    reached = []
-    for gain in tried:
-        candidate, running, _ = simulate(np.random.default_rng([seed, 0]), many, float(gain))
-        reached.append(100 * float(np.nanmean(average_precisions(candidate) - average_precisions(running))))
-    order = np.argsort(reached)
-    return [float(g) for g in np.interp(points, np.array(reached)[order], tried[order])]
+def _gains(options: GateBenchmarkOptions, points: Sequence[int]) -> list[float]:
+    """Return the gains in recall that lead to given differences in AP50 over very many recordings."""
+    many = replace(options, recordings=_POPULATION)
+    gains = np.linspace(-0.12, 0.12, 13)
+    differences = []
+    for gain in gains:
+        candidate, running, _ = simulate(np.random.default_rng([options.seed, 0]), many, float(gain))
+        differences.append(100 * float(np.nanmean(average_precisions(candidate) - average_precisions(running))))
+    order = np.argsort(differences)
+    return [float(g) for g in np.interp(points, np.array(differences)[order], gains[order])]
 
 
-def simulate(random: np.random.Generator, world: World, gain: float) -> tuple[Matches, Matches, Groups]:
-    """Make what two models find on one set of recordings.
+def simulate(
+    random: np.random.Generator, options: GateBenchmarkOptions, gain: float
+) -> tuple[Matches, Matches, Groups]:
+    """Simulate the detections of two models on one set of recordings.
 
     Args:
-        random: Draws everything.
-        world: What recordings are like.
-        gain: How much more of the objects the candidate finds, on average over recordings.
+        random: Source of all randomness.
+        options: Size of the set.
+        gain: Mean gain of the candidate in recall.
 
     Returns:
         Matches of the candidate and of the running model, and the groups of the bootstrap.
     """
-    images = world.recordings * world.frames
-    recording = np.repeat(np.arange(world.recordings), world.frames)
-    recall = np.clip(random.normal(world.recall, world.unlike, world.recordings), 0.05, 0.95)
-    better = random.normal(gain, world.spread, world.recordings)
-    classes = [_class(random, world, share, recording, recall, better, images) for share in SHARES.values()]
-    names = tuple(SHARES)
-    groups = Groups("recordings", recording.astype(np.int64), world.recordings)
-    return Matches(names, tuple(c for c, _ in classes)), Matches(names, tuple(r for _, r in classes)), groups
+    recording = np.repeat(np.arange(options.recordings), options.frames)
+    recall = np.clip(random.normal(RECALL, RECALL_SPREAD, options.recordings), 0.05, 0.95)
+    recalls = (recall + random.normal(gain, options.spread, options.recordings), recall)
+    pairs = [_simulate_class(random, share * options.objects, recording, recalls) for share in CLASS_SHARES.values()]
+    candidate, running = (Matches(tuple(CLASS_SHARES), per_class) for per_class in zip(*pairs, strict=True))
+    return candidate, running, Groups("recordings", recording.astype(np.int64), options.recordings)
 
 
-def _class(
-    random: np.random.Generator, world: World, share: float, recording: NDArray[np.int64],
-    recall: NDArray[np.float64], better: NDArray[np.float64], images: int,
-) -> tuple[ClassMatches, ClassMatches]:  # fmt: skip
-    objects = random.poisson(share * world.objects, images).astype(np.int64)
+def _simulate_class(
+    random: np.random.Generator, mean: float, recording: NDArray[np.int64], recalls: Sequence[NDArray[np.float64]]
+) -> list[ClassMatches]:
+    """Return the matches of candidate and running model for a class with a mean number of objects per frame."""
+    images = len(recording)
+    objects = random.poisson(mean, images).astype(np.int64)
     rows = np.repeat(np.arange(images), objects)
-    place = recording[rows]
-    difficulty = random.uniform(size=len(rows))
-    other = np.where(random.uniform(size=len(rows)) < world.shared, difficulty, random.uniform(size=len(rows)))
-    found = []
-    for limit, hard in ((recall + better, other), (recall, difficulty)):
-        hit = hard < limit[place]
-        wrong = np.repeat(np.arange(images), random.poisson(_FALSE * share * world.objects, images))
-        scores = np.concatenate([random.beta(4, 2, int(hit.sum())), random.beta(2, 4, len(wrong))])
-        hits = np.concatenate([np.ones(int(hit.sum()), bool), np.zeros(len(wrong), bool)])
-        where = np.concatenate([rows[hit], wrong]).astype(np.int64)
+    running = random.uniform(size=len(rows))
+    candidate = np.where(random.uniform(size=len(rows)) < SHARED, running, random.uniform(size=len(rows)))
+    matches = []
+    for recall, difficulty in zip(recalls, (candidate, running), strict=True):
+        hit = difficulty < recall[recording[rows]]
+        false = np.repeat(np.arange(images), random.poisson(FALSE_POSITIVES * mean, images))
+        scores = np.concatenate([random.beta(4, 2, int(hit.sum())), random.beta(2, 4, len(false))])
+        hits = np.concatenate([np.ones(int(hit.sum()), bool), np.zeros(len(false), bool)])
+        image = np.concatenate([rows[hit], false]).astype(np.int64)
         order = np.argsort(-scores, kind="stable")
-        found.append(ClassMatches(scores[order], hits[order], where[order], objects))
-    return found[0], found[1]
+        matches.append(ClassMatches(scores[order], hits[order], image[order], objects))
+    return matches

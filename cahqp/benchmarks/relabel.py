@@ -13,8 +13,7 @@ from pathlib import Path
 import torch
 from jsonargparse import ArgumentParser
 
-from cahqp.benchmarks.speed.phases import Way
-from cahqp.benchmarks.speed.timer import alternate
+from cahqp.benchmarks.speed.timer import Workload, alternate
 from cahqp.data.frames import open_frames
 from cahqp.detectors.model_file import load
 from cahqp.errors import check_numbers
@@ -29,7 +28,7 @@ def command(arguments: list[str]) -> None:
     """Run `cahqp benchmark relabel`."""
     parser = ArgumentParser(prog="cahqp benchmark relabel", exit_on_error=False)
     parser.add_function_arguments(relabel_cost, as_group=False)
-    relabel_cost(**parser.parse_args(arguments[1:]).as_dict())
+    relabel_cost(**parser.parse_args(arguments[2:]).as_dict())
 
 
 def relabel_cost(
@@ -70,8 +69,8 @@ def relabel_cost(
     with tempfile.TemporaryDirectory() as folder:
         outputs = (Path(folder) / str(number) for number in itertools.count())
         ways = {
-            ALONE: Way(partial(_ask, weights, frames, batch_size)),
-            WHOLE: Way(lambda: _quietly(relabel, weights, [frames], next(outputs), accelerator="cpu", **options)),
+            ALONE: Workload(partial(_ask, weights, frames, batch_size)),
+            WHOLE: Workload(lambda: _quietly(relabel, weights, [frames], next(outputs), accelerator="cpu", **options)),
         }
         ratio = alternate(ways, rounds, torch.device("cpu")).ratio(WHOLE, ALONE)
     write_json(output / "relabel.json", {"options": options, "rounds": rounds, "relabel_by_alone": ratio})

@@ -55,7 +55,7 @@ def command(arguments: list[str]) -> None:
     # No `auto_cli`: there `--config` would mean a file of this command's own options.
     parser = ArgumentParser(prog="cahqp benchmark store", exit_on_error=False)
     parser.add_function_arguments(store, as_group=False)
-    store(**parser.parse_args(arguments[1:]).as_dict())
+    store(**parser.parse_args(arguments[2:]).as_dict())
 
 
 def store(

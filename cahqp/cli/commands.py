@@ -61,7 +61,42 @@ COMMANDS: dict[str, Command] = {
     "quality": Command(LABEL, "report on pseudo-labels, with ground truth if given", f"{_LEGACY}:quality"),
     # Measure
     "evaluate": Command(MEASURE, "measure average precision of model files on labelled frames", f"{_LEGACY}:evaluate"),
-    "benchmark": Command(MEASURE, "measure this machine, or the whole method", f"{_LEGACY}:benchmark"),
+    "benchmark adapt": Command(
+        MEASURE,
+        "compare adaptation arms over seeds, with intervals",
+        "cahqp.benchmarks.adapt.command:adapt",
+        "cahqp.benchmarks.adapt.options:AdaptBenchmarkOptions",
+    ),
+    "benchmark attention": Command(
+        MEASURE,
+        "time the forms of deformable attention on this machine",
+        "cahqp.benchmarks.speed.attention:attention",
+        "cahqp.benchmarks.speed.options:AttentionBenchmarkOptions",
+    ),
+    "benchmark gate": Command(
+        MEASURE,
+        "measure how often the gate is wrong, on simulated candidates",
+        "cahqp.benchmarks.gate:gate",
+        "cahqp.benchmarks.gate_options:GateBenchmarkOptions",
+    ),
+    "benchmark measure": Command(
+        MEASURE,
+        "measure AP and operating points of models on labelled frames",
+        "cahqp.benchmarks.adapt.measure:measure",
+        "cahqp.benchmarks.adapt.options:MeasureBenchmarkOptions",
+    ),
+    "benchmark relabel": Command(
+        MEASURE, "time relabelling beside the teacher's forward passes", "cahqp.benchmarks.relabel:command"
+    ),
+    "benchmark speed": Command(
+        MEASURE,
+        "measure images per second and memory of a config, beside a reference",
+        "cahqp.benchmarks.speed.command:speed",
+        "cahqp.benchmarks.speed.options:SpeedBenchmarkOptions",
+    ),
+    "benchmark store": Command(
+        MEASURE, "time training with and without a soft-label store", "cahqp.benchmarks.soft_labels:command"
+    ),
     # Cycles
     "cycle": Command(CYCLE, "run or inspect a whole cycle: adapt, relabel, retrain, compare", f"{_LEGACY}:cycle"),
     "publish": Command(CYCLE, "publish a candidate model file, or keep the running one", f"{_LEGACY}:publish"),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import json
 from collections.abc import Callable, Collection
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,6 @@ import docstring_parser
 from jsonargparse import ArgumentParser, auto_cli
 
 from cahqp.cli.options import check_configs
-from cahqp.errors import ConfigError
 from cahqp.labels.formats import Format
 
 LABEL_LISTS: dict[str, Any] = {
@@ -24,36 +22,6 @@ LABEL_LISTS: dict[str, Any] = {
     "format": Format,
 }
 """Options of `relabel` and `calibrate` that take several values."""
-
-# name -> (what it measures, module, function that takes the remaining arguments); imported only when asked for
-BENCHMARKS: dict[str, tuple[str, str, str]] = {
-    "adapt": ("arms of adaptation over seeds, with intervals", "cahqp.benchmarks.adapt.command", "command"),
-    "attention": ("the forms of deformable attention on this machine", "cahqp.benchmarks.speed.attention", "command"),
-    "gate": ("how often the gate is wrong, on simulated candidates", "cahqp.cli.legacy", "benchmark_gate"),
-    "measure": ("AP and operating points of models on labelled frames", "cahqp.benchmarks.adapt.measure", "command"),
-    "relabel": ("what labels cost beside the teacher's forward passes", "cahqp.benchmarks.relabel", "command"),
-    "speed": (
-        "images per second and memory of a config, beside a reference",
-        "cahqp.benchmarks.speed.command",
-        "command",
-    ),
-    "store": ("what a soft-label store saves over asking the teacher", "cahqp.benchmarks.soft_labels", "command"),
-}
-
-
-def benchmark(arguments: list[str]) -> None:
-    """Run `cahqp benchmark NAME`."""
-    given = arguments[1:]
-    if not given or given[0] in ("-h", "--help"):
-        lines = [f"  {name:<10} {text}" for name, (text, _, _) in BENCHMARKS.items()]
-        print("\n".join(["usage: cahqp benchmark NAME [options]\n\nWhat can be measured:", *lines]))
-        return
-    if given[0] not in BENCHMARKS:
-        message = f"there is no benchmark {given[0]!r}. Known: {', '.join(BENCHMARKS)}."
-        raise ConfigError(message)
-    _, module, function = BENCHMARKS[given[0]]
-    command: Callable[[list[str]], None] = getattr(import_module(module), function)
-    command(given)
 
 
 def cycle(arguments: list[str]) -> None:
@@ -264,13 +232,6 @@ def gate(arguments: list[str]) -> None:
 
     given = with_lists(arguments[1:], ("source", "replay", "canary"))
     auto_cli(command, args=given, exit_on_error=False, prog="cahqp gate", as_positional=False)
-
-
-def benchmark_gate(arguments: list[str]) -> None:
-    """Run `cahqp benchmark gate`."""
-    from cahqp.benchmarks.gate import gate as command
-
-    auto_cli(command, args=arguments[1:], exit_on_error=False, prog="cahqp benchmark gate", as_positional=False)
 
 
 def registry(arguments: list[str]) -> None:

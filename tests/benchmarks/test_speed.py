@@ -8,9 +8,8 @@ import torch
 
 from cahqp.__main__ import main
 from cahqp.benchmarks.speed import command as speed
-from cahqp.benchmarks.speed.phases import Way
-from cahqp.benchmarks.speed.reference import reference_of
-from cahqp.benchmarks.speed.timer import Times, alternate, peak
+from cahqp.benchmarks.speed.reference import build_reference
+from cahqp.benchmarks.speed.timer import Times, Workload, alternate, peak
 from cahqp.detectors import RTDETR
 
 CPU = torch.device("cpu")
@@ -20,7 +19,7 @@ SIZES = ["--batch_size=1", "--boxes=2", "--rounds=2", "--threads=1"]
 @pytest.fixture(scope="module")
 def measured(configs, tmp_path_factory):
     output = tmp_path_factory.mktemp("speed")
-    given = [f"--config={configs['student']}", f"--output={output}", "--memory=false", *SIZES]
+    given = [f"--fit_config={configs['student']}", f"--output={output}", "--memory=false", *SIZES]
     assert main(["benchmark", "speed", *given]) == 0
     return output
 
@@ -51,13 +50,13 @@ def test_the_table_says_the_same(measured):
 
 
 def test_a_teacher_has_no_reference_and_says_why(configs, capsys):
-    given = [f"--config={configs['fit']}", "--memory=false", *SIZES]
+    given = [f"--fit_config={configs['fit']}", "--memory=false", *SIZES]
     assert main(["benchmark", "speed", *given]) == 0
     assert "this is a DINO" in capsys.readouterr().out
 
 
 def test_a_model_of_transformers_is_measured_too(capsys):
-    given = ["--config=configs/student/huggingface.yaml", "--memory=false", *SIZES]
+    given = ["--fit_config=configs/student/huggingface.yaml", "--memory=false", *SIZES]
     assert main(["benchmark", "speed", *given]) == 0
     assert "this is a HuggingFaceDetector" in capsys.readouterr().out
 
@@ -65,7 +64,7 @@ def test_a_model_of_transformers_is_measured_too(capsys):
 @pytest.mark.slow
 def test_memory_is_of_a_process_of_its_own(configs, tmp_path, monkeypatch):
     monkeypatch.setattr(speed, "WITH_MEMORY", ("inference",))
-    given = [f"--config={configs['student']}", f"--output={tmp_path}", "--reference=false", *SIZES]
+    given = [f"--fit_config={configs['student']}", f"--output={tmp_path}", "--reference=false", *SIZES]
     assert main(["benchmark", "speed", *given, "--rounds=1"]) == 0
     phases = json.loads((tmp_path / "speed.json").read_text())["phases"]
     assert phases["inference"]["ways"]["cahqp"]["peak_bytes"] > 0
@@ -76,12 +75,13 @@ def test_a_peak_is_what_a_run_takes_at_its_highest():
     assert 60 << 20 < took < 80 << 20
 
 
-def test_a_way_is_run_once_before_it_counts():
+def test_a_workload_runs_once_before_timing():
     done = []
-    ways = {
-        name: Way(lambda name=name: done.append(name), lambda name=name: done.append(f"for {name}")) for name in "ab"
+    workloads = {
+        name: Workload(lambda name=name: done.append(name), lambda name=name: done.append(f"for {name}"))
+        for name in "ab"
     }
-    times = alternate(ways, 2, CPU)
+    times = alternate(workloads, 2, CPU)
     assert done == ["for a", "a", "for b", "b"] * 3
     assert times.order == ["a", "b", "a", "b"] and [len(s) for s in times.seconds.values()] == [2, 2]
 
@@ -105,7 +105,7 @@ def test_a_ratio_is_taken_round_by_round():
 )
 def test_the_reference_is_of_the_same_size(settings):
     detector = RTDETR(["a", "b", "c"], dim=32, heads=4, ffn_dim=32, decoder_layers=2, queries=10, **settings)
-    model, about = reference_of(detector)
+    model, about = build_reference(detector)
     assert sum(p.numel() for p in model.parameters()) == sum(p.numel() for p in detector.parameters()), about
     images = torch.randn(1, 3, 64, 96)
     with torch.no_grad():
@@ -114,13 +114,16 @@ def test_the_reference_is_of_the_same_size(settings):
 
 def test_what_theirs_cannot_be_is_told():
     detector = RTDETR(["a"], dim=32, heads=4, ffn_dim=32, backbone_width=8, points=[1, 2, 3], fusion_blocks=4)
-    assert reference_of(detector) == (None, "transformers' RT-DETR has no points, fusion_blocks like this one's")
+    assert build_reference(detector) == (
+        None,
+        "transformers' RT-DETR does not support this detector's points, fusion_blocks",
+    )
 
 
 @pytest.mark.parametrize(
-    ("flag", "told"), [("--rounds=0", "--rounds"), ("--config=none.yaml", "none.yaml does not exist")]
+    ("flag", "told"), [("--rounds=0", "--rounds"), ("--fit_config=none.yaml", "none.yaml does not exist")]
 )
 def test_wrong_arguments_are_told(configs, flag, told, capsys):
-    given = ["benchmark", "speed", f"--config={configs['student']}", flag]
+    given = ["benchmark", "speed", f"--fit_config={configs['student']}", flag]
     assert main(given) == 1
     assert told in capsys.readouterr().err

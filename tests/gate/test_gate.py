@@ -7,7 +7,8 @@ import torch
 from onnx import helper, numpy_helper
 
 from cahqp.__main__ import main
-from cahqp.benchmarks.gate import World, curve
+from cahqp.benchmarks.gate import curve
+from cahqp.benchmarks.gate_options import GateBenchmarkOptions
 from cahqp.edge.package import MODEL, read_package, write_manifest
 from cahqp.errors import ConfigError
 from cahqp.gate.decision import RuntimeCost, SetEvidence, decide, lower_bound
@@ -82,9 +83,9 @@ def test_the_bound_of_few_groups_is_wider():
     assert lower_bound(0.02, 0.01, 1) == float("-inf")
 
 
-def test_simulated_candidates_are_told_apart():
-    world = World(recordings=12, frames=40)
-    found = curve(world, (-3, 2), decisions=12, sets=1, resamples=100, seed=0)
+def test_simulated_candidates_are_told_apart(tmp_path):
+    options = GateBenchmarkOptions(output=tmp_path, recordings=12, frames=40, decisions=12, resamples=100)
+    found = curve(options, (-3, 2))
     assert found["-3"]["published"] == 0.0
     assert found["+2"]["published"] > 0.7
     assert found["-3"]["mean_difference"] == pytest.approx(-3, abs=1)

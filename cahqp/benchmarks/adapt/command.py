@@ -6,8 +6,6 @@ import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from jsonargparse import ArgumentParser
-
 from cahqp.benchmarks.adapt.checks import check_files
 from cahqp.benchmarks.adapt.options import AdaptBenchmarkOptions
 from cahqp.benchmarks.adapt.plan import BenchmarkPlan
@@ -22,17 +20,6 @@ from cahqp.runs.executor import duration, run_stages
 from cahqp.runs.state import State
 
 RESULTS, TABLE = "results.json", "table.md"
-
-
-def command(arguments: list[str]) -> None:
-    """Run `cahqp benchmark adapt`."""
-    parser = ArgumentParser(prog="cahqp benchmark adapt", exit_on_error=False)
-    parser.add_argument("--plan", nargs="+", type=Path, required=True)
-    parser.add_argument("--seeds", nargs="+", type=int, default=[])
-    parser.add_argument("--arms", nargs="+", type=str, default=[])
-    parser.add_class_arguments(AdaptBenchmarkOptions, skip={"plan", "seeds", "arms"}, as_group=False)
-    words = ["--dry_run=true" if text == "--dry-run" else text for text in arguments[1:]]
-    adapt(AdaptBenchmarkOptions(**parser.parse_args(words).as_dict()))
 
 
 def adapt(options: AdaptBenchmarkOptions) -> None:

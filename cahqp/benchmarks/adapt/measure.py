@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
-
-from jsonargparse import ArgumentParser
 
 from cahqp.benchmarks.adapt.matches import write_matches
 from cahqp.benchmarks.adapt.options import MeasureBenchmarkOptions
@@ -20,18 +19,9 @@ from cahqp.evaluation.matching import Matches
 from cahqp.evaluation.metrics import Metrics, at_thresholds, average_precision
 from cahqp.files import write_json
 from cahqp.inference.evaluate import FramesSeen
-from cahqp.runs.directory import RunDirectory
+from cahqp.runs.directory import open_run
 
 _log = logging.getLogger(__name__)
-
-
-def command(arguments: list[str]) -> None:
-    """Run `cahqp benchmark measure`."""
-    parser = ArgumentParser(prog="cahqp benchmark measure", exit_on_error=False)
-    parser.add_class_arguments(MeasureBenchmarkOptions, skip={"weights", "frames"}, as_group=False)
-    for name in ("weights", "frames"):
-        parser.add_argument(f"--{name}", nargs="+", type=str, required=True)
-    measure(MeasureBenchmarkOptions(**parser.parse_args(arguments[1:]).as_dict()))
 
 
 def measure(options: MeasureBenchmarkOptions) -> None:
@@ -43,28 +33,27 @@ def measure(options: MeasureBenchmarkOptions) -> None:
     models, sets = _named_files(options.weights, "--weights"), _named_files(options.frames, "--frames")
     inputs = {f"weights.{k}": v for k, v in models.items()} | {f"frames.{k}": v for k, v in sets.items()}
     settings = {"batch_size": options.batch_size, "max_invalid_share": options.max_invalid_share}
-    run = RunDirectory(options.output, "benchmark measure", settings, inputs, options.seed)
-    if not run.begin():
-        print(f"{options.output} is finished already: nothing to do.")
-        return
+    with open_run(options.output, "benchmark measure", settings, inputs, options.seed) as run:
+        if run is not None:
+            _measure(models, sets, FramesSeen(options.batch_size, options.max_invalid_share), run.work)
+
+
+def _measure(models: Mapping[str, Path], sets: Mapping[str, Path], seen: FramesSeen, folder: Path) -> None:
     metrics: dict[str, dict[str, Any]] = {name: {} for name in models}
     matches: dict[str, dict[str, Matches]] = {name: {} for name in models}
     ground_truths: dict[str, GroundTruth] = {}
-    seen = FramesSeen(options.batch_size, options.max_invalid_share)
-    with run.whole():
-        for name, path in models.items():
-            detector = model_files.load(path)
-            for key, file in sets.items():
-                ground_truth = read_ground_truth(file, detector.classes)
-                _warn_left_out(ground_truth, file, name)
-                predictions = seen.predict(detector, file)
-                ground_truths[key] = seen.only(file, ground_truth)
-                measured = average_precision(ground_truths[key], predictions)
-                metrics[name][key], matches[name][key] = _metrics(measured, detector), measured.matches
-    write_matches(run.work, matches, {key: group_frames(ground_truth) for key, ground_truth in ground_truths.items()})
-    write_json(run.work / "metrics.json", {"models": metrics})
-    seen.write(run.work)
-    run.finish({})
+    for name, path in models.items():
+        detector = model_files.load(path)
+        for key, file in sets.items():
+            ground_truth = read_ground_truth(file, detector.classes)
+            _warn_left_out(ground_truth, file, name)
+            predictions = seen.predict(detector, file)
+            ground_truths[key] = seen.only(file, ground_truth)
+            measured = average_precision(ground_truths[key], predictions)
+            metrics[name][key], matches[name][key] = _metrics(measured, detector), measured.matches
+    write_matches(folder, matches, {key: group_frames(ground_truth) for key, ground_truth in ground_truths.items()})
+    write_json(folder / "metrics.json", {"models": metrics})
+    seen.write(folder)
 
 
 def _warn_left_out(ground_truth: GroundTruth, file: Path, model: str) -> None:

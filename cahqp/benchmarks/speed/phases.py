@@ -1,22 +1,23 @@
-"""What `cahqp benchmark speed` times: each phase as ours does it and, where there is one, as the reference does."""
+"""Phases that `cahqp benchmark speed` times, each for our detector and, where possible, for transformers' RT-DETR."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import cv2
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from cahqp.benchmarks.speed.reference import reference_of, their_labels
+from cahqp.benchmarks.speed.options import Precision
+from cahqp.benchmarks.speed.reference import build_reference, reference_labels
+from cahqp.benchmarks.speed.timer import Workload
 from cahqp.data.frames import open_frames
 from cahqp.detectors.base import DenoisingOutput, Detector, Output
 from cahqp.detectors.layers.denoising import denoising_queries
-from cahqp.detectors.losses.criterion import SetCriterion
 from cahqp.detectors.losses.targets import pad_targets
 from cahqp.inference.frames import FrameLoader, FrameSet, detect, fixed_batches
 from cahqp.labels.select import select
@@ -24,35 +25,21 @@ from cahqp.labels.shards.shards import LabelShards
 from cahqp.structures import Batch
 from cahqp.training.base import DetectionModule
 
-Precision = Literal["float32", "bf16"]
 STEP, INFERENCE, RELABELLING, CRITERION = "training step", "inference", "relabelling", "criterion"
 MATCHING = "matching and denoising"
-OURS, REFERENCE = "cahqp", "transformers"
+CAHQP, TRANSFORMERS = "cahqp", "transformers"
 
 
-@dataclass(frozen=True)
-class Way:
-    """One way of doing a phase.
-
-    Attributes:
-        run: What is timed.
-        prepare: What comes before it and is not.
-    """
-
-    run: Callable[[], Any]
-    prepare: Callable[[], Any] = lambda: None
-
-
-class Bench:
-    """A module, its reference and a batch to time them with.
+class PhaseBenchmark:
+    """Workloads of a detector and of its reference on one batch.
 
     Args:
-        module: On the CPU.
+        module: Module with the detector, on the CPU.
         batch: Random images with boxes, on the CPU.
-        folder: For frames to relabel.
-        device: Where everything runs.
+        folder: Directory for the frames to relabel.
+        device: Device of all computations.
         precision: `bf16` runs the models under autocast.
-        with_reference: Look for a reference.
+        with_reference: Whether to build a reference.
     """
 
     def __init__(
@@ -67,30 +54,33 @@ class Bench:
         self.detector, self.batch, self.folder = module.detector.to(device), batch.to(device), folder
         self.criterion, self.device, self.precision = module.criterion, device, precision
         self.reference: Any
-        self.reference, self.about = reference_of(self.detector) if with_reference else (None, "not asked for")
-        self.labels = their_labels(self.batch.targets, *self.batch.images.shape[-2:])
-        self.shape = shape_of(self.detector)
-        # A rate that moves nothing: the hundredth step is timed on the boxes of the first.
+        self.reference, self.about = build_reference(self.detector) if with_reference else (None, "not requested")
+        height, width = self.batch.images.shape[-2:]
+        self.sizes = torch.tensor([[height, width]] * len(batch), dtype=torch.float32, device=device)
+        self.labels = reference_labels(self.batch.targets, height, width)
+        self.shape = criterion_shape(self.detector)
+        self.slots = max(len(targets) for targets in self.batch.targets)
+        # The rate is too low to move weights: all steps are timed on the same boxes.
         self.optimizer = torch.optim.AdamW(self.detector.parameters(), lr=1e-9)
         if self.reference is not None:
             self.reference = self.reference.to(device)
-            self.their_optimizer = torch.optim.AdamW(self.reference.parameters(), lr=1e-9)
+            self.reference_optimizer = torch.optim.AdamW(self.reference.parameters(), lr=1e-9)
 
-    def phases(self) -> dict[str, dict[str, Way]]:
-        """Return every phase with its ways."""
-        detector, model = self.detector, self.reference
-        found = {
-            STEP: {OURS: Way(self._step, detector.train)},
-            INFERENCE: {OURS: Way(self._infer, detector.eval)},
-            RELABELLING: {OURS: Way(self._relabel, detector.eval)},
-            CRITERION: {OURS: self._criterion()},
-            MATCHING: {OURS: Way(self._matching)},
+    def phases(self) -> dict[str, dict[str, Workload]]:
+        """Return the workloads of every phase by implementation."""
+        detector, reference = self.detector, self.reference
+        phases = {
+            STEP: {CAHQP: Workload(self._step, detector.train)},
+            INFERENCE: {CAHQP: Workload(self._infer, detector.eval)},
+            RELABELLING: {CAHQP: Workload(self._relabel, detector.eval)},
+            CRITERION: {CAHQP: Workload(self._criterion())},
+            MATCHING: {CAHQP: Workload(self._match)},
         }
-        if model is not None:
-            found[STEP][REFERENCE] = Way(self._their_step, model.train)
-            found[INFERENCE][REFERENCE] = Way(self._their_inference(), model.eval)
-            found[CRITERION][REFERENCE] = self._their_criterion()
-        return found
+        if reference is not None:
+            phases[STEP][TRANSFORMERS] = Workload(self._reference_step, reference.train)
+            phases[INFERENCE][TRANSFORMERS] = Workload(self._reference_inference(), reference.eval)
+            phases[CRITERION][TRANSFORMERS] = Workload(self._reference_criterion())
+        return phases
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
@@ -102,12 +92,12 @@ class Bench:
         with self._autocast():
             output = self.detector(self._pixels(), self.batch.padding_mask, self.batch.targets)
             losses = self.criterion(output, self.batch.targets)
-        _descend(torch.stack([value.sum() for value in losses.values()]).sum(), self.optimizer)
+        _descend(_total(losses), self.optimizer)
 
-    def _their_step(self) -> None:
+    def _reference_step(self) -> None:
         with self._autocast():
             loss = self.reference(self._pixels(), labels=self.labels).loss
-        _descend(loss, self.their_optimizer)
+        _descend(loss, self.reference_optimizer)
 
     @torch.no_grad()
     def _infer(self) -> None:
@@ -115,11 +105,10 @@ class Bench:
             output = self.detector(self._pixels(), self.batch.padding_mask)
         self.detector.decode(output, output.sizes)
 
-    def _their_inference(self) -> Callable[[], None]:
+    def _reference_inference(self) -> Callable[[], None]:
         import transformers
 
-        processor = transformers.RTDetrImageProcessor()
-        sizes = torch.tensor([self.batch.images.shape[-2:]] * len(self.batch), device=self.device)
+        processor, sizes = transformers.RTDetrImageProcessor(), self.sizes.long()
 
         @torch.no_grad()
         def infer() -> None:
@@ -130,112 +119,113 @@ class Bench:
         return infer
 
     def _relabel(self) -> None:
-        """Do what `cahqp relabel` does to a batch of full-HD frames on disk: read, resize, detect, select, write."""
+        """Relabel a batch of full-HD frames on disk: read, resize, detect, select, write."""
         root = self.folder / "frames"
         if not root.is_dir():
             write_frames(root, len(self.batch))
         frames = FrameSet(open_frames([root]), self.detector.preprocessing)
         shards = LabelShards(self.folder / "shards", 0)
-        for batch in FrameLoader(frames, fixed_batches(len(frames), len(self.batch))):
-            assert batch.batch is not None
+        for loaded in FrameLoader(frames, fixed_batches(len(frames), len(self.batch))):
+            assert loaded.batch is not None
             with self._autocast():
-                found = detect(self.detector, batch.batch.to(self.device))
-            for position, frame, one in zip(batch.positions, batch.batch.frames, found, strict=True):
-                shards.write(position, frame, select(one.to("cpu"), frame.size, self.detector.classes))
+                detections = detect(self.detector, loaded.batch.to(self.device))
+            for position, frame, of_frame in zip(loaded.positions, loaded.batch.frames, detections, strict=True):
+                shards.write(position, frame, select(of_frame.to("cpu"), frame.size, self.detector.classes))
         shards.close()
 
-    def _answers(self) -> tuple[Tensor, Tensor, Tensor, Tensor, int]:
-        """Return logits and boxes as a decoder in training gives them, those of proposals, and the denoising part."""
-        size, classes = len(self.batch), len(self.detector.classes)
+    def _predictions(self) -> tuple[Tensor, Tensor, Tensor, Tensor, int]:
+        """Return random training outputs.
+
+        Returns:
+            Decoder logits (layers, images, noised + queries, classes) and boxes, proposal logits and boxes (images,
+            queries, ...), and the number of noised queries.
+        """
+        size, classes, denoising = len(self.batch), len(self.detector.classes), self.shape["denoising"]
         layers, queries = self.shape["decoder_layers"], self.shape["queries"]
-        most = max(len(t) for t in self.batch.targets)
-        noised = max(1, self.shape["denoising"] // most) * 2 * most if self.shape["denoising"] else 0
+        noised = max(1, denoising // self.slots) * 2 * self.slots if denoising else 0
         logits = torch.randn(layers, size, noised + queries, classes, device=self.device) - 3
         boxes = torch.rand(layers, size, noised + queries, 4, device=self.device) * 0.4 + 0.05
         return logits, boxes, logits[0, :, noised:].clone(), boxes[0, :, noised:].clone(), noised
 
-    def _criterion(self) -> Way:
-        """Return denoising queries, matching and losses, forward and backward, on made-up predictions."""
-        given = self._answers()
-        start, sizes = given[4], _sizes(self.batch)
-        slots = max(len(t) for t in self.batch.targets)
-        table = nn.Embedding(len(self.detector.classes) + 1, self.shape["dim"], device=self.device)
+    def _criterion(self) -> Callable[[], None]:
+        """Return denoising queries, matching and losses, forward and backward, on random predictions."""
+        *predictions, noised = self._predictions()
+        embedding = nn.Embedding(len(self.detector.classes) + 1, self.shape["dim"], device=self.device)
 
         def run() -> None:
-            logits, boxes, first, proposals = (one.detach().requires_grad_() for one in given[:4])
-            noised = self._noised(sizes)
-            if noised is not None:
-                table(noised.labels)
-                noised.attention_mask(first.shape[1])
-            groups = start // (2 * slots)
-            denoising = DenoisingOutput(logits[:, :, :start], boxes[:, :, :start], groups, slots) if start else None
-            mine, places = logits[:, :, start:], boxes[:, :, start:]
+            logits, boxes, proposal_logits, proposals = (each.detach().requires_grad_() for each in predictions)
+            queries = self._denoising_queries()
+            if queries is not None:
+                embedding(queries.labels)
+                queries.attention_mask(proposal_logits.shape[1])
+            denoising = None
+            if noised:
+                groups = noised // (2 * self.slots)
+                denoising = DenoisingOutput(logits[:, :, :noised], boxes[:, :, :noised], groups, self.slots)
+            logits, boxes = logits[:, :, noised:], boxes[:, :, noised:]
             output = Output(
-                mine[-1], places[-1], mine[:-1], places[:-1], first, proposals, sizes, None, denoising  # type: ignore[arg-type]
+                logits[-1], boxes[-1], logits[:-1], boxes[:-1], proposal_logits, proposals, self.sizes,
+                None, denoising,  # type: ignore[arg-type]
             )  # fmt: skip
-            losses = self.criterion(output, self.batch.targets)
-            torch.stack([value.sum() for value in losses.values()]).sum().backward()  # type: ignore[no-untyped-call]
+            _total(self.criterion(output, self.batch.targets)).backward()  # type: ignore[no-untyped-call]
 
-        return Way(run)
+        return run
 
-    def _noised(self, sizes: Tensor) -> Any:
+    def _denoising_queries(self) -> Any:
         return denoising_queries(
-            self.batch.targets, sizes, len(self.detector.classes), number=self.shape["denoising"], label_noise=0.5,
-            box_noise=1.0, eps=1e-5,
+            self.batch.targets, self.sizes, len(self.detector.classes), number=self.shape["denoising"],
+            label_noise=0.5, box_noise=1.0, eps=1e-5,
         )  # fmt: skip
 
-    def _their_criterion(self) -> Way:
+    def _reference_criterion(self) -> Callable[[], None]:
         from transformers.loss.loss_rt_detr import RTDetrForObjectDetectionLoss
-        from transformers.models.rt_detr import modeling_rt_detr as theirs
+        from transformers.models.rt_detr import modeling_rt_detr
 
-        given, config = self._answers(), self.reference.config
-        table = nn.Embedding(config.num_labels + 1, config.d_model, device=self.device)
+        *predictions, _ = self._predictions()
+        config = self.reference.config
+        embedding = nn.Embedding(config.num_labels + 1, config.d_model, device=self.device)
 
         def run() -> None:
-            logits, boxes, first, proposals = (one.detach().requires_grad_() for one in given[:4])
-            noised = theirs.get_contrastive_denoising_training_group(  # type: ignore[no-untyped-call]
-                targets=self.labels, num_classes=config.num_labels, num_queries=config.num_queries, class_embed=table,
-                num_denoising_queries=config.num_denoising, label_noise_ratio=config.label_noise_ratio,
-                box_noise_scale=config.box_noise_scale,
+            logits, boxes, proposal_logits, proposals = (each.detach().requires_grad_() for each in predictions)
+            noised = modeling_rt_detr.get_contrastive_denoising_training_group(  # type: ignore[no-untyped-call]
+                targets=self.labels, num_classes=config.num_labels, num_queries=config.num_queries,
+                class_embed=embedding, num_denoising_queries=config.num_denoising,
+                label_noise_ratio=config.label_noise_ratio, box_noise_scale=config.box_noise_scale,
             )  # fmt: skip
-            mine, places = logits.transpose(0, 1), boxes.transpose(0, 1)
+            logits, boxes = logits.transpose(0, 1), boxes.transpose(0, 1)
             loss = RTDetrForObjectDetectionLoss(  # type: ignore[no-untyped-call]
-                mine[:, -1], self.labels, self.device, places[:, -1], config, mine, places, enc_topk_logits=first,
-                enc_topk_bboxes=proposals, denoising_meta_values=noised[3],
+                logits[:, -1], self.labels, self.device, boxes[:, -1], config, logits, boxes,
+                enc_topk_logits=proposal_logits, enc_topk_bboxes=proposals, denoising_meta_values=noised[3],
             )[0]  # fmt: skip
             loss.backward()
 
-        return Way(run)
+        return run
 
-    def _matching(self) -> None:
+    @cached_property
+    def _matched(self) -> tuple[Tensor, Tensor, Tensor, Tensor, int]:
+        return self._predictions()
+
+    def _match(self) -> None:
         """Make denoising queries and match all layers, as one training step does."""
-        sizes = _sizes(self.batch)
-        logits, boxes, first, proposals, start = self._answers_kept()
-        self._noised(sizes)
-        criterion: SetCriterion = self.criterion
-        all_logits = torch.cat([logits[:, :, start:], first[None]])
-        all_boxes = torch.cat([boxes[:, :, start:], proposals[None]])
-        criterion.matcher(all_logits, all_boxes, pad_targets(self.batch.targets, sizes))
-
-    def _answers_kept(self) -> tuple[Tensor, Tensor, Tensor, Tensor, int]:
-        if not hasattr(self, "_kept"):
-            self._kept = self._answers()
-        return self._kept
+        logits, boxes, proposal_logits, proposals, noised = self._matched
+        self._denoising_queries()
+        all_logits = torch.cat([logits[:, :, noised:], proposal_logits[None]])
+        all_boxes = torch.cat([boxes[:, :, noised:], proposals[None]])
+        self.criterion.matcher(all_logits, all_boxes, pad_targets(self.batch.targets, self.sizes))
 
 
-def shape_of(detector: Detector) -> dict[str, int]:
-    """Return the numbers that decide what the criterion works on: of ours, or of a model of transformers."""
-    own = detector.settings
-    if "decoder_layers" in own:
-        return {name: own[name] for name in ("decoder_layers", "queries", "denoising", "dim")}
-    theirs = own["config"]
+def criterion_shape(detector: Detector) -> dict[str, int]:
+    """Return layers, queries, denoising queries and width of a detector, one of ours or one of transformers."""
+    settings = detector.settings
+    if "decoder_layers" in settings:
+        return {name: settings[name] for name in ("decoder_layers", "queries", "denoising", "dim")}
+    config = settings["config"]
     names = {"decoder_layers": "decoder_layers", "queries": "num_queries", "dim": "d_model"}
-    return {name: theirs[their] for name, their in names.items()} | {"denoising": theirs.get("num_denoising", 0)}
+    return {name: config[key] for name, key in names.items()} | {"denoising": config.get("num_denoising", 0)}
 
 
-def _sizes(batch: Batch) -> Tensor:
-    height, width = batch.images.shape[-2:]
-    return torch.tensor([[height, width]] * len(batch), dtype=torch.float32, device=batch.images.device)
+def _total(losses: dict[str, Tensor]) -> Tensor:
+    return torch.stack([value.sum() for value in losses.values()]).sum()
 
 
 def _descend(loss: Tensor, optimizer: torch.optim.Optimizer) -> None:
@@ -245,7 +235,7 @@ def _descend(loss: Tensor, optimizer: torch.optim.Optimizer) -> None:
 
 
 def write_frames(root: Path, count: int) -> None:
-    """Write JPEG frames of 1080 x 1920 pixels with a smooth picture, as a camera's are to a decoder."""
+    """Write JPEG frames of 1080 x 1920 pixels with smooth content, as costly to decode as a camera's."""
     root.mkdir(parents=True)
     generator = np.random.default_rng(0)
     for number in range(count):

@@ -1,4 +1,4 @@
-"""Time and memory of ways to do one thing."""
+"""Time and peak memory of workloads."""
 
 from __future__ import annotations
 
@@ -15,85 +15,88 @@ _STATUS, _REFS = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
 @dataclass(frozen=True)
-class Times:
-    """Seconds of each run.
+class Workload:
+    """One implementation of a phase.
 
     Attributes:
-        seconds: By way, in the order of the rounds.
-        order: Which way each run was, as they followed one another.
+        run: Timed call.
+        prepare: Call before each run that is not timed.
+    """
+
+    run: Callable[[], Any]
+    prepare: Callable[[], Any] = lambda: None
+
+
+@dataclass(frozen=True)
+class Times:
+    """Durations of alternating runs.
+
+    Attributes:
+        seconds: Seconds of each round by workload.
+        order: Workload of each run, in order of time.
     """
 
     seconds: dict[str, list[float]]
     order: list[str]
 
-    def median(self, way: str) -> float:
-        """Return the median of a way's seconds."""
-        return statistics.median(self.seconds[way])
+    def median(self, name: str) -> float:
+        """Return the median seconds of a workload."""
+        return statistics.median(self.seconds[name])
 
     def ratio(self, slow: str, fast: str) -> dict[str, float]:
-        """Return how many times longer one way took than another: the least, the median and the most of all rounds."""
-        found = [a / b for a, b in zip(self.seconds[slow], self.seconds[fast], strict=True)]
-        return {"min": min(found), "median": statistics.median(found), "max": max(found)}
+        """Return minimum, median and maximum over the rounds of one workload's time divided by another's."""
+        ratios = [a / b for a, b in zip(self.seconds[slow], self.seconds[fast], strict=True)]
+        return {"min": min(ratios), "median": statistics.median(ratios), "max": max(ratios)}
 
 
-def alternate(ways: Mapping[str, Any], rounds: int, device: torch.device) -> Times:
-    """Time ways by turns, so that what else a machine does meets all of them.
+def alternate(workloads: Mapping[str, Workload], rounds: int, device: torch.device) -> Times:
+    """Time workloads in alternation, so that other load on the machine affects all of them.
 
     Args:
-        ways: `Way` by name; each is run once before anything counts.
-        rounds: Times each is run.
-        device: Waited for after every run.
+        workloads: By name. Each runs once before timing starts.
+        rounds: Timed runs of each workload.
+        device: Device to synchronize with after each run.
     """
-    for way in ways.values():
-        way.prepare()
-        way.run()
-    times = Times({name: [] for name in ways}, [])
-    for _ in range(rounds):
-        for name, way in ways.items():
-            way.prepare()
-            times.seconds[name].append(timed(way.run, device))
-            times.order.append(name)
+    times = Times({name: [] for name in workloads}, [])
+    for counts in [False] + [True] * rounds:
+        for name, workload in workloads.items():
+            workload.prepare()
+            _synchronize(device)
+            began = time.perf_counter()
+            workload.run()
+            _synchronize(device)
+            if counts:
+                times.seconds[name].append(time.perf_counter() - began)
+                times.order.append(name)
     return times
 
 
-def timed(run: Callable[[], Any], device: torch.device) -> float:
-    """Return the seconds of one run, the device's work included."""
-    _wait(device)
-    began = time.perf_counter()
+def peak(run: Callable[[], Any], device: torch.device) -> int | None:
+    """Return the peak memory of a run in bytes, beyond the memory in use before it.
+
+    On CUDA this is the memory of tensors. Otherwise it is the resident memory of the process, which needs Linux and a
+    process without earlier similar work, because freed memory is not returned. `None` where it cannot be measured.
+    """
+    if device.type == "cuda":
+        _synchronize(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        run()
+        _synchronize(device)
+        return torch.cuda.max_memory_allocated(device) - before
+    if not _REFS.exists():
+        return None
+    _REFS.write_text("5")  # resets VmHWM (Linux, Documentation/filesystems/proc)
+    before = _status_bytes("VmRSS")
     run()
-    _wait(device)
-    return time.perf_counter() - began
+    return _status_bytes("VmHWM") - before
 
 
-def _wait(device: torch.device) -> None:
+def _synchronize(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
-def peak(run: Callable[[], Any], device: torch.device) -> int | None:
-    """Return the bytes that a run takes at its highest beyond what was taken before it.
-
-    On CUDA what tensors take; else what the process takes, which needs Linux, and a process in which nothing of the
-    kind ran before, for freed memory is not given back; `None` where it cannot be told.
-    """
-    if device.type == "cuda":
-        _wait(device)
-        torch.cuda.reset_peak_memory_stats(device)
-        before = torch.cuda.memory_allocated(device)
-        run()
-        _wait(device)
-        return torch.cuda.max_memory_allocated(device) - before
-    if not _REFS.exists():
-        return None
-    _REFS.write_text("5")  # the highest so far is forgotten (Linux, Documentation/filesystems/proc)
-    before = _kilobytes("VmRSS")
-    run()
-    return (_kilobytes("VmHWM") - before) * 1024
-
-
-def _kilobytes(name: str) -> int:
-    for line in _STATUS.read_text().splitlines():
-        if line.startswith(f"{name}:"):
-            return int(line.split()[1])
-    message = f"{_STATUS} has no {name}."
-    raise OSError(message)
+def _status_bytes(key: str) -> int:
+    (line,) = (line for line in _STATUS.read_text().splitlines() if line.startswith(f"{key}:"))
+    return int(line.split()[1]) * 1024
