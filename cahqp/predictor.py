@@ -1,4 +1,4 @@
-"""A detector from Python: `cahqp.load("model.safetensors").predict(images)`."""
+"""Detector for Python code: `cahqp.load("model.safetensors").predict(images)`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from cahqp.data.datasets import as_tensor
@@ -14,14 +13,16 @@ from cahqp.data.images import BrokenImageError, read_image
 from cahqp.data.transforms import plain
 from cahqp.detectors.base import Detector
 from cahqp.detectors.model_file import load as load_detector
+from cahqp.frame import Frame
+from cahqp.inference.frames import detect
 from cahqp.structures import Detections, Targets, collate
 
 
 class Predictor:
-    """A model file, ready to detect.
+    """Detector with its preprocessing.
 
     Args:
-        detector: In eval mode.
+        detector: The detector in eval mode.
     """
 
     def __init__(self, detector: Detector) -> None:
@@ -33,17 +34,17 @@ class Predictor:
         """Class names in the order of the labels."""
         return self.detector.classes
 
-    @torch.no_grad()
     def predict(self, images: Sequence[NDArray[np.uint8] | Path | str], threshold: float = 0.0) -> list[Detections]:
         """Return each image's detections in its own pixels, best first.
 
         Args:
-            images: (H, W, 3) uint8 RGB, of any sizes, or image files.
-            threshold: Lowest score that is returned.
+            images: (H, W, 3) uint8 RGB arrays of any sizes, or image files.
+            threshold: Minimum score, 0..1.
 
         Raises:
+            TypeError: `images` is a single path instead of a list.
             ValueError: An image has another shape or type.
-            BrokenImageError: A file cannot be read as an image.
+            BrokenImageError: A file is not a readable image.
         """
         if isinstance(images, (str, Path)):
             message = f"predict takes a list of images: predict([{str(images)!r}])."
@@ -55,13 +56,12 @@ class Predictor:
                 raise ValueError(message)
         if not pixels:
             return []
-        device = next(self.detector.parameters()).device
-        views = [as_tensor(self._resize(image, Targets.empty(), 0)[0]) for image in pixels]
-        batch = collate([(view, Targets.empty(), None) for view in views]).to(device)  # type: ignore[misc]
-        normalised = self.detector.preprocessing.normalise(batch.images, batch.padding_mask)
-        sizes = torch.tensor([image.shape[:2] for image in pixels], device=device)
-        found = self.detector.decode(self.detector(normalised, batch.padding_mask), sizes)
-        return [detections[detections.scores >= threshold] for detections in found]
+        samples = [
+            (as_tensor(self._resize(image, Targets.empty(), 0)[0]), Targets.empty(), Frame(number, "", image.shape[:2]))
+            for number, image in enumerate(pixels)
+        ]
+        batch = collate(samples).to(next(self.detector.parameters()).device)
+        return [found[found.scores >= threshold] for found in detect(self.detector, batch)]
 
 
 def _read(path: Path) -> NDArray[np.uint8]:
@@ -76,6 +76,6 @@ def load(path: Path | str) -> Predictor:
     """Return the detector of a model file, on the CPU.
 
     Raises:
-        WeightsError: The file is missing, damaged or not one of ours.
+        WeightsError: The file is missing, damaged or not a model file of cahqp.
     """
     return Predictor(load_detector(Path(path)))

@@ -53,14 +53,30 @@ COMMANDS: dict[str, Command] = {
     "test": Command(TRAIN, "measure on the test frames of a config", _LIGHTNING),
     "predict": Command(TRAIN, "run a config's model over its test frames", _LIGHTNING),
     "convert": Command(TRAIN, "convert a published DINO or RT-DETR checkpoint to a model file", f"{_LEGACY}:convert"),
-    "info": Command(TRAIN, "describe a model file", f"{_LEGACY}:info"),
+    "info": Command(
+        TRAIN,
+        "describe a model file",
+        "cahqp.inference.evaluate:info",
+        "cahqp.inference.options:InfoOptions",
+        ("file",),
+    ),
     # Label
     "relabel": Command(LABEL, "write pseudo-labels for folders, videos or COCO files", f"{_LEGACY}:relabel"),
     "calibrate": Command(LABEL, "fit score calibration on labelled frames", f"{_LEGACY}:calibrate"),
     "reformat": Command(LABEL, "convert labels to YOLO, CVAT, Label Studio or COCO, and back", f"{_LEGACY}:reformat"),
-    "quality": Command(LABEL, "report on pseudo-labels, with ground truth if given", f"{_LEGACY}:quality"),
+    "quality": Command(
+        LABEL,
+        "report on pseudo-labels, with ground truth if given",
+        "cahqp.reports.quality:quality",
+        "cahqp.reports.options:QualityOptions",
+    ),
     # Measure
-    "evaluate": Command(MEASURE, "measure average precision of model files on labelled frames", f"{_LEGACY}:evaluate"),
+    "evaluate": Command(
+        MEASURE,
+        "measure average precision of model files on labelled frames",
+        "cahqp.inference.evaluate:evaluate",
+        "cahqp.inference.options:EvaluateOptions",
+    ),
     "benchmark adapt": Command(
         MEASURE,
         "compare adaptation arms over seeds, with intervals",
@@ -100,7 +116,9 @@ COMMANDS: dict[str, Command] = {
     # Cycles
     "cycle": Command(CYCLE, "run or inspect a whole cycle: adapt, relabel, retrain, compare", f"{_LEGACY}:cycle"),
     "publish": Command(CYCLE, "publish a candidate model file, or keep the running one", f"{_LEGACY}:publish"),
-    "report": Command(CYCLE, "rewrite the report of a cycle", f"{_LEGACY}:report"),
+    "report": Command(
+        CYCLE, "rewrite the report of a cycle", "cahqp.reports.cycle:report", "cahqp.reports.options:ReportOptions"
+    ),
     "replay": Command(CYCLE, "update a bounded replay buffer of past domains", f"{_LEGACY}:replay"),
     "apply-decision": Command(CYCLE, "carry out the decision of a gate", f"{_LEGACY}:apply_decision"),
     # Cameras

@@ -55,13 +55,6 @@ def publish(arguments: list[str]) -> None:
     auto_cli(command, args=arguments[1:], exit_on_error=False, prog="cahqp publish", as_positional=False)
 
 
-def report(arguments: list[str]) -> None:
-    """Run `cahqp report`."""
-    from cahqp.reports.cycle import report as command
-
-    auto_cli(command, args=arguments[1:], exit_on_error=False, prog="cahqp report", as_positional=False)
-
-
 def reformat(arguments: list[str]) -> None:
     """Run `cahqp reformat`."""
     from cahqp.labels.formats.command import reformat as command
@@ -73,20 +66,6 @@ def reformat(arguments: list[str]) -> None:
         prog="cahqp reformat",
         as_positional=False,
     )
-
-
-def quality(arguments: list[str]) -> None:
-    """Run `cahqp quality`."""
-    from cahqp.reports.quality import quality as command
-
-    auto_cli(command, args=arguments[1:], exit_on_error=False, prog="cahqp quality", as_positional=False)
-
-
-def evaluate(arguments: list[str]) -> None:
-    """Run `cahqp evaluate`."""
-    from cahqp.inference.evaluate import evaluate as command
-
-    run_with_lists(command, arguments, {"weights": str, "frames": str})
 
 
 def calibrate(arguments: list[str]) -> None:
@@ -102,13 +81,6 @@ def convert(arguments: list[str]) -> None:
 
     given = with_flags(arguments[1:], ("--weights", "--output"))
     auto_cli(command, args=given, exit_on_error=False, prog="cahqp convert", as_positional=False)
-
-
-def info(arguments: list[str]) -> None:
-    """Run `cahqp info FILE`."""
-    from cahqp.inference.evaluate import info as command
-
-    auto_cli(command, args=arguments[1:], prog="cahqp info")
 
 
 def run_with_lists(

@@ -1,1 +1,1 @@
-"""What was reached, how sure that is, and a page that shows it."""
+"""Accuracy of detections, with confidence intervals."""

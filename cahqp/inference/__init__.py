@@ -1,1 +1,1 @@
-"""Detectors over frames, and their evaluation."""
+"""Detection on frames, and evaluation of model files."""

@@ -1,4 +1,4 @@
-"""`cahqp evaluate` and `cahqp info`: what model files reach, and what they hold."""
+"""`cahqp evaluate` and `cahqp info`: accuracy and content of model files."""
 
 from __future__ import annotations
 
@@ -8,138 +8,113 @@ from pathlib import Path
 
 from cahqp.data.frames import open_frames
 from cahqp.data.images import Quarantine, write_quarantine
-from cahqp.detectors import model_file as model_files
+from cahqp.detectors import model_file
 from cahqp.detectors.base import Detector
-from cahqp.errors import ConfigError, check_numbers
+from cahqp.errors import ConfigError
 from cahqp.evaluation.ground_truth import GroundTruth, ImagePredictions, Predictions, read_ground_truth
 from cahqp.evaluation.scoring import score
 from cahqp.files import write_json
 from cahqp.inference.frames import FrameLoader, FrameSet, as_arrays, detect, fixed_batches
-from cahqp.runs.directory import RunDirectory
+from cahqp.inference.options import EvaluateOptions, InfoOptions
+from cahqp.runs.directory import open_run
 
 QUARANTINE = "quarantine.json"
 
 _log = logging.getLogger(__name__)
 
 
-def evaluate(
-    weights: list[str],
-    frames: list[str],
-    output: Path,
-    batch_size: int = 8,
-    resamples: int = 1000,
-    device: str = "cpu",
-    seed: int = 0,
-    max_invalid_share: float = 0.05,
-) -> None:
-    """Measure model files on labelled frames: average precision, per class, and paired differences with intervals.
+def evaluate(options: EvaluateOptions) -> None:
+    """Measure average precision of model files on labelled frames, with intervals of paired differences.
 
-    Frames whose image is broken are measured for no model, and listed in `quarantine.json`.
-
-    Args:
-        weights: NAME=FILE of each model. A model is compared with the first one whose name begins alike, up to the
-            first dash.
-        frames: NAME=FILE of each COCO file with truth.
-        output: Directory for `metrics.json`; never overwritten.
-        batch_size: Frames in a batch.
-        resamples: Draws of the bootstrap.
-        device: Where the models run.
-        seed: Of the bootstrap.
-        max_invalid_share: Share of broken images, 0..1, that is put up with.
+    Unreadable frames are left out for all models and listed in `quarantine.json`.
     """
-    check_numbers(
-        shares={"--max_invalid_share": max_invalid_share}, counts={"--batch_size": batch_size, "--resamples": resamples}
-    )
-    models, ground_truths = _named(weights, "--weights"), _named(frames, "--frames")
-    settings = {"batch_size": batch_size, "resamples": resamples, "models": list(models), "frames": list(ground_truths)}
-    settings |= {"max_invalid_share": max_invalid_share}
-    inputs = {f"weights.{k}": v for k, v in models.items()} | {f"frames.{k}": v for k, v in ground_truths.items()}
-    run = RunDirectory(output, "evaluate", settings, inputs, seed)
-    if not run.begin():
-        print(f"{output} is finished already: nothing to do.")
-        return
-    with run.whole():
-        detectors = {name: model_files.load(path).to(device) for name, path in models.items()}
-        seen = FramesSeen(batch_size, max_invalid_share)
+    models, files = _parse_named(options.weights, "--weights"), _parse_named(options.frames, "--frames")
+    settings = {
+        "batch_size": options.batch_size,
+        "resamples": options.resamples,
+        "models": list(models),
+        "frames": list(files),
+        "max_invalid_share": options.max_invalid_share,
+    }
+    inputs = {f"weights.{k}": v for k, v in models.items()} | {f"frames.{k}": v for k, v in files.items()}
+    with open_run(options.output, "evaluate", settings, inputs, options.seed) as run:
+        if run is None:
+            return
+        detectors = {name: model_file.load(path).to(options.device) for name, path in models.items()}
+        frames = EvaluationFrames(options.batch_size, options.max_invalid_share)
         predictions = {
-            name: {frames_name: seen.predict(detector, path) for frames_name, path in ground_truths.items()}
-            for name, detector in detectors.items()
+            model: {name: frames.predict(detector, path) for name, path in files.items()}
+            for model, detector in detectors.items()
         }
         classes = next(iter(detectors.values())).classes
         result = score(
             predictions,
-            {name: seen.only(path, read_ground_truth(path, classes)) for name, path in ground_truths.items()},
+            {name: frames.keep_readable(path, read_ground_truth(path, classes)) for name, path in files.items()},
             comparisons=_comparisons(list(models)),
-            seed=seed,
-            resamples=resamples,
+            seed=options.seed,
+            resamples=options.resamples,
         )
         write_json(run.work / "metrics.json", result)
-        seen.write(run.work)
-    run.finish({})
+        frames.write_quarantine(run.work)
 
 
-class FramesSeen:
-    """What models say of the frames of COCO files whose images can be read: of the others nothing can be said.
+class EvaluationFrames:
+    """Frames of COCO files that several models are measured on. Frames unreadable for one model are left out for all.
 
     Args:
-        batch_size: Frames in a batch.
-        max_invalid_share: Share of broken images of a file, 0..1, that is put up with.
+        batch_size: Frames per batch.
+        max_invalid_share: Largest accepted share of unreadable images of a file, 0..1.
     """
 
     def __init__(self, batch_size: int, max_invalid_share: float) -> None:
         self.batch_size, self.max_invalid_share = batch_size, max_invalid_share
-        self._broken: dict[Path, Quarantine] = {}
-        self._ids: dict[Path, set[int]] = {}
+        self._quarantines: dict[Path, Quarantine] = {}
+        self._readable: dict[Path, set[int]] = {}
 
     def predict(self, detector: Detector, path: Path) -> Predictions:
-        """Return a detector's answers for the frames of a file that can be read.
+        """Return a detector's predictions on the readable frames of a file.
 
         Args:
-            detector: In eval mode, on its device.
-            path: The COCO file; its labels are not read here.
+            detector: The detector in eval mode, on its device.
+            path: The COCO file. Its labels are not read.
 
         Raises:
-            DataError: More images are broken than `max_invalid_share` allows.
+            DataError: More than `max_invalid_share` of the images are unreadable.
         """
-        source = open_frames([path])
         device = next(detector.parameters()).device
-        answers: dict[int, ImagePredictions] = {}
-        dataset = FrameSet(source, detector.preprocessing, self.max_invalid_share)
+        images: dict[int, ImagePredictions] = {}
+        dataset = FrameSet(open_frames([path]), detector.preprocessing, self.max_invalid_share)
         for item in FrameLoader(dataset, fixed_batches(len(dataset), self.batch_size)):
             if item.batch is not None:
-                found = detect(detector, item.batch.to(device))
-                answers |= {f.id: as_arrays(d) for f, d in zip(item.batch.frames, found, strict=True)}
+                detections = detect(detector, item.batch.to(device))
+                images |= {f.id: as_arrays(d) for f, d in zip(item.batch.frames, detections, strict=True)}
             dataset.quarantine.check()
-        self._broken[path] = dataset.quarantine
-        self._ids[path] = self._ids.get(path, answers.keys()) & answers.keys()
-        return Predictions(detector.classes, answers)
+        self._quarantines[path] = dataset.quarantine
+        self._readable[path] = self._readable.get(path, images.keys()) & images.keys()
+        return Predictions(detector.classes, images)
 
-    def only(self, path: Path, ground_truth: GroundTruth) -> GroundTruth:
-        """Return the truth of the frames that every model could read, and say how many they are not."""
-        kept = ground_truth.only(self._ids[path])
+    def keep_readable(self, path: Path, ground_truth: GroundTruth) -> GroundTruth:
+        """Return the ground truth of the frames that every model could read. Log a warning about the others."""
+        kept = ground_truth.only(self._readable[path])
         if lost := len(ground_truth.images) - len(kept.images):
-            _log.warning("%s: %d images are broken and not measured; see %s.", path, lost, QUARANTINE)
+            _log.warning("%s: %d images are unreadable and not measured; see %s.", path, lost, QUARANTINE)
         return kept
 
-    def write(self, folder: Path) -> None:
-        """List the broken images in `quarantine.json` of a folder; nothing where there are none."""
-        write_quarantine(folder / QUARANTINE, list(self._broken.values()))
+    def write_quarantine(self, folder: Path) -> None:
+        """List the unreadable images in `quarantine.json`; write no file without them."""
+        write_quarantine(folder / QUARANTINE, list(self._quarantines.values()))
 
 
-def info(file: Path) -> None:
-    """Say what a model file holds: architecture, classes, preprocessing, thresholds, provenance, hash, parameters.
-
-    Args:
-        file: The model file.
-    """
-    told = {**model_files.describe(file), "parameters": model_files.count_parameters(file)}
-    print(json.dumps(told, indent=2, sort_keys=True))
+def info(options: InfoOptions) -> None:
+    """Print a model file's architecture, classes, preprocessing, thresholds, provenance, hash and parameter count."""
+    description = model_file.describe(options.file) | {"parameters": model_file.count_parameters(options.file)}
+    print(json.dumps(description, indent=2, sort_keys=True))
 
 
-def _named(given: list[str], flag: str) -> dict[str, Path]:
-    """Return paths by name; a name that stands twice is numbered from its second path on."""
+def _parse_named(values: list[str], flag: str) -> dict[str, Path]:
+    """Return paths by name. A repeated name gets a number from its second path on."""
     named: dict[str, Path] = {}
-    for text in given:
+    for text in values:
         name, sign, path = text.partition("=")
         if not (name and sign and path):
             message = f"{flag} {text!r} must be NAME=FILE, such as teacher=runs/teacher/model.safetensors."
@@ -152,11 +127,9 @@ def _named(given: list[str], flag: str) -> dict[str, Path]:
 
 
 def _comparisons(names: list[str]) -> list[tuple[str, str]]:
-    first: dict[str, str] = {}
-    pairs = []
+    """Return pairs of a model and its baseline: the first model with the same part before the first dash."""
+    baselines: dict[str, str] = {}
     for name in names:
-        kind = name.split("-")[0]
-        if kind in first:
-            pairs.append((name, first[kind]))
-        first.setdefault(kind, name)
-    return pairs
+        baselines.setdefault(name.split("-")[0], name)
+    pairs = [(name, baselines[name.split("-")[0]]) for name in names]
+    return [(name, baseline) for name, baseline in pairs if name != baseline]

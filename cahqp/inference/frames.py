@@ -1,4 +1,4 @@
-"""Detectors over frames: batches of fixed composition, and what is measured on them."""
+"""Detectors over frames: batches of fixed composition, detection, and accuracy on labelled batches."""
 
 from __future__ import annotations
 
@@ -23,28 +23,28 @@ from cahqp.structures import Batch, Detections, Preprocessing, Targets, collate
 
 @dataclass
 class FrameBatch:
-    """Consecutive frames of an input, broken ones left out.
+    """Consecutive frames of an input, without unreadable ones.
 
     Attributes:
-        batch: The images; `None` where all were broken.
-        positions: Place of each image in the input.
+        batch: The images; `None` if all are unreadable.
+        positions: Position of each image in the input.
     """
 
     batch: Batch | None
     positions: list[int]
 
     def to(self, device: torch.device | str, **_: object) -> FrameBatch:
-        """Return the same on another device."""
+        """Return the batch on another device."""
         return replace(self, batch=None if self.batch is None else self.batch.to(device))
 
 
 class FrameSet(Dataset[tuple[int, torch.Tensor, Frame] | None]):
-    """Frames as a detector wants them, without labels.
+    """Frames resized for a detector, without labels.
 
     Args:
         source: The frames.
-        preprocessing: The detector's.
-        max_invalid_share: Share of broken images, 0..1, that is put up with.
+        preprocessing: Preprocessing of the detector.
+        max_invalid_share: Largest accepted share of unreadable images, 0..1.
     """
 
     def __init__(self, source: FrameSource, preprocessing: Preprocessing, max_invalid_share: float = 0.05) -> None:
@@ -58,7 +58,7 @@ class FrameSet(Dataset[tuple[int, torch.Tensor, Frame] | None]):
         return len(self.source)
 
     def __getitem__(self, position: int) -> tuple[int, torch.Tensor, Frame] | None:
-        """Return position, (3, h, w) uint8 image and frame; `None` where the image is broken."""
+        """Return position, (3, h, w) uint8 image and frame; `None` if the image is unreadable."""
         try:
             image = self.source.read(position)
         except BrokenImageError:
@@ -72,18 +72,18 @@ class FrameSet(Dataset[tuple[int, torch.Tensor, Frame] | None]):
             self.source.read(position)
         except BrokenImageError as error:
             return str(error)
-        return "was unreadable when it was labelled"
+        return "was unreadable during this run"
 
 
 class FrameLoader:
-    """Batches of positions. No `DataLoader` itself: Lightning would put a sampler that keeps every batch around ours.
+    """Loader of fixed batches. Not a `DataLoader` subclass: Lightning would wrap its sampler in one that keeps batches.
 
     Args:
         frames: The frames.
-        batches: Positions of each batch. Which frames share a batch decides the last digits of a result, so callers
-            cut the input into the same batches however much of it is left to do.
-        workers: Processes that load images; 0 loads in this one.
-        collate_fn: Puts what `frames` gives together; plain frames where not given.
+        batches: Positions of each batch. The composition of a batch affects the last digits of a result, so a resumed
+            run must form the same batches as an uninterrupted one.
+        workers: Number of processes that load images; 0 loads in this process.
+        collate_fn: Function that joins samples of `frames` into a batch. Default: for samples of `FrameSet`.
     """
 
     def __init__(
@@ -105,18 +105,18 @@ class FrameLoader:
         return len(self._loader)
 
     def __iter__(self) -> Iterator[FrameBatch]:
-        """Go through the batches."""
+        """Iterate over the batches."""
         return iter(self._loader)
 
 
 def _collate(samples: list[tuple[int, torch.Tensor, Frame] | None]) -> FrameBatch:
-    healthy = [sample for sample in samples if sample is not None]
-    images = [(image, Targets.empty(), frame) for _, image, frame in healthy]
-    return FrameBatch(collate(images) if images else None, [position for position, _, _ in healthy])
+    readable = [sample for sample in samples if sample is not None]
+    images = [(image, Targets.empty(), frame) for _, image, frame in readable]
+    return FrameBatch(collate(images) if images else None, [position for position, _, _ in readable])
 
 
 def fixed_batches(count: int, batch_size: int) -> list[list[int]]:
-    """Return positions 0..count cut into batches of `batch_size`; the last may be shorter."""
+    """Return the positions 0..count - 1 in batches of `batch_size`; the last batch may be shorter."""
     return [list(range(start, min(start + batch_size, count))) for start in range(0, count, batch_size)]
 
 
@@ -125,8 +125,8 @@ def detect(detector: Detector, batch: Batch) -> list[Detections]:
     """Return detections in pixels of the original images.
 
     Args:
-        detector: In eval mode.
-        batch: Its frames say the sizes of the originals.
+        detector: The detector in eval mode.
+        batch: Images, with the original sizes in its frames.
     """
     images = detector.preprocessing.normalise(batch.images, batch.padding_mask)
     output: Output = detector(images, batch.padding_mask)
@@ -134,18 +134,18 @@ def detect(detector: Detector, batch: Batch) -> list[Detections]:
 
 
 def as_arrays(detections: Detections) -> ImagePredictions:
-    """Return the same as NumPy arrays."""
+    """Return detections as NumPy arrays."""
     return ImagePredictions(*(x.cpu().numpy() for x in (detections.boxes, detections.scores, detections.labels)))
 
 
 @dataclass(frozen=True)
-class Measured:
-    """What a detector reaches on labelled frames.
+class DetectorMetrics:
+    """Accuracy of a detector on labelled frames.
 
     Attributes:
-        ap50: Average precision at IoU 0.5; `None` where there was nothing to find.
-        map: Average precision over IoU 0.5 to 0.95.
-        thresholds: Score of the best F1 by class; 0.5 for a class without a hit.
+        ap50: Average precision at IoU 0.5; `None` without objects.
+        map: Average precision over IoU 0.5 to 0.95; `None` without objects.
+        thresholds: Score of the best F1 by class; 0.5 for a class without a true positive.
     """
 
     ap50: float | None
@@ -154,37 +154,37 @@ class Measured:
 
 
 @torch.no_grad()
-def measure(detector: Detector, batches: Iterable[Batch]) -> Measured:
-    """Measure a detector on labelled batches, in their pixels.
+def measure_detector(detector: Detector, batches: Iterable[Batch]) -> DetectorMetrics:
+    """Measure a detector on labelled batches, in pixels of the batch images.
 
     Args:
-        detector: In eval mode.
-        batches: With targets.
+        detector: The detector in eval mode.
+        batches: Batches with targets.
     """
     device = next(detector.parameters()).device
     images: list[GroundTruthImage] = []
-    answers: dict[int, ImagePredictions] = {}
+    predictions: dict[int, ImagePredictions] = {}
     for batch in batches:
         on_device = batch.to(device)
         pixels = detector.preprocessing.normalise(on_device.images, on_device.padding_mask)
         output: Output = detector(pixels, on_device.padding_mask)
-        found = detector.decode(output, output.sizes)
-        for frame, targets, detections in zip(batch.frames, batch.targets, found, strict=True):
+        decoded = detector.decode(output, output.sizes)
+        for frame, targets, detections in zip(batch.frames, batch.targets, decoded, strict=True):
             number = len(images)
             images.append(_ground_truth(number, frame, targets, len(detector.classes)))
-            answers[number] = as_arrays(detections)
+            predictions[number] = as_arrays(detections)
     ground_truth = GroundTruth(detector.classes, tuple(images))
-    metrics = average_precision(ground_truth, Predictions(detector.classes, answers))
+    metrics = average_precision(ground_truth, Predictions(detector.classes, predictions))
     points = best_f1(metrics.matches)
-    thresholds = {name: points[name].threshold if name in points else 0.5 for name in detector.classes}
-    return Measured(metrics.ap50, metrics.map, {name: round(value, 4) for name, value in thresholds.items()})
+    thresholds = {name: round(points[name].threshold, 4) if name in points else 0.5 for name in detector.classes}
+    return DetectorMetrics(metrics.ap50, metrics.map, thresholds)
 
 
 def _ground_truth(number: int, frame: Frame, targets: Targets, classes: int) -> GroundTruthImage:
-    """Return what is there; a region to ignore is one for every class, as in training."""
+    """Return the ground truth of an image. An ignored region counts for every class, as in training."""
     regions = targets.ignore.repeat(classes, 1)
     boxes = torch.cat([targets.boxes, regions]).double().cpu().numpy()
-    of_regions = np.repeat(np.arange(classes), len(targets.ignore))
-    labels = np.concatenate([targets.labels.cpu().numpy(), of_regions])
+    region_labels = np.repeat(np.arange(classes), len(targets.ignore))
+    labels = np.concatenate([targets.labels.cpu().numpy(), region_labels])
     ignore = np.arange(len(boxes)) >= len(targets)
     return GroundTruthImage(number, frame.name, frame.recording, frame.index, boxes, labels, ignore)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import shlex
 from importlib import metadata
 from pathlib import Path
@@ -15,10 +16,12 @@ from cahqp.errors import RunError
 from cahqp.files import read_json
 from cahqp.reports.accuracy import compare_models
 from cahqp.reports.curves import read_curves, training_panels
+from cahqp.reports.inputs import read_object
 from cahqp.reports.labels import compare_labels, read_labels
+from cahqp.reports.options import ReportOptions
 from cahqp.reports.page import write_page
 from cahqp.reports.rounds import describe_rounds, has_rounds
-from cahqp.runs.directory import RunDirectory
+from cahqp.runs.directory import open_run
 
 STAGES = (
     "teacher-source", "student-source", "teacher-adapt", "teacher-adapt-self-training", "teacher-mean-teacher",
@@ -32,54 +35,44 @@ _PACKAGES = ("torch", "torchvision", "lightning", "timm", "albumentations", "pyc
 _MANIFEST_KEYS = ("command", "version", "seed", "settings", "inputs", "metrics")
 
 
-def report(run: Path, output: Path | None = None, plan: Path | None = None) -> Path:
-    """Write the report of a cycle. Unfinished parts are left out.
-
-    Args:
-        run: The cycle's directory.
-        output: New directory for `report.html` and its manifest, as a stage of the cycle. By default `report.html` in
-            `run` is replaced.
-        plan: The cycle's plan, for the command that adds comparisons. Default: the plan in `cycle.json` or `plan.json`.
-
-    Returns:
-        The written file.
+def report(options: ReportOptions) -> Path:
+    """Write the report of a cycle and return the file. Unfinished parts are left out.
 
     Raises:
-        RunError: `run` does not exist or contains no cycle, or `output` belongs to another run.
+        RunError: `run` contains no cycle, or `output` belongs to another run.
     """
-    run = Path(run)
+    run = options.run
     if has_rounds(run):
         template, variables = "rounds.html.j2", describe_rounds(run)
     else:
-        template, variables = "cycle.html.j2", _describe_cycle(run, plan)
-    if output is None:
+        template, variables = "cycle.html.j2", _describe_cycle(run, options.plan)
+    if options.output is None:
         write_page(run / REPORT, template, **variables)
         return run / REPORT
-    seed = int(_read(run / "cycle.json").get("seed", 0))
-    directory = RunDirectory(Path(output), "report", {}, _inputs(run), seed)
-    if directory.begin():
-        write_page(directory.work / REPORT, template, **variables)
-        directory.finish({})
-    return directory.output / REPORT
+    seed = int(read_object(run / "cycle.json").get("seed", 0))
+    with open_run(options.output, "report", {}, _inputs(run), seed) as stage:
+        if stage is not None:
+            write_page(stage.work / REPORT, template, **variables)
+    return options.output / REPORT
 
 
 def _describe_cycle(run: Path, plan: Path | None) -> dict[str, Any]:
     """Return the variables of `cycle.html.j2`."""
     after = read_labels(run / "relabel")
     variables = {
-        "accuracy": compare_models(_read(run / "evaluate" / "metrics.json"), _cycle_command(run, plan)),
+        "accuracy": compare_models(read_object(run / "evaluate" / "metrics.json"), _cycle_command(run, plan)),
         "labels": compare_labels(read_labels(run / "relabel-before"), after) if after else {},
         "trainings": _trainings(run),
     }
     if not any(variables.values()):
         message = f"{run} has no cycle: no evaluate/metrics.json, labels or trainings. Give the directory of a cycle."
         raise RunError(message)
-    cycle = _read(run / "cycle.json")
+    cycle = read_object(run / "cycle.json")
     facts = {"cahqp": cahqp.__version__} | ({"seed": str(cycle["seed"])} if "seed" in cycle else {})
     return {
         **variables,
         "name": str(cycle.get("name") or run.resolve().name),
-        "decision": _read(run / "published" / "decision.json"),
+        "decision": read_object(run / "published" / "decision.json"),
         "facts": facts | _versions() | _hardware(),
         "stages": _stages(run),
     }
@@ -94,7 +87,7 @@ def _inputs(run: Path) -> dict[str, Path]:
 def _cycle_command(run: Path, plan: Path | None) -> str | None:
     """Return the command that runs the cycle, if it is known."""
     if plan is None:
-        cycle, saved = _read(run / "cycle.json"), _read(run / "plan.json")
+        cycle, saved = read_object(run / "cycle.json"), read_object(run / "plan.json")
         if cycle.get("command"):
             return str(cycle["command"])
         plan = saved.get("plan") or saved.get("path")
@@ -113,7 +106,7 @@ def _trainings(run: Path) -> list[dict[str, Any]]:
 
 def _stages(run: Path) -> list[dict[str, Any]]:
     """Return each stage's name, seconds (`None` if unknown) and manifest as JSON, without its outputs."""
-    state = _read(run / "state.json")
+    state = read_object(run / "state.json")
     stages = []
     for path in sorted(run.glob("*/manifest.json")):
         name, manifest = path.parent.name, read_json(path)
@@ -146,12 +139,6 @@ def _hardware() -> dict[str, str]:
 
 def _field(path: Path, key: str) -> str:
     """Return the first value of a key in one of the kernel's `key: value` files, or an empty string."""
-    if not path.is_file():
-        return ""
-    lines = (line.partition(":") for line in path.read_text(encoding="utf-8", errors="replace").splitlines())
-    return next((value.strip() for name, _, value in lines if name.strip() == key), "")
-
-
-def _read(path: Path) -> dict[str, Any]:
-    """Read a JSON object; return an empty one where the file is missing."""
-    return dict(read_json(path)) if path.is_file() else {}
+    text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+    match = re.search(rf"^{key}\s*:(.*)$", text, re.MULTILINE)
+    return match[1].strip() if match else ""

@@ -17,6 +17,7 @@ from cahqp.files import read_json
 from cahqp.labels.calibration.curves import estimated_drift, reliability
 from cahqp.labels.calibration.file import read_calibration
 from cahqp.labels.formats.coco import HUMAN, LabelImage, Labels
+from cahqp.reports.inputs import read_object
 from cahqp.reports.labels import rejected_boxes
 from cahqp.runs.directory import content_hash
 
@@ -156,8 +157,7 @@ def _min_scores(folder: Path, calibration: Path) -> dict[str, float]:
     Raises:
         DataError: They were made without it.
     """
-    path = folder / "manifest.json"
-    manifest = read_json(path) if path.is_file() else {}
+    manifest = read_object(folder / "manifest.json")
     used = manifest.get("inputs", {}).get("calibration", {}).get("sha256")
     directory = calibration if calibration.is_dir() else calibration.parent
     candidates = (calibration, directory, directory / "calibration.json")

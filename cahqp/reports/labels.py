@@ -12,6 +12,7 @@ import numpy as np
 
 from cahqp.errors import DataError
 from cahqp.files import read_json
+from cahqp.reports.inputs import read_object
 from cahqp.reports.pictures import class_colours, draw_boxes, load_picture
 
 MAX_EXAMPLES = 6
@@ -69,8 +70,7 @@ def read_rejected(directory: Path) -> dict[str, int]:
 
 def rejected_boxes(directory: Path) -> list[dict[str, Any]]:
     """Return the annotations of `rejected.json`; none where the file is missing."""
-    path = directory / "rejected.json"
-    return list(read_json(path)["annotations"]) if path.is_file() else []
+    return list(read_object(directory / "rejected.json").get("annotations", []))
 
 
 def count_reasons(annotations: Iterable[Mapping[str, Any]]) -> dict[str, int]:
@@ -110,8 +110,7 @@ def _counts(before: Mapping[str, int] | None, after: Mapping[str, int]) -> list[
 
 def _roots(directory: Path) -> list[Path]:
     """Return the folders in `source.json`; relative ones start at its own folder."""
-    path = directory / "source.json"
-    root = read_json(path).get("root", []) if path.is_file() else []
+    root = read_object(directory / "source.json").get("root", [])
     return [directory / folder for folder in ([root] if isinstance(root, str) else root)]
 
 

@@ -10,73 +10,61 @@ import numpy as np
 
 from cahqp.coco.image_folder import ImageFolder
 from cahqp.evaluation.ground_truth import read_ground_truth
-from cahqp.files import read_json, write_json
+from cahqp.files import write_json
 from cahqp.labels.formats.coco import LabelImage, Labels, read_coco
+from cahqp.reports.inputs import read_object
 from cahqp.reports.label_statistics import class_balance, count_labels, estimate_drift, measure_labels
 from cahqp.reports.labels import named_colours, read_rejected
+from cahqp.reports.options import QualityOptions
 from cahqp.reports.page import write_page
 from cahqp.reports.pictures import Picture, draw_boxes, load_picture
-from cahqp.runs.directory import RunDirectory
+from cahqp.runs.directory import open_run
 
 
-def quality(
-    labels: Path,
-    output: Path,
-    source: Path | None = None,
-    ground_truth: Path | None = None,
-    calibration: Path | None = None,
-    pictures: int = 0,
-) -> None:
-    """Report on pseudo-labels: counts, scores, tracks, disagreements, class balance.
-
-    Args:
-        labels: Directory of `cahqp relabel`, or a COCO file of labels.
-        output: Directory for `quality.json` and `quality.html`; never overwritten.
-        source: COCO file of the labelled source, to compare the class frequencies.
-        ground_truth: COCO file with ground truth for the same images, matched by name. Adds precision, recall, F1 and
-            AP50 per class.
-        calibration: File of `cahqp calibrate` that the labels were made with. Adds an estimate of calibration drift
-            without ground truth.
-        pictures: Number of frames to show, the most doubtful first. They may contain faces and licence plates.
-    """
-    inputs = {"labels": labels, "source": source, "ground_truth": ground_truth, "calibration": calibration}
-    given = {name: path for name, path in inputs.items() if path is not None}
-    run = RunDirectory(output, "quality", {"pictures": pictures}, given, 0)
-    if not run.begin():
-        print(f"{output} is finished already: nothing to do.")
-        return
-    with run.whole():
-        file = read_coco(labels)
-        folder = labels if labels.is_dir() else labels.parent
-        result = count_labels(file) | {"rejected": read_rejected(folder), "temporal": _temporal(folder)}
-        if source is not None:
-            result["balance"] = class_balance(file, read_ground_truth(source))
-        if ground_truth is not None:
-            reference = read_ground_truth(ground_truth, tuple(file.categories.values()))
-            result["measured"] = measure_labels(file, reference, _unreadable(folder))
-        if calibration is not None:
-            result["drift"] = estimate_drift(file, folder, calibration)
+def quality(options: QualityOptions) -> None:
+    """Report on pseudo-labels: counts, scores, tracks, disagreements, class balance, accuracy, drift."""
+    roles = ("labels", "source", "ground_truth", "calibration")
+    inputs = {role: path for role in roles if (path := getattr(options, role)) is not None}
+    with open_run(options.output, "quality", {"pictures": options.pictures}, inputs) as run:
+        if run is None:
+            return
+        labels = read_coco(options.labels)
+        result = _measure(options, labels)
         write_json(run.work / "quality.json", result)
-        images = _choose(file, pictures)
-        root = ImageFolder(labels / "labels.json" if labels.is_dir() else labels).root if images else folder
-        frames = [_draw(image, file, root) for image in images]
-        colours = named_colours(file.categories)
-        write_page(
-            run.work / "quality.html", "quality.html.j2", **result, **_tables(result), frames=frames, colours=colours
-        )
-        run.finish({"images": result["images"], "labels": sum(result["labels"].values())})
-    print(f"{output}: {sum(result['labels'].values())} labels on {result['images']} images.")
+        frames = _draw_frames(options, labels)
+        page = {**result, **_tables(result), "frames": frames, "colours": named_colours(labels.categories)}
+        write_page(run.work / "quality.html", "quality.html.j2", **page)
+        run.metrics |= {"images": result["images"], "labels": sum(result["labels"].values())}
+    print(f"{options.output}: {run.metrics['labels']} labels on {run.metrics['images']} images.")
 
 
-def _temporal(folder: Path) -> dict[str, Any]:
-    path = folder / "decisions.json"
-    return dict(read_json(path).get("temporal", {})) if path.is_file() else {}
+def _measure(options: QualityOptions, labels: Labels) -> dict[str, Any]:
+    """Return the content of `quality.json`."""
+    folder = _folder(options.labels)
+    decisions = read_object(folder / "decisions.json")
+    result = count_labels(labels) | {"rejected": read_rejected(folder), "temporal": decisions.get("temporal", {})}
+    if options.source is not None:
+        result["balance"] = class_balance(labels, read_ground_truth(options.source))
+    if options.ground_truth is not None:
+        unreadable = {str(entry["file_name"]) for entry in read_object(folder / "quarantine.json").get("images", [])}
+        ground_truth = read_ground_truth(options.ground_truth, tuple(labels.categories.values()))
+        result["measured"] = measure_labels(labels, ground_truth, unreadable)
+    if options.calibration is not None:
+        result["drift"] = estimate_drift(labels, folder, options.calibration)
+    return result
 
 
-def _unreadable(folder: Path) -> set[str]:
-    """Return the names of the images that could not be read during relabelling."""
-    path = folder / "quarantine.json"
-    return {str(entry["file_name"]) for entry in read_json(path)["images"]} if path.is_file() else set()
+def _folder(labels: Path) -> Path:
+    return labels if labels.is_dir() else labels.parent
+
+
+def _draw_frames(options: QualityOptions, labels: Labels) -> list[tuple[str, Picture, list[dict[str, Any]]]]:
+    """Return name, picture and boxes of the frames to review first."""
+    images = _choose(labels, options.pictures)
+    if not images:
+        return []
+    root = ImageFolder(options.labels / "labels.json" if options.labels.is_dir() else options.labels).root
+    return [_draw(image, labels, root) for image in images]
 
 
 def _choose(labels: Labels, count: int) -> list[LabelImage]:

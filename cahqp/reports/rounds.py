@@ -9,6 +9,7 @@ from typing import Any
 
 from cahqp.files import natural_key, read_json
 from cahqp.reports.charts import line_chart
+from cahqp.reports.inputs import read_object
 from cahqp.reports.labels import compare_labels, read_labels
 
 _MAX_LABEL_ROUNDS = 3  # each example frame is embedded, and the page of a year must still open
@@ -43,7 +44,7 @@ class Round:
 
 def has_rounds(run: Path) -> bool:
     """Return whether a directory belongs to a plan with rounds."""
-    return (run / "cycle.json").is_file() and bool(read_json(run / "cycle.json").get("rounds"))
+    return bool(read_object(run / "cycle.json").get("rounds"))
 
 
 def describe_rounds(run: Path) -> dict[str, Any]:
@@ -72,15 +73,8 @@ def read_rounds(run: Path) -> list[Round]:
             model: {frames: entry["ap50"] for frames, entry in sets.items()}
             for model, sets in read_json(path)["models"].items()
         }
-        decision = directory / "published" / "decision.json"
-        rounds.append(
-            Round(
-                directory.relative_to(run).as_posix(),
-                directory,
-                models,
-                read_json(decision) if decision.is_file() else {},
-            )
-        )
+        decision = read_object(directory / "published" / "decision.json")
+        rounds.append(Round(directory.relative_to(run).as_posix(), directory, models, decision))
     return rounds
 
 

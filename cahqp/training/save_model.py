@@ -12,7 +12,7 @@ from lightning.pytorch import Trainer
 from cahqp.data.base import DetectionData
 from cahqp.detectors import model_file
 from cahqp.files import atomic_write
-from cahqp.inference.frames import measure
+from cahqp.inference.frames import measure_detector
 from cahqp.runs.directory import RunDirectory
 from cahqp.training.base import DetectionModule
 
@@ -35,7 +35,7 @@ def finish_fit(trainer: Trainer, module: DetectionModule, data: DetectionData, r
     metrics: dict[str, Any] = {"selection": module.selection, "steps": trainer.global_step}
     loader = data.whole_val_dataloader()
     if loader is not None:
-        result = measure(detector, loader)
+        result = measure_detector(detector, loader)
         detector.thresholds = result.thresholds
         metrics |= {"val/ap50": result.ap50, "val/map": result.map}
     parent = detector.provenance.get("hash")

@@ -9,11 +9,16 @@ import numpy as np
 import pytest
 
 from cahqp.errors import RunError
-from cahqp.reports.cycle import report
+from cahqp.reports.cycle import report as write_report
 from cahqp.reports.labels import read_labels
+from cahqp.reports.options import ReportOptions
 from cahqp.runs.directory import read_manifest
 
 HOSTILE = "<script>alert('car')</script>\"&"
+
+
+def report(run, **options):
+    return write_report(ReportOptions(run=run, **options))
 
 
 def write(path, value):

@@ -9,10 +9,15 @@ import cv2
 import numpy as np
 import pytest
 
-from cahqp.reports.cycle import report
+from cahqp.reports.cycle import report as write_report
+from cahqp.reports.options import ReportOptions
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 HOSTILE = "<script>alert('fog')</script>\"&"
+
+
+def report(run, **options):
+    return write_report(ReportOptions(run=run, **options))
 
 
 def write(path, value):

@@ -18,7 +18,7 @@ from cahqp.evaluation.ground_truth import GroundTruth, read_ground_truth
 from cahqp.evaluation.matching import Matches
 from cahqp.evaluation.metrics import Metrics, at_thresholds, average_precision
 from cahqp.files import write_json
-from cahqp.inference.evaluate import FramesSeen
+from cahqp.inference.evaluate import EvaluationFrames
 from cahqp.runs.directory import open_run
 
 _log = logging.getLogger(__name__)
@@ -35,10 +35,10 @@ def measure(options: MeasureBenchmarkOptions) -> None:
     settings = {"batch_size": options.batch_size, "max_invalid_share": options.max_invalid_share}
     with open_run(options.output, "benchmark measure", settings, inputs, options.seed) as run:
         if run is not None:
-            _measure(models, sets, FramesSeen(options.batch_size, options.max_invalid_share), run.work)
+            _measure(models, sets, EvaluationFrames(options.batch_size, options.max_invalid_share), run.work)
 
 
-def _measure(models: Mapping[str, Path], sets: Mapping[str, Path], seen: FramesSeen, folder: Path) -> None:
+def _measure(models: Mapping[str, Path], sets: Mapping[str, Path], seen: EvaluationFrames, folder: Path) -> None:
     metrics: dict[str, dict[str, Any]] = {name: {} for name in models}
     matches: dict[str, dict[str, Matches]] = {name: {} for name in models}
     ground_truths: dict[str, GroundTruth] = {}
@@ -48,12 +48,12 @@ def _measure(models: Mapping[str, Path], sets: Mapping[str, Path], seen: FramesS
             ground_truth = read_ground_truth(file, detector.classes)
             _warn_left_out(ground_truth, file, name)
             predictions = seen.predict(detector, file)
-            ground_truths[key] = seen.only(file, ground_truth)
+            ground_truths[key] = seen.keep_readable(file, ground_truth)
             measured = average_precision(ground_truths[key], predictions)
             metrics[name][key], matches[name][key] = _metrics(measured, detector), measured.matches
     write_matches(folder, matches, {key: group_frames(ground_truth) for key, ground_truth in ground_truths.items()})
     write_json(folder / "metrics.json", {"models": metrics})
-    seen.write(folder)
+    seen.write_quarantine(folder)
 
 
 def _warn_left_out(ground_truth: GroundTruth, file: Path, model: str) -> None:

@@ -1,0 +1,56 @@
+"""Options of `cahqp evaluate` and `cahqp info`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from cahqp.errors import check_numbers
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateOptions:
+    """Options of `cahqp evaluate`.
+
+    Attributes:
+        weights: NAME=FILE of each model. A model is compared with the first model whose name has the same part before
+            the first dash.
+        frames: NAME=FILE of each COCO file with ground truth.
+        output: Directory for `metrics.json`; never overwritten.
+        batch_size: Frames per batch.
+        resamples: Number of bootstrap resamples.
+        device: Device of the models, such as cpu or cuda:0.
+        seed: Seed of the bootstrap.
+        max_invalid_share: Largest accepted share of unreadable images, 0..1.
+    """
+
+    weights: list[str]
+    frames: list[str]
+    output: Path
+    batch_size: int = 8
+    resamples: int = 1000
+    device: str = "cpu"
+    seed: int = 0
+    max_invalid_share: float = 0.05
+
+    def __post_init__(self) -> None:
+        """Check the ranges.
+
+        Raises:
+            ConfigError: An option is out of range.
+        """
+        check_numbers(
+            shares={"--max_invalid_share": self.max_invalid_share},
+            counts={"--batch_size": self.batch_size, "--resamples": self.resamples},
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class InfoOptions:
+    """Options of `cahqp info`.
+
+    Attributes:
+        file: The model file.
+    """
+
+    file: Path

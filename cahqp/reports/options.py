@@ -1,0 +1,45 @@
+"""Options of `cahqp report` and `cahqp quality`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportOptions:
+    """Options of `cahqp report`.
+
+    Attributes:
+        run: The cycle's directory.
+        output: New directory for `report.html` and its manifest, as a stage of the cycle. By default `report.html` in
+            `run` is replaced.
+        plan: The cycle's plan, for the command that adds comparisons. Default: the plan in `cycle.json` or `plan.json`.
+    """
+
+    run: Path
+    output: Path | None = None
+    plan: Path | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class QualityOptions:
+    """Options of `cahqp quality`.
+
+    Attributes:
+        labels: Directory of `cahqp relabel`, or a COCO file of labels.
+        output: Directory for `quality.json` and `quality.html`; never overwritten.
+        source: COCO file of the labelled source, to compare the class frequencies.
+        ground_truth: COCO file with ground truth for the same images, matched by name. Adds precision, recall, F1 and
+            AP50 per class.
+        calibration: File of `cahqp calibrate` that the labels were made with. Adds an estimate of calibration drift
+            without ground truth.
+        pictures: Number of frames to show, the most doubtful first. They may contain faces and licence plates.
+    """
+
+    labels: Path
+    output: Path
+    source: Path | None = None
+    ground_truth: Path | None = None
+    calibration: Path | None = None
+    pictures: int = 0
