@@ -17,8 +17,9 @@ from torch import Tensor, nn
 
 from cahqp.detectors.losses.distributed import sum_over_ranks, world_size
 
-SOURCE = 0
-TARGET = 1
+SOURCE, TARGET = 0, 1
+DOMAINS = ("source", "target")
+"""Names of the domains by their number."""
 
 
 class AlignmentFeatures(Protocol):

@@ -121,9 +121,6 @@ class InstanceAlignment(nn.Module):
         max_gap: Longest time between neighbouring frames in seconds.
         max_frames: Frames remembered; see `TrackBank` for the memory they take.
 
-    Attributes:
-        known: Whether a neighbour was remembered, for each frame of the last batch that has a time and was steadied.
-
     Raises:
         ConfigError: `unit` is unknown.
     """
@@ -146,7 +143,6 @@ class InstanceAlignment(nn.Module):
         self.unit = unit
         self.discriminators = nn.ModuleList(Discriminator(dim, hidden) for _ in range(levels))
         self.bank = TrackBank(momentum, max_gap=max_gap, max_frames=max_frames) if temporal else None
-        self.known: list[bool] = []
 
     def forward(
         self,
@@ -158,8 +154,8 @@ class InstanceAlignment(nn.Module):
         frames: Sequence[Frame] | None = None,
         track_boxes: Sequence[Tensor] | None = None,
         labelled: bool = False,
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the mean loss over the levels, and the accuracy as `instance`, NaN where there was no box at all.
+    ) -> tuple[Tensor, dict[str, Tensor], list[bool]]:
+        """Return loss, accuracy and neighbours of a batch of one domain.
 
         Args:
             features: Of one domain.
@@ -172,6 +168,10 @@ class InstanceAlignment(nn.Module):
                 augmentation moves the boxes of neighbouring frames apart; the targets' own where not given.
             labelled: Whether the boxes are labels. With `unit="token"` an image whose labels all weigh one then is
                 neither steadied nor remembered: the past of a weight that is always one is one.
+
+        Returns:
+            Mean loss over the levels; accuracy as `instance`, NaN without any box; whether the bank contained a
+            neighbour, for each smoothed frame that has a time stamp.
         """
         padding = features.padding
         memory = features.encoder[-1].masked_fill(padding[:, :, None], 0.0)
@@ -179,59 +179,70 @@ class InstanceAlignment(nn.Module):
         masks = box_masks([target.boxes for target in targets], image_size, features.spatial_shapes, padding)
         cells = [height * width for height, width in features.spatial_shapes]
         if self.unit == "token":
-            rows = self._token_rows(tokens, masks, cells, targets, frames, track_boxes, labelled)
+            rows, neighbours = self._token_rows(tokens, masks, cells, targets, frames, track_boxes, labelled)
         else:
-            rows = self._instance_rows(tokens, masks, cells, targets, frames, track_boxes)
+            rows, neighbours = self._instance_rows(tokens, masks, cells, targets, frames, track_boxes)
         judged = [
             domain_loss(discriminator(row), domain, weight)
             for discriminator, (row, weight) in zip(self.discriminators, rows, strict=True)
         ]
         loss = torch.stack([loss for loss, _ in judged]).mean()
-        return loss, {"instance": torch.stack([accuracy for _, accuracy in judged]).mean()}
+        return loss, {"instance": torch.stack([accuracy for _, accuracy in judged]).mean()}, neighbours
 
     def _token_rows(
         self, tokens: Tensor, masks: list[Tensor], cells: list[int], targets: Sequence[Targets], *where: Any
-    ) -> list[tuple[Tensor, Tensor]]:
-        """Return per level the tokens under a mask, and their shares of it."""
-        weights = self._steady([target.weights[:, None] for target in targets], targets, *where)
+    ) -> tuple[list[tuple[Tensor, Tensor]], list[bool]]:
+        """Return per level the tokens under a mask and their shares of it, and the neighbours."""
+        weights, neighbours = self._smooth([target.weights[:, None] for target in targets], targets, *where)
         mask = _weighted(masks, [weight[:, 0] for weight in weights])
         # Most tokens lie in no box; to judge them all would cost as much as a layer of a small encoder.
         levels = zip(torch.split(tokens, cells, 1), torch.split(mask, cells, 1), strict=True)
-        return [(token[share > 0], share[share > 0]) for token, share in levels]
+        return [(token[share > 0], share[share > 0]) for token, share in levels], neighbours
 
     def _instance_rows(
         self, tokens: Tensor, masks: list[Tensor], cells: list[int], targets: Sequence[Targets], *where: Any
-    ) -> list[tuple[Tensor, Tensor]]:
-        """Return per level each instance's mean token, and its weight."""
+    ) -> tuple[list[tuple[Tensor, Tensor]], list[bool]]:
+        """Return per level each instance's mean token and its weight, and the neighbours."""
         pooled = [_pool(mask, row, cells) for mask, row in zip(masks, tokens, strict=True)]
         values = [torch.cat([pool, target.weights[:, None]], 1) for pool, target in zip(pooled, targets, strict=True)]
-        steady = torch.cat(self._steady(values, targets, *where))
-        rows, weights = steady[:, :-1], steady[:, -1]
-        return [(row, weights) for row in rows.chunk(len(cells), 1)]
+        smoothed, neighbours = self._smooth(values, targets, *where)
+        joined = torch.cat(smoothed)
+        rows, weights = joined[:, :-1], joined[:, -1]
+        return [(row, weights) for row in rows.chunk(len(cells), 1)], neighbours
 
-    def _steady(
+    def _smooth(
         self,
         values: list[Tensor],
         targets: Sequence[Targets],
         frames: Sequence[Frame] | None,
         track_boxes: Sequence[Tensor] | None,
-        ones_rest: bool = False,
-    ) -> list[Tensor]:
-        """Return (N, K) values per image, blended with their tracks' past; with `ones_rest` not where all are one."""
-        self.known = []
+        skip_ones: bool = False,
+    ) -> tuple[list[Tensor], list[bool]]:
+        """Blend the (N, K) values of each image with the past of their tracks.
+
+        Args:
+            values: (N, K) per image.
+            targets: Boxes of the values.
+            frames: Origins of the images.
+            track_boxes: Boxes in shared coordinates.
+            skip_ones: Leave out images whose values are all one.
+
+        Returns:
+            The blended values, and whether the bank contained a neighbour for each timed frame.
+        """
         if self.bank is None:
-            return values
+            return values, []
         origins = [None] * len(values) if frames is None else frames
         boxes = [target.boxes for target in targets] if track_boxes is None else track_boxes
-        blended = []
+        blended, neighbours = [], []
         for frame, box, target, value in zip(origins, boxes, targets, values, strict=True):
-            if ones_rest and bool((value == 1).all()):
+            if skip_ones and bool((value == 1).all()):
                 blended.append(value)
                 continue
-            known = None if frame is None else self.bank.knows_neighbour(frame)
-            self.known += [] if known is None else [known]
+            neighbour = None if frame is None else self.bank.has_neighbour(frame)
+            neighbours += [] if neighbour is None else [neighbour]
             blended.append(self.bank.blend(frame, box, target.labels, value))
-        return blended
+        return blended, neighbours
 
     def commit(self) -> None:
         """Write what the step has seen to the bank. Every process must call this once a step."""

@@ -88,7 +88,7 @@ class TrackBank:
         """Return the number of tracks."""
         return len(self._tracks)
 
-    def knows_neighbour(self, frame: Frame) -> bool | None:
+    def has_neighbour(self, frame: Frame) -> bool | None:
         """Return whether another frame near in time is remembered; `None` for a frame without time or recording."""
         if frame.timestamp is None or not frame.recording:
             return None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from operator import attrgetter
+from operator import attrgetter, not_
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,19 +16,19 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
-import cahqp.data.modules  # noqa: F401  so that a config may name its classes without their module
 from cahqp.cli.options import check_configs
 from cahqp.data.base import DetectionData
 from cahqp.data.frames import open_frames
+from cahqp.data.modules import AdaptationData
 from cahqp.errors import CahqpError, ConfigError, shortened
 from cahqp.files import write_json
 from cahqp.inference.frames import FrameSet
 from cahqp.relabel.command import complete
 from cahqp.relabel.shard_writer import label_frames
 from cahqp.runs.directory import RunDirectory
-from cahqp.training import student, supervised  # noqa: F401  likewise
+from cahqp.training import student, supervised  # noqa: F401  so that a config may name its classes without their module
 from cahqp.training.base import DetectionModule
-from cahqp.training.ca_hqp import module as adaptation  # noqa: F401  likewise
+from cahqp.training.ca_hqp import module as adaptation
 from cahqp.training.callbacks.alarms import Alarms
 from cahqp.training.callbacks.checkpoints import AtomicCheckpointIO, ExampleImages, checkpoints
 from cahqp.training.callbacks.ema import EMA
@@ -91,6 +91,7 @@ class Cli(LightningCLI):
         parser.add_lightning_class_args(Alarms, "alarms")
         parser.link_arguments("seed", "seed_everything")
         parser.link_arguments("seed", "data.init_args.seed")
+        parser.link_arguments("data.init_args.source", "model.init_args.source_free", not_)
         # jsonargparse ignores a link whose source or target the chosen classes do not have.
         for source, target, compute in _MODEL_TO_DATA:
             parser.link_arguments(source, f"data.init_args.{target}", compute, apply_on="instantiate")
@@ -137,6 +138,16 @@ class Cli(LightningCLI):
             super().instantiate_classes()
         except (ValueError, RuntimeError) as error:
             raise _own(error) or ConfigError(shortened(str(error))) from error
+
+    def after_instantiate_classes(self) -> None:
+        """Check that the DataModule yields the batches that the model trains on."""
+        adapts = isinstance(self.model, adaptation.TeacherAdaptation)
+        if self.subcommand == "fit" and isinstance(self.datamodule, AdaptationData) != adapts:
+            message = (
+                f"{type(self.model).__name__} cannot train on {type(self.datamodule).__name__}: TeacherAdaptation "
+                "needs AdaptationData, and no other model does. Change `class_path` of `data` or of `model`."
+            )
+            raise ConfigError(message)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Build the trainer, with the run directory's checkpoints and logs."""

@@ -1,11 +1,13 @@
-"""What every training module shares: the detector, its criterion, its optimizer and its validation."""
+"""Base class of the LightningModules: detector, criterion, optimizer and validation."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import wraps
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 from lightning.pytorch import LightningModule
@@ -13,8 +15,6 @@ from torch import Tensor, nn
 from torchmetrics.detection import MeanAveragePrecision
 
 from cahqp.adaptation.all_gather import gathered
-from cahqp.data.base import DetectionData
-from cahqp.data.modules import AdaptationData
 from cahqp.data.seeding import seed_of
 from cahqp.detectors.base import Detector, Output
 from cahqp.detectors.losses.criterion import SetCriterion
@@ -22,15 +22,17 @@ from cahqp.detectors.model_file import load
 from cahqp.errors import ConfigError
 from cahqp.structures import Batch, Detections, Targets
 
+Step = TypeVar("Step", bound=Callable[..., Any])
+
 
 @dataclass
 class OptimizerSettings:
     """AdamW with a linear warm-up.
 
     Attributes:
-        learning_rate: Of everything but the backbone.
-        backbone_factor: The backbone's learning rate as a share of it.
-        weight_decay: Not applied to norms and biases.
+        learning_rate: Learning rate of everything but the backbone.
+        backbone_factor: Learning rate of the backbone, as a factor of `learning_rate`.
+        weight_decay: Weight decay; norms and biases have none.
         warmup: Steps until the learning rate is reached.
         schedule: `constant` after the warm-up, `cosine` down to a hundredth at the last step, or `step`: a tenth over
             the last tenth of the steps.
@@ -43,7 +45,7 @@ class OptimizerSettings:
     schedule: Literal["constant", "cosine", "step"] = "cosine"
 
     def factor(self, step: int, total: float) -> float:
-        """Return the share of the learning rate at a step of `total`."""
+        """Return the factor on the learning rate at a step of `total`."""
         if step < self.warmup:
             return (step + 1) / self.warmup
         progress = min(1.0, step / max(1.0, total))
@@ -53,15 +55,13 @@ class OptimizerSettings:
 
 
 def resolve_detector(detector: Detector | None, weights: Path | None) -> Detector:
-    """Return the detector given, or the one of the model file.
+    """Return the given detector, or load it from the model file.
 
     Raises:
         ConfigError: Neither or both are given.
     """
     if (detector is None) == (weights is None):
-        message = (
-            "Give the model either a detector to train from scratch or weights to start from, not both or neither."
-        )
+        message = "Give either model.detector, to train from scratch, or model.weights, to start from a model file."
         raise ConfigError(message)
     if detector is not None:
         return detector
@@ -69,21 +69,42 @@ def resolve_detector(detector: Detector | None, weights: Path | None) -> Detecto
     return load(weights).train()
 
 
+def report_nonfinite(step: Step) -> Step:
+    """Decorate a `training_step`: non-finite predictions give a NaN loss if `nonfinite_observer` is set.
+
+    Predictions that are not finite cannot be matched with boxes, so the criterion raises `FloatingPointError`.
+    """
+
+    @wraps(step)
+    def training_step(module: DetectionModule, *args: Any) -> Any:
+        try:
+            return step(module, *args)
+        except FloatingPointError as error:
+            if module.nonfinite_observer is None:
+                raise
+            module.nonfinite_observer(error)
+            return torch.full((), math.nan, device=module.device, requires_grad=True)
+
+    return training_step  # type: ignore[return-value]
+
+
 class DetectionModule(LightningModule):
-    """A detector in training. Subclasses say what a step is.
+    """Training of a detector; subclasses define `training_step`.
 
     Args:
         detector: Architecture to train from scratch.
         weights: Model file to start from, instead.
-        optimizer: Of everything that trains.
+        optimizer: Settings of the optimizer.
 
     Attributes:
-        selection: Which weights a fit leaves: those of the `best` source validation, or the `last`.
-        adapts: Whether a step takes the batches of `AdaptationData`.
+        selection: Weights that a fit saves: those of the `best` source validation, or the `last`.
+        nonfinite_observer: Called with the error if predictions are not finite; `None` raises the error.
+        run_seed: Seed of the run, set when training starts.
     """
 
     selection: Literal["best", "last"] = "best"
-    adapts = False
+    nonfinite_observer: Callable[[FloatingPointError], None] | None = None
+    run_seed: int
 
     def __init__(
         self,
@@ -95,41 +116,33 @@ class DetectionModule(LightningModule):
         self.detector = resolve_detector(detector, weights)
         self.optimizer_settings = optimizer or OptimizerSettings()
         self.criterion = SetCriterion(self.detector.class_loss)
-        # It would gather tensor by tensor, and hang where ranks hold unequal numbers of frames; `_log_metric` gathers.
+        # Its own synchronisation gathers tensor by tensor and hangs if ranks have unequal numbers of frames.
         self.metric = MeanAveragePrecision(class_metrics=True, sync_on_compute=False)
         self.metric.warn_on_many_detections = False
         self._collected: list[tuple[dict[str, Tensor], dict[str, Tensor]]] = []
 
-    def setup(self, stage: str) -> None:
-        """See that the data are of the kind that a step takes.
-
-        Raises:
-            ConfigError: They are not.
-        """
-        data = self.trainer.datamodule  # type: ignore[attr-defined]
-        if stage == "fit" and isinstance(data, DetectionData) and isinstance(data, AdaptationData) != self.adapts:
-            message = (
-                f"{type(self).__name__} cannot train on {type(data).__name__}: TeacherAdaptation takes AdaptationData, "
-                "and no other model does. Change `class_path` of `data` or of `model`."
-            )
-            raise ConfigError(message)
-
     def detect(self, batch: Batch, targets: list[Targets] | None = None) -> Output:
-        """Return the detector's output for a batch; with targets, also for denoising queries."""
+        """Return the detector's output for a batch; `targets` add denoising queries."""
         images = self.detector.preprocessing.normalise(batch.images, batch.padding_mask)
         output: Output = self.detector(images, batch.padding_mask, targets)
         return output
 
-    def supervised_loss(self, batch: Batch, prefix: str = "train") -> tuple[Tensor, Output]:
-        """Return the criterion's total on a batch, logged by part, and the output.
+    def supervised_loss(self, batch: Batch) -> Tensor:
+        """Return the criterion's total on a labelled batch.
 
-        Denoising noise follows the seed on each target, so it does not depend on the rest of the batch.
+        Denoising noise depends on the seed of each target only, not on the rest of the batch.
         """
-        output = self.detect(batch, batch.targets)
-        losses = self.criterion(output, batch.targets)
+        return self.detection_loss(self.detect(batch, batch.targets), batch)
+
+    def detection_loss(self, output: Output, batch: Batch, prefix: str = "train") -> Tensor:
+        """Return the criterion's total for the output of a labelled batch, and log its parts."""
+        return self.log_total(self.criterion(output, batch.targets), prefix, len(batch))
+
+    def log_total(self, losses: dict[str, Tensor], prefix: str, batch_size: int) -> Tensor:
+        """Return the sum of losses of any shape, and log each as `prefix/name`."""
         for name, value in losses.items():
-            self.log(f"{prefix}/{name}", value.sum(), batch_size=len(batch))
-        return torch.stack([value.sum() for value in losses.values()]).sum(), output
+            self.log(f"{prefix}/{name}", value.sum(), batch_size=batch_size)
+        return torch.stack([value.sum() for value in losses.values()]).sum()
 
     def detections(self, batch: Batch) -> list[Detections]:
         """Return detections in pixels of the batch."""
@@ -137,20 +150,20 @@ class DetectionModule(LightningModule):
         return self.detector.decode(output, output.sizes)
 
     def on_train_start(self) -> None:
-        """Remember the run's seed."""
-        self._seed = torch.initial_seed()
+        """Store the seed of the run."""
+        self.run_seed = torch.initial_seed()
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        """Let dropout depend on the batch's number alone: a run that is resumed drops what it would have dropped."""
+        """Seed dropout with the batch number, so that a resumed run drops the same units as an uninterrupted one."""
         number = self.trainer.fit_loop.epoch_loop.batch_progress.total.ready
-        torch.manual_seed(seed_of(self._seed, number, self.global_rank))
+        torch.manual_seed(seed_of(self.run_seed, number, self.global_rank))
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Collect detections and truth."""
+        """Collect detections and ground truth."""
         self._collect(batch)
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
-        """Collect detections and truth."""
+        """Collect detections and ground truth."""
         self._collect(batch)
 
     def predict_step(self, batch: Batch, batch_idx: int) -> list[Detections]:
@@ -161,32 +174,32 @@ class DetectionModule(LightningModule):
 
     def _collect(self, batch: Batch) -> None:
         for found, ground_truth in zip(self.detections(batch), batch.targets, strict=True):
-            said = {"boxes": found.boxes.cpu(), "scores": found.scores.cpu(), "labels": found.labels.cpu()}
-            self._collected.append((said, _with_regions(ground_truth, len(self.detector.classes))))
+            predictions = {"boxes": found.boxes.cpu(), "scores": found.scores.cpu(), "labels": found.labels.cpu()}
+            self._collected.append((predictions, _with_regions(ground_truth, len(self.detector.classes))))
 
     def on_validation_epoch_end(self) -> None:
         """Log average precision on the source's validation frames."""
         self._log_metric("val")
 
     def on_test_epoch_end(self) -> None:
-        """Log average precision."""
+        """Log average precision on the test frames."""
         self._log_metric("test")
 
     def _log_metric(self, prefix: str) -> None:
-        seen, self._collected = gathered(self._collected), []
-        self.metric.update(*([part[side] for part in seen] for side in (0, 1)))
+        pairs, self._collected = gathered(self._collected), []
+        self.metric.update([predictions for predictions, _ in pairs], [ground_truth for _, ground_truth in pairs])
         result: dict[str, Any] = self.metric.compute()
         self.metric.reset()
-        # torchmetrics says -1 where there was nothing to measure; that is no precision.
+        # torchmetrics returns -1 if there was nothing to measure.
         self.log(f"{prefix}/ap50", result["map_50"].clamp(min=0).to(self.device), prog_bar=True, sync_dist=True)
         self.log(f"{prefix}/map", result["map"].clamp(min=0).to(self.device), sync_dist=True)
 
     def trained_modules(self) -> dict[str, nn.Module]:
-        """Return what trains, by name, beside the detector."""
+        """Return the modules by name that train besides the detector."""
         return {}
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """Return AdamW's groups: backbone or not, with weight decay or not."""
+        """Return AdamW's parameter groups: backbone or not, with weight decay or not."""
         settings = self.optimizer_settings
         backbone = {id(p) for p in self.detector.backbone_parameters()}
         groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
@@ -208,16 +221,16 @@ class DetectionModule(LightningModule):
         """Return AdamW and its schedule over optimizer steps.
 
         Raises:
-            ConfigError: The schedule falls towards an end, and the training has none in steps.
+            ConfigError: The schedule depends on the number of steps, and the training has no limit of steps.
         """
         total, schedule = self.trainer.estimated_stepping_batches, self.optimizer_settings.schedule
         if math.isinf(total) and schedule != "constant":
             message = (
-                f"optimizer.schedule: {schedule} falls towards the end of the training, and this one has none in "
-                "steps. Set trainer.max_epochs or trainer.max_steps, or optimizer.schedule: constant."
+                f"optimizer.schedule: {schedule} falls towards the end of the training, but the number of steps is "
+                "unlimited. Set trainer.max_epochs or trainer.max_steps, or optimizer.schedule: constant."
             )
             raise ConfigError(message)
-        # One pass over all parameters; with mixed precision Lightning cannot clip gradients before it.
+        # Lightning cannot clip gradients before a fused step with mixed precision.
         fused = str(self.trainer.precision) in ("32-true", "64-true")
         optimizer = torch.optim.AdamW(self.parameter_groups(), fused=fused)
         scheduler = torch.optim.lr_scheduler.LambdaLR(
@@ -227,9 +240,9 @@ class DetectionModule(LightningModule):
 
 
 def _with_regions(ground_truth: Targets, classes: int) -> dict[str, Tensor]:
-    """Return a metric's truth of one image; a region to ignore is one for every class, as it is in training."""
+    """Return one image's ground truth for the metric; ignored regions are crowd boxes of every class."""
     boxes = torch.cat([ground_truth.boxes, ground_truth.ignore.repeat(classes, 1)])
-    of_regions = torch.arange(classes, device=ground_truth.labels.device).repeat_interleave(len(ground_truth.ignore))
-    labels = torch.cat([ground_truth.labels, of_regions])
+    region_labels = torch.arange(classes, device=ground_truth.labels.device).repeat_interleave(len(ground_truth.ignore))
+    labels = torch.cat([ground_truth.labels, region_labels])
     crowd = (torch.arange(len(boxes)) >= len(ground_truth)).int()
     return {"boxes": boxes.cpu(), "labels": labels.cpu(), "iscrowd": crowd}

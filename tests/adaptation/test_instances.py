@@ -78,7 +78,7 @@ def test_memory_gets_the_reversed_gradient_and_discriminators_do_not(unit, featu
 @each_unit
 def test_only_tokens_under_boxes_count(unit, features):
     module = alignment(unit)
-    loss, _ = module(features, TWO, IMAGE, 1)
+    loss, *_ = module(features, TWO, IMAGE, 1)
     (grad,) = torch.autograd.grad(loss, features.encoder[-1])
     mask = instance_masks([t.boxes for t in TWO], [t.weights for t in TWO], IMAGE, [(4, 6), (2, 3)], features.padding)
     assert torch.equal(grad.any(-1), mask > 0)
@@ -102,7 +102,7 @@ def test_padding_has_no_influence_on_the_mean_token_of_a_box(features):
 def test_images_without_boxes_leave_the_others_loss_and_keep_the_graph(unit, empty, features):
     module, some = alignment(unit), list(TWO)
     some[empty] = Targets.empty()
-    loss, accuracy = module(features, some, IMAGE, 0)
+    loss, accuracy, _ = module(features, some, IMAGE, 0)
     (grad,) = torch.autograd.grad(loss, features.encoder[-1])
     assert loss > 0 and not accuracy["instance"].isnan()
     assert not grad[empty].any() and grad[1 - empty].any()
@@ -111,7 +111,7 @@ def test_images_without_boxes_leave_the_others_loss_and_keep_the_graph(unit, emp
 @each_unit
 def test_a_batch_without_boxes_costs_nothing_and_every_parameter_gets_a_zero_gradient(unit, features):
     module = alignment(unit)
-    loss, accuracy = module(features, [Targets.empty(), Targets.empty()], IMAGE, 0)
+    loss, accuracy, _ = module(features, [Targets.empty(), Targets.empty()], IMAGE, 0)
     loss.backward()
     assert loss == 0 and accuracy["instance"].isnan()
     assert all(p.grad is not None and not p.grad.any() for p in [features.encoder[-1], *module.parameters()])
@@ -158,7 +158,7 @@ def test_token_weights_are_drawn_towards_their_tracks_past(features):
     other = [targets([32, 32, 64, 64])]
     module(features, [targets(row), *other], IMAGE, 1, frames=frames(0.0, 50.0))
     module.commit()
-    steady, _ = module(features, [targets(row, weight=0.5), *other], IMAGE, 1, frames=frames(1.0, 51.0))
+    steady, *_ = module(features, [targets(row, weight=0.5), *other], IMAGE, 1, frames=frames(1.0, 51.0))
     plain = alignment("token", temporal=False)
     torch.testing.assert_close(steady, plain(features, [targets(row, weight=0.75), *other], IMAGE, 1)[0])
 

@@ -126,7 +126,7 @@ def test_another_frame_near_in_time_is_a_neighbour():
     bank = TrackBank(max_gap=2.0)
     see(bank, 5.0, 8.0)
     frames = [Frame(0, "a.jpg", (64, 96), "north", "monday", 0, time) for time in (5.0, 6.5, 3.0, 7.5, None)]
-    assert [bank.knows_neighbour(frame) for frame in frames] == [False, True, True, False, None]
+    assert [bank.has_neighbour(frame) for frame in frames] == [False, True, True, False, None]
 
 
 def test_a_frame_without_instances_is_fine():

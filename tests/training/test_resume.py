@@ -54,14 +54,14 @@ def die():
 
 def at_step(number):
     """Kill in the middle of a training step."""
-    plain = DetectionModule.supervised_loss
+    plain = DetectionModule.detection_loss
 
-    def step(module, batch, prefix="train"):
+    def step(module, output, batch, prefix="train"):
         if module.global_step == number:
             die()
-        return plain(module, batch, prefix)
+        return plain(module, output, batch, prefix)
 
-    DetectionModule.supervised_loss = step
+    DetectionModule.detection_loss = step
 
 
 def at_validation(epoch):
@@ -93,7 +93,7 @@ def in_checkpoint(name, number):
 
 
 def before_model_file():
-    save_model.weights.save = lambda *_: die()
+    save_model.model_file.save = lambda *_: die()
 
 
 MOMENTS = {

@@ -10,12 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cahqp.adaptation.domain_adversary import TARGET
 from cahqp.coco.reader import class_indices, read_coco
 from cahqp.errors import DataError
 from cahqp.frame import Frame
-from cahqp.structures import Batch, Targets
+from cahqp.structures import Targets
 from cahqp.training import TeacherAdaptation
-from cahqp.training.ca_hqp.alignment import TARGET, Passed
+from cahqp.training.ca_hqp.domain_passes import Passes
 
 
 class TrueInstances(TeacherAdaptation):
@@ -39,16 +40,18 @@ class TrueInstances(TeacherAdaptation):
                 classes = torch.tensor([labels[category] for category in objects.categories.tolist()], dtype=torch.long)
                 self._ground_truth[frame.recording, frame.name] = Targets(torch.from_numpy(objects.boxes), classes)
 
-    def align(self, passed: Passed) -> dict[str, Tensor]:
-        """Return the alignment losses, with ground truth boxes as the target's instances.
+    def alignment_losses(self, passes: Passes) -> dict[str, Tensor]:
+        """Return the weighted losses of alignment, with ground truth boxes as the target's instances.
 
         Args:
-            passed: Batch and output of each domain in this step.
+            passes: Passes of this step.
         """
-        batch, output = passed[TARGET]
-        targets = [self._visible(frame, size) for frame, size in zip(batch.frames, output.sizes, strict=True)]
-        labelled: Batch = replace(batch, targets=[each.to(self.device) for each in targets])
-        return super().align({**passed, TARGET: (labelled, output)})
+        if TARGET not in passes:
+            return {}
+        target = passes[TARGET]
+        sizes = zip(target.batch.frames, target.output.sizes, strict=True)
+        instances = [self._visible(frame, size).to(self.device) for frame, size in sizes]
+        return super().alignment_losses({**passes, TARGET: replace(target, instances=instances)})
 
     def _visible(self, frame: Frame, size: Tensor) -> Targets:
         """Return the ground truth boxes inside a frame's view, in pixels of the batch image."""

@@ -1,36 +1,62 @@
-"""How source and target go through the detector: together or apart, and whose statistics BatchNorm remembers."""
+"""Passes of source and target through the detector: separate or joint, and the BatchNorm statistics they update."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from cahqp.detectors.base import Features, Output
-from cahqp.structures import Batch
+from cahqp.structures import Batch, Targets
+
+BatchNormLayer = nn.modules.batchnorm._BatchNorm
 
 
-def batch_norms(module: nn.Module) -> list[nn.modules.batchnorm._BatchNorm]:
-    """Return the BatchNorm layers of a module that keep statistics."""
-    return [
-        m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.running_mean is not None
-    ]
+@dataclass(frozen=True)
+class DomainPass:
+    """Batch of one domain and the detector's output for it.
+
+    Attributes:
+        batch: Images with labels (source) or pseudo-labels (target), whose weights are their scores.
+        output: Output of the detector in training.
+        class_scores: (N, C) scores of the teacher for the pseudo-boxes of each image; only for soft targets.
+        instances: Boxes that TIAFA aligns in place of the batch's own.
+    """
+
+    batch: Batch
+    output: Output
+    class_scores: list[Tensor] | None = None
+    instances: list[Targets] | None = None
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Height and width of the batch in pixels, padding included."""
+        return self.batch.images.shape[2], self.batch.images.shape[3]
+
+
+Passes = dict[int, DomainPass]
+"""Passes of one step by domain, source first."""
+
+
+def batch_norms(module: nn.Module) -> list[BatchNormLayer]:
+    """Return the BatchNorm layers of a module that have running statistics."""
+    return [m for m in module.modules() if isinstance(m, BatchNormLayer) and m.running_mean is not None]
 
 
 @contextmanager
-def frozen_bn_stats(norms: Sequence[nn.modules.batchnorm._BatchNorm]) -> Iterator[None]:
-    """Let layers normalise by their batch as ever and remember nothing of it."""
-    kept = [norm.momentum for norm in norms]
+def frozen_bn_stats(norms: Sequence[BatchNormLayer]) -> Iterator[None]:
+    """Stop updates of the running statistics; the layers still normalise with the statistics of their batch."""
+    momenta = [norm.momentum for norm in norms]
     try:
         for norm in norms:
             norm.momentum = 0.0
         yield
     finally:
-        for norm, momentum in zip(norms, kept, strict=True):
+        for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum
 
 
@@ -39,28 +65,28 @@ def join(first: Batch, second: Batch) -> Batch:
     height, width = (max(first.images.shape[side], second.images.shape[side]) for side in (2, 3))
     images, masks = [], []
     for batch in (first, second):
-        more = (0, width - batch.images.shape[3], 0, height - batch.images.shape[2])
-        images.append(pad(batch.images, more))
-        masks.append(pad(batch.padding_mask, more, value=True))
+        padding = (0, width - batch.images.shape[3], 0, height - batch.images.shape[2])
+        images.append(pad(batch.images, padding))
+        masks.append(pad(batch.padding_mask, padding, value=True))
     return Batch(
         torch.cat(images), torch.cat(masks), [*first.targets, *second.targets], [*first.frames, *second.frames]
     )
 
 
-def part(batch: Batch, rows: slice) -> Batch:
+def slice_batch(batch: Batch, rows: slice) -> Batch:
     """Return some images of a batch, at the batch's size."""
     return Batch(batch.images[rows], batch.padding_mask[rows], batch.targets[rows], batch.frames[rows])
 
 
-def part_of_output(output: Output, rows: slice) -> Output:
-    """Return what an output says of some images of its batch."""
-    found, denoising = output.features, output.denoising
+def slice_output(output: Output, rows: slice) -> Output:
+    """Return the output for some images of a batch."""
+    whole, denoising = output.features, output.denoising
     features = Features(
-        [m[rows] for m in found.backbone],
-        [t[rows] for t in found.encoder],
-        [q[rows] for q in found.decoder],
-        found.spatial_shapes,
-        found.padding[rows],
+        [m[rows] for m in whole.backbone],
+        [t[rows] for t in whole.encoder],
+        [q[rows] for q in whole.decoder],
+        whole.spatial_shapes,
+        whole.padding[rows],
     )
     if denoising is not None:
         denoising = replace(denoising, logits=denoising.logits[:, rows], boxes=denoising.boxes[:, rows])
@@ -79,5 +105,5 @@ def part_of_output(output: Output, rows: slice) -> Output:
 
 
 def zeroed(losses: dict[str, Tensor], names: Sequence[str]) -> dict[str, Tensor]:
-    """Return losses of which some count nothing, still connected: no rank may lack a gradient."""
+    """Return losses with some set to zero; they stay in the graph, so that every parameter gets a gradient."""
     return {name: value * 0.0 if name in names else value for name, value in losses.items()}

@@ -1,9 +1,7 @@
-"""Alarms: an adaptation that goes wrong is stopped, says so, and leaves the last good weights."""
+"""Alarms: stop a training that goes wrong, with a message, and save the last good weights."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,42 +12,35 @@ from torch import Tensor
 
 from cahqp.adaptation.all_gather import gathered
 from cahqp.errors import CahqpError, ConfigError
-from cahqp.structures import Targets
-from cahqp.training.ca_hqp.module import TeacherAdaptation
+from cahqp.training.base import DetectionModule
+from cahqp.training.callbacks.alarm_rules import DiscriminatorRule, Finding, LabelRule
 from cahqp.training.callbacks.failing_batch import load_failing, put_back, save_failing
 from cahqp.training.callbacks.last_good import LastGood
 
-ALWAYS, NEVER = 0.99, 0.01
-"""Shares of right answers from and up to which a discriminator no longer plays the game."""
-
-FEWEST_FOR_SHARES = 20
-"""Boxes below which class shares are mostly chance."""
-
-_LOOK_EVERY = 5  # steps between two looks at the discriminators at most; each costs a pass over all logged values
+_INTERVAL = 5  # steps between two readings of discriminator accuracies; each costs a pass over all logged values
 
 
 class AlarmError(CahqpError):
-    """Training was stopped: what happened, where the last good weights are, and what to change."""
+    """Stopped training: the observation, the path of the last good weights, and the settings to change."""
 
 
 class Alarms(Callback):
-    """Stop a training that goes wrong, and keep the last good weights as a model file.
+    """Stop a training that goes wrong, and save the last good weights as a model file.
 
-    The counts, the class shares and the discriminators are watched in an adaptation; that the loss is finite, in every
-    training. What is watched is judged over whole windows of steps, the first of which is the measure of the others.
+    An adaptation is judged by its pseudo-labels and discriminators over whole windows of steps; the first window is the
+    reference. Every training is judged by its loss.
 
     Args:
         window: Steps that are judged together.
-        min_box_rate: Pseudo-labels per frame, as a share of the first window's, below which they count as gone; `null`
-            switches it off.
-        max_box_rate: The same as a multiple, above which they count as exploded; `null` switches it off.
-        class_drift: Greatest Jensen-Shannon divergence, 0..1 bit, of the pseudo-labels' class shares from the first
-            window's; `null` switches it off. It is off by itself for a single class.
+        min_box_rate: Lowest pseudo-labels per frame, as a share of the first window's; `null` switches it off.
+        max_box_rate: Highest pseudo-labels per frame, as a multiple of the first window's; `null` switches it off.
+        class_drift: Largest Jensen-Shannon divergence, 0..1 bit, of the pseudo-labels' class shares from the first
+            window's; `null` switches it off. It has no effect on a single class.
         discriminator_patience: Steps in a row for which a discriminator may be right on at least 99 % of both domains,
             or give one answer to all; `null` switches it off.
-        finite: Stop where the loss is not finite, and save the batch.
-        replay: File of such a batch. The first step is made from it, its losses are printed, and the run ends: give
-            the stopped run's command with this and another --output.
+        finite: Stop if the loss is not finite, and save the batch.
+        replay: File of such a batch. The first step uses this batch, prints its losses and ends the run. Repeat the
+            command of the stopped run with this option and another --output.
     """
 
     def __init__(
@@ -63,229 +54,120 @@ class Alarms(Callback):
         replay: Path | None = None,
     ) -> None:
         _check(window, min_box_rate, max_box_rate, class_drift, discriminator_patience)
-        self.window, self.min_box_rate, self.max_box_rate, self.class_drift = (
-            window,
-            min_box_rate,
-            max_box_rate,
-            class_drift,
-        )
-        self.discriminator_patience, self.finite, self.replay = discriminator_patience, finite, replay
-        self.first: list[float] = []  # boxes per frame of the first window, then its boxes by class
-        self.stuck: dict[str, int] = {}  # steps in a row, by discriminator
-        self._counts: Tensor | None = None
+        self.window, self.finite, self.replay = window, finite, replay
+        self.labels = LabelRule(window, min_box_rate, max_box_rate, class_drift)
+        self.discriminators = None if discriminator_patience is None else DiscriminatorRule(discriminator_patience)
+        self._counts: Tensor | None = None  # frames, then boxes by class
         self._steps = 0
-        self._answers: dict[str, list[float]] = {}
+        self._accuracies: dict[str, list[float]] = {}
         self._batch: Any = None
-        self._raised = ""
+        self._nonfinite = ""
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what a resumed run must know: the first window, and for how long discriminators were stuck."""
-        return {"first": self.first, "stuck": self.stuck}
+        """Return the first window and the steps for which discriminators were stuck."""
+        return {"first": self.labels.first, "stuck": {} if self.discriminators is None else self.discriminators.stuck}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take up what an interrupted run knew."""
-        self.first, self.stuck = list(state_dict["first"]), dict(state_dict["stuck"])
+        """Restore the state of an interrupted run."""
+        self.labels.first = list(state_dict["first"])
+        if self.discriminators is not None:
+            self.discriminators.stuck = dict(state_dict["stuck"])
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Keep the weights as they are, and listen to the pseudo-labels."""
+        """Copy the weights, and observe predictions that are not finite."""
         self._good = LastGood(trainer)
         self._seed = torch.initial_seed()
-        self._catch(pl_module)
-        if isinstance(pl_module, TeacherAdaptation):
-            self._listen(pl_module)
+        if isinstance(pl_module, DetectionModule) and (self.finite or self.replay is not None):
+            pl_module.nonfinite_observer = self._observe_nonfinite
 
-    def _catch(self, module: LightningModule) -> None:
-        """Let predictions that are not finite, which no matching can take, end in a loss that is not finite."""
-        step = module.training_step
-
-        def caught(*args: Any, **kwargs: Any) -> Any:
-            try:
-                return step(*args, **kwargs)
-            except FloatingPointError as error:
-                if not self.finite and self.replay is None:
-                    raise
-                self._raised = f" {error}"
-                return torch.full((), math.nan, device=module.device, requires_grad=True)
-
-        module.training_step = caught  # type: ignore[method-assign]
-
-    def _listen(self, module: TeacherAdaptation) -> None:
-        label, classes = module.label, len(module.detector.classes)
-
-        def heard(*args: Any, **kwargs: Any) -> Any:
-            labels = label(*args, **kwargs)
-            self._count(labels, classes)
-            return labels
-
-        module.label = heard  # type: ignore[method-assign]
-
-    def _count(self, labels: Sequence[Targets], classes: int) -> None:
-        """Add one batch: frames, then boxes by class; on their device, so that nothing waits for it."""
-        found = torch.cat([target.labels for target in labels])
-        row = torch.cat([found.new_tensor([len(labels)]), torch.bincount(found, minlength=classes)])
-        self._counts = row if self._counts is None else self._counts + row
+    def _observe_nonfinite(self, error: FloatingPointError) -> None:
+        self._nonfinite = f" {error}"
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Remember the batch; in a replay, put the saved one in its place."""
+        """Keep the batch; a replay overwrites it with the saved one."""
         if self.replay is not None:
             put_back(load_failing(self.replay), trainer, pl_module, batch)
         self._batch = batch
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
-        """Stop where the loss is not finite; in a replay, tell the losses and stop.
+        """Stop if the loss is not finite; a replay always stops, with its losses.
 
         Raises:
-            AlarmError: The loss is not finite, or this was a replay.
+            AlarmError: The loss is not finite, or this is a replay.
         """
         if self.replay is not None:
-            raise AlarmError(_told(self.replay, trainer, loss) + self._raised)
+            raise AlarmError(_replay_message(self.replay, trainer, loss) + self._nonfinite)
         if not self.finite:
             return
-        fine = trainer.strategy.reduce_boolean_decision(bool(torch.isfinite(loss.detach())), all=True)
-        if not fine:
+        finite = trainer.strategy.reduce_boolean_decision(bool(torch.isfinite(loss.detach())), all=True)
+        if not finite:
             path = self._good.folder / f"failing-rank{trainer.global_rank}.pt"
             save_failing(path, trainer, pl_module, self._good.average, self._batch, self._seed)
-            happened = f"The loss of step {trainer.global_step} is not finite.{self._raised} Its batch is kept: {path}"
+            happened = f"The loss of step {trainer.global_step} is not finite.{self._nonfinite} Its batch is in {path}"
             change = (
-                f"Run the command again with --alarms.replay={path} and another --output to see which part it is. "
+                f"To see which loss it is, run the command again with --alarms.replay={path} and another --output. "
                 "Usually a lower model.optimizer.learning_rate or trainer.gradient_clip_val, or precision 32-true, "
-                "mends it; --alarms.finite=false switches this alarm off."
+                "fixes it; --alarms.finite=false switches this alarm off."
             )
-            self._stop(trainer, happened, change)
+            self._stop(trainer, Finding(happened, change))
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Judge a window when it is full.
+        """Count the pseudo-labels of the step, and judge a full window.
 
         Raises:
-            AlarmError: Something is wrong with it.
+            AlarmError: A rule is broken.
         """
         self._batch = None
         self._steps += 1
-        if self.discriminator_patience is not None and self._steps % min(_LOOK_EVERY, self.window) == 0:
-            self._look(trainer)
+        assert isinstance(pl_module, DetectionModule)
+        classes = pl_module.detector.classes
+        if (labels := outputs.get("pseudo_labels")) is not None:
+            # The counts stay on their device, so that no step waits for them.
+            indices = torch.cat([target.labels for target in labels])
+            row = torch.cat([indices.new_tensor([len(labels)]), torch.bincount(indices, minlength=len(classes))])
+            self._counts = row if self._counts is None else self._counts + row
+        if self.discriminators is not None and self._steps % min(_INTERVAL, self.window) == 0:
+            self._read_accuracies(trainer)
         if self._steps < self.window:
             return
         if self._counts is not None:
-            assert isinstance(pl_module, TeacherAdaptation)
-            self._judge_labels(trainer, pl_module.detector.classes)
-        if self.discriminator_patience is not None:
-            self._judge_discriminators(trainer)
+            counts = trainer.strategy.reduce(self._counts.float(), reduce_op="sum")
+            assert isinstance(counts, Tensor)
+            frames, *boxes = counts.tolist()
+            self._stop(trainer, self.labels.judge(frames, boxes, classes))
+        if self.discriminators is not None:
+            self._stop(trainer, self.discriminators.judge(self._gathered_accuracies(), self._steps))
         self._good.keep(trainer.global_step)
-        self._counts, self._steps, self._answers = None, 0, {}
+        self._counts, self._steps, self._accuracies = None, 0, {}
 
-    def _judge_labels(self, trainer: Trainer, classes: Sequence[str]) -> None:
-        assert self._counts is not None
-        counts = trainer.strategy.reduce(self._counts.float(), reduce_op="sum")
-        assert isinstance(counts, Tensor)
-        frames, *boxes = counts.tolist()
-        rate = sum(boxes) / frames
-        begun = bool(self.first)
-        if not begun:
-            if rate == 0 and self.min_box_rate is not None:
-                self._stop_for_count(trainer, f"No pseudo-label was found in the first {self.window} steps.", "Lower")
-            self.first = [rate, *boxes]
-        before = self.first[0]
-        told = f"Pseudo-labels went from {before:.2f} a frame in the first {self.window} steps to {rate:.2f}"
-        if self.min_box_rate is not None and rate < self.min_box_rate * before:
-            self._stop_for_count(
-                trainer, f"{told}: they fall to nothing (alarms.fewest: {self.min_box_rate}).", "Lower"
-            )
-        if self.max_box_rate is not None and before and rate > self.max_box_rate * before:
-            self._stop_for_count(trainer, f"{told}: they explode (alarms.most: {self.max_box_rate}).", "Raise")
-        if self.class_drift is not None and begun:
-            self._judge_shares(trainer, boxes, classes)
-
-    def _stop_for_count(self, trainer: Trainer, happened: str, verb: str) -> None:
-        change = (
-            f"{verb} model.pseudo_labels.threshold, or lower the learning rate; look at the target frames too: a "
-            "covered or unplugged camera ends like this, and where most road users are parked, so does "
-            "model.pseudo_labels.stationary_weight below 1. Set the limit to null to go on regardless."
-        )
-        self._stop(trainer, happened, change)
-
-    def _judge_shares(self, trainer: Trainer, boxes: Sequence[float], classes: Sequence[str]) -> None:
-        first = self.first[1:]
-        if sum(first) < FEWEST_FOR_SHARES:  # as many windows as it takes say what is usual
-            self.first[1:] = [a + b for a, b in zip(first, boxes, strict=True)]
-            return
-        if len(boxes) < 2 or sum(boxes) < FEWEST_FOR_SHARES:
-            return
-        drift = divergence(first, boxes)
-        assert self.class_drift is not None
-        if drift <= self.class_drift:
-            return
-        shares = ", ".join(
-            f"{name} {100 * a / sum(first):.0f} -> {100 * b / sum(boxes):.0f} %"
-            for name, a, b in zip(classes, first, boxes, strict=True)
-        )
-        happened = (
-            f"The classes of the pseudo-labels drift: {shares}. Their divergence from what they were at first is "
-            f"{drift:.2f} (alarms.class_drift: {self.class_drift})."
-        )
-        change = (
-            "Raise the thresholds of the classes that grow (model.pseudo_labels.threshold), or lower the learning "
-            "rate. If the target's traffic really is that different, raise the limit or set it to null."
-        )
-        self._stop(trainer, happened, change)
-
-    def _look(self, trainer: Trainer) -> None:
+    def _read_accuracies(self, trainer: Trainer) -> None:
         for name, value in trainer.callback_metrics.items():
             if name.startswith("discriminator/") and name.endswith(("_source", "_target")) and value.isfinite():
-                self._answers.setdefault(name, []).append(float(value))
+                self._accuracies.setdefault(name, []).append(float(value))
 
-    def _judge_discriminators(self, trainer: Trainer) -> None:
-        # Of all ranks: one that had no instance in this window has nothing to say of them.
-        answers: dict[str, list[float]] = {}
-        for name, values in gathered(sorted(self._answers.items())):
-            answers.setdefault(name, []).extend(values)
-        for name in sorted({name.rpartition("_")[0] for name in answers}):
-            pair = [answers.get(f"{name}_{domain}") for domain in ("source", "target")]
-            known = [sum(values) / len(values) for values in pair if values]
-            wins = len(known) == 2 and min(known) >= ALWAYS
-            gives_up = len(known) == 2 and max(known) >= ALWAYS and min(known) <= NEVER
-            self.stuck[name] = self.stuck.get(name, 0) + self._steps if wins or gives_up else 0
-            assert self.discriminator_patience is not None
-            if self.stuck[name] >= self.discriminator_patience:
-                self._stop_for_discriminator(trainer, name, wins)
+    def _gathered_accuracies(self) -> dict[str, list[float]]:
+        """Return the accuracies of all processes; a process without instances in this window has none."""
+        accuracies: dict[str, list[float]] = {}
+        for name, values in gathered(sorted(self._accuracies.items())):
+            accuracies.setdefault(name, []).extend(values)
+        return accuracies
 
-    def _stop_for_discriminator(self, trainer: Trainer, name: str, wins: bool) -> None:
-        did = "told the domains apart without error" if wins else "gave one answer to both domains"
-        happened = f"The {name.replace('/', ' ')} {did} for {self.stuck[name]} steps (alarms.discriminator_patience)."
-        change = (
-            "It wins: raise model.alignment.reversal or the branch's weight, or lower discriminator_factor."
-            if wins
-            else "It has given up: lower model.alignment.reversal or raise model.alignment.discriminator_factor."
-        )
-        self._stop(trainer, happened, f"{change} The branch's weight 0 switches it off; patience null, this alarm.")
-
-    def _stop(self, trainer: Trainer, happened: str, change: str) -> None:
-        kept = self._good.write(trainer, happened)
-        message = f"{happened}\n{kept}\n{change}"
-        raise AlarmError(message)
+    def _stop(self, trainer: Trainer, finding: Finding | None) -> None:
+        if finding is not None:
+            saved = self._good.write(trainer, finding.happened)
+            message = f"{finding.happened}\n{saved}\n{finding.change}"
+            raise AlarmError(message)
 
 
-def divergence(first: Sequence[float], second: Sequence[float]) -> float:
-    """Return the Jensen-Shannon divergence of two sets of counts in bits: 0 for equal shares, 1 for none in common.
-
-    Args:
-        first: Counts, not all of them zero.
-        second: The same number of counts, not all of them zero.
-    """
-    p, q = (torch.tensor(x, dtype=torch.float64) / sum(x) for x in (first, second))
-    middle = (p + q) / 2
-    parts = [torch.special.xlogy(x, x / middle.clamp(min=1e-300)).sum() / 2 for x in (p, q)]
-    return float(sum(parts) / torch.tensor(2.0).log())
-
-
-def _told(replay: Path, trainer: Trainer, loss: Tensor) -> str:
+def _replay_message(replay: Path, trainer: Trainer, loss: Tensor) -> str:
     parts = {name: float(v) for name, v in sorted(trainer.callback_metrics.items()) if v.numel() == 1}
-    scaler = getattr(trainer.precision_plugin, "scaler", None)  # of 16-mixed, which has multiplied the loss by then
+    scaler = getattr(trainer.precision_plugin, "scaler", None)  # 16-mixed has scaled the loss by now
     value = float(loss.detach()) / (1.0 if scaler is None else float(scaler.get_scale()))
     width = max(map(len, parts), default=0)
     lines = [f"  {name.ljust(width)}  {value:.6g}" for name, value in parts.items()]
-    return "\n".join([f"The batch of {replay} gives the loss {value:.6g}:", *lines, "Nothing was trained."])
+    return "\n".join([f"The batch of {replay} has the loss {value:.6g}:", *lines, "Nothing was trained."])
 
 
 def _check(
@@ -293,9 +175,9 @@ def _check(
 ) -> None:
     wrong = [f"alarms.window must be at least 1, got {window}."] if window < 1 else []
     if min_box_rate is not None and not 0 <= min_box_rate < 1:
-        wrong.append(f"alarms.fewest must be at least 0 and below 1, got {min_box_rate}.")
+        wrong.append(f"alarms.min_box_rate must be at least 0 and below 1, got {min_box_rate}.")
     if max_box_rate is not None and max_box_rate <= 1:
-        wrong.append(f"alarms.most must be above 1, got {max_box_rate}.")
+        wrong.append(f"alarms.max_box_rate must be above 1, got {max_box_rate}.")
     if drift is not None and not 0 <= drift <= 1:
         wrong.append(f"alarms.class_drift must lie in 0..1, got {drift}.")
     if patience is not None and patience < 1:

@@ -1,4 +1,4 @@
-"""Checkpoints that are whole or absent, and the pictures that were asked for."""
+"""Checkpoints of a fit, written atomically, and images of detections."""
 
 from __future__ import annotations
 
@@ -9,24 +9,23 @@ import torch
 from lightning.fabric.plugins.io import TorchCheckpointIO
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
-from lightning.pytorch.loggers import WandbLogger
-from torchvision.io import write_jpeg
 from torchvision.utils import draw_bounding_boxes
 
 from cahqp.files import atomic_write
 from cahqp.structures import Batch
 from cahqp.training.base import DetectionModule
+from cahqp.training.callbacks.images import save_image
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Write checkpoints beside their final name and rename them.
+    """Write checkpoints to a temporary file in the same directory and rename it.
 
-    Lightning's own writer goes through the system's temporary directory: on another file system its last step is a
-    copy, and a kill in it leaves a torn file.
+    Lightning writes to the system's temporary directory. If that is another file system, the last step is a copy, and
+    an interruption leaves an incomplete file.
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
-        """Save a checkpoint whole or not at all."""
+        """Save a checkpoint."""
         with atomic_write(Path(path), "wb") as file:
             torch.save(checkpoint, file)
 
@@ -34,10 +33,10 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 def checkpoints(directory: Path) -> list[ModelCheckpoint]:
     """Return the two checkpoints of every fit: `best` by source validation, `last` after every epoch.
 
-    `last` comes after `best`, so that it holds the best score so far and a resumed run goes on comparing with it.
+    `last` comes second, so that it contains the best score so far, with which a resumed run compares.
 
     Args:
-        directory: Where they lie.
+        directory: Directory of the checkpoints.
     """
     common: dict[str, Any] = {"dirpath": directory, "enable_version_counter": False, "save_top_k": 1}
     best = ModelCheckpoint(filename="best", monitor="val/ap50", mode="max", **common)
@@ -46,12 +45,12 @@ def checkpoints(directory: Path) -> list[ModelCheckpoint]:
 
 
 class ExampleImages(Callback):
-    """Draw detections on the first validation frames, once per validation, only where asked for.
+    """Draw detections on the first validation frames, once per validation.
 
     Args:
-        count: Number of frames; none by default, for frames show faces and plates.
-        directory: Where the pictures go, as JPEG; and to W&B, where that is on.
-        threshold: Lowest score that is drawn.
+        count: Number of frames. Frames show faces and plates, so 0 is the safe choice.
+        directory: Directory of the JPEG files; W&B gets the images too if it is on.
+        threshold: Lowest score that is drawn, 0..1.
     """
 
     def __init__(self, count: int, directory: Path, threshold: float = 0.3) -> None:
@@ -66,21 +65,18 @@ class ExampleImages(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Draw, as long as frames are wanted."""
+        """Draw the frames of a batch that are among the first."""
         first = batch_idx * len(batch)
         if first >= self.count or not trainer.is_global_zero:
             return
         assert isinstance(pl_module, DetectionModule)
         with torch.no_grad():
             found = pl_module.detections(batch)
+        classes = pl_module.detector.classes
         for row in range(min(len(batch), self.count - first)):
-            sure = found[row][found[row].scores >= self.threshold]
-            names = [f"{pl_module.detector.classes[k]} {s:.2f}" for k, s in zip(sure.labels, sure.scores, strict=True)]
-            picture = (
-                draw_bounding_boxes(batch.images[row].cpu(), sure.boxes.cpu(), names) if names else batch.images[row]
-            )
-            self.directory.mkdir(parents=True, exist_ok=True)
-            write_jpeg(picture, str(self.directory / f"step{trainer.global_step:06d}-{first + row}.jpg"))
-            for logger in trainer.loggers:
-                if isinstance(logger, WandbLogger):
-                    logger.log_image(f"examples/{first + row}", [picture.permute(1, 2, 0).numpy()])
+            image, visible = batch.images[row].cpu(), found[row][found[row].scores >= self.threshold]
+            texts = [f"{classes[k]} {s:.2f}" for k, s in zip(visible.labels, visible.scores, strict=True)]
+            if texts:
+                image = draw_bounding_boxes(image, visible.boxes.cpu(), texts)
+            path = self.directory / f"step{trainer.global_step:06d}-{first + row}.jpg"
+            save_image(trainer, image, path, f"examples/{first + row}")

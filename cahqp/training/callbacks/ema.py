@@ -1,4 +1,4 @@
-"""The exponential moving average of a model: what is validated, saved, published, and what labels target frames."""
+"""Exponential moving average (EMA) of a model, which is validated, saved, published, and labels target frames."""
 
 from __future__ import annotations
 
@@ -14,17 +14,23 @@ from torch import Tensor
 from cahqp.errors import ConfigError
 
 
+def find_ema(trainer: Trainer) -> EMA | None:
+    """Return the trainer's EMA callback; `None` if it has none."""
+    callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
+    return next((callback for callback in callbacks if isinstance(callback, EMA)), None)
+
+
 class EMA(WeightAveraging):
     """Average the weights after every optimizer step.
 
-    Mends what Lightning's own callback gets wrong for us: integer buffers are copied, not averaged; validation before
-    the first update sees the model itself; testing in the process that trained keeps the average; and checkpoints
-    that would silently hold the raw weights are refused.
+    Differences from Lightning's own callback: integer buffers are copied, not averaged; validation before the first
+    update uses the model itself; testing in the process that trained keeps the average; checkpoints that would contain
+    the raw weights are refused.
 
     Args:
         decay: Share of the old average kept per step, 0 (no averaging) to below 1.
-        warmup: Steps over which the decay grows, as decay * (1 - exp(-n / warmup)) (RT-DETR). Zero for none: right
-            when training starts from good weights.
+        warmup: Steps over which the decay grows, as decay * (1 - exp(-n / warmup)) (RT-DETR). Use zero if training
+            starts from good weights.
     """
 
     def __init__(self, decay: float = 0.999, warmup: int = 0) -> None:
@@ -45,7 +51,7 @@ class EMA(WeightAveraging):
         return module
 
     def _average(self, averaged: list[Tensor], current: list[Tensor], updates: Tensor | int) -> None:
-        """Move one group of tensors of one type towards the current ones, in place."""
+        """Move tensors of one type towards the current ones, in place."""
         if not averaged[0].is_floating_point():
             torch._foreach_copy_(averaged, current)
             return
@@ -53,24 +59,26 @@ class EMA(WeightAveraging):
         torch._foreach_lerp_(averaged, current, 1 - self.decay * ramp)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Make the average, and refuse checkpoints without it."""
-        for callback in trainer.callbacks:  # type: ignore[attr-defined]
-            if isinstance(callback, ModelCheckpoint) and callback.save_weights_only:
-                message = (
-                    "ModelCheckpoint(save_weights_only=True) would save the raw weights, not the average: unset it."
-                )
-                raise ConfigError(message)
+        """Create the average.
+
+        Raises:
+            ConfigError: A checkpoint callback would not save the average.
+        """
+        callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
+        if any(isinstance(c, ModelCheckpoint) and c.save_weights_only for c in callbacks):
+            message = "ModelCheckpoint(save_weights_only=True) saves the raw weights, not the average: unset it."
+            raise ConfigError(message)
         super().setup(trainer, pl_module, stage)
         if self._average_model is not None:
             self._average_model.requires_grad_(False)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Follow the model to its device: Lightning makes the average before it moves the model."""
+        """Move the average to the model's device; Lightning creates it before it moves the model."""
         if self._average_model is not None:
             self._average_model.to(pl_module.device)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Leave the average in the model also where a resumed training had nothing left to train."""
+        """Copy the average to the model, also if a resumed training had nothing left to train."""
         if self._average_model is not None:
             self._copy_average_to_current(pl_module)
 
@@ -78,16 +86,16 @@ class EMA(WeightAveraging):
         return self._average_model is not None and int(self._average_model.n_averaged) > 0
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Validate the average, once there is one."""
+        """Swap in the average, after its first update."""
         if self._has_updates():
             super().on_validation_epoch_start(trainer, pl_module)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Go back to the model in training."""
+        """Swap the model in training back in."""
         if self._has_updates():
             super().on_validation_epoch_end(trainer, pl_module)
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Restore both models when training goes on; testing takes the average, which is the state dict itself."""
+        """Restore both models when training resumes; testing uses the average, which is the state dict itself."""
         if trainer.state.fn == TrainerFn.FITTING:
             super().on_load_checkpoint(trainer, pl_module, checkpoint)

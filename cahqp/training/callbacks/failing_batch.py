@@ -1,4 +1,4 @@
-"""A batch that made a loss that is not finite: kept with all that the loss depends on, and put back."""
+"""File of a batch whose loss is not finite, with everything that the loss depends on."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from cahqp.errors import DataError
 from cahqp.files import atomic_write
 from cahqp.frame import Frame, View
 from cahqp.structures import Batch, Targets
-from cahqp.training.callbacks.ema import EMA
+from cahqp.training.callbacks.ema import find_ema
 from cahqp.training.distillation.loss import SoftTargets
 from cahqp.training.distillation.views import SoftBatch
 
@@ -21,17 +21,17 @@ from cahqp.training.distillation.views import SoftBatch
 def save_failing(
     path: Path, trainer: Trainer, module: LightningModule, average: LightningModule | None, batch: Any, seed: int
 ) -> None:
-    """Write a batch, the weights that met it, and the seeds of its noise: plain tensors and values.
+    """Write a batch, the weights of its step, and the seeds of its noise, as plain tensors and values.
 
     Args:
-        path: Where to.
-        trainer: In training.
-        module: In training.
-        average: Labels the target frames; `None` in a training without one.
+        path: Path of the file.
+        trainer: Trainer that stops.
+        module: Module in training.
+        average: Averaged module, which labels the target frames; `None` in a training without one.
         batch: A `Batch`, a dictionary of them, or a `SoftBatch`.
-        seed: Of the run.
+        seed: Seed of the run.
     """
-    kept = {
+    saved = {
         "soft": vars(batch.soft) if isinstance(batch, SoftBatch) and batch.soft is not None else None,
         "batch": {name: _plain(part) for name, part in _parts(batch).items()},
         "module": module.state_dict(),
@@ -41,43 +41,43 @@ def save_failing(
         "step": trainer.global_step,
     }
     with atomic_write(path, "wb") as file:
-        torch.save(kept, file)
+        torch.save(saved, file)
 
 
 def load_failing(path: Path) -> dict[str, Any]:
-    """Read what `save_failing` wrote.
+    """Read a file of `save_failing`.
 
     Raises:
-        DataError: It is not there.
+        DataError: The file is missing.
     """
     if not path.is_file():
-        message = f"--alarms.replay {path} does not exist. An alarm names the file it wrote."
+        message = f"--alarms.replay {path} does not exist. Use the path in the alarm's message."
         raise DataError(message)
-    kept: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    return kept
+    saved: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    return saved
 
 
-def put_back(kept: dict[str, Any], trainer: Trainer, module: LightningModule, batch: Any) -> None:
-    """Make a step that is about to begin the one that failed.
+def put_back(saved: dict[str, Any], trainer: Trainer, module: LightningModule, batch: Any) -> None:
+    """Turn the step that is about to begin into the one that failed.
 
     Args:
-        kept: From `load_failing`.
-        trainer: In training, with the settings of the run that failed.
-        module: Takes the weights.
-        batch: Takes the frames, in place.
+        saved: Content of the file, from `load_failing`.
+        trainer: Trainer in training, with the settings of the run that failed.
+        module: Module that gets the weights.
+        batch: Batch that gets the frames, in place.
     """
-    module.load_state_dict(kept["module"])
-    for callback in trainer.callbacks:  # type: ignore[attr-defined]
-        if isinstance(callback, EMA) and kept["average"] is not None:
-            callback.average.load_state_dict(kept["average"])
-    module._seed = kept["seed"]
-    trainer.fit_loop.epoch_loop.batch_progress.total.ready = kept["number"]
+    module.load_state_dict(saved["module"])
+    ema = find_ema(trainer)
+    if ema is not None and saved["average"] is not None:
+        ema.average.load_state_dict(saved["average"])
+    module.run_seed = saved["seed"]
+    trainer.fit_loop.epoch_loop.batch_progress.total.ready = saved["number"]
     for name, part in _parts(batch).items():
-        whole = _whole(kept["batch"][name]).to(part.images.device)
+        restored = _restored(saved["batch"][name]).to(part.images.device)
         for field in fields(Batch):
-            setattr(part, field.name, getattr(whole, field.name))
+            setattr(part, field.name, getattr(restored, field.name))
     if isinstance(batch, SoftBatch) and batch.soft is not None:
-        batch.soft = SoftTargets(**kept["soft"]).to(batch.batch.images.device)
+        batch.soft = SoftTargets(**saved["soft"]).to(batch.batch.images.device)
 
 
 def _parts(batch: Any) -> dict[str, Batch]:
@@ -87,13 +87,13 @@ def _parts(batch: Any) -> dict[str, Batch]:
 
 
 def _plain(batch: Batch) -> dict[str, Any]:
-    """Return a batch as what `torch.load(weights_only=True)` reads."""
+    """Return a batch as values that `torch.load(weights_only=True)` can read."""
     frames = [{**vars(frame), "view": None if frame.view is None else vars(frame.view)} for frame in batch.frames]
     targets = [{field.name: getattr(target, field.name) for field in fields(Targets)} for target in batch.targets]
     return {"images": batch.images, "padding_mask": batch.padding_mask, "targets": targets, "frames": frames}
 
 
-def _whole(plain: dict[str, Any]) -> Batch:
+def _restored(plain: dict[str, Any]) -> Batch:
     frames = [
         Frame(**{**frame, "view": None if frame["view"] is None else View(**frame["view"])})
         for frame in plain["frames"]

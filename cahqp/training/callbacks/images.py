@@ -1,4 +1,4 @@
-"""Pictures of pseudo-labels, only where asked for."""
+"""Images of pseudo-labels."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from torchvision.io import write_jpeg
 from torchvision.utils import draw_bounding_boxes
 
 from cahqp.structures import Targets
-from cahqp.training.ca_hqp.module import TeacherAdaptation
+from cahqp.training.base import DetectionModule
 
 _TRAINED, _IGNORED = "yellow", "gray"
 
 
 class PseudoLabelImages(Callback):
-    """Draw the labels of the first target frames of every epoch: what trains, with its score, and what is ignored.
+    """Draw the labels of the first target frames of every epoch: trained boxes with scores, and ignored regions.
 
     Args:
-        count: Number of frames, at most those of a batch; none by default, for frames show faces and plates.
-        directory: Where the pictures go, as JPEG; and to W&B, where that is on.
+        count: Number of frames, at most those of a batch. Frames show faces and plates, so 0 is the safe choice.
+        directory: Directory of the JPEG files; W&B gets the images too if it is on.
     """
 
     def __init__(self, count: int, directory: Path) -> None:
@@ -34,18 +34,23 @@ class PseudoLabelImages(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Draw the first batch of an epoch."""
-        if batch_idx or not self.count or not trainer.is_global_zero or not isinstance(pl_module, TeacherAdaptation):
+        if batch_idx or not self.count or not trainer.is_global_zero or outputs.get("pseudo_labels") is None:
             return
-        visible = pl_module.pseudo_labelled
-        if visible is None:
-            return
-        for row, labels in enumerate(visible.targets[: self.count]):
-            picture = draw(visible.images[row].cpu(), labels.to("cpu"), pl_module.detector.classes)
-            self.directory.mkdir(parents=True, exist_ok=True)
-            write_jpeg(picture, str(self.directory / f"pseudo{trainer.global_step:06d}-{row}.jpg"))
-            for logger in trainer.loggers:
-                if isinstance(logger, WandbLogger):
-                    logger.log_image(f"pseudo_labels/{row}", [picture.permute(1, 2, 0).numpy()])
+        assert isinstance(pl_module, DetectionModule)
+        images = batch["target_weak"].images
+        for row, labels in enumerate(outputs["pseudo_labels"][: self.count]):
+            image = draw(images[row].cpu(), labels.to("cpu"), pl_module.detector.classes)
+            path = self.directory / f"pseudo{trainer.global_step:06d}-{row}.jpg"
+            save_image(trainer, image, path, f"pseudo_labels/{row}")
+
+
+def save_image(trainer: Trainer, image: Tensor, path: Path, name: str) -> None:
+    """Write a (3, H, W) uint8 image as JPEG, and log it to W&B under a name if W&B is on."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_jpeg(image, str(path))
+    for logger in trainer.loggers:
+        if isinstance(logger, WandbLogger):
+            logger.log_image(name, [image.permute(1, 2, 0).numpy()])
 
 
 def draw(image: Tensor, labels: Targets, classes: tuple[str, ...]) -> Tensor:
@@ -53,14 +58,14 @@ def draw(image: Tensor, labels: Targets, classes: tuple[str, ...]) -> Tensor:
 
     Args:
         image: (3, H, W) uint8.
-        labels: Whose weights are the scores.
+        labels: Boxes and ignored regions; the weights are the scores.
         classes: Names in the order of the labels.
     """
     boxes = torch.cat([labels.boxes, labels.ignore])
     if not len(boxes):
         return image
-    told = [f"{classes[k]} {s:.2f}" for k, s in zip(labels.labels.tolist(), labels.weights.tolist(), strict=True)]
+    texts = [f"{classes[k]} {s:.2f}" for k, s in zip(labels.labels.tolist(), labels.weights.tolist(), strict=True)]
     ignored = len(labels.ignore)
     colours = [_TRAINED] * len(labels) + [_IGNORED] * ignored
-    drawn: Tensor = draw_bounding_boxes(image, boxes, [*told, *[""] * ignored], colours)
+    drawn: Tensor = draw_bounding_boxes(image, boxes, [*texts, *[""] * ignored], colours)
     return drawn

@@ -1,4 +1,4 @@
-"""The last weights that were found in order, for the run that has to be stopped."""
+"""Copy of the last good weights, saved if a run has to be stopped."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ from torch import Tensor
 
 from cahqp.detectors import model_file
 from cahqp.detectors.base import Detector
-from cahqp.training.callbacks.ema import EMA
+from cahqp.training.callbacks.ema import find_ema
 
 FILE = "last_good.safetensors"
 
 
 class LastGood:
-    """A copy of the averaged detector in memory, written only when it is needed.
+    """Copy of the averaged detector in memory, written to disk on demand.
 
     Args:
-        trainer: In training; its EMA callback owns the average.
+        trainer: Trainer in training; its EMA callback owns the average.
 
     Attributes:
-        folder: Where files go: below `checkpoints/`, which no manifest answers for.
-        average: The averaged module, or `None` in a training without one.
+        folder: Folder of the files, inside `checkpoints/`, which no manifest lists.
+        average: The averaged module; `None` in a training without one.
     """
 
     def __init__(self, trainer: Trainer) -> None:
         self.folder = Path(trainer.default_root_dir) / "checkpoints" / "alarm"
-        callbacks = [c for c in trainer.callbacks if isinstance(c, EMA)]  # type: ignore[attr-defined]
-        self.average: LightningModule | None = callbacks[0].average if callbacks else None
+        ema = find_ema(trainer)
+        self.average: LightningModule | None = None if ema is None else ema.average
         module = trainer.lightning_module if self.average is None else self.average
         detector = module.detector
         assert isinstance(detector, Detector)
@@ -38,21 +38,21 @@ class LastGood:
         self.keep(trainer.global_step)
 
     def keep(self, step: int) -> None:
-        """Copy the weights as they are, unless one is not a number: then the copy before is the last good one.
+        """Copy the current weights, unless one is not finite: then the previous copy stays.
 
         Args:
-            step: How many steps they have seen.
+            step: Number of steps that trained the weights.
         """
         state: dict[str, Tensor] = {k: v.detach().cpu().clone() for k, v in self._detector.state_dict().items()}
         if all(bool(torch.isfinite(value).all()) for value in state.values()):
             self.step, self._state = step, state
 
     def write(self, trainer: Trainer, reason: str) -> str:
-        """Write the copy as a model file and say where it is.
+        """Write the copy as a model file on rank zero, and return a sentence with its path.
 
         Args:
-            trainer: Rank zero writes.
-            reason: Why the run was stopped; kept in the file.
+            trainer: Trainer that stops.
+            reason: Why the run was stopped; stored in the file.
         """
         path = self.folder / FILE
         if trainer.is_global_zero:

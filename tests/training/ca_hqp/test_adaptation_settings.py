@@ -9,15 +9,24 @@ import torch
 from safetensors.torch import load_file
 
 from cahqp.__main__ import main
+from cahqp.adaptation.domain_adversary import SOURCE, TARGET
 from cahqp.benchmarks.adapt.true_instances import TrueInstances
 from cahqp.detectors.model_file import load
 from cahqp.errors import ConfigError, DataError
 from cahqp.frame import Frame, View
 from cahqp.structures import Batch, Detections, Targets
 from cahqp.training import TeacherAdaptation
-from cahqp.training.ca_hqp.alignment import SOURCE, TARGET
-from cahqp.training.ca_hqp.domain_passes import batch_norms, frozen_bn_stats, join, part, part_of_output
+from cahqp.training.ca_hqp.alignment import Progress
+from cahqp.training.ca_hqp.domain_passes import (
+    DomainPass,
+    batch_norms,
+    frozen_bn_stats,
+    join,
+    slice_batch,
+    slice_output,
+)
 from cahqp.training.ca_hqp.factory import build_thresholds
+from cahqp.training.ca_hqp.labelling import PseudoLabels
 from cahqp.training.ca_hqp.module import AlignmentSettings, PromptSettings, PseudoLabelSettings
 
 SHORT = "--trainer.max_epochs=1"
@@ -43,10 +52,10 @@ def module(teacher, **settings):
     terms = {"prompt": PromptSettings(enabled=True), "alignment": AlignmentSettings(dqfa=0.1, tiafa=0.1)}
     settings = terms | settings
     made = settings.pop("kind", TeacherAdaptation)(weights=teacher, pseudo_labels=labels, **settings)
-    made._average = lambda: made.detector
-    made._watching, made._seed = False, 0
+    made.averaged_teacher = lambda: made.detector
+    made.run_seed = 0
     made.log = lambda *_, **__: None
-    made._trainer = SimpleNamespace(estimated_stepping_batches=10, global_step=5)
+    made._trainer = SimpleNamespace(estimated_stepping_batches=10, global_step=5, log_every_n_steps=0)
     return made
 
 
@@ -54,16 +63,16 @@ def step(made, **given):
     """One training step on given pseudo-labels."""
     views = {"source": batch(), "target_weak": batch(80), "target_strong": batch(80), **given}
     scores = torch.tensor([0.5, 0.3])
-    made.label = lambda weak: [replace(t, weights=scores[: len(t)]) for t in weak.targets]
-    return made.training_step(views, 0)
+    made.labeller.label = lambda _, weak: PseudoLabels([replace(t, weights=scores[: len(t)]) for t in weak.targets])
+    return made.training_step(views, 0)["loss"]
 
 
 @pytest.mark.parametrize(("schedule", "shares"), [("dann", [0.0, 0.98661, 0.99991]), ("constant", [1.0, 1.0, 1.0])])
 def test_the_reversal_that_branches_are_given_is_positive_and_follows_its_schedule(schedule, shares, teacher):
     settings = AlignmentSettings(dqfa=0.1, tiafa=0.1, reversal=0.3, schedule=schedule)
     made, given = module(teacher, alignment=settings), []
-    made.dqfa.register_forward_pre_hook(lambda _, inputs: given.append(inputs[2]))
-    made.tiafa.register_forward_pre_hook(lambda _, inputs: given.append(inputs[4]))
+    made.alignment.dqfa.register_forward_pre_hook(lambda _, inputs: given.append(inputs[2]))
+    made.alignment.tiafa.register_forward_pre_hook(lambda _, inputs: given.append(inputs[4]))
     for number in (0, 5, 10):
         made._trainer.global_step = number
         step(made)
@@ -74,7 +83,7 @@ def test_the_reversal_that_branches_are_given_is_positive_and_follows_its_schedu
 def test_attached_alignment_changes_no_bit_of_any_detection(form, teacher):
     images = torch.rand(2, 3, 64, 96, generator=torch.Generator().manual_seed(0))
     attached = TeacherAdaptation(teacher, alignment=AlignmentSettings(dqfa=0.1, tiafa=0.1, dqfa_form=form)).eval()
-    assert attached.dqfa is not None and attached.tiafa is not None
+    assert attached.alignment.dqfa is not None and attached.alignment.tiafa is not None
     with torch.no_grad():
         one, two = load(teacher)(images), attached.detector(images)
     assert torch.equal(one.pred_logits, two.pred_logits) and torch.equal(one.pred_boxes, two.pred_boxes)
@@ -85,10 +94,10 @@ def test_discriminators_descend_their_loss_by_the_weight_of_their_branch(form, t
     settings = AlignmentSettings(dqfa=0.1, tiafa=0.3, dqfa_form=form)
     made, losses = module(teacher, alignment=settings), {"dqfa": [], "tiafa": []}
     for name, told in losses.items():
-        getattr(made, name).register_forward_hook(lambda _, inputs, output, told=told: told.append(output[0]))
+        getattr(made.alignment, name).register_forward_hook(lambda _, inputs, output, told=told: told.append(output[0]))
     total = step(made)
     for name, weight in (("dqfa", 0.1), ("tiafa", 0.3)):
-        parameters = [p for n, p in getattr(made, name).named_parameters() if "discriminator" in n]
+        parameters = [p for n, p in getattr(made.alignment, name).named_parameters() if "discriminator" in n]
         mean = (losses[name][0] + losses[name][1]) / 2
         plain = torch.autograd.grad(mean, parameters, retain_graph=True)
         found = torch.autograd.grad(total, parameters, retain_graph=True)
@@ -100,7 +109,7 @@ def in_turn(made, batches):
     """Return the labels of batches, each in a step of its own."""
     labels = []
     for one in batches:
-        labels.append(made.label(one))
+        labels.append(made.label(one).targets)
         made.on_train_batch_end(None, one, 0)
     return labels
 
@@ -139,7 +148,7 @@ def test_denoising_queries_do_not_reach_the_domain_queries(form, teacher):
     assert with_noise.denoising is not None and without.denoising is None
     for one, two in zip(with_noise.features.decoder, without.features.decoder, strict=True):
         torch.testing.assert_close(one, two, atol=1e-5, rtol=1e-5)
-    losses = [made.dqfa(output.features, 1)[0] for output in (with_noise, without)]
+    losses = [made.alignment.dqfa(output.features, 1)[0] for output in (with_noise, without)]
     torch.testing.assert_close(*losses, atol=1e-5, rtol=1e-5)
 
 
@@ -176,7 +185,7 @@ def test_every_switch_changes_the_loss_and_leaves_a_gradient_everywhere(switch, 
 def test_masks_weigh_by_score_where_the_detection_loss_does_not(teacher):
     made = module(teacher)
     seen = {}
-    made.tiafa.forward = lambda features, given, *_: (seen.update(tiafa=given), (torch.zeros(()), {}))[1]
+    made.alignment.tiafa.forward = lambda features, given, *_: (seen.update(tiafa=given), (torch.zeros(()), {}, []))[1]
     criterion = made.criterion
     made.criterion = lambda output, given: (seen.update(loss=given), criterion(output, given))[1]
     step(made)
@@ -201,7 +210,7 @@ def hidden(made, **settings):
 @pytest.mark.parametrize("passes", ["separate", "joint"])
 def test_views_of_both_domains_are_masked_alike_where_discriminators_judge(passes, teacher):
     labels = PseudoLabelSettings(0.5, 0.02, masked=0.5)
-    source, target = torch.tensor(hidden(module(teacher, labels=labels, passes=passes))).chunk(2)
+    source, target = torch.tensor(hidden(module(teacher, labels=labels, domain_passes=passes))).chunk(2)
     assert torch.equal(source, target) and 0 < source.mean() < 1  # the same images with the same seeds
 
 
@@ -217,9 +226,9 @@ def test_the_tracks_of_the_target_are_watched(teacher):
     one = replace(batch(), frames=[replace(frame, view=View(0, 0, 96, 64)) for frame in batch().frames])
     for _ in range(2):
         step(made, source=one, target_weak=one, target_strong=one)
-        made.tiafa.commit()
+        made.alignment.tiafa.commit()
     assert logged["tracks/matched"] == [0.0, 1.0]
-    assert {key[0] for key in made.tiafa.bank._frames} == {"north/target/monday"}
+    assert {key[0] for key in made.alignment.tiafa.bank._frames} == {"north/target/monday"}
 
 
 def timed(one, times):
@@ -235,8 +244,8 @@ def test_features_are_steadied_in_both_domains_or_in_none(unit, untimed, remembe
     views[untimed] = timed(batch(), [None, None])
     for _ in range(2):
         step(made, source=views[0], target_weak=views[1], target_strong=views[1])
-        made.tiafa.commit()
-    assert len(made.tiafa.bank._frames) == remembered
+        made.alignment.tiafa.commit()
+    assert len(made.alignment.tiafa.bank._frames) == remembered
     other = ("target", "source")[untimed]
     assert sum(f"Only {other} frames have time stamps" in r.message for r in caplog.records) == (unit == "instance")
 
@@ -245,24 +254,24 @@ def test_features_of_two_timed_domains_are_steadied(teacher):
     made = module(teacher, alignment=AlignmentSettings(tiafa=0.1, unit="instance"))
     one = timed(batch(), [0.0, 1.0])
     step(made, source=one, target_weak=one, target_strong=one)
-    made.tiafa.commit()
-    assert {key[0] for key in made.tiafa.bank._frames} == {"north/source/monday", "north/target/monday"}
+    made.alignment.tiafa.commit()
+    assert {key[0] for key in made.alignment.tiafa.bank._frames} == {"north/source/monday", "north/target/monday"}
 
 
 def test_scenes_are_aligned_without_labels_of_the_target(teacher):
     made = module(teacher, alignment=AlignmentSettings(dqfa=0.1), labels=PseudoLabelSettings(0.0, 0.02))
-    made.label = None  # not asked
+    made.labeller.label = None  # not called
     views = {"source": batch(), "target_weak": batch(80), "target_strong": batch(80)}
     judged = []
-    made.dqfa.register_forward_pre_hook(lambda _, inputs: judged.append(inputs[1]))
-    assert made.training_step(views, 0).isfinite()
+    made.alignment.dqfa.register_forward_pre_hook(lambda _, inputs: judged.append(inputs[1]))
+    assert made.training_step(views, 0)["loss"].isfinite()
     assert judged == [SOURCE, TARGET]
 
 
 def test_a_training_without_an_end_has_no_share_that_is_done(teacher):
     made = module(teacher)
     made._trainer.estimated_stepping_batches = float("inf")
-    with pytest.raises(ConfigError, match="has no end in steps"):
+    with pytest.raises(ConfigError, match="their number is unlimited"):
         step(made)
     step(module(teacher, alignment=AlignmentSettings(dqfa=0.1, schedule="constant")))
 
@@ -271,12 +280,12 @@ def test_a_training_without_an_end_has_no_share_that_is_done(teacher):
 def test_target_frames_that_find_no_neighbour_are_told_of_once(later, told, teacher, caplog):
     made = module(teacher)
     for known in [False] * 500 + [later] * 1500:  # the bank starts empty
-        made._watch_tracks([known], batch())
+        made.neighbours.update([known])
     assert sum("alignment.remembered_frames" in record.message for record in caplog.records) == told
 
 
 def test_a_joint_pass_equals_two_where_batch_norm_is_frozen(teacher):
-    made = [module(teacher, passes=passes, batch_norm="freeze") for passes in ("separate", "joint")]
+    made = [module(teacher, domain_passes=passes, batch_norm="freeze") for passes in ("separate", "joint")]
     separate, joint = (step(one, target_strong=batch()) for one in made)
     torch.testing.assert_close(separate, joint, rtol=1e-4, atol=1e-5)
 
@@ -286,14 +295,14 @@ def test_batches_are_joined_with_padding_and_parted_again():
     joined = join(one, two)
     assert joined.images.shape == (4, 3, 64, 96) and joined.padding_mask[2:, :, 80:].all()
     assert not joined.padding_mask[:2].any() and not joined.images[2:, :, :, 80:].any()
-    assert torch.equal(part(joined, slice(2, None)).images[..., :80], two.images)
+    assert torch.equal(slice_batch(joined, slice(2, None)).images[..., :80], two.images)
 
 
 def test_parts_of_an_output_are_what_single_passes_give(teacher):
     detector = load(teacher)
     images = torch.rand(3, 3, 64, 96, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        whole, alone = part_of_output(detector(images), slice(1, 3)), detector(images[1:])
+        whole, alone = slice_output(detector(images), slice(1, 3)), detector(images[1:])
     for name in ("pred_logits", "aux_boxes", "encoder_logits", "sizes"):
         torch.testing.assert_close(getattr(whole, name), getattr(alone, name), atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(whole.features.encoder[-1], alone.features.encoder[-1], atol=1e-5, rtol=1e-4)
@@ -328,8 +337,8 @@ def test_soft_targets_are_the_scores_of_the_boxes_own_queries(teacher):
     made = module(teacher, labels=PseudoLabelSettings(1.0, 0.02, targets="soft"))
     made.detector.eval()
     labels = made.label(batch())
-    assert sum(map(len, labels)) == sum(map(len, made._soft_scores)) > 0
-    for target, scores in zip(labels, made._soft_scores, strict=True):
+    assert sum(map(len, labels.targets)) == sum(map(len, labels.class_scores)) > 0
+    for target, scores in zip(labels.targets, labels.class_scores, strict=True):
         torch.testing.assert_close(scores[torch.arange(len(target)), target.labels], target.weights)
 
 
@@ -342,8 +351,8 @@ def test_the_ceiling_tells_true_boxes_to_the_alignment_alone(teacher, tmp_path):
     (tmp_path / "truth.json").write_text(json.dumps(ground_truth))
     (tmp_path / "0.png").touch()
     made = module(teacher, kind=lambda **given: TrueInstances([tmp_path / "truth.json"], **given))
-    seen, align = {}, made.tiafa.forward
-    made.tiafa.forward = lambda features, given, size, domain, *rest: (
+    seen, align = {}, made.alignment.tiafa.forward
+    made.alignment.tiafa.forward = lambda features, given, size, domain, *rest: (
         seen.update({domain: given}), align(features, given, size, domain, *rest))[1]  # fmt: skip
     criterion = made.criterion
     made.criterion = lambda output, given: (seen.update(loss=given), criterion(output, given))[1]
@@ -363,9 +372,10 @@ def test_controls_of_alignment(control, teacher):
     made = module(teacher, alignment=AlignmentSettings(dqfa=0.1, tiafa=0.1, control=control))
     told, stamps = [], []
     for number in range(12):
-        made._trainer.global_step = number
-        told.append((made._told_domain(SOURCE), made._told_domain(TARGET)))
-        stamps.append([frame.timestamp for frame in made._frames(batch(), SOURCE)])
+        progress = Progress(number, 12, 0)
+        told.append(tuple(made.alignment._domain_label(domain, progress) for domain in (SOURCE, TARGET)))
+        frames = made.alignment._frames(DomainPass(batch(), None), SOURCE, progress)
+        stamps.append([frame.timestamp for frame in frames])
     assert (set(told) == {(SOURCE, TARGET)}) == (control != "shuffled_domains")
     assert (stamps == [[0.0, 1.0]] * 12) == (control != "shuffled_time")
     assert all(sorted(times) == [0.0, 1.0] for times in stamps)
@@ -376,10 +386,10 @@ def test_dynamic_thresholds_start_at_the_teachers_and_follow_the_learner(teacher
     made = module(teacher, labels=labels)
     step(made)
     made.on_train_epoch_end()
-    values = made.thresholds.values
+    values = made.labeller.thresholds.values
     assert values[1:].tolist() == pytest.approx([0.3] * 4)
     assert 0 < values[0] < 0.3
-    assert not module(teacher).thresholds.values.ne(0.02).any()
+    assert not module(teacher).labeller.thresholds.values.ne(0.02).any()
 
 
 def test_confidence_is_the_score_weighted_mean_score(teacher):
@@ -400,7 +410,7 @@ WRONG = {
     r"dynamic_range must be": {"labels": PseudoLabelSettings(1.0, 0.3, dynamic_range=[0.5])},
     r"alignment\.tiafa must not be negative": {"alignment": AlignmentSettings(tiafa=-1.0)},
     r"nms_iou must lie in 0\.\.1": {"labels": PseudoLabelSettings(1.0, 0.3, nms_iou=1.5)},
-    r"batch_norm: target needs passes: separate": {"batch_norm": "target", "passes": "joint"},
+    r"batch_norm: target needs domain_passes: separate": {"batch_norm": "target", "domain_passes": "joint"},
     r"must name every class of the teacher \(car,": {"labels": PseudoLabelSettings(1.0, {"car": 0.2})},
     r"needs prompt\.enabled: true": {"prompt": PromptSettings(enabled=False, metric=0.1)},
     r"pseudo_labels\.threshold must lie in 0\.\.1, got 2": {"labels": PseudoLabelSettings(1.0, 2)},
@@ -410,7 +420,7 @@ WRONG = {
     r"discriminator_factor must not be negative": {"alignment": AlignmentSettings(discriminator_factor=-1)},
     r"max_gap must not be negative, got -1": {"alignment": AlignmentSettings(max_gap=-1.0)},
     r"max_gap must not be negative, got nan": {"alignment": AlignmentSettings(max_gap=float("nan"))},
-    r"sfa goes through copies of the encoder's layers, which do not see": {
+    r"sfa uses copies of the encoder's layers, which do not see": {
         "prompt": PromptSettings(enabled=True, places=["input", "encoder"]),
         "alignment": AlignmentSettings(dqfa=0.1, dqfa_form="sfa"),
     },
@@ -486,7 +496,7 @@ def test_a_settings_mapping_and_lists_come_through_the_command_line(arguments, t
         "--model.prompt.places=[decoder]",
         "--model.alignment.dqfa_layers=[-1]",
     ]
-    given += ["--model.passes=joint", "--model.pseudo_labels.targets=soft", "--data.curriculum=[0.5,1.0]"]
+    given += ["--model.domain_passes=joint", "--model.pseudo_labels.targets=soft", "--data.curriculum=[0.5,1.0]"]
     given += ["--data.mixed=true", "--example_images=1"]
     assert main([*arguments("adapt"), *given, f"--output={tmp_path / 'run'}"]) == 0
     pictures = (tmp_path / "run" / "checkpoints" / "examples").glob("pseudo*.jpg")

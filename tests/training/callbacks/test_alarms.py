@@ -1,4 +1,4 @@
-from types import SimpleNamespace
+import dataclasses
 
 import pytest
 import torch
@@ -8,8 +8,10 @@ from cahqp.adaptation import domain_queries, instances
 from cahqp.adaptation.stationary_memory import StationaryMemory
 from cahqp.detectors.model_file import load
 from cahqp.training.base import DetectionModule
+from cahqp.training.ca_hqp.labelling import PseudoLabeller
 from cahqp.training.ca_hqp.module import TeacherAdaptation
-from cahqp.training.callbacks.alarms import AlarmError, Alarms, divergence
+from cahqp.training.callbacks.alarm_rules import LabelRule, divergence
+from cahqp.training.callbacks.alarms import Alarms
 
 ALARM = "checkpoints/alarm"
 
@@ -27,17 +29,17 @@ def adapt(arguments, teacher, tmp_path, capsys):
 
 @pytest.fixture
 def labels(monkeypatch):
-    """Let the averaged teacher say what the test says: a function of the number of the step."""
+    """Replace the averaged teacher's labels by a function of them and of the number of the step."""
 
     def give(keep):
-        step, original = [0], TeacherAdaptation.label
+        step, original = [0], PseudoLabeller.label
 
-        def label(self, batch, *args, **kwargs):
-            found = original(self, batch, *args, **kwargs)
+        def label(self, teacher, batch):
+            found = original(self, teacher, batch)
             step[0] += 1
-            return [keep(target, step[0]) for target in found]
+            return dataclasses.replace(found, targets=[keep(target, step[0]) for target in found.targets])
 
-        monkeypatch.setattr(TeacherAdaptation, "label", label)
+        monkeypatch.setattr(PseudoLabeller, "label", label)
 
     return give
 
@@ -71,16 +73,12 @@ def test_what_is_switched_off_stops_nothing(adapt, labels):
 
 @pytest.fixture
 def judged():
-    """Judge windows of ten frames with these numbers of boxes by class, and return what was said."""
+    """Judge windows of ten frames with these numbers of boxes by class, and return the findings."""
 
     def judge(*windows, **limits):
-        alarms = Alarms(**limits)
-        alarms._good = SimpleNamespace(write=lambda trainer, reason: "kept")
-        trainer = SimpleNamespace(strategy=SimpleNamespace(reduce=lambda value, **_: value))
-        for boxes in windows:
-            alarms._counts = torch.tensor([10, *boxes])
-            alarms._judge_labels(trainer, ["car", "bus"][: len(boxes)])
-        return "nothing"
+        rule = LabelRule(50, **{"min_box_rate": 0.1, "max_box_rate": 6.0, "class_drift": 0.25, **limits})
+        findings = [rule.judge(10, boxes, ["car", "bus"][: len(boxes)]) for boxes in windows]
+        return [finding.happened for finding in findings if finding is not None]
 
     return judge
 
@@ -96,21 +94,20 @@ def judged():
     ],
 )
 def test_windows_that_stop(windows, said, judged):
-    with pytest.raises(AlarmError, match=said):
-        judged(*windows)
+    assert [said in happened for happened in judged(*windows)] == [True]
 
 
 @pytest.mark.parametrize(
     ("windows", "limits"),
     [
         ([(30, 10), (60, 25)], {}),
-        ([(30, 10), (1, 18)], {"fewest": 0}),  # nineteen boxes tell nothing about shares
+        ([(30, 10), (1, 18)], {"min_box_rate": 0}),  # nineteen boxes tell nothing about shares
         ([(30,), (100,)], {"class_drift": 0.0}),
-        ([(0, 0), (30, 10)], {"fewest": None, "most": None}),
+        ([(0, 0), (30, 10)], {"min_box_rate": None, "max_box_rate": None}),
     ],
 )
 def test_windows_that_pass(windows, limits, judged):
-    assert judged(*windows, **limits) == "nothing"
+    assert judged(*windows, **limits) == []
 
 
 @pytest.mark.parametrize(("knows", "word"), [(True, "without error"), (False, "one answer to both")])
@@ -124,7 +121,7 @@ def test_discriminators_that_are_stuck(knows, word, adapt, monkeypatch):
     original = instances.domain_loss
     for room in (instances, domain_queries):
         monkeypatch.setattr(room, "domain_loss", judged)
-    off = [f"--alarms.{name}=null" for name in ("fewest", "most", "class_drift")]
+    off = [f"--alarms.{name}=null" for name in ("min_box_rate", "max_box_rate", "class_drift")]
     said = adapt("--alarms.window=1", "--alarms.discriminator_patience=4", *off)[1]
     assert word in said and "The discriminator decoder_query" in said
 
@@ -132,14 +129,14 @@ def test_discriminators_that_are_stuck(knows, word, adapt, monkeypatch):
 @pytest.fixture
 def fifth_loss_is_nan(monkeypatch):
     """The criterion gives NaN for one image of the source: the fifth step meets it first."""
-    original, steps = DetectionModule.supervised_loss, []
+    original, steps = DetectionModule.detection_loss, []
 
-    def spoilt(self, batch, prefix="train"):
-        loss, output = original(self, batch, prefix)
+    def spoilt(self, output, batch, prefix="train"):
+        loss = original(self, output, batch, prefix)
         steps.append((float(loss), [frame.name for frame in batch.frames]))
-        return (loss * float("nan") if prefix == "source" and len(steps) == 5 else loss), output
+        return loss * float("nan") if prefix == "source" and len(steps) == 5 else loss
 
-    monkeypatch.setattr(DetectionModule, "supervised_loss", spoilt)
+    monkeypatch.setattr(DetectionModule, "detection_loss", spoilt)
     return steps
 
 
@@ -168,18 +165,17 @@ def test_predictions_that_are_not_finite_are_an_alarm(adapt):
 
 
 def test_a_replay_knows_no_more_than_the_step_did(adapt, monkeypatch):
-    loss, factors, steps, known = DetectionModule.supervised_loss, StationaryMemory.factors, [], []
+    loss, factors, steps, known = DetectionModule.detection_loss, StationaryMemory.factors, [], []
 
-    def spoilt(self, batch, prefix="train"):
+    def spoilt(self, output, batch, prefix="train"):
         steps.append(prefix)
-        found, output = loss(self, batch, prefix)
-        return found * (float("nan") if steps.count("source") == 2 else 1.0), output
+        return loss(self, output, batch, prefix) * (float("nan") if steps.count("source") == 2 else 1.0)
 
     def counted(self, frame, boxes):
         known.append(len(self))
         return factors(self, frame, boxes)
 
-    monkeypatch.setattr(DetectionModule, "supervised_loss", spoilt)
+    monkeypatch.setattr(DetectionModule, "detection_loss", spoilt)
     monkeypatch.setattr(StationaryMemory, "factors", counted)
     stationary_weight = "--model.pseudo_labels.stationary_weight=0"
     _, _, kept = adapt(stationary_weight)
@@ -191,11 +187,11 @@ def test_a_replay_knows_no_more_than_the_step_did(adapt, monkeypatch):
 def test_weights_that_are_no_numbers_are_not_the_last_good_ones(adapt, monkeypatch):
     def spoil(self, *args):
         with torch.no_grad():
-            for parameter in self._average().parameters():
+            for parameter in self.averaged_teacher().parameters():
                 parameter.fill_(float("nan"))
 
     monkeypatch.setattr(TeacherAdaptation, "on_train_batch_end", spoil)
-    _, said, kept = adapt("--alarms.window=1", "--alarms.fewest=0.5")
+    _, said, kept = adapt("--alarms.window=1", "--alarms.min_box_rate=0.5")
     assert torch.isfinite(next(load(kept / "last_good.safetensors").parameters())).all(), said
 
 
@@ -205,12 +201,12 @@ def test_the_file_to_replay_must_be_there(adapt):
 
 def test_the_first_window_survives_a_resumed_run():
     one, two = Alarms(), Alarms()
-    one.first, one.stuck = [3.0, 2.0, 1.0], {"encoder": 100}
+    one.labels.first, one.discriminators.stuck = [3.0, 2.0, 1.0], {"encoder": 100}
     two.load_state_dict(one.state_dict())
-    assert (two.first, two.stuck) == (one.first, one.stuck)
+    assert (two.labels.first, two.discriminators.stuck) == (one.labels.first, one.discriminators.stuck)
 
 
-@pytest.mark.parametrize("wrong", [{"window": 0}, {"fewest": 1.0}, {"most": 1.0}, {"class_drift": 2.0}])
+@pytest.mark.parametrize("wrong", [{"window": 0}, {"min_box_rate": 1.0}, {"max_box_rate": 1.0}, {"class_drift": 2.0}])
 def test_limits_are_checked(wrong):
     with pytest.raises(Exception, match=f"alarms.{next(iter(wrong))}"):
         Alarms(**wrong)

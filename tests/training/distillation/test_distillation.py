@@ -290,7 +290,7 @@ def test_offline_equals_online_after_twenty_steps(teacher, store, recordings, tm
     online = twenty_steps(asking, prepared(asking, **frames))
     reading = StudentTraining(detector=load_student_of(store), teacher=teacher)
     found = twenty_steps(reading, offline(reading, whole, recordings))
-    assert not reading._asked
+    assert not reading._loaded_teacher
     difference = max((online[name] - found[name]).abs().max().item() for name in online)
     assert difference <= 1e-6
     sparse = StudentTraining(detector=load_student_of(store))
