@@ -1,4 +1,4 @@
-"""What sees: the teacher DINO, the student RT-DETR, and transformers' as students. Plain modules, no Lightning."""
+"""Detectors: DINO (teacher), RT-DETR and models of transformers (students). Plain modules without Lightning."""
 
 from cahqp.detectors.base import Detector, Features, Output
 from cahqp.detectors.dino import DINO

@@ -1,4 +1,4 @@
-"""What turns an image into feature maps: any timm feature extractor, and the RT-DETR paper's ResNet-vd."""
+"""Backbones: any timm feature extractor, and the ResNet-vd of the RT-DETR paper."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ from cahqp.errors import WeightsError
 
 
 class TimmBackbone(nn.Module):
-    """Feature maps of a timm model at the wanted strides.
+    """Feature maps of a timm model at the requested strides.
 
     Args:
         name: A timm model that supports `features_only`.
-        strides: Wanted strides, ascending.
-        pretrained: Fetch timm's own weights, unless `weights` are given.
+        strides: Strides of the maps, ascending.
+        pretrained: Download timm's own weights, unless `weights` are given.
         weights: A local safetensors file in timm's names; see `load_backbone`.
         freeze_norm: Replace BatchNorm by a frozen one that keeps its statistics and scale.
-        frozen_stages: How many of the first feature stages (the stem counted) are not trained.
+        frozen_stages: Number of first feature stages, including the stem, that do not train.
         options: Further arguments of the timm model, such as `channels`.
 
     Attributes:
         channels: Channels of each map.
-        checkpointing: Whether training computes the inside of a stage again in the backward pass instead of keeping it.
+        checkpointing: Whether training recomputes the activations of a stage in the backward pass.
 
     Raises:
-        ValueError: The model has no map at one of the strides, or fewer stages than are to be frozen.
+        ValueError: The model has no map at one of the strides, or fewer stages than `frozen_stages`.
     """
 
     def __init__(
@@ -71,24 +71,23 @@ class TimmBackbone(nn.Module):
         self.body: nn.Module = body
         self.checkpointing = False
         self._stages = _stages(body, ends)
+        if frozen_stages > len(ends):
+            message = f"Backbone {name} has {len(ends)} stages, frozen_stages={frozen_stages} is too many."
+            raise ValueError(message)
         if frozen_stages:
-            if frozen_stages > len(ends):
-                message = f"Backbone {name} has {len(ends)} stages, frozen_stages={frozen_stages} is too many."
-                raise ValueError(message)
             self._freeze_up_to(ends[frozen_stages - 1])
 
     def _freeze_up_to(self, stage: str) -> None:
-        """Stop training all that is registered before the end of a stage."""
+        """Stop training all modules registered before the end of a stage."""
         modules = list(self.body.named_modules())
-        flat = stage.replace(".", "_")  # timm renames what it takes out of a nested module
-        last = max(i for i, (name, _) in enumerate(modules) if f"{name}.".startswith((f"{stage}.", f"{flat}.")))
+        last = max(i for i, (name, _) in enumerate(modules) if f"{name}.".startswith((f"{stage}.", f"{_flat(stage)}.")))
         for _, module in modules[: last + 1]:
             for parameter in module.parameters(recurse=False):
                 parameter.requires_grad_(False)
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """Return one (B, C, h, w) map per stride."""
-        images = images.contiguous(memory_format=torch.channels_last)  # convolutions' faster way
+        images = images.contiguous(memory_format=torch.channels_last)  # faster convolutions
         if not (self.checkpointing and self._stages):
             maps: list[Tensor] = checkpointed([self.body], images) if self.checkpointing else self.body(images)
             return maps
@@ -99,32 +98,34 @@ class TimmBackbone(nn.Module):
         return [found[name] for name in self.body.return_layers]  # type: ignore[union-attr]
 
 
+def _flat(name: str) -> str:
+    """Return timm's name of a module that a feature extractor takes out of a nested module."""
+    return name.replace(".", "_")
+
+
 def _stages(body: nn.Module, ends: Sequence[str]) -> list[list[str]]:
-    """Return the names of a feature extractor's modules, stage by stage; none where they do not run in turn."""
+    """Return the names of a feature extractor's modules by stage; empty if the stages do not run in sequence."""
     if not isinstance(body, FeatureListNet):
         return []
-    last = {end.replace(".", "_") for end in ends}
+    last = {_flat(end) for end in ends}
     stages: list[list[str]] = [[]]
     for name, _ in body.named_children():
         stages[-1].append(name)
-        if name.replace(".", "_") in last:
+        if _flat(name) in last:
             stages.append([])
     return stages[:-1]
 
 
-def load_backbone(body: nn.Module, path: Path) -> list[str]:
-    """Load a backbone's weights from a safetensors file that may hold the whole classifier.
+def load_backbone(body: nn.Module, path: Path) -> None:
+    """Load a backbone's weights from a safetensors file, which may contain the whole classifier.
 
     Args:
         body: A timm feature extractor; it may flatten `a.b` to `a_b` in its names.
         path: The file, in the names of the timm model. Float16 becomes float32.
 
-    Returns:
-        Names in the file that the feature extractor has no use for, such as the classifier's.
-
     Raises:
-        WeightsError: The file cannot be read, a weight that is used is missing or of another shape, or the file holds
-            more layers of a stage than this backbone has: it is of another, deeper one.
+        WeightsError: The file cannot be read, a weight is missing or has another shape, or the file has more layers in
+            a stage than this backbone, so it belongs to a deeper one.
     """
     try:
         found = load_file(path)
@@ -132,31 +133,31 @@ def load_backbone(body: nn.Module, path: Path) -> list[str]:
         message = f"Backbone weights {path} cannot be read ({error}). Give a safetensors file in timm's names."
         raise WeightsError(message) from error
     own = body.state_dict()
-    by_flat_name = {name.replace(".", "_"): name for name in own}
-    matched = {by_flat_name[k.replace(".", "_")]: v for k, v in found.items() if k.replace(".", "_") in by_flat_name}
+    names = {_flat(name): name for name in own}
+    matched = {names[_flat(k)]: v for k, v in found.items() if _flat(k) in names}
     problems = [n for n in own if n not in matched and not n.endswith("num_batches_tracked")]
     problems += [n for n, v in matched.items() if v.shape != own[n].shape]
     if problems:
         message = (
-            f"{path} does not fit this backbone: {len(problems)} weights are missing or misshapen, {problems[:5]}."
+            f"{path} does not fit this backbone: {len(problems)} weights are missing or misshapen, {problems[:5]}. "
+            "Change `backbone`, or give its own file."
         )
         raise WeightsError(message)
-    unused = [name for name in found if name.replace(".", "_") not in by_flat_name]
-    ends: Any = [info["module"].replace(".", "_") + "_" for info in body.feature_info.info]  # type: ignore[union-attr]
-    stages = tuple(end for end in ends if any(name.startswith(end) for name in by_flat_name))  # those that are kept
-    deeper = [n for n in unused if n.endswith((".weight", ".bias")) and n.replace(".", "_").startswith(stages)]
+    ends: Any = [_flat(info["module"]) + "_" for info in body.feature_info.info]  # type: ignore[union-attr]
+    stages = tuple(end for end in ends if any(name.startswith(end) for name in names))  # stages of this backbone
+    unused = [name for name in found if _flat(name) not in names and name.endswith((".weight", ".bias"))]
+    deeper = [name for name in unused if _flat(name).startswith(stages)]
     if deeper:
         message = (
-            f"{path} is of another, deeper backbone: its {deeper[0]} and {len(deeper) - 1} more have no place in the "
-            "stages of this one, which would be the first layers of it. Change `backbone`, or give its own file."
+            f"{path} belongs to a deeper backbone: its {deeper[0]} and {len(deeper) - 1} more weights do not exist in "
+            "the same stages of this backbone. Change `backbone`, or give its own file."
         )
         raise WeightsError(message)
     body.load_state_dict(matched, strict=False)
-    return unused
 
 
 class _VdBlock(nn.Module):
-    """Residual block of ResNet-vd: a strided shortcut averages before its 1x1 convolution (arXiv 1812.01187)."""
+    """Residual block of ResNet-vd, whose strided shortcut averages before its 1x1 convolution (arXiv 1812.01187)."""
 
     def __init__(self, in_channels: int, width: int, stride: int, project: bool, bottleneck: bool) -> None:
         super().__init__()
@@ -179,12 +180,12 @@ class _VdBlock(nn.Module):
 
 
 class ResNetVd(nn.Module):
-    """ResNet-vd as RT-DETR uses it: maps at strides 8, 16 and 32.
+    """ResNet-vd of RT-DETR, with maps at strides 8, 16 and 32.
 
     Args:
         depths: Blocks per stage, such as (2, 2, 2, 2) for 18 layers.
         width: Channels of the stem's output and of the first stage; 64 in the paper.
-        bottleneck: Blocks of three convolutions with four times the width, as in 50 and 101 layers.
+        bottleneck: Blocks of three convolutions with four times the width, for 50 and 101 layers.
 
     Attributes:
         channels: Channels of each map.
@@ -211,7 +212,7 @@ class ResNetVd(nn.Module):
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """Return (B, C, h, w) maps at strides 8, 16 and 32."""
-        x = self.pool(self.stem(images.contiguous(memory_format=torch.channels_last)))  # convolutions' faster way
+        x = self.pool(self.stem(images.contiguous(memory_format=torch.channels_last)))  # faster convolutions
         maps = []
         for stage in self.stages:
             x = stage(x)

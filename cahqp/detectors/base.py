@@ -1,8 +1,9 @@
-"""What a detector returns, and what it is built from."""
+"""Base class of all detectors and the types of their outputs."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import batched_nms
 
+from cahqp.detectors.layers.denoising import DenoisingQueries
 from cahqp.detectors.losses.boxes import cxcywh_to_xyxy
 from cahqp.detectors.prompts.visual_prompt import VisualPrompt
 from cahqp.structures import Detections, Preprocessing, Targets
@@ -17,12 +19,12 @@ from cahqp.structures import Detections, Preprocessing, Targets
 
 @dataclass
 class Features:
-    """What alignment reads. Nothing here is read back by the detector.
+    """Intermediate features for alignment. The detector does not read them back.
 
     Attributes:
         backbone: Per level (B, D, h, w), the projected features that enter the encoder.
-        encoder: Per encoder layer (B, S, D) tokens of all levels, row by row; the last is what the decoder reads.
-        decoder: Per decoder layer (B, Q, D) queries, denoising queries left out.
+        encoder: Per encoder layer (B, S, D) tokens of all levels, row by row; the last enters the decoder.
+        decoder: Per decoder layer (B, Q, D) queries, without denoising queries.
         spatial_shapes: Height and width of each level.
         padding: (B, S) true where padded.
     """
@@ -42,7 +44,7 @@ class DenoisingOutput:
         logits: (L, B, groups * 2 * slots, C) of every decoder layer.
         boxes: (L, B, groups * 2 * slots, 4) cxcywh in 0..1.
         groups: Number of groups.
-        slots: The largest number of boxes in any image of the step, over all ranks.
+        slots: Largest number of boxes in any image of the step, over all ranks.
     """
 
     logits: Tensor
@@ -60,13 +62,13 @@ class Output:
         pred_boxes: (B, Q, 4) of the last decoder layer.
         aux_logits: (L - 1, B, Q, C) of the decoder layers before it.
         aux_boxes: (L - 1, B, Q, 4).
-        encoder_logits: (B, Q, C) of the proposals the decoder started from; `None` in a detector without proposals.
+        encoder_logits: (B, Q, C) of the proposals that enter the decoder; `None` in a detector without proposals.
         encoder_boxes: (B, Q, 4), or `None`.
         sizes: (B, 2) height and width of the valid parts in pixels of the batch.
-        features: What alignment reads.
-        denoising: In training with boxes somewhere in the step.
-        groups: How many groups of queries answer every box on their own in training (Group DETR, arXiv 2207.13085).
-            They stand side by side on the axis of layers; losses are their mean.
+        features: Features for alignment.
+        denoising: Set in training if an image of the step has a box.
+        groups: Number of query groups that are matched independently in training (Group DETR, arXiv 2207.13085). They
+            are stacked along the axis of layers; losses are their mean.
     """
 
     pred_logits: Tensor
@@ -80,8 +82,29 @@ class Output:
     denoising: DenoisingOutput | None = None
     groups: int = 1
 
+    @classmethod
+    def from_layers(
+        cls, logits: Tensor, boxes: Tensor, noised: DenoisingQueries | None, sizes: Tensor, features: Features
+    ) -> Output:
+        """Return the output without proposals, denoising queries separated from the others.
+
+        Args:
+            logits: (L, B, P + Q, C) of all decoder layers, the P denoising queries first.
+            boxes: (L, B, P + Q, 4).
+            noised: The denoising queries; `None` for P = 0.
+            sizes: (B, 2) height and width of the valid parts.
+            features: Features whose decoder queries still contain the denoising queries.
+        """
+        start, denoising = 0, None
+        if noised is not None:
+            start = noised.labels.shape[1]
+            denoising = DenoisingOutput(logits[:, :, :start], boxes[:, :, :start], noised.groups, noised.slots)
+            features.decoder = [queries[:, start:] for queries in features.decoder]
+        logits, boxes = logits[:, :, start:], boxes[:, :, start:]
+        return cls(logits[-1], boxes[-1], logits[:-1], boxes[:-1], None, None, sizes, features, denoising)
+
     def layers(self) -> tuple[Tensor, Tensor]:
-        """Return float32 logits (K, B, Q, C) and boxes (K, B, Q, 4): of the decoder's layers, then of the proposals."""
+        """Return float32 logits (K, B, Q, C) and boxes (K, B, Q, 4) of the decoder layers, then of the proposals."""
         logits, boxes = [self.aux_logits, self.pred_logits[None]], [self.aux_boxes, self.pred_boxes[None]]
         if self.encoder_logits is not None and self.encoder_boxes is not None:
             logits.append(self.encoder_logits[None])
@@ -90,33 +113,46 @@ class Output:
 
 
 class Detector(nn.Module, ABC):
-    """Base of every detector: its classes, its preprocessing and how its output becomes detections.
+    """Base class of detectors: classes, preprocessing and decoding.
+
+    Args:
+        classes: Class names in the order of their indices.
+        preprocessing: Size rule and normalisation of the training images.
+        class_loss: Default class loss: `focal` (DINO) or `varifocal` (RT-DETR).
+        max_detections: Detections kept per image by `decode`.
+        nms_iou: IoU above which `decode` drops the lower-scored of two detections of one class; `None` keeps both, as
+            the published models do.
 
     Attributes:
-        classes: Names in the order of the class indices.
-        preprocessing: The size rule and normalisation it was trained with.
-        settings: The constructor's arguments; with them and the weights it can be built again.
-        max_detections: Kept per image by `decode`.
-        nms_iou: Overlap above which `decode` drops the lower-scored of two detections of one class; `None` keeps both,
-            as the published models do.
-        class_loss: `focal` (DINO) or `varifocal` (RT-DETR); what the criterion uses unless told otherwise.
+        settings: The constructor's arguments. They and the weights rebuild the detector.
         prompt: Changes the projected features before the encoder; `None` until one is attached.
-        thresholds: Per class name the score above which a detection is believed; empty until they are measured.
-        provenance: Where the weights come from.
+        thresholds: Operating score threshold per class name; empty until measured.
+        provenance: Origin of the weights.
+
+    Raises:
+        ValueError: `classes` is empty or repeats a name, or `nms_iou` is not in (0, 1].
     """
 
-    classes: tuple[str, ...]
-    preprocessing: Preprocessing
     settings: dict[str, Any]
-    max_detections: int
-    nms_iou: float | None
-    class_loss: str
-    prompt: VisualPrompt | None
 
-    def __init__(self) -> None:
+    def __init__(
+        self,
+        classes: Sequence[str],
+        preprocessing: Preprocessing,
+        class_loss: str,
+        max_detections: int,
+        nms_iou: float | None,
+    ) -> None:
         super().__init__()
-        self.prompt = None
-        self.nms_iou = None
+        if not classes or len(set(classes)) != len(classes):
+            message = f"classes must be one or more different names, got {list(classes)}."
+            raise ValueError(message)
+        if nms_iou is not None and not 0 < nms_iou <= 1:
+            message = f"nms_iou must be above 0 and at most 1, or null for no suppression; got {nms_iou}."
+            raise ValueError(message)
+        self.classes, self.preprocessing, self.class_loss = tuple(classes), preprocessing, class_loss
+        self.max_detections, self.nms_iou = max_detections, nms_iou
+        self.prompt: VisualPrompt | None = None
         self.thresholds: dict[str, float] = {}
         self.provenance: dict[str, Any] = {}
 
@@ -127,9 +163,9 @@ class Detector(nn.Module, ABC):
         """Detect.
 
         Args:
-            images: (B, 3, H, W) normalised as `preprocessing` says.
-            padding_mask: (B, H, W) true where padded; none where not given.
-            targets: For denoising in training; boxes are xyxy pixels of the batch.
+            images: (B, 3, H, W) normalised by `preprocessing`.
+            padding_mask: (B, H, W) true where padded; no padding by default.
+            targets: Targets of the denoising queries in training; boxes are xyxy pixels of the batch.
         """
 
     def backbone_parameters(self) -> list[nn.Parameter]:
@@ -137,10 +173,10 @@ class Detector(nn.Module, ABC):
         return [p for name, p in self.named_parameters() if name.startswith("backbone.")]
 
     def decode(self, output: Output, sizes: Tensor) -> list[Detections]:
-        """Return the best-scored query-class pairs of each image, best first, less what `nms_iou` suppresses.
+        """Return the best-scored query-class pairs of each image, best first, after suppression by `nms_iou`.
 
         Args:
-            output: Of `forward`.
+            output: Output of `forward`.
             sizes: (B, 2) height and width in pixels that the boxes are scaled to.
         """
         scores = output.pred_logits.float().sigmoid().flatten(1)
@@ -150,32 +186,20 @@ class Detector(nn.Module, ABC):
         query = torch.div(index, classes, rounding_mode="floor")
         boxes = cxcywh_to_xyxy(output.pred_boxes.float()).gather(1, query[..., None].expand(-1, -1, 4))
         boxes = boxes * sizes.to(boxes)[:, None, [1, 0, 1, 0]]
-        labels = index % classes
-        found = [Detections(*one) for one in zip(boxes, scores, labels, strict=True)]
+        detections = [Detections(*image) for image in zip(boxes, scores, index % classes, strict=True)]
         if self.nms_iou is None:
-            return found
-        return [one[batched_nms(one.boxes, one.scores, one.labels, self.nms_iou)] for one in found]
+            return detections
+        return [d[batched_nms(d.boxes, d.scores, d.labels, self.nms_iou)] for d in detections]
 
 
-def check_nms_iou(nms_iou: float | None) -> float | None:
-    """Return the overlap.
+def mismatches(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> list[str]:
+    """Return one line per weight that is missing, unknown or has another shape.
 
-    Raises:
-        ValueError: It is not above 0 and at most 1.
+    Args:
+        own: State dict of the module.
+        tensors: Weights to load.
     """
-    if nms_iou is not None and not 0 < nms_iou <= 1:
-        message = f"nms_iou must be above 0 and at most 1, or null for no suppression; got {nms_iou}."
-        raise ValueError(message)
-    return nms_iou
-
-
-def check_classes(classes: list[str] | tuple[str, ...]) -> tuple[str, ...]:
-    """Return the names as a tuple.
-
-    Raises:
-        ValueError: There are none, or one is there twice.
-    """
-    if not classes or len(set(classes)) != len(classes):
-        message = f"classes must be one or more different names, got {list(classes)}."
-        raise ValueError(message)
-    return tuple(classes)
+    lines = [f"missing {name}" for name in own if name not in tensors]
+    lines += [f"unknown {name}" for name in tensors if name not in own]
+    shapes = [(name, list(tensors[name].shape), list(own[name].shape)) for name in own if name in tensors]
+    return lines + [f"{name} is {shape}, not {expected}" for name, shape, expected in shapes if shape != expected]

@@ -1,8 +1,7 @@
-"""DINO (arXiv 2203.03605): the teacher. Contrastive denoising, mixed query selection, look forward twice."""
+"""DINO (arXiv 2203.03605), the teacher: contrastive denoising, mixed query selection, look forward twice."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,15 +11,15 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from cahqp.detectors.backbones import TimmBackbone
-from cahqp.detectors.base import DenoisingOutput, Detector, Features, Output, check_classes, check_nms_iou
+from cahqp.detectors.base import Features, Output
 from cahqp.detectors.layers.basic import MLP, FeedForwardBlock, inverse_sigmoid, to_tokens
 from cahqp.detectors.layers.checkpointing import checkpointed
-from cahqp.detectors.layers.classes import ClassHead
-from cahqp.detectors.layers.decoder import DecoderLayer, gather_rows, proposals
+from cahqp.detectors.layers.decoder import DecoderLayer, cell_grid
 from cahqp.detectors.layers.deformable import DeformableAttention, Shapes
-from cahqp.detectors.layers.denoising import DenoisingQueries, denoising_queries
+from cahqp.detectors.layers.denoising import DenoisingQueries
 from cahqp.detectors.layers.positions import box_positions, sine_positions
 from cahqp.detectors.prompts.deep import DeepPrompts
+from cahqp.detectors.two_stage import TwoStageDetector, constructor_arguments
 from cahqp.structures import Preprocessing, Targets, valid_sizes
 
 EPS = 1e-3  # of the inverse sigmoid, in the official code and in detrex
@@ -29,15 +28,15 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 class EncoderLayer(nn.Module):
-    """Deformable self-attention and feed-forward; LayerNorm after each.
+    """Deformable self-attention and feed-forward block, each followed by LayerNorm.
 
     Args:
         dim: Width of the tokens.
         heads: Number of heads.
         levels: Number of feature levels.
         points: Points per head and level.
-        ffn_dim: Width of the feed-forward's hidden layer.
-        dropout: On every residual.
+        ffn_dim: Hidden width of the feed-forward block.
+        dropout: Dropout on every residual.
     """
 
     def __init__(self, dim: int, heads: int, levels: int, points: int, ffn_dim: int, dropout: float) -> None:
@@ -54,46 +53,42 @@ class EncoderLayer(nn.Module):
         return out
 
 
-class DINO(Detector):
+class DINO(TwoStageDetector):
     """DINO with any timm backbone.
 
     Args:
         classes: Class names in the order of their indices.
         backbone: Name of a timm model.
         backbone_options: Further arguments of the timm model.
-        backbone_weights: Local file with the backbone's weights in timm's names, read once when training starts
-            from it.
-        pretrained: Fetch timm's weights for the backbone; only on request.
-        freeze_norm: Keep the backbone's BatchNorm statistics and scales as they are.
-        frozen_stages: How many of the backbone's first stages are not trained.
-        strides: Strides of the backbone's maps that are used.
-        levels: Feature levels; those beyond the maps come from stride-2 convolutions.
+        backbone_weights: Local file with the backbone's weights in timm's names, read once at the start of training.
+        pretrained: Download timm's weights for the backbone.
+        freeze_norm: Keep the backbone's BatchNorm statistics and scales unchanged.
+        frozen_stages: Number of first backbone stages that do not train.
+        strides: Strides of the backbone maps in use.
+        levels: Number of feature levels; those beyond the maps come from stride-2 convolutions.
         dim: Width of tokens and queries.
         heads: Attention heads.
         points: Sampling points per head and level.
         encoder_layers: Number of encoder layers.
         decoder_layers: Number of decoder layers.
         ffn_dim: Hidden width of the feed-forward blocks.
-        dropout: In encoder and decoder.
+        dropout: Dropout in encoder and decoder.
         queries: Number of object queries.
         max_detections: Detections kept per image.
-        nms_iou: Overlap above which the lower-scored of two detections of one class is dropped; the published models
-            keep both. Matching one query to one box teaches not to say an object twice, but a short training ends
-            before that is learnt.
+        nms_iou: IoU above which the lower-scored of two detections of one class is dropped; by default none is, as
+            published. One-to-one matching teaches not to repeat an object, but only in a long training.
         short_side: Length in pixels that the shorter side is resized to.
         max_side: Longest length in pixels of the longer side.
-        size: Fixed height and width instead; the aspect ratio is then not kept.
+        size: Fixed height and width instead; does not keep the aspect ratio.
         shared_heads: One class head and one box head for all decoder layers (official) or one each (detrex).
         position_temperature: 20 (official) or 10000 (detrex).
         position_offset: 0 (official) or -0.5 (detrex).
-        denoising: Wanted number of positive denoising queries; 0 for none.
-        label_noise: Half of this share of denoising labels is replaced.
-        box_noise: Reach of denoising box noise. The official scripts use 1.0; the 0.4 of their config file is a slip.
-        members: Rows of the class heads that make up each class, whose logit is the largest of theirs; one each where
-            not given.
-        activation_checkpointing: Compute the inside of the backbone's stages and of the encoder's layers again in the
-            backward pass instead of keeping it: less memory for a slower step with the same gradient. It is about a
-            training, and not written into model files.
+        denoising: Requested number of positive denoising queries; 0 for none.
+        label_noise: Half of this share of the denoising labels is replaced.
+        box_noise: Scale of the denoising box noise. The official scripts override the 0.4 of their config with 1.0.
+        members: Number of class-head rows per class, whose logit is the largest of theirs; one each by default.
+        activation_checkpointing: Recompute activations of backbone stages and encoder layers in the backward pass. It
+            needs less memory and more time, and gradients are equal. Model files do not contain it.
     """
 
     def __init__(
@@ -129,48 +124,28 @@ class DINO(Detector):
         members: list[int] | None = None,
         activation_checkpointing: bool = False,
     ) -> None:
-        super().__init__()
-        left_out = ("self", "__class__", "activation_checkpointing")
-        self.settings = {k: v for k, v in locals().items() if k not in left_out and k != "left_out"}
-        self.settings |= {"backbone_weights": None, "pretrained": False}
-        self.classes = check_classes(classes)
+        settings = constructor_arguments(locals(), "activation_checkpointing")
         rule: dict[str, Any] = {"size": size} if size else {"short_side": short_side, "max_side": max_side}
-        self.preprocessing = Preprocessing(**rule, mean=IMAGENET_MEAN, std=IMAGENET_STD)
-        self.class_loss = "focal"
-        self.queries, self.max_detections, self.denoising = queries, max_detections, denoising
-        self.nms_iou = check_nms_iou(nms_iou)
-        self.label_noise, self.box_noise = label_noise, box_noise
+        super().__init__(settings, Preprocessing(**rule, mean=IMAGENET_MEAN, std=IMAGENET_STD), "focal", EPS)
         self.position = (position_temperature, position_offset)
+        self.activation_checkpointing = activation_checkpointing
         self.backbone = TimmBackbone(
             backbone, strides, pretrained=pretrained, weights=backbone_weights, freeze_norm=freeze_norm,
             frozen_stages=frozen_stages, options=backbone_options,
         )  # fmt: skip
-        self.activation_checkpointing = activation_checkpointing
-        self.input_proj = nn.ModuleList()
         channels = self.backbone.channels
-        for level in range(levels):
-            if level < len(channels):
-                conv = nn.Conv2d(channels[level], dim, 1)
-            else:
-                conv = nn.Conv2d(channels[-1] if level == len(channels) else dim, dim, 3, 2, 1)
-            self.input_proj.append(nn.Sequential(conv, nn.GroupNorm(32, dim)))
+        convs = [nn.Conv2d(width, dim, 1) for width in channels[:levels]]
+        for level in range(len(channels), levels):
+            convs.append(nn.Conv2d(channels[-1] if level == len(channels) else dim, dim, 3, 2, 1))
+        self.input_proj = nn.ModuleList(nn.Sequential(conv, nn.GroupNorm(32, dim)) for conv in convs)
         self.level_embed = nn.Parameter(torch.empty(levels, dim))
-        self.encoder = nn.ModuleList(
-            EncoderLayer(dim, heads, levels, points, ffn_dim, dropout) for _ in range(encoder_layers)
-        )
-        self.decoder = nn.ModuleList(
-            DecoderLayer(dim, heads, levels, points, ffn_dim, dropout) for _ in range(decoder_layers)
-        )
+        layer = (dim, heads, levels, points, ffn_dim, dropout)
+        self.encoder = nn.ModuleList(EncoderLayer(*layer) for _ in range(encoder_layers))
+        self.decoder = nn.ModuleList(DecoderLayer(*layer) for _ in range(decoder_layers))
         self.decoder_norm = nn.LayerNorm(dim)
         self.query_position = MLP(2 * dim, dim, dim, 2)
         self.query_content = nn.Embedding(queries, dim)
-        self.label_content = nn.Embedding(len(self.classes) + 1, dim)
-        self.proposal_proj, self.proposal_norm = nn.Linear(dim, dim), nn.LayerNorm(dim)
-        self.proposal_class = ClassHead(dim, len(self.classes), members)
-        self.proposal_box = MLP(dim, dim, 4, 3)
-        heads_count = 1 if shared_heads else decoder_layers
-        self.class_heads = nn.ModuleList(ClassHead(dim, len(self.classes), members) for _ in range(heads_count))
-        self.box_heads = nn.ModuleList(MLP(dim, dim, 4, 3) for _ in range(heads_count))
+        self._add_heads(dim, 1 if shared_heads else decoder_layers, members)
         self._reset_parameters()
 
     def _reset_parameters(self) -> None:
@@ -184,12 +159,7 @@ class DINO(Detector):
                 nn.init.zeros_(conv.bias)
         nn.init.normal_(self.level_embed)
         nn.init.normal_(self.query_content.weight)
-        prior = -math.log((1 - 0.01) / 0.01)
-        for head in [*self.class_heads, self.proposal_class]:
-            nn.init.constant_(head.bias, prior)
-        for box in [*self.box_heads, self.proposal_box]:
-            nn.init.zeros_(box.layers[-1].weight)
-            nn.init.zeros_(box.layers[-1].bias)
+        self._reset_heads()
 
     def forward(
         self, images: Tensor, padding_mask: Tensor | None = None, targets: list[Targets] | None = None
@@ -206,26 +176,14 @@ class DINO(Detector):
         padding = torch.cat([m.flatten(1) for m in masks], 1)
         valid = torch.stack([valid_sizes(m).flip(1) for m in masks], 1)  # (B, L, 2) width and height in cells
         ratios = valid / valid.new_tensor([(w, h) for h, w in shapes])
-        tokens = self._encode(maps, masks, shapes, ratios, padding, deep_prompts)
-        logits, boxes, reference = self._propose(tokens[-1], shapes, valid, padding)
-        noised = None
-        if self.training and targets is not None:
-            noised = denoising_queries(
-                targets, sizes, len(self.classes), number=self.denoising, label_noise=self.label_noise,
-                box_noise=self.box_noise, eps=EPS,
-            )  # fmt: skip
-        hidden, all_logits, all_boxes = self._decode(
-            tokens[-1], shapes, ratios, padding, reference, noised, deep_prompts
-        )
-        start = 0 if noised is None else noised.labels.shape[1]
-        denoising = None
-        if noised is not None:
-            denoising = DenoisingOutput(all_logits[:, :, :start], all_boxes[:, :, :start], noised.groups, noised.slots)
-        all_logits, all_boxes = all_logits[:, :, start:], all_boxes[:, :, start:]
-        features = Features(maps, tokens, [h[:, start:] for h in hidden], shapes, padding)
-        return Output(
-            all_logits[-1], all_boxes[-1], all_logits[:-1], all_boxes[:-1], logits, boxes, sizes, features, denoising
-        )
+        tokens = self._encode(maps, masks, ratios, padding, deep_prompts)
+        proposed = self._propose(tokens[-1], shapes, valid, padding)
+        noised = self._denoising_queries(targets, sizes)
+        memory = (tokens[-1], shapes, padding)
+        hidden, logits, boxes = self._decode(memory, ratios, proposed.reference, noised, deep_prompts)
+        output = Output.from_layers(logits, boxes, noised, sizes, Features(maps, tokens, hidden, shapes, padding))
+        output.encoder_logits, output.encoder_boxes = proposed.logits, proposed.boxes
+        return output
 
     def _project(self, images: Tensor, padding_mask: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         """Return the maps of all levels (B, D, h, w) and their padding masks (B, h, w)."""
@@ -241,63 +199,50 @@ class DINO(Detector):
         self,
         maps: list[Tensor],
         masks: list[Tensor],
-        shapes: Shapes,
         ratios: Tensor,
         padding: Tensor,
         deep_prompts: DeepPrompts | None,
     ) -> list[Tensor]:
         """Return the tokens (B, S, D) after each encoder layer."""
-        dim = self.level_embed.shape[1]
-        temperature, offset = self.position
-        cells = [sine_positions(m, dim, temperature, offset).flatten(1, 2) for m in masks]
+        shapes = [(m.shape[2], m.shape[3]) for m in maps]
+        cells = [sine_positions(m, self.level_embed.shape[1], *self.position).flatten(1, 2) for m in masks]
         position = torch.cat([c + e for c, e in zip(cells, self.level_embed, strict=True)], 1)
         centres = []
         for level, (height, width) in enumerate(shapes):
             y = (torch.arange(height, device=ratios.device) + 0.5) / height
             x = (torch.arange(width, device=ratios.device) + 0.5) / width
-            grid = torch.stack([x[None].expand(height, -1), y[:, None].expand(-1, width)], -1).reshape(1, -1, 2)
-            centres.append(grid / ratios[:, None, level])
+            centres.append(cell_grid(x, y) / ratios[:, None, level])
         reference = torch.cat(centres, 1)[:, :, None] * ratios[:, None]
         x = torch.cat([to_tokens(m) for m in maps], 1)
         outputs = []
         for index, layer in enumerate(self.encoder):
             if deep_prompts is not None:
                 x = deep_prompts.encoder(index, x, shapes, padding)
-            given = (x, position, reference, shapes, padding)
-            x = checkpointed([layer], *given) if self.activation_checkpointing else layer(*given)
+            inputs = (x, position, reference, shapes, padding)
+            x = checkpointed([layer], *inputs) if self.activation_checkpointing else layer(*inputs)
             outputs.append(x)
         return outputs
 
-    def _propose(self, tokens: Tensor, shapes: Shapes, valid: Tensor, padding: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the chosen proposals' logits, boxes in 0..1, and boxes before the sigmoid without gradient."""
-        anchors, proposed = proposals(shapes, valid, padding)
-        memory = self.proposal_norm(self.proposal_proj(tokens.masked_fill(~proposed[..., None], 0.0)))
-        logits = self.proposal_class(memory)
-        best = logits.amax(-1).topk(min(self.queries, logits.shape[1]), 1).indices
-        boxes = self.proposal_box(gather_rows(memory, best)).float() + gather_rows(anchors, best)
-        return gather_rows(logits, best), boxes.sigmoid(), boxes.detach()
-
     def _decode(
         self,
-        tokens: Tensor,
-        shapes: Shapes,
+        memory: tuple[Tensor, Shapes, Tensor],
         ratios: Tensor,
-        padding: Tensor,
         reference: Tensor,
         noised: DenoisingQueries | None,
         deep_prompts: DeepPrompts | None,
     ) -> tuple[list[Tensor], Tensor, Tensor]:
-        """Return normed queries per layer, and logits and boxes (layers, B, denoising + queries, ...)."""
+        """Return normed queries per layer, and logits and boxes (layers, B, denoising + queries, ...).
+
+        Args:
+            memory: Tokens (B, S, D), shapes of the levels and padding (B, S).
+            ratios: (B, L, 2) valid share of each level's width and height.
+            reference: (B, Q, 4) boxes of the proposals before the sigmoid.
+            noised: Denoising queries.
+            deep_prompts: Prompts of the decoder layers.
+        """
         batch, queries = reference.shape[:2]
         content = self.query_content.weight[:queries].expand(batch, -1, -1)
-        mask = None
-        # The table of noised labels takes part in every step, so that no rank lacks its gradient.
-        content = content + 0.0 * self.label_content.weight.sum()
-        if noised is not None:
-            filled = (noised.labels < len(self.classes))[..., None]
-            content = torch.cat([self.label_content(noised.labels) * filled, content], 1)
-            reference = torch.cat([noised.boxes, reference], 1)
-            mask = noised.attention_mask(queries)
+        content, reference, mask = self._prepend_denoising(content, reference, noised)
         scale = torch.cat([ratios, ratios], -1)[:, None]
         before, boxes = reference.sigmoid(), reference.sigmoid()
         hidden, logits, predicted = [], [], []
@@ -307,16 +252,16 @@ class DINO(Detector):
             scaled = boxes[:, :, None] * scale
             position = self.query_position(box_positions(scaled[:, :, 0], content.shape[-1] // 2).to(content.dtype))
             inject = None if deep_prompts is None else deep_prompts.decoder(index)
-            content = layer(content, position, scaled, tokens, shapes, padding, mask, inject)
+            content = layer(content, position, scaled, *memory, mask, inject)
             normed = self.decoder_norm(content)
             hidden.append(normed)
             logits.append(class_head(normed))
-            # Look forward twice: this layer's prediction sends its gradient into the refinement before it.
+            # Look forward twice: the gradient of this layer's prediction reaches the refinement of the layer before.
             predicted.append((box_head(normed).float() + inverse_sigmoid(before, EPS)).sigmoid())
             before = (box_head(content).float() + inverse_sigmoid(boxes, EPS)).sigmoid()
             boxes = before.detach()
         return hidden, torch.stack(logits), torch.stack(predicted)
 
 
-def _resize_mask(mask: Tensor, size: torch.Size | tuple[int, int]) -> Tensor:
+def _resize_mask(mask: Tensor, size: torch.Size) -> Tensor:
     return functional.interpolate(mask[:, None].float(), size=tuple(size), mode="nearest")[:, 0].bool()

@@ -1,4 +1,4 @@
-"""Model files: one safetensors file from which a working detector can be built, and nothing else can run."""
+"""Model files: one safetensors file with everything that rebuilds a detector, and no executable content."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
 from torch import Tensor
 
-from cahqp.detectors.base import Detector
+from cahqp.detectors.base import Detector, mismatches
 from cahqp.detectors.dino import DINO
 from cahqp.detectors.huggingface.detector import HuggingFaceDetector
 from cahqp.detectors.prompts.visual_prompt import VisualPrompt
@@ -40,19 +40,19 @@ def content_hash(tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> 
 
 
 def save(path: Path, detector: Detector, provenance: Mapping[str, Any] | None = None, half: bool = False) -> str:
-    """Write a detector as a model file, whole or not at all.
+    """Write a detector as a model file, atomically.
 
     Args:
-        path: Where to; usually `model.safetensors`.
-        detector: With its classes, preprocessing, thresholds and prompt.
-        provenance: Plain values that say where the weights come from; the detector's own where not given.
-        half: Store floating-point tensors in float16, half the size; `load` makes them float32 again.
+        path: The file to write; usually `model.safetensors`.
+        detector: Detector with its classes, preprocessing, thresholds and prompt.
+        provenance: JSON values that describe the origin of the weights; the detector's own by default.
+        half: Store floating-point tensors in float16, half the size; `load` converts them back to float32.
 
     Returns:
         The content hash.
 
     Raises:
-        WeightsError: A weight is not finite, or the detector is of a kind that `load` does not know.
+        WeightsError: A weight is not finite, or `load` does not support the class of the detector.
     """
     if type(detector) not in ARCHITECTURES.values():
         message = f"{path} was not written: {type(detector).__name__} is none of {', '.join(ARCHITECTURES)}."
@@ -75,7 +75,7 @@ def save(path: Path, detector: Detector, provenance: Mapping[str, Any] | None = 
         "thresholds": detector.thresholds,
         "provenance": dict(detector.provenance if provenance is None else provenance),
     }
-    metadata = json.loads(json.dumps(metadata))  # tuples become lists, as they are read back
+    metadata = json.loads(json.dumps(metadata))  # tuples become lists, as a reader gets them
     digest = content_hash(tensors, metadata)
     header = {"cahqp": json.dumps(metadata, sort_keys=True), "hash": digest}
     with atomic_write(Path(path), "wb") as file:
@@ -84,7 +84,7 @@ def save(path: Path, detector: Detector, provenance: Mapping[str, Any] | None = 
 
 
 def _with_sorted_header(data: bytes) -> bytes:
-    """Return a safetensors file whose bytes depend on its content alone: the library writes metadata in any order."""
+    """Return a safetensors file with its header sorted: the library writes metadata in arbitrary order."""
     start = 8 + int.from_bytes(data[:8], "little")
     header = json.dumps(json.loads(data[8:start]), sort_keys=True, separators=(",", ":")).encode()
     header += b" " * (-len(header) % 8)  # the tensors that follow stay aligned
@@ -95,13 +95,13 @@ def describe(path: Path) -> dict[str, Any]:
     """Return a model file's metadata and its `hash`, without reading the weights.
 
     Raises:
-        WeightsError: The file is missing, damaged or not one of ours.
+        WeightsError: The file is missing, damaged or not a model file of cahqp.
     """
     return _read(path, with_tensors=False)[1]
 
 
 def count_parameters(path: Path) -> int:
-    """Return how many numbers a model file's layers have, statistics of BatchNorm not counted; reads no weights.
+    """Return the number of weights in a model file without BatchNorm statistics, from its header alone.
 
     Raises:
         WeightsError: The file is missing or damaged.
@@ -114,13 +114,32 @@ def count_parameters(path: Path) -> int:
 
 def _read(path: Path, *, with_tensors: bool) -> tuple[dict[str, Tensor], dict[str, Any]]:
     path = Path(path)
+    header, tensors = _open(path, with_tensors)
+    try:
+        metadata: dict[str, Any] = json.loads(header["cahqp"])
+    except json.JSONDecodeError as error:
+        message = f"{path} has damaged metadata ({error}). Restore a copy."
+        raise WeightsError(message) from error
+    problem = None
+    if metadata.get("format") != FORMAT:
+        problem = f"has format {metadata.get('format')}; this version reads {FORMAT}. Use the cahqp that wrote it"
+    elif with_tensors and content_hash(tensors, metadata) != header.get("hash"):
+        problem = f"does not match its own hash {header.get('hash')}: it was changed or damaged. Restore a copy"
+    if problem:
+        message = f"{path} {problem}."
+        raise WeightsError(message)
+    return tensors, {**metadata, "hash": header.get("hash")}
+
+
+def _open(path: Path, with_tensors: bool) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """Return the header of a model file and, if wanted, its tensors."""
     if not path.is_file():
         message = f"Model file {path} does not exist. Give --weights the path of a model.safetensors."
         raise WeightsError(message)
     if path.suffix in PICKLES:
         message = (
-            f"{path} is no model file of cahqp. Make one from a published checkpoint with `cahqp convert {path} "
-            f"{path.with_suffix('.safetensors').name}`; a training of cahqp leaves one as model.safetensors."
+            f"{path} is not a model file of cahqp. Convert a published checkpoint with `cahqp convert {path} "
+            f"{path.with_suffix('.safetensors').name}`; a training of cahqp writes model.safetensors."
         )
         raise WeightsError(message)
     try:
@@ -132,24 +151,11 @@ def _read(path: Path, *, with_tensors: bool) -> tuple[dict[str, Tensor], dict[st
         raise WeightsError(message) from error
     if "cahqp" not in header:
         message = (
-            f"{path} is a safetensors file, but no model file of cahqp: it does not say its architecture. If it is a "
-            f"published RT-DETR or DINO, make one with `cahqp convert {path} model.safetensors`."
+            f"{path} is a safetensors file, but no model file of cahqp: its metadata lacks the architecture. Convert a "
+            f"published RT-DETR or DINO with `cahqp convert {path} model.safetensors`."
         )
         raise WeightsError(message)
-    try:
-        metadata: dict[str, Any] = json.loads(header["cahqp"])
-    except json.JSONDecodeError as error:
-        message = f"{path} has a damaged description ({error}). Restore a copy."
-        raise WeightsError(message) from error
-    if metadata.get("format") != FORMAT:
-        message = (
-            f"{path} has format {metadata.get('format')}; this version reads {FORMAT}. Use the cahqp that wrote it."
-        )
-        raise WeightsError(message)
-    if with_tensors and content_hash(tensors, metadata) != header.get("hash"):
-        message = f"{path} does not match its own hash {header.get('hash')}: it was changed or damaged. Restore a copy."
-        raise WeightsError(message)
-    return tensors, {**metadata, "hash": header.get("hash")}
+    return header, tensors
 
 
 def load(path: Path) -> Detector:
@@ -160,16 +166,10 @@ def load(path: Path) -> Detector:
     """
     tensors, metadata = _read(path, with_tensors=True)
     if metadata["architecture"] not in ARCHITECTURES:
-        message = f"{path} holds a {metadata['architecture']}; known are {', '.join(ARCHITECTURES)}."
+        message = f"{path} holds a {metadata['architecture']}; supported are {', '.join(ARCHITECTURES)}."
         raise WeightsError(message)
     detector = _build(path, metadata)
-    own = detector.state_dict()
-    problems = [f"missing {n}" for n in own if n not in tensors] + [f"unknown {n}" for n in tensors if n not in own]
-    problems += [
-        f"{n} is {list(tensors[n].shape)}, not {list(own[n].shape)}"
-        for n in own
-        if n in tensors and tensors[n].shape != own[n].shape
-    ]
+    problems = mismatches(detector.state_dict(), tensors)
     if problems:
         message = f"{path} does not fit its own description: {'; '.join(problems[:10])}."
         raise WeightsError(message)
@@ -180,17 +180,15 @@ def load(path: Path) -> Detector:
 
 
 def _build(path: Path, metadata: Mapping[str, Any]) -> Detector:
-    """Return the detector that `metadata` describe, untrained."""
+    """Return the untrained detector described by the metadata."""
     try:
         detector = ARCHITECTURES[metadata["architecture"]](**metadata["settings"])
     except (TypeError, ValueError) as error:
-        message = f"{path} asks for settings that this version does not know ({error}). Use the cahqp that wrote it."
+        message = f"{path} has settings that this version does not support ({error}). Use the cahqp that wrote it."
         raise WeightsError(message) from error
+    rule: dict[str, Any] = metadata["preprocessing"]
     # JSON has no tuples.
-    rule: dict[str, Any] = {
-        name: tuple(value) if isinstance(value, list) else value for name, value in metadata["preprocessing"].items()
-    }
-    detector.preprocessing = Preprocessing(**rule)
+    detector.preprocessing = Preprocessing(**{k: tuple(v) if isinstance(v, list) else v for k, v in rule.items()})
     if metadata["prompt"] is not None:
         detector.prompt = VisualPrompt(**metadata["prompt"])
     return detector

@@ -1,4 +1,4 @@
-"""Store a model file in half precision: `python -m cahqp.detectors.shrink IN OUT`. For files that are handed round."""
+"""Half-precision copy of a model file for distribution: `python -m cahqp.detectors.shrink IN OUT`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def shrink(source: Path, destination: Path) -> str:
 
     Args:
         source: A model file.
-        destination: The smaller one; its provenance names the hash of `source`.
+        destination: The smaller file; its provenance contains the hash of `source`.
     """
     detector = load(source)
     origin = {**detector.provenance, "shrunk_from": detector.provenance["hash"]}

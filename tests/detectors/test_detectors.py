@@ -11,6 +11,7 @@ from cahqp.detectors.layers import denoising
 from cahqp.detectors.losses import criterion
 from cahqp.detectors.losses.criterion import SetCriterion
 from cahqp.detectors.model_file import load, save
+from cahqp.detectors.prompts.visual_prompt import PromptedFeatures
 from cahqp.structures import Detections, Targets
 
 
@@ -123,7 +124,7 @@ def test_two_ranks_train_as_one(detector, images, targets, monkeypatch):
 
 
 class Shift(nn.Module):
-    """Stands in for a prompt."""
+    """Stand-in for a prompt that adds a constant."""
 
     def __init__(self, by: float) -> None:
         super().__init__()
@@ -131,10 +132,7 @@ class Shift(nn.Module):
 
     def forward(self, maps, masks):
         self.seen = [(m.shape, k.shape, k.dtype) for m, k in zip(maps, masks, strict=True)]
-        return [m + self.by for m in maps]
-
-    def begin(self, maps, masks):
-        return self(maps, masks), None
+        return PromptedFeatures([m + self.by for m in maps], None, torch.zeros(0))
 
 
 def test_a_prompt_changes_what_enters_the_encoder(detector, images):

@@ -196,9 +196,9 @@ def test_keys_that_do_not_fit_are_all_listed(path):
     ("changed", "said"),
     [
         ({"format": 2}, "has format 2; this version reads 1"),
-        ({"architecture": "YOLO"}, "holds a YOLO; known are DINO, RTDETR"),
-        ({"settings": {"classes": ["car"], "wings": 2}}, "settings that this version does not know .*wings"),
-        ({"settings": {"classes": []}}, "settings that this version does not know .*different names"),
+        ({"architecture": "YOLO"}, "holds a YOLO; supported are DINO, RTDETR"),
+        ({"settings": {"classes": ["car"], "wings": 2}}, "settings that this version does not support .*wings"),
+        ({"settings": {"classes": []}}, "settings that this version does not support .*different names"),
     ],
 )
 def test_files_of_other_versions_are_told(path, changed, said):

@@ -1,4 +1,4 @@
-"""Detectors of transformers as students: theirs forward, our criterion, our files. Needs the extra `hf`."""
+"""Object detectors of transformers as students, with the criterion and model files of cahqp. Needs the extra `hf`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cache
 from operator import attrgetter
 from typing import Any
@@ -14,33 +14,32 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cahqp.detectors.base import DenoisingOutput, Detector, Features, Output, check_classes, check_nms_iou
+from cahqp.detectors.base import Detector, Features, Output
 from cahqp.detectors.huggingface.families import (
     family_of,
     new_model,
     read_config,
     read_preprocessing,
     read_weights,
-    with_classes,
+    set_classes,
 )
 from cahqp.detectors.layers.basic import to_tokens
 from cahqp.detectors.layers.denoising import DenoisingQueries, denoising_queries
 from cahqp.errors import ConfigError
 from cahqp.structures import Preprocessing, Targets, valid_sizes
 
-EPS = 1e-5  # of the inverse sigmoid of noised boxes, as in their code
+EPS = 1e-5  # of the inverse sigmoid of noised boxes, as in transformers
 _log = logging.getLogger(__name__)
 
 
 @cache
-def _say(text: str) -> None:
-    """Log a warning, once in a process."""
+def _warn_once(text: str) -> None:
     _log.warning(text)
 
 
 @dataclass
-class _Heard:
-    """What passed through a model beside its output: the maps, and what the decoder was called with."""
+class _Captured:
+    """Intermediate tensors of a forward pass: projected maps, and the decoder's input tokens with their shapes."""
 
     maps: list[Tensor] = field(default_factory=list)
     tokens: Tensor = field(default_factory=lambda: torch.zeros(0))
@@ -48,31 +47,30 @@ class _Heard:
 
 
 class HuggingFaceDetector(Detector):
-    """RT-DETR, RT-DETRv2, D-FINE, RF-DETR or Deformable DETR of transformers, trained with our criterion.
+    """RT-DETR, RT-DETRv2, D-FINE, RF-DETR or Deformable DETR of transformers, trained with cahqp's criterion.
 
-    Their own losses are not used: boxes have weights, batches may be empty, and counts and denoising queries go over
-    all ranks, with noise that is a function of each image.
+    The losses of transformers are not used: here boxes have weights, batches may be empty, counts and denoising queries
+    cover all ranks, and noise depends on the image alone.
 
     Args:
-        classes: Class names in the order of their indices. One that the model knows by name keeps its row in every
+        classes: Class names in the order of their indices. A class that the model has by name keeps its row in every
             head; others start untrained.
-        model: A folder written by `save_pretrained`, which is read without a network, or a name on the hub.
-        config: Settings of the model's configuration, with its `model_type`, instead: random weights.
-        pretrained: Read the weights of `model`; otherwise its configuration alone.
-        size: Height and width in pixels, where not those of the model's image processor. Without a processor it is
-            640x640 unnormalised for RT-DETR and D-FINE, 560x560 for RF-DETR, and a short side of 800 for Deformable
-            DETR, these two with ImageNet statistics.
+        model: A folder written by `save_pretrained`, read without a network, or a name on the hub.
+        config: Settings of the model's configuration with its `model_type`, instead of `model`; weights are random.
+        pretrained: Read the weights of `model`; otherwise only its configuration.
+        size: Height and width in pixels; by default those of the model's image processor. Without a processor it is
+            640x640 unnormalised for RT-DETR and D-FINE, and with ImageNet statistics 560x560 for RF-DETR and a short
+            side of 800 for Deformable DETR.
         max_detections: Detections kept per image.
-        nms_iou: Overlap above which the lower-scored of two detections of one class is dropped; the published models
-            keep both. Matching one query to one box teaches not to say an object twice, but a short training ends
-            before that is learnt.
+        nms_iou: IoU above which the lower-scored of two detections of one class is dropped; by default none is, as
+            published. One-to-one matching teaches not to repeat an object, but only in a long training.
 
     Attributes:
-        left_out: What the published training has beside our criterion; said once in the log.
-        untrained_classes: Classes that the weights did not know.
+        left_out: Parts of the published training that are missing here; logged once.
+        untrained_classes: Classes without published weights.
 
     Raises:
-        ConfigError: The model is of another kind, or cannot be read.
+        ConfigError: The model is of an unsupported kind, or cannot be read.
         WeightsError: Its weights do not fit its configuration.
     """
 
@@ -86,18 +84,14 @@ class HuggingFaceDetector(Detector):
         max_detections: int = 300,
         nms_iou: float | None = None,
     ) -> None:
-        super().__init__()
-        self.classes = check_classes(classes)
         published = read_config(model, config)
-        self.family = family_of(published)
-        found = read_preprocessing(model, self.family)
-        self.preprocessing = (
-            found if size is None else Preprocessing((size[0], size[1]), None, None, found.mean, found.std)
-        )
-        self.class_loss, self.max_detections = self.family.class_loss, max_detections
-        self.nms_iou = check_nms_iou(nms_iou)
-        self.left_out = self.family.left_out
-        own = with_classes(published, self.classes)
+        family = family_of(published)
+        rule = read_preprocessing(model, family)
+        if size is not None:
+            rule = Preprocessing((size[0], size[1]), None, None, rule.mean, rule.std)
+        super().__init__(classes, rule, family.class_loss, max_detections, nms_iou)
+        self.family, self.left_out = family, family.left_out
+        own = set_classes(published, self.classes)
         self.kind: str = own.model_type
         self.queries: int = own.num_queries
         self.model: Any = new_model(own)
@@ -106,13 +100,13 @@ class HuggingFaceDetector(Detector):
             self.untrained_classes = read_weights(model, published, self.model, self.classes)
             self.provenance = {"started_from": model, "untrained_classes": list(self.untrained_classes)}
             if self.untrained_classes:
-                _say(f"{model} does not know {', '.join(self.untrained_classes)}: they start untrained.")
+                _warn_once(f"{model} does not know {', '.join(self.untrained_classes)}: they start untrained.")
         if self.left_out:
-            _say(f"{self.kind} trains without {' and without '.join(self.left_out)}.")
+            _warn_once(f"{self.kind} trains without {' and without '.join(self.left_out)}.")
         self.settings = {
             "classes": list(self.classes),
             "model": None,
-            "config": json.loads(json.dumps(own.to_dict())),  # as a model file gives it back
+            "config": json.loads(json.dumps(own.to_dict())),  # as a model file returns it
             "pretrained": False,
             "size": None,
             "max_detections": max_detections,
@@ -129,21 +123,25 @@ class HuggingFaceDetector(Detector):
         """Detect; see `Detector.forward`.
 
         Raises:
-            ConfigError: An image is padded, and the model takes none.
+            ConfigError: An image is padded, and the model takes no padding.
         """
         if padding_mask is None:
             padding_mask = torch.zeros_like(images[:, 0], dtype=torch.bool)
         elif not self.family.takes_padding and padding_mask.any():
-            message = f"{self.kind} takes no padded images: give the detector a size."
+            message = f"{self.kind} takes no padded images. Give the detector a fixed size."
             raise ConfigError(message)
         sizes = valid_sizes(padding_mask)
-        noised = self._noised(targets, sizes)
-        with self._listening(noised) as heard:
-            logits, boxes, groups, proposals = self._ask(images, (~padding_mask).long())
-        output = self._output(logits, boxes, noised, sizes, heard, padding_mask)
-        return replace(output, groups=groups, encoder_logits=proposals[0], encoder_boxes=proposals[1])
+        noised = self._denoising_queries(targets, sizes)
+        with self._capture(noised) as captured:
+            logits, boxes, groups, proposals = self._predict(images, (~padding_mask).long())
+        mask = padding_mask[:, None].float()
+        masks = [to_tokens(nn.functional.interpolate(mask, size=shape))[..., 0].bool() for shape in captured.shapes]
+        features = Features(captured.maps, [captured.tokens], [], captured.shapes, torch.cat(masks, 1))
+        output = Output.from_layers(logits, boxes.float(), noised, sizes, features)
+        output.groups, (output.encoder_logits, output.encoder_boxes) = groups, proposals
+        return output
 
-    def _noised(self, targets: list[Targets] | None, sizes: Tensor) -> DenoisingQueries | None:
+    def _denoising_queries(self, targets: list[Targets] | None, sizes: Tensor) -> DenoisingQueries | None:
         """Return denoising queries in training, for the kinds that are trained with them."""
         config = self.model.config
         number = getattr(config, "num_denoising", 0)
@@ -155,108 +153,81 @@ class HuggingFaceDetector(Detector):
         )  # fmt: skip
 
     @contextmanager
-    def _listening(self, noised: DenoisingQueries | None) -> Iterator[_Heard]:
-        """Note what goes into the decoder, and put denoising queries before it."""
-        heard, base = _Heard(), self.model.model
+    def _capture(self, noised: DenoisingQueries | None) -> Iterator[_Captured]:
+        """Capture the decoder's input, and insert denoising queries before it."""
+        captured, base = _Captured(), self.model.model
 
-        def note(_: nn.Module, __: Any, out: Tensor) -> None:
-            heard.maps.append(out)
-            _in_plain_memory(_, __, out)
+        def capture_map(_: nn.Module, __: Any, out: Tensor) -> None:
+            captured.maps.append(out)
+            _make_gradient_contiguous(_, __, out)
 
-        def before(_: nn.Module, given: Any, named: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-            heard.tokens = named["encoder_hidden_states"]
-            heard.shapes = [(int(height), int(width)) for height, width in named["spatial_shapes_list"]]
-            return given, self._with_denoising(named, noised)
+        def before_decoder(_: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+            captured.tokens = kwargs["encoder_hidden_states"]
+            captured.shapes = [(int(height), int(width)) for height, width in kwargs["spatial_shapes_list"]]
+            return args, self._prepend_denoising(kwargs, noised)
 
         found = attrgetter(self.family.projections)(base)
-        hooks = [one.register_forward_hook(note) for one in (found if isinstance(found, nn.ModuleList) else [found])]
-        hooks += [one.register_forward_hook(_in_plain_memory) for one in getattr(base, "decoder_input_proj", [])]
-        hooks.append(base.decoder.register_forward_pre_hook(before, with_kwargs=True))
+        projections = found if isinstance(found, nn.ModuleList) else [found]
+        hooks = [module.register_forward_hook(capture_map) for module in projections]
+        for module in getattr(base, "decoder_input_proj", []):
+            hooks.append(module.register_forward_hook(_make_gradient_contiguous))
+        hooks.append(base.decoder.register_forward_pre_hook(before_decoder, with_kwargs=True))
         try:
-            yield heard
+            yield captured
         finally:
             for hook in hooks:
                 hook.remove()
 
-    def _with_denoising(self, named: dict[str, Any], noised: DenoisingQueries | None) -> dict[str, Any]:
+    def _prepend_denoising(self, kwargs: dict[str, Any], noised: DenoisingQueries | None) -> dict[str, Any]:
         """Return the decoder's arguments with denoising queries before the others."""
         table = getattr(self.model.model, "denoising_class_embed", None)
         if table is None or not self.training:
-            return named
+            return kwargs
         # The table takes part in every step, so that no rank lacks its gradient.
-        content = named["inputs_embeds"] + 0.0 * table.weight.sum()
+        content = kwargs["inputs_embeds"] + 0.0 * table.weight.sum()
         if noised is None:
-            return {**named, "inputs_embeds": content}
-        barred = noised.attention_mask(content.shape[1])
+            return {**kwargs, "inputs_embeds": content}
+        mask = noised.attention_mask(content.shape[1])
         return {
-            **named,
+            **kwargs,
             "inputs_embeds": torch.cat([table(noised.labels).to(content.dtype), content], 1),
-            "reference_points": torch.cat([noised.boxes.to(content.dtype), named["reference_points"]], 1),
-            "encoder_attention_mask": torch.zeros_like(barred, dtype=torch.float).masked_fill(barred, -torch.inf),
+            "reference_points": torch.cat([noised.boxes.to(content.dtype), kwargs["reference_points"]], 1),
+            "encoder_attention_mask": torch.zeros_like(mask, dtype=torch.float).masked_fill(mask, -torch.inf),
         }
 
-    def _ask(
+    def _predict(
         self, images: Tensor, pixel_mask: Tensor
     ) -> tuple[Tensor, Tensor, int, tuple[Tensor, Tensor] | tuple[None, None]]:
         """Return logits (K, B, Q, C) and boxes of all layers, the number of groups, and the proposals."""
         if self.kind in ("rt_detr", "rt_detr_v2", "d_fine"):
-            found = self.model(images)
-            logits, boxes = (
-                found.intermediate_logits.transpose(0, 1),
-                found.intermediate_reference_points.transpose(0, 1),
-            )
-            return logits, boxes, 1, (found.enc_topk_logits, found.enc_topk_bboxes)
+            out = self.model(images)
+            layers = [values.transpose(0, 1) for values in (out.intermediate_logits, out.intermediate_reference_points)]
+            return layers[0], layers[1], 1, (out.enc_topk_logits, out.enc_topk_bboxes)
         predictions: list[Any] = []
 
-        def instead_of_loss(*given: Any) -> tuple[None, None, None]:
+        def capture_loss_inputs(*args: Any) -> tuple[None, None, None]:
             # logits, labels, device, boxes, config, then all layers and, in RF-DETR, the proposals
-            predictions.extend(given[5:])
+            predictions.extend(args[5:])
             return None, None, None
 
-        self.model.loss_function = instead_of_loss
+        self.model.loss_function = capture_loss_inputs
         try:
             self.model(images, pixel_mask=pixel_mask, labels=[])
         finally:
             del self.model._loss_function
         logits, boxes, *proposals = predictions
         groups = logits.shape[2] // self.queries
-        if proposals:  # they come in the same groups, and so they are layers like the others
+        if proposals:  # in the same groups, so they are stacked as one more layer
             logits = torch.cat([proposals[0][None], logits])
             boxes = torch.cat([proposals[1][None], boxes.expand(len(logits) - 1, -1, -1, -1)])
-        return _side_by_side(logits, groups), _side_by_side(boxes, groups), groups, (None, None)
-
-    def _output(
-        self,
-        logits: Tensor,
-        boxes: Tensor,
-        noised: DenoisingQueries | None,
-        sizes: Tensor,
-        heard: _Heard,
-        padding: Tensor,
-    ) -> Output:
-        """Return what was found, denoising queries apart."""
-        start = 0 if noised is None else noised.labels.shape[1]
-        boxes = boxes.float()
-        denoising = None
-        if noised is not None:
-            denoising = DenoisingOutput(logits[:, :, :start], boxes[:, :, :start], noised.groups, noised.slots)
-        logits, boxes = logits[:, :, start:], boxes[:, :, start:]
-        empty = torch.cat(
-            [
-                to_tokens(nn.functional.interpolate(padding[:, None].float(), size=shape))[..., 0].bool()
-                for shape in heard.shapes
-            ],
-            1,
-        )
-        features = Features(heard.maps, [heard.tokens], [], heard.shapes, empty)
-        return Output(logits[-1], boxes[-1], logits[:-1], boxes[:-1], None, None, sizes, features, denoising)
+        return _stack_groups(logits, groups), _stack_groups(boxes, groups), groups, (None, None)
 
 
-def _in_plain_memory(_: nn.Module, __: Any, out: Tensor) -> None:
-    """Hand a projection its gradient in memory as its sizes say.
+def _make_gradient_contiguous(_: nn.Module, __: Any, out: Tensor) -> None:
+    """Make the gradient of a projection contiguous.
 
-    Their maps become tokens by `flatten(2).transpose(1, 2)`; `to_tokens` tells what that does to a BatchNorm on the CPU
-    where a batch has one image.
+    transformers turns the maps into tokens by `flatten(2).transpose(1, 2)`. `to_tokens` describes the wrong gradients
+    that this gives a BatchNorm on the CPU for a batch of one image.
     """
     if out.requires_grad:
         out.register_hook(  # type: ignore[no-untyped-call]
@@ -264,7 +235,6 @@ def _in_plain_memory(_: nn.Module, __: Any, out: Tensor) -> None:
         )
 
 
-def _side_by_side(values: Tensor, groups: int) -> Tensor:
-    """Return (K * groups, B, Q, D) for (K, B, groups * Q, D); the last is the first group's of the last layer."""
-    parts = torch.stack(values.chunk(groups, 2), 1).flip(1)
-    return parts.flatten(0, 1)
+def _stack_groups(values: Tensor, groups: int) -> Tensor:
+    """Return (K * groups, B, Q, D) for (K, B, groups * Q, D); the last is the first group of the last layer."""
+    return torch.stack(values.chunk(groups, 2), 1).flip(1).flatten(0, 1)

@@ -1,4 +1,4 @@
-"""What is read of transformers' object detectors: which are known, their weights, classes and preprocessing."""
+"""Supported object detectors of transformers: their weights, classes and preprocessing."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ SQUARE: dict[str, Any] = {"size": (640, 640)}
 
 @dataclass(frozen=True)
 class Family:
-    """What one kind of detector needs to be told.
+    """Properties of one kind of detector.
 
     Attributes:
-        class_loss: Of our criterion, in training.
-        projections: Name in the model of what makes the maps that enter the encoder.
-        preprocessing: Where the model brings none.
+        class_loss: Class loss of the criterion.
+        projections: Module path of the projections whose maps enter the encoder.
+        preprocessing: Default for models without an image processor.
         takes_padding: Whether images of several sizes may share a batch.
-        left_out: What the published training has beside our criterion.
+        left_out: Parts of the published training that the criterion lacks.
     """
 
     class_loss: str
@@ -54,14 +54,14 @@ FAMILIES: dict[str, Family] = {
         "backbone.projector",
         {"size": (560, 560), **IMAGENET},
         takes_padding=True,
-        left_out=("the IoU-aware cross-entropy, in whose place there is a varifocal loss",),
+        left_out=("the IoU-aware cross-entropy, replaced by a varifocal loss",),
     ),
     "deformable_detr": Family(
         "focal", "input_proj", {"short_side": 800, "max_side": 1333, **IMAGENET}, takes_padding=True
     ),
 }
 SOFTMAX = ("detr", "table-transformer", "yolos")
-# Layers with one row per class, by the last part of their name that is no number.
+# Layers with one row per class, by the last part of their name that is not a number.
 CLASS_LAYERS = ("class_embed", "enc_score_head", "enc_out_class_embed", "denoising_class_embed")
 
 
@@ -80,35 +80,32 @@ def require_transformers() -> Any:
 
 
 def family_of(config: Any) -> Family:
-    """Return what is known of a model's kind.
-
-    Args:
-        config: Of transformers.
+    """Return the family of a transformers configuration.
 
     Raises:
-        ConfigError: It is none that can be trained here.
+        ConfigError: The model cannot be trained here.
     """
     kind, known = config.model_type, ", ".join(FAMILIES)
+    message = None
     if kind in SOFTMAX:
         message = (
-            f"{kind} scores its classes against one for nothing with a softmax; criterion, thresholds and calibration "
-            f"here read a sigmoid per class. Take one of {known}."
+            f"{kind} has a softmax over classes and background. Criterion, thresholds and calibration need a sigmoid "
+            f"per class. Use one of {known}."
         )
-        raise ConfigError(message)
-    if kind not in FAMILIES:
-        message = f"{kind} is no detector of transformers that can be a student here. Take one of {known}."
-        raise ConfigError(message)
-    if getattr(config, "two_stage", False):
+    elif kind not in FAMILIES:
+        message = f"{kind} is not a supported detector of transformers. Use one of {known}."
+    elif getattr(config, "two_stage", False):
         message = (
             "deformable_detr with two_stage: true ranks its proposals by their first class alone, and transformers has "
-            "no loss for them. Take the model without two_stage, or rt_detr."
+            "no loss for them. Use the model without two_stage, or rt_detr."
         )
+    if message is not None:
         raise ConfigError(message)
     return FAMILIES[kind]
 
 
 def read_config(model: str | None, config: Mapping[str, Any] | None) -> Any:
-    """Return the configuration of a model by its name or folder, or from its settings.
+    """Return the transformers configuration of a model's name or folder, or of its settings.
 
     Raises:
         ConfigError: Neither or both are given, or they cannot be read.
@@ -119,63 +116,62 @@ def read_config(model: str | None, config: Mapping[str, Any] | None) -> Any:
             "HuggingFaceDetector needs either model, a folder or a name on the hub, or config, not both or neither."
         )
         raise ConfigError(message)
-    if config is not None:
-        kind = config.get("model_type")
-        if kind not in transformers.CONFIG_MAPPING:
-            message = f"config.model_type must be one of {', '.join(FAMILIES)}, got {kind!r}."
-            raise ConfigError(message)
+    if config is None:
         try:
-            return transformers.CONFIG_MAPPING[kind].from_dict(dict(config))
-        except (TypeError, ValueError) as error:
-            message = f"config is none that {kind} can have: {error}"
-            raise ConfigError(message) from error
+            return transformers.AutoConfig.from_pretrained(model, local_files_only=is_local(model))
+        except (OSError, ValueError) as error:
+            raise ConfigError(_unreadable(model, error)) from error
+    kind = config.get("model_type")
+    if kind not in transformers.CONFIG_MAPPING:
+        message = f"config.model_type must be one of {', '.join(FAMILIES)}, got {kind!r}."
+        raise ConfigError(message)
     try:
-        return transformers.AutoConfig.from_pretrained(model, local_files_only=is_local(model))
-    except (OSError, ValueError) as error:
-        raise ConfigError(_unreadable(model, error)) from error
+        return transformers.CONFIG_MAPPING[kind].from_dict(dict(config))
+    except (TypeError, ValueError) as error:
+        message = f"config is not valid for {kind}: {error}"
+        raise ConfigError(message) from error
 
 
 def is_local(model: str | None) -> bool:
-    """Whether a model is a folder here, so that nothing is to be asked of the hub."""
+    """Return whether a model is a local folder, so that the hub is not contacted."""
     return model is not None and (Path(model).exists() or model.startswith((".", "/", "~")))
 
 
 def _unreadable(model: str | None, error: Exception) -> str:
-    reason = str(error).splitlines()[0]
     return (
-        f"{model} cannot be read ({reason}). Give model a folder written by save_pretrained, with its config.json, or "
-        "a name on the hub such as PekingU/rtdetr_r18vd."
+        f"{model} cannot be read ({str(error).splitlines()[0]}). Give model a folder written by save_pretrained, with "
+        "its config.json, or a name on the hub such as PekingU/rtdetr_r18vd."
     )
 
 
 def new_model(config: Any) -> nn.Module:
-    """Return a model with random weights in float32, without asking for any file."""
+    """Return a model with random float32 weights, without reading any file."""
     model: nn.Module = require_transformers().AutoModelForObjectDetection.from_config(config, dtype=torch.float32)
     for name, parameter in model.named_parameters():
-        if name.endswith("mask_token"):  # of RF-DETR's backbone, for a pretraining; nothing here would train it
+        if name.endswith("mask_token"):  # used only in the pretraining of RF-DETR's backbone
             parameter.requires_grad_(False)
     return model
 
 
-def with_classes(config: Any, classes: Sequence[str]) -> Any:
-    """Return the configuration with these classes in the place of its own."""
+def set_classes(config: Any, classes: Sequence[str]) -> Any:
+    """Return a copy of the configuration with these classes."""
     settings = {**config.to_dict(), "id2label": dict(enumerate(classes))}
     settings["label2id"] = {name: index for index, name in enumerate(classes)}
-    settings["auxiliary_loss"] = True  # RF-DETR tells the answers of its earlier layers only then
+    settings["auxiliary_loss"] = True  # without it RF-DETR does not return the predictions of its earlier layers
     return type(config).from_dict(settings)
 
 
 def read_weights(model: str, config: Any, own: nn.Module, classes: Sequence[str]) -> tuple[str, ...]:
-    """Load published weights into a model for other classes; those that both have keep their rows.
+    """Load published weights into a model for other classes; common classes keep their rows.
 
     Args:
         model: Folder or name on the hub.
-        config: The published one.
-        own: Built for `classes`; classes unknown to the published model keep the rows that they have there.
+        config: The published configuration.
+        own: Model for `classes`. Its rows stay for classes that the published model lacks.
         classes: Names in order.
 
     Returns:
-        The classes that the published model does not know.
+        The classes that the published model lacks.
 
     Raises:
         ConfigError: The weights cannot be read.
@@ -183,59 +179,57 @@ def read_weights(model: str, config: Any, own: nn.Module, classes: Sequence[str]
     """
     transformers = require_transformers()
     try:
-        published, told = transformers.AutoModelForObjectDetection.from_pretrained(
+        published, info = transformers.AutoModelForObjectDetection.from_pretrained(
             model, local_files_only=is_local(model), dtype=torch.float32, use_safetensors=True, output_loading_info=True
         )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise ConfigError(_unreadable(model, error)) from error
-    problems = [f"{what} {name}" for what in ("missing", "unexpected") for name in sorted(told[f"{what}_keys"])]
+    problems = [f"{kind} {name}" for kind in ("missing", "unexpected") for name in sorted(info[f"{kind}_keys"])]
     if problems:
         message = f"{model} does not fit its own config.json: {'; '.join(problems[:10])} ({len(problems)} in all)."
         raise WeightsError(message)
     names = {VOC_NAMES.get(name, name): int(row) for row, name in config.id2label.items()}
     rows = [names.get(name) for name in classes]
     state = own.state_dict()
-    own.load_state_dict({k: _rows(k, v, state[k], rows) for k, v in published.state_dict().items()})
+    own.load_state_dict({k: _select_rows(k, v, state[k], rows) for k, v in published.state_dict().items()})
     return tuple(name for name, row in zip(classes, rows, strict=True) if row is None)
 
 
-def _rows(name: str, theirs: Tensor, fresh: Tensor, rows: Sequence[int | None]) -> Tensor:
-    """Return a weight with the rows of the wanted classes, where it has rows of classes at all."""
+def _select_rows(name: str, published: Tensor, own: Tensor, rows: Sequence[int | None]) -> Tensor:
+    """Return a published weight; in a class layer, its rows of the wanted classes and `own` for the others."""
     layer = [part for part in name.split(".")[:-1] if not part.isdigit()][-1]
     if layer not in CLASS_LAYERS:
-        return theirs
-    chosen = fresh.clone()
-    for place, row in enumerate(rows):
+        return published
+    selected = own.clone()
+    for index, row in enumerate(rows):
         if row is not None:
-            chosen[place] = theirs[row]
-    return chosen  # the last row of denoising_class_embed is for empty slots, zero in both
+            selected[index] = published[row]
+    return selected  # the last row of denoising_class_embed is for empty slots, zero in both
 
 
 def read_preprocessing(model: str | None, family: Family) -> Preprocessing:
-    """Return the size rule and normalisation of a model's image processor, or the published ones of its kind.
+    """Return the size rule and normalisation of a model's image processor, or the default of its family.
 
     Raises:
-        ConfigError: Its rule is none that images can be given by here.
+        ConfigError: The processor cannot be read, or has another rule than cahqp supports.
     """
     if model is None or (is_local(model) and not (Path(model) / PROCESSOR).is_file()):
         return Preprocessing(**family.preprocessing)
     try:
-        found = require_transformers().AutoImageProcessor.from_pretrained(model, local_files_only=is_local(model))
+        processor = require_transformers().AutoImageProcessor.from_pretrained(model, local_files_only=is_local(model))
     except (OSError, ValueError, TypeError) as error:
-        message = f"The {PROCESSOR} of {model} cannot be read ({str(error).splitlines()[0]}). Mend or remove it."
+        message = f"The {PROCESSOR} of {model} cannot be read ({str(error).splitlines()[0]}). Fix or remove it."
         raise ConfigError(message) from error
-    if not found.do_rescale or not math.isclose(found.rescale_factor, 1 / 255):
-        message = f"{model} wants pixels scaled by {found.rescale_factor}, not by 1/255, which images here always are."
+    if not processor.do_rescale or not math.isclose(processor.rescale_factor, 1 / 255):
+        message = f"{model} scales pixels by {processor.rescale_factor}; only 1/255 is supported. Use another model."
         raise ConfigError(message)
     normal: dict[str, Any] = {}
-    if found.do_normalize:
-        normal = {"mean": tuple(found.image_mean), "std": tuple(found.image_std)}
-    size = {name: value for name, value in dict(found.size).items() if value is not None}
+    if processor.do_normalize:
+        normal = {"mean": tuple(processor.image_mean), "std": tuple(processor.image_std)}
+    size = {name: value for name, value in dict(processor.size).items() if value is not None}
     if size.keys() == {"height", "width"}:
         return Preprocessing(size=(size["height"], size["width"]), **normal)
     if "shortest_edge" in size and family.takes_padding:
         return Preprocessing(short_side=size["shortest_edge"], max_side=size.get("longest_edge"), **normal)
-    message = (
-        f"{model} resizes images to {size}, which is no rule for it here. Change its {PROCESSOR} to height and width."
-    )
+    message = f"{model} resizes images to {size}, which is not supported. Set height and width in its {PROCESSOR}."
     raise ConfigError(message)

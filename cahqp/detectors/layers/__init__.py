@@ -1,1 +1,1 @@
-"""Building blocks that both detectors share."""
+"""Building blocks of the detectors."""

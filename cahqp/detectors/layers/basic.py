@@ -1,4 +1,4 @@
-"""Small blocks and functions used everywhere in the detectors."""
+"""Small blocks and functions of all detectors."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 Inject = Callable[[Tensor, Tensor, Tensor, nn.MultiheadAttention, Tensor | None], Tensor]
-"""What a prompt does to a self-attention's result; see `SelfAttentionBlock`."""
+"""Change of a self-attention's result by a prompt; see `SelfAttentionBlock`."""
 
 
 def inverse_sigmoid(x: Tensor, eps: float) -> Tensor:
-    """Return log(x / (1 - x)) with both parts kept at least `eps`; DINO uses 1e-3, RT-DETR 1e-5."""
+    """Return log(x / (1 - x)) with both parts at least `eps`; DINO uses 1e-3, RT-DETR 1e-5."""
     x = x.clamp(0, 1)
     return torch.log(x.clamp(min=eps) / (1 - x).clamp(min=eps))
 
@@ -22,14 +22,14 @@ def inverse_sigmoid(x: Tensor, eps: float) -> Tensor:
 def to_tokens(maps: Tensor) -> Tensor:
     """Return (B, h * w, D) tokens, row by row, for (B, D, h, w) maps.
 
-    Not `flatten(2).transpose(1, 2)`: for one image that hands the BatchNorm before it a gradient whose strides the CPU
-    kernel misreads, and the gradients from there on are silently wrong (torch 2.15).
+    Not `flatten(2).transpose(1, 2)`: for one image, the BatchNorm before it then gets a gradient whose strides the CPU
+    kernel misreads, and all earlier gradients are silently wrong (torch 2.15).
     """
     return maps.permute(0, 2, 3, 1).flatten(1, 2)
 
 
 class MLP(nn.Module):
-    """Linear layers with ReLU between them (DETR's box head).
+    """Linear layers with ReLU between them, as in DETR's box head.
 
     Args:
         in_dim: Width of the input.
@@ -57,9 +57,9 @@ class ConvNorm(nn.Sequential):
     Args:
         in_channels: Channels of the input.
         out_channels: Channels of the output.
-        kernel: Side of the kernel; padded to keep the size at stride 1.
+        kernel: Side of the kernel; padding keeps the size at stride 1.
         stride: Step of the kernel.
-        activation: Applied last; `None` for none.
+        activation: Final activation; none by default.
     """
 
     def __init__(
@@ -72,12 +72,12 @@ class ConvNorm(nn.Sequential):
 
 
 class SelfAttentionBlock(nn.Module):
-    """Multi-head self-attention with its residual and LayerNorm after it.
+    """Multi-head self-attention with residual, followed by LayerNorm.
 
     Args:
         dim: Width of the tokens.
         heads: Number of attention heads.
-        dropout: On the attention's weights and output.
+        dropout: Dropout on the attention's weights and output.
     """
 
     def __init__(self, dim: int, heads: int, dropout: float = 0.0) -> None:
@@ -87,13 +87,13 @@ class SelfAttentionBlock(nn.Module):
         self.norm = nn.LayerNorm(dim)
 
     def forward(self, x: Tensor, position: Tensor, mask: Tensor | None = None, inject: Inject | None = None) -> Tensor:
-        """Return (B, N, D); `mask` (N, N) is true where a query (row) must not see a key (column).
+        """Return (B, N, D).
 
         Args:
             x: (B, N, D).
-            position: (B, N, D).
-            mask: Bars sight.
-            inject: A prompt: gets what was attended, queries, values, the attention and the mask.
+            position: (B, N, D), added to queries and keys.
+            mask: (N, N) true where a query (row) must not see a key (column).
+            inject: Prompt injection; gets the result (B, N, D), queries, values, the attention and the mask.
         """
         query = x + position
         attended = self.attention(query, query, x, attn_mask=mask, need_weights=False)[0]
@@ -104,13 +104,13 @@ class SelfAttentionBlock(nn.Module):
 
 
 class FeedForwardBlock(nn.Module):
-    """Two linear layers with their residual and LayerNorm after them.
+    """Two linear layers with residual, followed by LayerNorm.
 
     Args:
         dim: Width of the tokens.
         hidden_dim: Width between the layers.
         activation: `relu` or `gelu`.
-        dropout: Between and after the layers.
+        dropout: Dropout between and after the layers.
     """
 
     def __init__(self, dim: int, hidden_dim: int, activation: str = "relu", dropout: float = 0.0) -> None:

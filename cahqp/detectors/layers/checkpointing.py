@@ -1,4 +1,4 @@
-"""Activation checkpointing (arXiv 1604.06174): what the backward pass needs is computed again instead of kept."""
+"""Activation checkpointing (arXiv 1604.06174): activations are recomputed in the backward pass."""
 
 from __future__ import annotations
 
@@ -9,59 +9,55 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 
-def checkpointed(modules: Sequence[nn.Module], *given: Any) -> Any:
-    """Return what modules one after the other make of the arguments, without keeping what happens inside.
+def checkpointed(modules: Sequence[nn.Module], *args: Any) -> Any:
+    """Return the result of modules in sequence without keeping their activations.
 
-    The gradient is the same: random numbers are drawn again alike, and BatchNorm layers, which see their batch twice,
-    remember it once.
+    The gradient is unchanged: random numbers repeat, and BatchNorm layers, which see their batch twice, update their
+    statistics once.
 
     Args:
-        modules: The first gets all arguments, each other one what the one before returned.
-        given: Arguments of the first.
+        modules: The first gets all arguments, each other the result of the one before.
+        args: Arguments of the first module.
     """
     if not torch.is_grad_enabled():
-        return _in_turn(modules, *given)
+        return _sequence(modules, *args)
     options: dict[str, Any] = {}
-    norms = [n for m in modules for n in m.modules() if isinstance(n, nn.modules.batchnorm._BatchNorm)]
+    norms = [n for m in modules for n in m.modules() if isinstance(n, _BatchNorm)]
     norms = [n for n in norms if n.training and n.track_running_stats]
-    if norms:  # only then, for torch.compile passes over a checkpoint without contexts alone
+    if norms:  # only then: torch.compile supports checkpoints without contexts only
         options["context_fn"] = partial(_contexts, norms)
-    return checkpoint(partial(_in_turn, modules), *given, use_reentrant=False, **options)
+    return checkpoint(partial(_sequence, modules), *args, use_reentrant=False, **options)
 
 
-def _in_turn(modules: Sequence[nn.Module], *given: Any) -> Any:
-    out = modules[0](*given)
+def _sequence(modules: Sequence[nn.Module], *args: Any) -> Any:
+    out = modules[0](*args)
     for module in modules[1:]:
         out = module(out)
     return out
 
 
-def _contexts(
-    norms: Sequence[nn.modules.batchnorm._BatchNorm],
-) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-    """Return what the first pass runs in, and the second."""
-    return nullcontext(), _forgetful(norms)
+def _contexts(norms: Sequence[_BatchNorm]) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+    """Return the contexts of the forward pass and of the recomputation."""
+    return nullcontext(), _frozen_statistics(norms)
 
 
 @contextmanager
-def _forgetful(norms: Sequence[nn.modules.batchnorm._BatchNorm]) -> Iterator[None]:
-    """Let BatchNorm layers in training normalise by their batch and remember nothing of it.
+def _frozen_statistics(norms: Sequence[_BatchNorm]) -> Iterator[None]:
+    """Let BatchNorm layers normalise by their batch without updating their statistics.
 
-    Not by taking their statistics away: both passes must save as many tensors.
+    The statistics are not removed, because both passes must save the same number of tensors.
     """
-    kept = [
-        (norm, norm.momentum, norm.num_batches_tracked.clone())
-        for norm in norms
-        if norm.num_batches_tracked is not None
-    ]
-    for norm, _, _ in kept:
+    counted = [n for n in norms if n.num_batches_tracked is not None]
+    saved = [(n, n.momentum, n.num_batches_tracked.clone()) for n in counted]  # type: ignore[union-attr]
+    for norm in counted:
         norm.momentum = 0.0
     try:
         yield
     finally:
-        for norm, momentum, seen in kept:
+        for norm, momentum, count in saved:
             norm.momentum = momentum
-            norm.num_batches_tracked.copy_(seen)  # type: ignore[union-attr]
+            norm.num_batches_tracked.copy_(count)  # type: ignore[union-attr]

@@ -1,4 +1,4 @@
-"""The head that tells classes, whose classes may be unions of finer ones."""
+"""Class head whose classes may be unions of finer classes."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from torch import Tensor, nn
 
 
 class ClassHead(nn.Linear):
-    """A linear layer with one logit per class. A class that is a union scores as the best of its members.
+    """Linear layer with one logit per class. The logit of a union is the largest logit of its members.
 
-    The largest logit, and not a mean of the members' rows: a mean scores a sure car by what speaks against bus and
-    truck too, while with the largest a merged detector answers exactly what merging the answers of its parts would.
+    With the largest logit, a merged detector returns exactly the merged detections of its parts. A mean of the members'
+    rows would lower the score of a clear car because it is neither a bus nor a truck.
 
     Args:
         dim: Width of the queries.
         classes: Number of classes.
-        members: Rows of the layer that belong to each class, in order; one each where not given.
+        members: Rows of the layer that belong to each class, in order; one each by default.
 
     Raises:
-        ValueError: `members` has another length than the classes, or a class without a row.
+        ValueError: `members` has another length than the classes, or a class has no row.
     """
 
     def __init__(self, dim: int, classes: int, members: Sequence[int] | None = None) -> None:

@@ -1,4 +1,4 @@
-"""The decoder layer and the proposals that both detectors start from."""
+"""Decoder layer and anchors of the encoder proposals."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from cahqp.detectors.layers.deformable import DeformableAttention, Shapes
 
 
 class DecoderLayer(nn.Module):
-    """Self-attention among queries, deformable attention to the tokens, feed-forward; LayerNorm after each.
+    """Self-attention among queries, deformable attention to tokens and feed-forward block, each followed by LayerNorm.
 
     Args:
         dim: Width of queries and tokens.
         heads: Number of heads.
         levels: Number of feature levels.
         points: Points per head and level.
-        ffn_dim: Width of the feed-forward's hidden layer.
-        dropout: On every residual.
+        ffn_dim: Hidden width of the feed-forward block.
+        dropout: Dropout on every residual.
     """
 
     def __init__(self, dim: int, heads: int, levels: int, points: int, ffn_dim: int, dropout: float = 0.0) -> None:
@@ -49,24 +49,23 @@ class DecoderLayer(nn.Module):
 
 
 def proposals(shapes: Shapes, valid: Tensor, padding: Tensor, eps: float = 0.01) -> tuple[Tensor, Tensor]:
-    """Return one anchor box per token: its cell's centre, and a side of 0.05 times two to the level.
+    """Return one anchor box per token, centred on its cell, with sides of 0.05 * 2^level.
 
     Args:
         shapes: Height and width of each level.
         valid: (B, L, 2) width and height of each level's valid part, in cells.
         padding: (B, S) true where padded.
-        eps: A token whose anchor has a coordinate outside (eps, 1 - eps) proposes nothing.
+        eps: A token proposes nothing if a coordinate of its anchor is outside (eps, 1 - eps).
 
     Returns:
-        Anchors (B, S, 4) cxcywh before the sigmoid, infinite where nothing is proposed, and (B, S) true where
-        something is.
+        Anchors (B, S, 4) cxcywh before the sigmoid, infinite where nothing is proposed, and a mask (B, S) of the
+        proposed ones.
     """
     anchors = []
     for level, (height, width) in enumerate(shapes):
         y = torch.arange(height, dtype=torch.float32, device=valid.device) + 0.5
         x = torch.arange(width, dtype=torch.float32, device=valid.device) + 0.5
-        grid = torch.stack([x[None].expand(height, -1), y[:, None].expand(-1, width)], -1).reshape(1, -1, 2)
-        centre = grid / valid[:, None, level]
+        centre = cell_grid(x, y) / valid[:, None, level]
         anchors.append(torch.cat([centre, torch.full_like(centre, 0.05 * 2.0**level)], -1))
     boxes = torch.cat(anchors, 1)
     proposed = ((boxes > eps) & (boxes < 1 - eps)).all(-1) & ~padding
@@ -74,6 +73,11 @@ def proposals(shapes: Shapes, valid: Tensor, padding: Tensor, eps: float = 0.01)
     return logits.masked_fill(~proposed[..., None], torch.inf), proposed
 
 
+def cell_grid(x: Tensor, y: Tensor) -> Tensor:
+    """Return (1, h * w, 2) coordinates of a grid's cells, row by row, for (w,) columns and (h,) rows."""
+    return torch.stack([x[None].expand(y.shape[0], -1), y[:, None].expand(-1, x.shape[0])], -1).reshape(1, -1, 2)
+
+
 def gather_rows(x: Tensor, index: Tensor) -> Tensor:
-    """Return (B, K, D): for each image the rows of (B, S, D) that (B, K) names."""
+    """Return (B, K, D) rows of (B, S, D) at the (B, K) indices of each image."""
     return x.gather(1, index[..., None].expand(-1, -1, x.shape[-1]))

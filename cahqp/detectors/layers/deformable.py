@@ -1,9 +1,9 @@
-"""Multi-scale deformable attention (Deformable DETR, arXiv 2010.04159, section 4.1). The one place that samples."""
+"""Multi-scale deformable attention (Deformable DETR, arXiv 2010.04159, section 4.1)."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Literal, get_args
 
@@ -20,12 +20,12 @@ _form: Form = "auto"
 
 @contextmanager
 def sampling_form(form: Form) -> Iterator[None]:
-    """Have every deformable attention computed in one form for a while; for exporters, tests and measurements.
+    """Set the implementation of all deformable attention inside the block, for exports, tests and benchmarks.
 
     Args:
         form: `grid_sample`, the readable reference; `gather`, the same without that operator, which TensorRT computes
-            wrongly and says nothing (NVIDIA/TensorRT #4646); `triton`, a kernel for GPUs, so far run in
-            Triton's interpreter alone; `auto` is `grid_sample`.
+            wrongly without an error (NVIDIA/TensorRT #4646); `triton`, a GPU kernel, so far run in Triton's interpreter
+            alone; `auto` is `grid_sample`.
 
     Raises:
         ValueError: The form is unknown.
@@ -42,7 +42,7 @@ def sampling_form(form: Form) -> Iterator[None]:
 
 
 def _choose() -> Callable[[Tensor, Shapes, Tensor, Tensor], Tensor]:
-    # `auto` is to take the kernel on GPUs once it was measured on one; until then only who asks for it gets it.
+    # `auto` does not select the kernel on GPUs until it has been measured on one.
     if _form == "triton":
         from cahqp.detectors.layers.deformable_triton import by_triton
 
@@ -51,15 +51,15 @@ def _choose() -> Callable[[Tensor, Shapes, Tensor, Tensor], Tensor]:
 
 
 def deformable_attention(value: Tensor, shapes: Shapes, locations: Tensor, weights: Tensor) -> Tensor:
-    """Sample the values at the locations and add them up with the weights.
+    """Return the weighted sum of the values at the locations.
 
-    Samples in the precision of the locations: in bfloat16 a location on a map of 160 cells is off by up to a third of
-    a cell, so a caller in mixed precision hands over float32 locations.
+    The precision is that of the locations. In bfloat16 a location on a map of 160 cells is off by up to a third of a
+    cell, so callers in mixed precision pass float32 locations.
 
     Args:
         value: (B, S, H, D) tokens of all levels, row by row, per head.
         shapes: Height and width of each level; their products sum to S.
-        locations: (B, Q, H, L, P, 2) x and y, where 0..1 spans a whole level; outside it zeros are read.
+        locations: (B, Q, H, L, P, 2) x and y, where 0..1 spans a whole level; values outside it are zero.
         weights: (B, Q, H, L, P), summing to one over L and P.
 
     Returns:
@@ -69,7 +69,7 @@ def deformable_attention(value: Tensor, shapes: Shapes, locations: Tensor, weigh
 
 
 class DeformableAttention(nn.Module):
-    """Attention that reads a few learned points around a reference on every level.
+    """Attention to a few learned points around a reference on every level.
 
     Args:
         dim: Width of the tokens.
@@ -88,22 +88,31 @@ class DeformableAttention(nn.Module):
         self.attention_weights = nn.Linear(dim, heads * levels * points)
         self.value_proj = nn.Linear(dim, dim)
         self.output_proj = nn.Linear(dim, dim)
-        self._reset_parameters()
-
-    def _reset_parameters(self) -> None:
-        nn.init.zeros_(self.sampling_offsets.weight)
-        angle = torch.arange(self.heads) * (2.0 * math.pi / self.heads)
-        direction = torch.stack([angle.cos(), angle.sin()], -1)
-        direction = direction / direction.abs().max(-1, keepdim=True).values
-        distance = torch.arange(1, self.points + 1).view(1, 1, -1, 1)
-        offsets = direction.view(self.heads, 1, 1, 2) * distance
-        with torch.no_grad():
-            self.sampling_offsets.bias.copy_(offsets.expand(-1, self.levels, -1, -1).reshape(-1))
-        nn.init.zeros_(self.attention_weights.weight)
-        nn.init.zeros_(self.attention_weights.bias)
+        self._reset_sampling([points] * levels)
         for layer in (self.value_proj, self.output_proj):
             nn.init.xavier_uniform_(layer.weight)
             nn.init.zeros_(layer.bias)
+
+    def _reset_sampling(self, points: Sequence[int]) -> None:
+        """Point each head in its own direction, further with every point of a level; all weights start equal."""
+        for zeros in (self.sampling_offsets.weight, *self.attention_weights.parameters()):
+            nn.init.zeros_(zeros)
+        angle = torch.arange(self.heads) * (2.0 * math.pi / self.heads)
+        direction = torch.stack([angle.cos(), angle.sin()], -1)
+        direction = direction / direction.abs().max(-1, keepdim=True).values
+        distance = torch.cat([torch.arange(1, count + 1) for count in points])
+        with torch.no_grad():
+            self.sampling_offsets.bias.copy_((direction[:, None] * distance[:, None]).flatten())
+
+    def _project(self, query: Tensor, tokens: Tensor, padding: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Return values (B, S, H, D), offsets (B, Q, H, N, 2) and weights (B, Q, H, N) for N points of all levels."""
+        batch, count, dim = query.shape
+        value = self.value_proj(tokens)
+        if padding is not None:
+            value = value.masked_fill(padding[..., None], 0.0)
+        value = value.view(batch, -1, self.heads, dim // self.heads)
+        offsets = self.sampling_offsets(query).view(batch, count, self.heads, -1, 2)
+        return value, offsets, self.attention_weights(query).view(batch, count, self.heads, -1).softmax(-1)
 
     def forward(
         self, query: Tensor, reference: Tensor, tokens: Tensor, shapes: Shapes, padding: Tensor | None = None
@@ -111,20 +120,15 @@ class DeformableAttention(nn.Module):
         """Return (B, Q, D).
 
         Args:
-            query: (B, Q, D) with the position already added.
+            query: (B, Q, D) with the position added.
             reference: (B, Q, L or 1, 2) points or (..., 4) cxcywh boxes in 0..1 of each level.
-            tokens: (B, S, D) what is read.
+            tokens: (B, S, D) tokens to sample.
             shapes: Height and width of each level.
-            padding: (B, S) true where tokens are padding; these read as zero.
+            padding: (B, S) true where tokens are padding; their values are zero.
         """
-        batch, count, dim = query.shape
-        value = self.value_proj(tokens)
-        if padding is not None:
-            value = value.masked_fill(padding[..., None], 0.0)
-        value = value.view(batch, -1, self.heads, dim // self.heads)
-        offsets = self.sampling_offsets(query).view(batch, count, self.heads, self.levels, self.points, 2)
-        weights = self.attention_weights(query).view(batch, count, self.heads, -1).softmax(-1)
-        weights = weights.view(batch, count, self.heads, self.levels, self.points)
+        value, offsets, weights = self._project(query, tokens, padding)
+        table = (*query.shape[:2], self.heads, self.levels, self.points)
+        offsets, weights = offsets.view(*table, 2), weights.view(table)
         centre = reference[:, :, None, :, None, :2]
         if reference.shape[-1] == 2:
             scale = torch.tensor([(w, h) for h, w in shapes], dtype=query.dtype, device=query.device)

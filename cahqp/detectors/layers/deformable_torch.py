@@ -1,4 +1,4 @@
-"""Two forms of the sampling in deformable attention that run everywhere; `deformable_attention` chooses."""
+"""Sampling of deformable attention in plain PyTorch: with `grid_sample`, and with gathers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Shapes = list[tuple[int, int]]
 def _per_level(value: Tensor, shapes: Shapes) -> tuple[Tensor, ...]:
     """Return per level (B * H, D, h * w) values.
 
-    Cut by one `split`: a slice per level would fill a gradient of the whole size with zeros for every level.
+    One `split` instead of a slice per level, whose backward pass fills a full-size gradient with zeros per level.
     """
     return torch.split(value.permute(0, 2, 3, 1).flatten(0, 1), [height * width for height, width in shapes], -1)
 
@@ -20,8 +20,8 @@ def _per_level(value: Tensor, shapes: Shapes) -> tuple[Tensor, ...]:
 def _points(locations: Tensor, weights: Tensor) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
     """Return per level (B * H, P, Q, 2) locations and (B * H, P, Q) weights.
 
-    Queries come last: sums over two to four points would else run along the innermost axis, where a CPU cannot add
-    eight or sixteen numbers at once. That alone took a third of the forward pass.
+    Queries are the last axis, along which a CPU vectorises. Sums along two to four points as the last axis took a third
+    of the forward pass.
     """
     places = locations.permute(0, 2, 3, 4, 1, 5).flatten(0, 1).unbind(1)
     return places, weights.permute(0, 2, 3, 4, 1).flatten(0, 1).unbind(1)
@@ -29,21 +29,19 @@ def _points(locations: Tensor, weights: Tensor) -> tuple[tuple[Tensor, ...], tup
 
 def by_grid_sample(value: Tensor, shapes: Shapes, locations: Tensor, weights: Tensor) -> Tensor:
     """Sample with `grid_sample`; see `deformable_attention`."""
-    batch, _, heads, dim = value.shape
     places, shares = _points(2 * locations - 1, weights)
     parts = []
-    # Level by level: on a CPU the samples of one level stay in cache, which takes half the time of stacking them.
+    # Level by level: on a CPU the samples of one level stay in cache, twice as fast as stacking all levels.
     for tokens, (height, width), place, share in zip(_per_level(value, shapes), shapes, places, shares, strict=True):
         image = tokens.view(*tokens.shape[:2], height, width).to(place.dtype)
         sampled = functional.grid_sample(image, place, "bilinear", "zeros", align_corners=False)
         parts.append((sampled * share[:, None]).sum(2))
-    out: Tensor = sum(parts[1:], parts[0])
-    return out.reshape(batch, heads * dim, -1).transpose(1, 2).to(value.dtype)
+    return _merge(parts, value)
 
 
 def by_gathers(value: Tensor, shapes: Shapes, locations: Tensor, weights: Tensor) -> Tensor:
-    """Sample by reading the four cells round each location; see `deformable_attention`."""
-    batch, _, heads, dim = value.shape
+    """Sample by reading the four cells around each location; see `deformable_attention`."""
+    dim = value.shape[-1]
     places, shares = _points(locations, weights)
     parts = []
     for tokens, (height, width), place, share in zip(_per_level(value, shapes), shapes, places, shares, strict=True):
@@ -56,5 +54,11 @@ def by_gathers(value: Tensor, shapes: Shapes, locations: Tensor, weights: Tensor
                 index = cell.long().flatten(1)[:, None].expand(-1, dim, -1)
                 read = tokens.to(place.dtype).gather(2, index).view(-1, dim, *place.shape[1:3])
                 parts.append((read * (across * down * inside * share)[:, None]).sum(2))
+    return _merge(parts, value)
+
+
+def _merge(parts: list[Tensor], value: Tensor) -> Tensor:
+    """Return the sum of (B * H, D, Q) parts as (B, Q, H * D) in the precision of the values."""
+    batch, _, heads, dim = value.shape
     out: Tensor = sum(parts[1:], parts[0])
     return out.reshape(batch, heads * dim, -1).transpose(1, 2).to(value.dtype)

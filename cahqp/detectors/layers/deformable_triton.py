@@ -1,10 +1,10 @@
-"""The sampling of deformable attention as one Triton kernel forward and one backward, for GPUs.
+"""Triton kernels for the sampling of deformable attention on GPUs, one forward and one backward.
 
-Nothing between the locations and the sum is written to memory: the reference keeps every sample, which at
-DINO's sizes (900 queries on 20,000 tokens in the decoder, 20,000 on 20,000 in the encoder) is most of its memory.
+They keep no samples in memory. The reference keeps every sample, which is most of its memory at DINO's sizes: 900
+queries on 20,000 tokens in the decoder, 20,000 on 20,000 in the encoder.
 """
 
-# A kernel's arguments get their types when it is called.
+# Triton infers the types of kernel arguments at the call.
 # ruff: noqa: ANN001, ANN202
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def _forward(  # type: ignore[no-untyped-def]
     HEADS: tl.constexpr, DIM: tl.constexpr, WIDE: tl.constexpr, LEVELS: tl.constexpr, POINTS: tl.constexpr,
     BLOCK_Q: tl.constexpr,
 ):  # fmt: skip
-    """Add up one head's samples for BLOCK_Q queries of one image."""
+    """Sum one head's samples for BLOCK_Q queries of one image."""
     image, head = tl.program_id(1) // HEADS, tl.program_id(1) % HEADS
     query = tl.program_id(0) * BLOCK_Q + tl.arange(0, BLOCK_Q)
     channel = tl.arange(0, WIDE)
@@ -62,7 +62,7 @@ def _backward(  # type: ignore[no-untyped-def]
     HEADS: tl.constexpr, DIM: tl.constexpr, WIDE: tl.constexpr, LEVELS: tl.constexpr, POINTS: tl.constexpr,
     BLOCK_Q: tl.constexpr,
 ):  # fmt: skip
-    """Send one head's gradient for BLOCK_Q queries of one image to values, locations and weights."""
+    """Propagate one head's gradient for BLOCK_Q queries of one image to values, locations and weights."""
     image, head = tl.program_id(1) // HEADS, tl.program_id(1) % HEADS
     query = tl.program_id(0) * BLOCK_Q + tl.arange(0, BLOCK_Q)
     channel = tl.arange(0, WIDE)
@@ -94,7 +94,7 @@ def _backward(  # type: ignore[no-untyped-def]
                 read = tl.load(value + where, mask=mask, other=0.0).to(tl.float32)
                 agreement = tl.sum(read * incoming, 1)
                 by_share += across * down * agreement
-                # The share of a corner rises towards the right in the two right ones and falls in the two left ones.
+                # Moving right raises the share of the two right corners and lowers that of the two left corners.
                 by_x += (2.0 * (corner % 2) - 1.0) * down * agreement
                 by_y += (2.0 * (corner // 2) - 1.0) * across * agreement
                 tl.atomic_add(value_grad + where, incoming * (across * down * share)[:, None], mask=mask)
@@ -105,7 +105,7 @@ def _backward(  # type: ignore[no-untyped-def]
 
 @lru_cache(maxsize=64)
 def _levels(shapes: tuple[int, ...], device: torch.device) -> Tensor:
-    """Return (L, 3) int32 heights, widths and first tokens; kept, since each copy to a GPU makes it wait."""
+    """Return (L, 3) int32 heights, widths and first tokens. Cached, because each copy to a GPU blocks it."""
     rows, start = [], 0
     for height, width in zip(shapes[::2], shapes[1::2], strict=True):
         rows.append((height, width, start))
@@ -114,14 +114,14 @@ def _levels(shapes: tuple[int, ...], device: torch.device) -> Tensor:
 
 
 def _launch(value: Tensor, locations: Tensor) -> tuple[tuple[int, int], dict[str, Any]]:
-    """Return the grid of programs and the sizes that the kernels are compiled for."""
+    """Return the grid of programs and the compile-time sizes of the kernels."""
     batch, _, heads, dim = value.shape
     queries, levels, points = locations.shape[1], locations.shape[3], locations.shape[4]
     sizes = {"HEADS": heads, "DIM": dim, "WIDE": triton.next_power_of_2(dim), "LEVELS": levels, "POINTS": points}
     return (triton.cdiv(queries, BLOCK), batch * heads), {**sizes, "BLOCK_Q": BLOCK}
 
 
-# Operators of their own, so that `torch.compile` passes over them without a break.
+# Custom operators, so that `torch.compile` does not break the graph.
 @torch.library.custom_op("cahqp::deformable_forward", mutates_args=())
 def _forward_op(value: Tensor, shapes: list[int], locations: Tensor, weights: Tensor) -> Tensor:
     value, locations, weights = value.contiguous(), locations.contiguous(), weights.contiguous()
@@ -163,7 +163,7 @@ def _(
     return torch.empty_like(value), torch.empty_like(locations), torch.empty_like(weights)
 
 
-def _remember(ctx: Any, inputs: tuple[Tensor, list[int], Tensor, Tensor], output: Tensor) -> None:
+def _save_context(ctx: Any, inputs: tuple[Tensor, list[int], Tensor, Tensor], output: Tensor) -> None:
     value, ctx.shapes, locations, weights = inputs
     ctx.save_for_backward(value, locations, weights)
 
@@ -174,11 +174,11 @@ def _gradients(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, Tensor, Tensor
     return by_value, None, by_location, by_weight
 
 
-_forward_op.register_autograd(_gradients, setup_context=_remember)
+_forward_op.register_autograd(_gradients, setup_context=_save_context)
 
 
 def by_triton(value: Tensor, shapes: Shapes, locations: Tensor, weights: Tensor) -> Tensor:
-    """Sample with the kernels; see `deformable_attention`. Sums are float32, whatever the inputs are."""
+    """Sample with the kernels, summing in float32; see `deformable_attention`."""
     flat = [side for shape in shapes for side in shape]
     out: Tensor = _forward_op(value, flat, locations, weights)
     return out

@@ -1,8 +1,7 @@
-"""Deformable attention as RT-DETRv2 generalises it (arXiv 2407.17140): points per level, and reading single cells."""
+"""Deformable attention of RT-DETRv2 (arXiv 2407.17140): points per level, and discrete sampling."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import torch
@@ -12,18 +11,18 @@ from cahqp.detectors.layers.deformable import DeformableAttention, Shapes, defor
 
 
 class LevelwiseDeformableAttention(DeformableAttention):
-    """Deformable attention round boxes whose number of points may differ from level to level.
+    """Deformable attention around boxes with its own number of points on each level.
 
     Args:
         dim: Width of the tokens.
         heads: Number of heads; divides `dim`.
         points: Points per head, one number for each level.
-        sampling: `bilinear`, or `discrete`: the cell that the point rounds to, which needs no interpolation at the
-            edge. Offsets are not trained then, for rounding has no gradient.
-        offset_scale: How far offsets reach, as a share of the box's sides.
+        sampling: `bilinear`, or `discrete`: the cell that the point rounds to, which needs no interpolation on the edge
+            device. Discrete sampling does not train the offsets, because rounding has no gradient.
+        offset_scale: Largest offset, as a share of the box's sides.
 
     Raises:
-        ValueError: `sampling` is neither, or a level has no point.
+        ValueError: `sampling` is unknown, or a level has no point.
     """
 
     def __init__(
@@ -40,68 +39,49 @@ class LevelwiseDeformableAttention(DeformableAttention):
         total = sum(points)
         self.sampling_offsets = nn.Linear(dim, heads * total * 2)
         self.attention_weights = nn.Linear(dim, heads * total)
-        self._spread()
+        self._reset_sampling(points)
         self.register_buffer("reach", torch.tensor([1 / n for n in points for _ in range(n)]), persistent=False)
-        # Where each slot of a (level, most points) table is among all points; empty slots weigh nothing.
+        # Index among all points of each slot in a (level, largest count) table; empty slots have weight zero.
         starts = [sum(points[:level]) for level in range(len(points))]
         slots = [[start + min(i, n - 1) for i in range(max(points))] for start, n in zip(starts, points, strict=True)]
         filled = [[float(i < n) for i in range(max(points))] for n in points]
         self.register_buffer("slots", torch.tensor(slots).flatten(), persistent=False)
         self.register_buffer("filled", torch.tensor(filled).flatten(), persistent=False)
-        for parameter in self.sampling_offsets.parameters():
-            parameter.requires_grad_(sampling == "bilinear")
-
-    def _spread(self) -> None:
-        """Let the heads look in different directions, further with every point."""
-        nn.init.zeros_(self.sampling_offsets.weight)
-        nn.init.zeros_(self.attention_weights.weight)
-        nn.init.zeros_(self.attention_weights.bias)
-        angle = torch.arange(self.heads) * (2.0 * math.pi / self.heads)
-        direction = torch.stack([angle.cos(), angle.sin()], -1)
-        direction = direction / direction.abs().max(-1, keepdim=True).values
-        distance = torch.cat([torch.arange(1, n + 1) for n in self.per_level])
-        with torch.no_grad():
-            self.sampling_offsets.bias.copy_((direction[:, None] * distance[:, None]).flatten())
+        self.sampling_offsets.requires_grad_(sampling == "bilinear")
 
     def forward(
         self, query: Tensor, reference: Tensor, tokens: Tensor, shapes: Shapes, padding: Tensor | None = None
     ) -> Tensor:
         """Return (B, Q, D); arguments as in `DeformableAttention`, but `reference` (B, Q, 1, 4) are boxes."""
-        batch, count, dim = query.shape
-        value = self.value_proj(tokens)
-        if padding is not None:
-            value = value.masked_fill(padding[..., None], 0.0)
-        value = value.view(batch, -1, self.heads, dim // self.heads)
-        offsets = self.sampling_offsets(query).view(batch, count, self.heads, -1, 2)
-        weights = self.attention_weights(query).view(batch, count, self.heads, -1).softmax(-1)
+        value, offsets, weights = self._project(query, tokens, padding)
         reach: Tensor = self.reach  # type: ignore[assignment]
         scaled = offsets * reach[:, None] * reference[:, :, None, :, 2:] * self.offset_scale
         locations = reference[:, :, None, :, :2] + scaled
         if self.sampling == "discrete":
-            read = discrete_attention(value, shapes, locations, weights, self.per_level)
+            sampled = discrete_attention(value, shapes, locations, weights, self.per_level)
         else:
             slots: Tensor = self.slots  # type: ignore[assignment]
-            table = (batch, count, self.heads, self.levels, self.points)
-            places = locations[..., slots, :].view(*table, 2)
-            read = deformable_attention(value, shapes, places, (weights[..., slots] * self.filled).view(table))
-        out: Tensor = self.output_proj(read)
+            table = (*query.shape[:2], self.heads, self.levels, self.points)
+            locations = locations[..., slots, :].view(*table, 2)
+            sampled = deformable_attention(value, shapes, locations, (weights[..., slots] * self.filled).view(table))
+        out: Tensor = self.output_proj(sampled)
         return out
 
 
 def discrete_attention(
     value: Tensor, shapes: Shapes, locations: Tensor, weights: Tensor, points: Sequence[int]
 ) -> Tensor:
-    """Add up the cells that the locations round to.
+    """Return the weighted sum of the cells that the locations round to.
 
-    The published code bounds both coordinates by a map's height; here each has its own bound, which is the same on
-    squares, the only shape it is published for.
+    The published code bounds both coordinates by a map's height. Here each has its own bound, which is equal on
+    squares, the only published shape.
 
     Args:
         value: (B, S, H, D) tokens of all levels, row by row, per head.
         shapes: Height and width of each level; their products sum to S.
         locations: (B, Q, H, N, 2) x and y, where 0..1 spans a whole level; the points of the first level come first.
         weights: (B, Q, H, N).
-        points: How many of the N points each level has.
+        points: Number of points of each level, N in all.
 
     Returns:
         (B, Q, H * D).

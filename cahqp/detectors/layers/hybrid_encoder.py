@@ -13,7 +13,7 @@ from cahqp.detectors.layers.positions import grid_positions
 
 
 class _RepVgg(nn.Module):
-    """Sum of a 3x3 and a 1x1 convolution, each with its norm (arXiv 2101.03697)."""
+    """Sum of a 3x3 and a 1x1 convolution, each with BatchNorm (arXiv 2101.03697)."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -40,16 +40,16 @@ class _Fusion(nn.Module):
 
 
 class HybridEncoder(nn.Module):
-    """Attention within the coarsest map, then fusion across maps, down and up again.
+    """Attention within the coarsest map, then top-down and bottom-up fusion of the maps.
 
     Args:
         channels: Channels of the backbone's maps.
-        dim: Width of the maps returned.
+        dim: Channels of the returned maps.
         heads: Attention heads.
         ffn_dim: Hidden width of the feed-forward block.
         blocks: RepVGG blocks per fusion.
         expansion: Inner width of a fusion, as a share of `dim`.
-        dropout: In the attention layer.
+        dropout: Dropout in the attention layer.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class HybridEncoder(nn.Module):
         return tokens.transpose(1, 2).reshape(x.shape)
 
     def forward(self, maps: list[Tensor]) -> list[Tensor]:
-        """Return fused maps of the same sizes; `maps` are already projected."""
+        """Return the fused maps of projected maps, at the same sizes."""
         inner = [self.attend(maps[-1])]
         for step, low in enumerate(reversed(maps[:-1])):
             inner[0] = self.lateral[step](inner[0])
@@ -89,7 +89,7 @@ class HybridEncoder(nn.Module):
         outer = [inner[0]]
         for step, high in enumerate(inner[1:]):
             height, width = high.shape[-2:]
-            # Halving rounds an odd side up here, but down in backbones without padding, such as ConvNeXt and DenseNet.
+            # This rounds half of an odd side up. Backbones without padding, such as ConvNeXt, round down.
             halved = self.downsample[step](outer[-1])[..., :height, :width]
             outer.append(self.bottom_up[step](torch.cat([halved, high], 1)))
         return outer

@@ -1,4 +1,4 @@
-"""Where tokens and boxes are, as vectors."""
+"""Sine position embeddings of tokens and boxes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 def _interleave(angles: Tensor) -> Tensor:
-    """Return sine at even and cosine at odd places of the last axis."""
+    """Return the sine of even and the cosine of odd entries of the last axis."""
     return torch.stack([angles[..., 0::2].sin(), angles[..., 1::2].cos()], -1).flatten(-2)
 
 
@@ -25,7 +25,7 @@ def sine_positions(padding_mask: Tensor, dim: int, temperature: float, offset: f
         padding_mask: (B, h, w) bool, true where padded.
         dim: Width of the position; a multiple of four.
         temperature: Base of the wavelengths: 20 in DINO, 10000 in detrex's DINO.
-        offset: Added to the counted cells before normalising: 0 in DINO, -0.5 in detrex's.
+        offset: Added to the cell numbers 1, 2, ... before normalising: 0 in DINO, -0.5 in detrex's.
     """
     valid = (~padding_mask).float()
     scale, eps = 2 * math.pi, 1e-6
@@ -44,11 +44,11 @@ def box_positions(boxes: Tensor, dim: int) -> Tensor:
 
 
 def grid_positions(height: int, width: int, dim: int, device: torch.device | str = "cpu") -> Tensor:
-    """Return (h * w, dim) positions of a grid's cells, row by row, as RT-DETR's encoder expects them.
+    """Return (h * w, dim) positions of a grid's cells, row by row, for RT-DETR's encoder.
 
-    The published grid runs column by column while the tokens run row by row. On squares this only swaps the axes, and
-    trained weights rely on it; on rectangles it would mix them up. This grid equals theirs on squares and stays
-    coherent elsewhere: the first half tells the row, the second the column.
+    The published grid runs column by column, but the tokens run row by row. On squares this swaps the axes, which
+    trained weights rely on; on rectangles it mixes up the cells. This grid equals the published one on squares and is
+    correct on rectangles: the first half of `dim` encodes the row, the second the column.
     """
     omega = 1.0 / 10000.0 ** (torch.arange(dim // 4, dtype=torch.float32, device=device) / (dim // 4))
     rows = torch.arange(height, dtype=torch.float32, device=device)[:, None] * omega

@@ -1,1 +1,1 @@
-"""Visual Prompt Generator: part of a model file."""
+"""Visual prompts, which are part of a model file."""

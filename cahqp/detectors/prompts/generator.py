@@ -1,4 +1,4 @@
-"""CBAM and the VisualPromptGenerator: one prompt vector for an image, out of a small bank of learned components."""
+"""Visual Prompt Generator: one prompt vector per image from a small bank of learned components."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ Attention = Literal["softmax", "cosine"]
 class CBAM(nn.Module):
     """Convolutional block attention: a gate per channel, then one per position (Woo et al. 2018).
 
-    Deviates from the original in one point: the map of the spatial gate is normalised over the unpadded positions of
-    its own image instead of by BatchNorm. Batches are small and mix source with target here; statistics of the batch
-    would leak one domain into the other and make training and evaluation differ.
+    Unlike the original, the map of the spatial gate is normalised over the unpadded positions of its own image, not by
+    BatchNorm. Batches are small and mix source with target, so batch statistics would leak one domain into the other
+    and differ between training and evaluation.
 
     Args:
         dim: Number of channels.
-        reduction: Channels per hidden unit of the channel gate, which has at least four.
+        reduction: Channels per hidden unit of the channel gate, which has at least four units.
         kernel: Side of the spatial gate's convolution.
     """
 
@@ -70,16 +70,16 @@ def _masked_max(features: Tensor, padded: Tensor) -> Tensor:
 
 
 class VisualPromptGenerator(nn.Module):
-    """Makes a prompt for an image by weighing a bank of learned components with a query from the image.
+    """Weighted sum of a bank of learned components, with a query from the image.
 
     `q = Linear(GAP(CBAM(X)))`, `p = a V`. The weights `a` are `softmax(q K^T / sqrt(Dp))`, or those of CODA-Prompt,
-    `cos(q * A_m, K_m)`, which lie in -1..1 and do not add up to one.
+    `cos(q * A_m, K_m)`, in -1..1 and without a fixed sum.
 
     Args:
         dim: Channels of the feature map.
         prompt_dim: Length Dp of query, components and prompt.
         components: Number M of components.
-        attention: How the components are weighed.
+        attention: Weighting of the components.
     """
 
     def __init__(self, dim: int, prompt_dim: int = 128, components: int = 4, attention: Attention = "softmax") -> None:
@@ -91,9 +91,9 @@ class VisualPromptGenerator(nn.Module):
         self.cbam = CBAM(dim)
         self.query = nn.Linear(dim, prompt_dim)
         self.keys = nn.Parameter(torch.randn(components, prompt_dim))
-        # Not zero: the way into the detector starts closed, and would learn nothing from prompts that are zero too.
+        # Not zero: the injection starts at zero, and would get no gradient from zero prompts.
         self.values = nn.Parameter(torch.randn(components, prompt_dim))
-        # Under softmax the scale of A is the scale of K, so only the cosine has it.
+        # Under softmax the selectors A would only rescale the keys K.
         self.selectors = nn.Parameter(torch.randn(components, prompt_dim)) if attention == "cosine" else None
 
     def forward(self, features: Tensor, padding_mask: Tensor) -> tuple[Tensor, Tensor]:
@@ -101,23 +101,21 @@ class VisualPromptGenerator(nn.Module):
 
         Args:
             features: (B, D, h, w).
-            padding_mask: (B, h, w) bool, true where padded; nothing there has any influence.
+            padding_mask: (B, h, w) bool, true where padded; padded features have no influence.
         """
         query = self.query(_mean(self.cbam(features, padding_mask), padding_mask))
-        weights = self._weigh(query)
-        return weights @ self.values, weights
-
-    def _weigh(self, query: Tensor) -> Tensor:
         if self.selectors is None:
-            return (query @ self.keys.T / math.sqrt(query.shape[-1])).softmax(-1)
-        return F.cosine_similarity(query[:, None] * self.selectors, self.keys[None], dim=-1)
+            weights = (query @ self.keys.T / math.sqrt(query.shape[-1])).softmax(-1)
+        else:
+            weights = F.cosine_similarity(query[:, None] * self.selectors, self.keys[None], dim=-1)
+        return weights @ self.values, weights
 
 
 def attention_entropy(weights: Tensor) -> Tensor:
-    """Return the mean entropy of component weights as a share of the greatest possible: 0 one component, 1 all alike.
+    """Return the mean entropy of component weights in 0..1: 0 for a single component, 1 for equal weights.
 
     Args:
-        weights: (..., M). Cosine weights have signs and no fixed sum; their sizes are brought to a sum of one.
+        weights: (..., M). Signed cosine weights are replaced by their absolute values, normalised to a sum of one.
     """
     share = weights.detach().float().abs()
     share = share / share.sum(-1, keepdim=True).clamp(min=1e-12)

@@ -287,8 +287,8 @@ def test_what_theirs_trains_beside_ours_is_told(caplog):
     ("config", "told"),
     [
         ({"model_type": "detr"}, "softmax"),
-        ({"model_type": "conditional_detr"}, "conditional_detr is no detector.*Take one of rt_detr"),
-        ({"model_type": "bert"}, "bert is no detector"),
+        ({"model_type": "conditional_detr"}, "conditional_detr is not a supported detector.*Use one of rt_detr"),
+        ({"model_type": "bert"}, "bert is not a supported detector"),
         ({"model_type": "rtdetr"}, "config.model_type must be one of rt_detr"),
         ({"d_model": 3}, "config.model_type must be one of"),
         ({"model_type": "deformable_detr", "two_stage": True, "with_box_refine": True}, "two_stage"),
