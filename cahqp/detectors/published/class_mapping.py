@@ -1,4 +1,4 @@
-"""The class names of COCO, and how the classes that a user wants are made from those that a checkpoint has."""
+"""Class names of COCO, and the mapping of a checkpoint's classes to the requested classes."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ COCO_IDS: dict[int, str] = {
     int(number): name for number, _, name in (part.strip().partition(" ") for part in _COCO.split(","))
 }
 COCO_NAMES: tuple[str, ...] = tuple(COCO_IDS.values())
-# Official DINO has one output per id from 0 to 90; those without a name were never trained.
+# Official DINO has one output per id from 0 to 90; outputs without a name are untrained.
 COCO_91: tuple[str | None, ...] = tuple(COCO_IDS.get(number) for number in range(91))
-# Hugging Face's RT-DETR files name some of COCO's classes as Pascal VOC does.
+# Pascal VOC's names of some COCO classes, which Hugging Face's RT-DETR files use.
 VOC_NAMES = {
     "motorbike": "motorcycle",
     "aeroplane": "airplane",
@@ -39,11 +39,11 @@ VOC_NAMES = {
 
 @dataclass(frozen=True)
 class ClassPlan:
-    """Which rows of a checkpoint become which class.
+    """Rows of a checkpoint for each requested class.
 
     Attributes:
-        names: The classes wanted, in order.
-        rows: For each of them the rows it is made of; none where the checkpoint does not know it.
+        names: Requested classes, in order.
+        rows: Rows of each class in the checkpoint; empty for a new class.
     """
 
     names: tuple[str, ...]
@@ -51,67 +51,71 @@ class ClassPlan:
 
     @property
     def new(self) -> tuple[str, ...]:
-        """Classes that the checkpoint does not know, which start untrained."""
+        """Classes that the checkpoint lacks; they start untrained."""
         return tuple(name for name, rows in zip(self.names, self.rows, strict=True) if not rows)
 
     @property
+    def counts(self) -> list[int]:
+        """Rows per class in the converted class heads."""
+        return [max(1, len(rows)) for rows in self.rows]
+
+    @property
     def members(self) -> list[int] | None:
-        """Rows per class for `ClassHead`; `None` where no class is a union."""
-        counts = [max(1, len(rows)) for rows in self.rows]
-        return counts if max(counts) > 1 else None
+        """Rows per class for `ClassHead`; `None` without unions."""
+        return self.counts if max(self.counts) > 1 else None
 
 
 def parse_classes(text: str) -> dict[str, tuple[str, ...]]:
-    """Return the wanted classes, each with the names it is made of.
+    """Return the requested classes, each with the names of its parts.
 
     Args:
         text: Such as `person,vehicle=car+bus+truck`.
 
     Raises:
-        WeightsError: A name is empty or stands twice.
+        WeightsError: A name is empty or repeated.
     """
-    wanted: dict[str, tuple[str, ...]] = {}
+    requested: dict[str, tuple[str, ...]] = {}
     for part in text.split(","):
         name, sign, union = (piece.strip() for piece in part.partition("="))
         parts = tuple(piece.strip() for piece in union.split("+")) if sign else (name,)
         if not name or not all(parts):
             message = f"--classes {text!r} has an empty name. Write names with commas, such as car,bus,heavy=bus+truck."
             raise WeightsError(message)
-        if name in wanted or len(set(parts)) < len(parts):
-            message = f"--classes {text!r} has {name!r}, or a part of it, twice. Say each once."
+        if name in requested or len(set(parts)) < len(parts):
+            message = f"--classes {text!r} has {name!r}, or a part of it, twice. Give each name once."
             raise WeightsError(message)
-        wanted[name] = parts
-    return wanted
+        requested[name] = parts
+    return requested
 
 
-def plan_classes(wanted: Mapping[str, tuple[str, ...]] | None, known: Sequence[str | None]) -> ClassPlan:
-    """Find the rows of the wanted classes.
+def plan_classes(requested: Mapping[str, tuple[str, ...]] | None, known: Sequence[str | None]) -> ClassPlan:
+    """Return the rows of the requested classes.
 
     Args:
-        wanted: Of `parse_classes`; all that the checkpoint knows where not given.
-        known: The name of each row of the checkpoint; `None` for a row that means nothing.
+        requested: Result of `parse_classes`; by default all classes of the checkpoint.
+        known: The name of each row of the checkpoint; `None` for an unused row.
 
     Raises:
-        WeightsError: No wanted class is known, or a part of a union is not.
+        WeightsError: The checkpoint has none of the classes, or lacks a part of a union.
     """
     rows = {name: row for row, name in enumerate(known) if name is not None}
-    if wanted is None:
-        wanted = {name: (name,) for name in rows}
-    strange = [part for name, parts in wanted.items() if parts != (name,) for part in parts if part not in rows]
-    if strange:
-        message = f"--classes makes a union of {_listed(strange, rows)}, which the checkpoint does not know."
+    if requested is None:
+        requested = {name: (name,) for name in rows}
+    unknown = [part for name, parts in requested.items() if parts != (name,) for part in parts if part not in rows]
+    if unknown:
+        message = f"--classes makes a union of {_with_hints(unknown, rows)}, which the checkpoint does not have."
         raise WeightsError(message)
-    found = tuple(tuple(rows[part] for part in parts if part in rows) for parts in wanted.values())
-    if not any(found):
+    planned = tuple(tuple(rows[part] for part in parts if part in rows) for parts in requested.values())
+    if not any(planned):
         message = (
-            f"--classes {_listed(list(wanted), rows)}: the checkpoint knows none of them, so nothing of its class "
-            f"heads would be kept. It knows {', '.join(rows)}. Rename with NEW=KNOWN, such as lorry=truck."
+            f"--classes {_with_hints(list(requested), rows)}: the checkpoint knows none of them, so no class weights "
+            f"would be kept. It has {', '.join(rows)}. Rename with NEW=KNOWN, such as lorry=truck."
         )
         raise WeightsError(message)
-    return ClassPlan(tuple(wanted), found)
+    return ClassPlan(tuple(requested), planned)
 
 
-def _listed(names: Sequence[str], known: Mapping[str, int]) -> str:
-    """Return the names, each with the known one that it may be a slip of."""
+def _with_hints(names: Sequence[str], known: Mapping[str, int]) -> str:
+    """Return the names, each with the closest known name."""
     near = {name: difflib.get_close_matches(name, list(known), 1) for name in names}
     return ", ".join(f"{name} (did you mean {hint[0]}?)" if hint else name for name, hint in near.items())

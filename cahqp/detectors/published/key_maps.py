@@ -1,4 +1,4 @@
-"""Names of the published checkpoints, and what they are called here."""
+"""Weight names of the published checkpoints, and their names in cahqp."""
 
 from __future__ import annotations
 
@@ -9,193 +9,157 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-Rules = list[tuple[str, str]]
+Rules = list[tuple[re.Pattern[str], str]]
 
-# IDEA-Research/DINO. The heads stand there once per layer, and twice over.
-DINO_OFFICIAL: Rules = [
-    (r"backbone\.0\.body\.(.*)", r"backbone.body.\1"),
-    (r"input_proj\.(.*)", r"input_proj.\1"),
-    (r"transformer\.level_embed", "level_embed"),
-    (r"transformer\.encoder\.layers\.(\d+)\.self_attn\.(.*)", r"encoder.\1.self_attn.\2"),
-    (r"transformer\.encoder\.layers\.(\d+)\.norm1\.(.*)", r"encoder.\1.norm.\2"),
-    (r"transformer\.encoder\.layers\.(\d+)\.(linear[12])\.(.*)", r"encoder.\1.ffn.\2.\3"),
-    (r"transformer\.encoder\.layers\.(\d+)\.norm2\.(.*)", r"encoder.\1.ffn.norm.\2"),
-    (r"transformer\.decoder\.layers\.(\d+)\.cross_attn\.(.*)", r"decoder.\1.cross_attn.\2"),
-    (r"transformer\.decoder\.layers\.(\d+)\.norm1\.(.*)", r"decoder.\1.norm.\2"),
-    (r"transformer\.decoder\.layers\.(\d+)\.self_attn\.(.*)", r"decoder.\1.self_attn.attention.\2"),
-    (r"transformer\.decoder\.layers\.(\d+)\.norm2\.(.*)", r"decoder.\1.self_attn.norm.\2"),
-    (r"transformer\.decoder\.layers\.(\d+)\.(linear[12])\.(.*)", r"decoder.\1.ffn.\2.\3"),
-    (r"transformer\.decoder\.layers\.(\d+)\.norm3\.(.*)", r"decoder.\1.ffn.norm.\2"),
-    (r"transformer\.decoder\.norm\.(.*)", r"decoder_norm.\1"),
-    (r"transformer\.decoder\.ref_point_head\.(.*)", r"query_position.\1"),
-    (r"transformer\.tgt_embed\.weight", "query_content.weight"),
-    (r"transformer\.enc_output\.(.*)", r"proposal_proj.\1"),
-    (r"transformer\.enc_output_norm\.(.*)", r"proposal_norm.\1"),
-    (r"transformer\.enc_out_class_embed\.(.*)", r"proposal_class.\1"),
-    (r"transformer\.enc_out_bbox_embed\.(.*)", r"proposal_box.\1"),
-    (r"label_enc\.weight", "label_content.weight"),
-    (r"(?:transformer\.decoder\.)?class_embed\.(\d+)\.(.*)", r"class_heads.\1.\2"),
-    (r"(?:transformer\.decoder\.)?bbox_embed\.(\d+)\.(.*)", r"box_heads.\1.\2"),
-]
 
-# detrex: detectron2's backbone, mmdetection's blocks. Its last heads, after those of the layers, are the proposals'.
-DINO_DETREX: Rules = [
-    (r"backbone\.stem\.conv1\.weight", "backbone.body.conv1.weight"),
-    (r"backbone\.stem\.conv1\.norm\.(.*)", r"backbone.body.bn1.\1"),
-    *[
-        rule
-        for stage in (2, 3, 4, 5)
-        for rule in (
-            (rf"backbone\.res{stage}\.(\d+)\.conv(\d)\.weight", rf"backbone.body.layer{stage - 1}.\1.conv\2.weight"),
-            (rf"backbone\.res{stage}\.(\d+)\.conv(\d)\.norm\.(.*)", rf"backbone.body.layer{stage - 1}.\1.bn\2.\3"),
-            (
-                rf"backbone\.res{stage}\.(\d+)\.shortcut\.weight",
-                rf"backbone.body.layer{stage - 1}.\1.downsample.0.weight",
-            ),
-            (
-                rf"backbone\.res{stage}\.(\d+)\.shortcut\.norm\.(.*)",
-                rf"backbone.body.layer{stage - 1}.\1.downsample.1.\2",
-            ),
-        )
-    ],
-    (r"neck\.convs\.(\d+)\.conv\.(.*)", r"input_proj.\1.0.\2"),
-    (r"neck\.convs\.(\d+)\.norm\.(.*)", r"input_proj.\1.1.\2"),
-    (r"neck\.extra_convs\.(\d+)\.conv\.(.*)", r"input_proj.extra\1.0.\2"),
-    (r"neck\.extra_convs\.(\d+)\.norm\.(.*)", r"input_proj.extra\1.1.\2"),
-    (r"transformer\.level_embeds", "level_embed"),
-    (r"transformer\.encoder\.layers\.(\d+)\.attentions\.0\.(.*)", r"encoder.\1.self_attn.\2"),
-    (r"transformer\.encoder\.layers\.(\d+)\.norms\.0\.(.*)", r"encoder.\1.norm.\2"),
-    (r"transformer\.encoder\.layers\.(\d+)\.ffns\.0\.layers\.0\.0\.(.*)", r"encoder.\1.ffn.linear1.\2"),
-    (r"transformer\.encoder\.layers\.(\d+)\.ffns\.0\.layers\.1\.(.*)", r"encoder.\1.ffn.linear2.\2"),
-    (r"transformer\.encoder\.layers\.(\d+)\.norms\.1\.(.*)", r"encoder.\1.ffn.norm.\2"),
-    (r"transformer\.decoder\.layers\.(\d+)\.attentions\.0\.attn\.(.*)", r"decoder.\1.self_attn.attention.\2"),
-    (r"transformer\.decoder\.layers\.(\d+)\.norms\.0\.(.*)", r"decoder.\1.self_attn.norm.\2"),
-    (r"transformer\.decoder\.layers\.(\d+)\.attentions\.1\.(.*)", r"decoder.\1.cross_attn.\2"),
-    (r"transformer\.decoder\.layers\.(\d+)\.norms\.1\.(.*)", r"decoder.\1.norm.\2"),
-    (r"transformer\.decoder\.layers\.(\d+)\.ffns\.0\.layers\.0\.0\.(.*)", r"decoder.\1.ffn.linear1.\2"),
-    (r"transformer\.decoder\.layers\.(\d+)\.ffns\.0\.layers\.1\.(.*)", r"decoder.\1.ffn.linear2.\2"),
-    (r"transformer\.decoder\.layers\.(\d+)\.norms\.2\.(.*)", r"decoder.\1.ffn.norm.\2"),
-    (r"transformer\.decoder\.norm\.(.*)", r"decoder_norm.\1"),
-    (r"transformer\.decoder\.ref_point_head\.(.*)", r"query_position.\1"),
-    (r"transformer\.tgt_embed\.weight", "query_content.weight"),
-    (r"transformer\.enc_output\.(.*)", r"proposal_proj.\1"),
-    (r"transformer\.enc_output_norm\.(.*)", r"proposal_norm.\1"),
-    (r"label_enc\.weight", "label_content.weight"),
-    (r"(?:transformer\.decoder\.)?class_embed\.(\d+)\.(.*)", r"class_heads.\1.\2"),
-    (r"(?:transformer\.decoder\.)?bbox_embed\.(\d+)\.(.*)", r"box_heads.\1.\2"),
-]
+def _substitute(text: str, symbol: str, values: Sequence[str]) -> str:
+    """Replace each match of a pattern by the next value."""
+    remaining = iter(values)
+    return re.sub(symbol, lambda _: next(remaining), text)
 
-_FUSIONS = {"fpn_blocks": "top_down", "pan_blocks": "bottom_up"}
-# Parts that transformers took over with their names.
-_HYBRID = (r"encoder\.lateral_convs", r"encoder\.downsample_convs", *(rf"encoder\.{name}" for name in _FUSIONS))
+
+def _parse(table: str, prefix: str = "") -> Rules:
+    r"""Return the rules of a table with one published name and one name of cahqp per line.
+
+    Published names are regular expressions in which `.` is literal, `#` matches a number and `*` any text. In the names
+    of cahqp, each `#` and `*` stands for the next group of the expression. Braces list alternatives: a line with
+    `{a,b}` and `{c,d}` is two lines, the first with a and c.
+    """
+    rules = []
+    for line in table.strip().splitlines():
+        choices = [braces.split(",") for braces in re.findall("{(.*?)}", line)]
+        for choice in zip(*choices, strict=True) if choices else [()]:
+            published, own = _substitute(line, "{.*?}", choice).split()
+            pattern = (prefix + published).replace(".", r"\.").replace("#", r"(\d+)").replace("*", "(.*)")
+            groups = [rf"\g<{number}>" for number in range(1, len(own))]
+            rules.append((re.compile(pattern), _substitute(own, "[#*]", groups)))
+    return rules
+
+
+_DINO = """
+transformer.decoder.norm.*                                decoder_norm.*
+transformer.decoder.ref_point_head.*                      query_position.*
+transformer.tgt_embed.weight                              query_content.weight
+transformer.enc_output{,_norm}.*                          proposal_{proj,norm}.*
+label_enc.weight                                          label_content.weight
+(?:transformer.decoder.)?{class,bbox}_embed.#.*           {class,box}_heads.#.*
+"""
+
+# IDEA-Research/DINO. The heads are stored once per layer, under two names each.
+DINO_OFFICIAL = _parse("""
+backbone.0.body.*                                         backbone.body.*
+input_proj.*                                              input_proj.*
+transformer.level_embed                                   level_embed
+transformer.encoder.layers.#.self_attn.*                  encoder.#.self_attn.*
+transformer.encoder.layers.#.norm{1,2}.*                  encoder.#.{norm,ffn.norm}.*
+transformer.encoder.layers.#.linear#.*                    encoder.#.ffn.linear#.*
+transformer.decoder.layers.#.cross_attn.*                 decoder.#.cross_attn.*
+transformer.decoder.layers.#.self_attn.*                  decoder.#.self_attn.attention.*
+transformer.decoder.layers.#.norm{1,2,3}.*                decoder.#.{norm,self_attn.norm,ffn.norm}.*
+transformer.decoder.layers.#.linear#.*                    decoder.#.ffn.linear#.*
+transformer.enc_out_{class,bbox}_embed.*                  proposal_{class,box}.*
+""") + _parse(_DINO)
+
+# detrex: detectron2's backbone, mmdetection's blocks. The heads after those of the layers are the proposals'.
+DINO_DETREX = _parse("""
+backbone.stem.conv1.weight                                backbone.body.conv1.weight
+backbone.stem.conv1.norm.*                                backbone.body.bn1.*
+backbone.res{2,3,4,5}.#.conv#.weight                      backbone.body.layer{1,2,3,4}.#.conv#.weight
+backbone.res{2,3,4,5}.#.conv#.norm.*                      backbone.body.layer{1,2,3,4}.#.bn#.*
+backbone.res{2,3,4,5}.#.shortcut.weight                   backbone.body.layer{1,2,3,4}.#.downsample.0.weight
+backbone.res{2,3,4,5}.#.shortcut.norm.*                   backbone.body.layer{1,2,3,4}.#.downsample.1.*
+neck.convs.#.{conv,norm}.*                                input_proj.#.{0,1}.*
+neck.extra_convs.#.{conv,norm}.*                          input_proj.extra#.{0,1}.*
+transformer.level_embeds                                  level_embed
+transformer.encoder.layers.#.attentions.0.*               encoder.#.self_attn.*
+transformer.encoder.layers.#.norms.{0,1}.*                encoder.#.{norm,ffn.norm}.*
+transformer.encoder.layers.#.ffns.0.layers.{0.0,1}.*      encoder.#.ffn.linear{1,2}.*
+transformer.decoder.layers.#.attentions.{0.attn,1}.*      decoder.#.{self_attn.attention,cross_attn}.*
+transformer.decoder.layers.#.norms.{0,1,2}.*              decoder.#.{self_attn.norm,norm,ffn.norm}.*
+transformer.decoder.layers.#.ffns.0.layers.{0.0,1}.*      decoder.#.ffn.linear{1,2}.*
+""") + _parse(_DINO)
+
+# Parts of RT-DETR's encoder that transformers copied with their names.
+_HYBRID = """
+encoder.{lateral,downsample}_convs.*                      encoder.{lateral,downsample}.*
+encoder.{fpn,pan}_blocks.#.bottlenecks.#.conv1.*          encoder.{top_down,bottom_up}.#.blocks.#.conv3.*
+encoder.{fpn,pan}_blocks.#.bottlenecks.#.conv2.*          encoder.{top_down,bottom_up}.#.blocks.#.conv1.*
+encoder.{fpn,pan}_blocks.#.conv#.*                        encoder.{top_down,bottom_up}.#.conv#.*
+"""
 
 # lyuwenyu/RT-DETR, both versions: v2 only renames the projections.
-RTDETR_PUBLISHED: Rules = [
-    (r"backbone\.conv1\.conv1_1\.(.*)", r"backbone.stem.0.\1"),
-    (r"backbone\.conv1\.conv1_2\.(.*)", r"backbone.stem.1.\1"),
-    (r"backbone\.conv1\.conv1_3\.(.*)", r"backbone.stem.2.\1"),
-    (r"backbone\.res_layers\.(\d+)\.blocks\.(\d+)\.branch2a\.(.*)", r"backbone.stages.\1.\2.branch.0.\3"),
-    (r"backbone\.res_layers\.(\d+)\.blocks\.(\d+)\.branch2b\.(.*)", r"backbone.stages.\1.\2.branch.1.\3"),
-    (r"backbone\.res_layers\.(\d+)\.blocks\.(\d+)\.branch2c\.(.*)", r"backbone.stages.\1.\2.branch.2.\3"),
-    (
-        r"backbone\.res_layers\.(\d+)\.blocks\.(\d+)\.short\.conv\.((?:conv|norm)\..*)",
-        r"backbone.stages.\1.\2.shortcut.\3",
-    ),
-    (r"backbone\.res_layers\.(\d+)\.blocks\.(\d+)\.short\.((?:conv|norm)\..*)", r"backbone.stages.\1.\2.shortcut.\3"),
-    (r"encoder\.input_proj\.(\d+)\.(?:0|conv)\.(.*)", r"encoder.input_proj.\1.conv.\2"),
-    (r"encoder\.input_proj\.(\d+)\.(?:1|norm)\.(.*)", r"encoder.input_proj.\1.norm.\2"),
-    (r"encoder\.encoder\.0\.layers\.0\.self_attn\.(.*)", r"encoder.attention.attention.\1"),
-    (r"encoder\.encoder\.0\.layers\.0\.norm1\.(.*)", r"encoder.attention.norm.\1"),
-    (r"encoder\.encoder\.0\.layers\.0\.(linear[12])\.(.*)", r"encoder.ffn.\1.\2"),
-    (r"encoder\.encoder\.0\.layers\.0\.norm2\.(.*)", r"encoder.ffn.norm.\1"),
-    (r"encoder\.lateral_convs\.(.*)", r"encoder.lateral.\1"),
-    (r"encoder\.downsample_convs\.(.*)", r"encoder.downsample.\1"),
-    *[
-        rule
-        for theirs, ours in _FUSIONS.items()
-        for rule in (
-            (rf"encoder\.{theirs}\.(\d+)\.bottlenecks\.(\d+)\.conv1\.(.*)", rf"encoder.{ours}.\1.blocks.\2.conv3.\3"),
-            (rf"encoder\.{theirs}\.(\d+)\.bottlenecks\.(\d+)\.conv2\.(.*)", rf"encoder.{ours}.\1.blocks.\2.conv1.\3"),
-            (rf"encoder\.{theirs}\.(\d+)\.(conv[123])\.(.*)", rf"encoder.{ours}.\1.\2.\3"),
-        )
-    ],
-    (r"decoder\.input_proj\.(.*)", r"decoder_proj.\1"),
-    (r"decoder\.decoder\.layers\.(\d+)\.self_attn\.(.*)", r"decoder.\1.self_attn.attention.\2"),
-    (r"decoder\.decoder\.layers\.(\d+)\.norm1\.(.*)", r"decoder.\1.self_attn.norm.\2"),
-    (r"decoder\.decoder\.layers\.(\d+)\.cross_attn\.(.*)", r"decoder.\1.cross_attn.\2"),
-    (r"decoder\.decoder\.layers\.(\d+)\.norm2\.(.*)", r"decoder.\1.norm.\2"),
-    (r"decoder\.decoder\.layers\.(\d+)\.(linear[12])\.(.*)", r"decoder.\1.ffn.\2.\3"),
-    (r"decoder\.decoder\.layers\.(\d+)\.norm3\.(.*)", r"decoder.\1.ffn.norm.\2"),
-    (r"decoder\.denoising_class_embed\.weight", "label_content.weight"),
-    (r"decoder\.query_pos_head\.(.*)", r"query_position.\1"),
-    (r"decoder\.enc_output\.(?:0|proj)\.(.*)", r"proposal_proj.\1"),
-    (r"decoder\.enc_output\.(?:1|norm)\.(.*)", r"proposal_norm.\1"),
-    (r"decoder\.enc_score_head\.(.*)", r"proposal_class.\1"),
-    (r"decoder\.enc_bbox_head\.(.*)", r"proposal_box.\1"),
-    (r"decoder\.dec_score_head\.(.*)", r"class_heads.\1"),
-    (r"decoder\.dec_bbox_head\.(.*)", r"box_heads.\1"),
-]
+RTDETR_PUBLISHED = _parse("""
+backbone.conv1.conv1_{1,2,3}.*                            backbone.stem.{0,1,2}.*
+backbone.res_layers.#.blocks.#.branch2{a,b,c}.*           backbone.stages.#.#.branch.{0,1,2}.*
+backbone.res_layers.#.blocks.#.short.conv.{conv,norm}.*   backbone.stages.#.#.shortcut.{conv,norm}.*
+backbone.res_layers.#.blocks.#.short.{conv,norm}.*        backbone.stages.#.#.shortcut.{conv,norm}.*
+encoder.input_proj.#.{(?:0|conv),(?:1|norm)}.*            encoder.input_proj.#.{conv,norm}.*
+encoder.encoder.0.layers.0.self_attn.*                    encoder.attention.attention.*
+encoder.encoder.0.layers.0.norm{1,2}.*                    encoder.{attention,ffn}.norm.*
+encoder.encoder.0.layers.0.linear#.*                      encoder.ffn.linear#.*
+decoder.input_proj.*                                      decoder_proj.*
+decoder.decoder.layers.#.self_attn.*                      decoder.#.self_attn.attention.*
+decoder.decoder.layers.#.norm{1,2,3}.*                    decoder.#.{self_attn.norm,norm,ffn.norm}.*
+decoder.decoder.layers.#.cross_attn.*                     decoder.#.cross_attn.*
+decoder.decoder.layers.#.linear#.*                        decoder.#.ffn.linear#.*
+decoder.denoising_class_embed.weight                      label_content.weight
+decoder.query_pos_head.*                                  query_position.*
+decoder.enc_output.{(?:0|proj),(?:1|norm)}.*              proposal_{proj,norm}.*
+decoder.enc_{score,bbox}_head.*                           proposal_{class,box}.*
+decoder.dec_{score,bbox}_head.*                           {class,box}_heads.*
+""") + _parse(_HYBRID)
 
-
-_HF_LAYER = r"model\.decoder\.layers\.(\d+)\."
-_HF_AIFI = r"model\.encoder\.(?:encoder|aifi)\.0\.layers\.0\."  # the second name since version 5
-
-# RTDetrForObjectDetection and RTDetrV2ForObjectDetection of transformers, as saved on the hub and as in memory.
-RTDETR_TRANSFORMERS: Rules = [
-    *[
-        rule
-        for theirs, ours in (("convolution", "conv"), ("normalization", "norm"))
-        for rule in (
-            (
-                rf"model\.backbone\.model\.embedder\.embedder\.(\d+)\.{theirs}\.(.*)",
-                rf"backbone.stem.\1.{ours}.\2",
-            ),
-            (
-                rf"model\.backbone\.model\.encoder\.stages\.(\d+)\.layers\.(\d+)\.layer\.(\d+)\.{theirs}\.(.*)",
-                rf"backbone.stages.\1.\2.branch.\3.{ours}.\4",
-            ),
-            (
-                rf"model\.backbone\.model\.encoder\.stages\.(\d+)\.layers\.(\d+)\.shortcut\.(?:1\.)?{theirs}\.(.*)",
-                rf"backbone.stages.\1.\2.shortcut.{ours}.\3",
-            ),
-        )
-    ],
-    (r"model\.encoder_input_proj\.(\d+)\.0\.(.*)", r"encoder.input_proj.\1.conv.\2"),
-    (r"model\.encoder_input_proj\.(\d+)\.1\.(.*)", r"encoder.input_proj.\1.norm.\2"),
-    (_HF_AIFI + r"self_attn\.([qkv])_proj\.(.*)", r"encoder.attention.attention.\1.\2"),
-    (_HF_AIFI + r"self_attn\.(?:out|o)_proj\.(.*)", r"encoder.attention.attention.out_proj.\1"),
-    (_HF_AIFI + r"self_attn_layer_norm\.(.*)", r"encoder.attention.norm.\1"),
-    (_HF_AIFI + r"(?:mlp\.)?fc([12])\.(.*)", r"encoder.ffn.linear\1.\2"),
-    (_HF_AIFI + r"final_layer_norm\.(.*)", r"encoder.ffn.norm.\1"),
-    *[(r"model\." + theirs, ours) for theirs, ours in RTDETR_PUBLISHED if theirs.startswith(_HYBRID)],
-    (r"model\.decoder_input_proj\.(\d+)\.0\.(.*)", r"decoder_proj.\1.conv.\2"),
-    (r"model\.decoder_input_proj\.(\d+)\.1\.(.*)", r"decoder_proj.\1.norm.\2"),
-    (_HF_LAYER + r"self_attn\.([qkv])_proj\.(.*)", r"decoder.\1.self_attn.attention.\2.\3"),
-    (_HF_LAYER + r"self_attn\.(?:out|o)_proj\.(.*)", r"decoder.\1.self_attn.attention.out_proj.\2"),
-    (_HF_LAYER + r"self_attn_layer_norm\.(.*)", r"decoder.\1.self_attn.norm.\2"),
-    (_HF_LAYER + r"encoder_attn\.(.*)", r"decoder.\1.cross_attn.\2"),
-    (_HF_LAYER + r"encoder_attn_layer_norm\.(.*)", r"decoder.\1.norm.\2"),
-    (_HF_LAYER + r"(?:mlp\.)?fc([12])\.(.*)", r"decoder.\1.ffn.linear\2.\3"),
-    (_HF_LAYER + r"final_layer_norm\.(.*)", r"decoder.\1.ffn.norm.\2"),
-    (r"model\.denoising_class_embed\.weight", "label_content.weight"),
-    (r"model\.decoder\.query_pos_head\.(.*)", r"query_position.\1"),
-    (r"model\.enc_output\.0\.(.*)", r"proposal_proj.\1"),
-    (r"model\.enc_output\.1\.(.*)", r"proposal_norm.\1"),
-    (r"model\.enc_score_head\.(.*)", r"proposal_class.\1"),
-    (r"model\.enc_bbox_head\.(.*)", r"proposal_box.\1"),
-    (r"(?:model\.decoder\.)?class_embed\.(\d+)\.(.*)", r"class_heads.\1.\2"),
-    (r"(?:model\.decoder\.)?bbox_embed\.(\d+)\.(.*)", r"box_heads.\1.\2"),
-]
+# RTDetrForObjectDetection and RTDetrV2ForObjectDetection of transformers, as saved and as in memory.
+_AIFI = r"model.encoder.(?:encoder|aifi).0.layers.0."  # the second name since version 5
+RTDETR_TRANSFORMERS = (
+    _parse(
+        """
+self_attn.([qkv])_proj.*                                  encoder.attention.attention.#.*
+self_attn.(?:out|o)_proj.*                                encoder.attention.attention.out_proj.*
+self_attn_layer_norm.*                                    encoder.attention.norm.*
+(?:mlp.)?fc#.*                                            encoder.ffn.linear#.*
+final_layer_norm.*                                        encoder.ffn.norm.*
+""",
+        _AIFI,
+    )
+    + _parse(
+        """
+embedder.embedder.#.{convolution,normalization}.*         backbone.stem.#.{conv,norm}.*
+encoder.stages.#.layers.#.layer.#.{convolution,normalization}.*  backbone.stages.#.#.branch.#.{conv,norm}.*
+encoder.stages.#.layers.#.shortcut.(?:1.)?{convolution,normalization}.*  backbone.stages.#.#.shortcut.{conv,norm}.*
+""",
+        "model.backbone.model.",
+    )
+    + _parse(
+        """
+encoder_input_proj.#.{0,1}.*                              encoder.input_proj.#.{conv,norm}.*
+decoder_input_proj.#.{0,1}.*                              decoder_proj.#.{conv,norm}.*
+decoder.layers.#.self_attn.([qkv])_proj.*                 decoder.#.self_attn.attention.#.*
+decoder.layers.#.self_attn.(?:out|o)_proj.*               decoder.#.self_attn.attention.out_proj.*
+decoder.layers.#.encoder_attn.*                           decoder.#.cross_attn.*
+decoder.layers.#.{self_attn,encoder_attn,final}_layer_norm.*  decoder.#.{self_attn.norm,norm,ffn.norm}.*
+decoder.layers.#.(?:mlp.)?fc#.*                           decoder.#.ffn.linear#.*
+denoising_class_embed.weight                              label_content.weight
+decoder.query_pos_head.*                                  query_position.*
+enc_output.{0,1}.*                                        proposal_{proj,norm}.*
+enc_{score,bbox}_head.*                                   proposal_{class,box}.*
+decoder.{class,bbox}_embed.#.*                            {class,box}_heads.#.*
+""",
+        "model.",
+    )
+    + _parse(_HYBRID, "model.")
+    + _parse("{class,bbox}_embed.#.* {class,box}_heads.#.*")
+)
 
 
 @dataclass
-class Renamed:
-    """Tensors under our names, and what stands in the way.
+class RenamedWeights:
+    """Weights under the names of cahqp, and the problems of the renaming.
 
     Attributes:
-        tensors: By our names.
-        unknown: Their names that no rule knows.
-        differing: Pairs of their names that mean the same weight but do not hold the same numbers.
+        tensors: By the names of cahqp.
+        unknown: Published names without a rule.
+        differing: Pairs of published names of one weight with different values.
     """
 
     tensors: dict[str, Tensor]
@@ -203,33 +167,33 @@ class Renamed:
     differing: list[str]
 
 
-def rename(state: Mapping[str, Tensor], rules: Rules, ignored: Sequence[str] = ()) -> Renamed:
-    """Rename tensors; one that stands in the file under several names is read once.
+def rename(state: Mapping[str, Tensor], rules: Rules, ignored: Sequence[str] = ()) -> RenamedWeights:
+    """Rename tensors. A tensor with several names in the file is read once.
 
     Args:
-        state: By their names.
-        rules: Pairs of a pattern of their whole name and what it becomes.
-        ignored: Patterns of names that are known and not needed.
+        state: By published names.
+        rules: Patterns of whole published names, and the names of cahqp.
+        ignored: Patterns of published names that are not needed.
     """
-    compiled = [(re.compile(pattern), ours) for pattern, ours in rules]
-    skipped = [re.compile(pattern) for pattern in ignored]
-    found = Renamed({}, [], [])
-    first: dict[str, str] = {}
+    renamed, first = RenamedWeights({}, [], []), dict[str, str]()
     for name, tensor in state.items():
-        if any(pattern.fullmatch(name) for pattern in skipped):
+        if any(re.fullmatch(pattern, name) for pattern in ignored):
             continue
-        target = next((match.expand(ours) for pattern, ours in compiled if (match := pattern.fullmatch(name))), None)
+        target = next((match.expand(own) for pattern, own in rules if (match := pattern.fullmatch(name))), None)
         if target is None:
-            found.unknown.append(name)
-        elif target in first and not torch.equal(found.tensors[target], tensor):
-            found.differing.append(f"{first[target]} and {name}")
+            renamed.unknown.append(name)
+        elif target in first and not torch.equal(renamed.tensors[target], tensor):
+            renamed.differing.append(f"{first[target]} and {name}")
         else:
-            first[target], found.tensors[target] = name, tensor
-    return found
+            first[target], renamed.tensors[target] = name, tensor
+    return renamed
+
+
+_PROJECTION = re.compile(r"(.*\.attention)\.([qkv])\.(weight|bias)")
 
 
 def join_projections(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Put separate projections of queries, keys and values, where there are any, into one as torch has them."""
+    """Join separate projections of queries, keys and values, as `nn.MultiheadAttention` stores them."""
     joined = {name: tensor for name, tensor in tensors.items() if not _PROJECTION.fullmatch(name)}
     for name, tensor in tensors.items():
         match = _PROJECTION.fullmatch(name)
@@ -238,6 +202,3 @@ def join_projections(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
             if all(part is not None for part in parts):
                 joined[f"{match[1]}.in_proj_{match[3]}"] = torch.cat([tensor, *parts])  # type: ignore[list-item]
     return joined
-
-
-_PROJECTION = re.compile(r"(.*\.attention)\.([qkv])\.(weight|bias)")

@@ -1,4 +1,4 @@
-"""Reads an architecture's settings off the shapes of its tensors, which are under our names already."""
+"""Detector settings from the shapes of a checkpoint's tensors."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cahqp.detectors.published.checkpoint_file import CheckpointFile
+from cahqp.detectors.published.options import ArchitectureHints
 from cahqp.detectors.rtdetr import RESNET_VD
 from cahqp.errors import WeightsError
 
 Tensors = dict[str, Tensor]
-# Tensors, settings, and what a user should know.
-Read = tuple[Tensors, dict[str, Any], list[str]]
 
 RESNETS: dict[tuple[tuple[int, ...], bool], str] = {
     ((2, 2, 2, 2), False): "resnet18",
@@ -25,90 +25,81 @@ RESNETS: dict[tuple[tuple[int, ...], bool], str] = {
     ((3, 8, 36, 3), True): "resnet152",
 }
 WIDTHS = [64, 128, 256, 512]
-HEADS = 8  # of every published model; shapes do not tell it
 
 
-@dataclass(frozen=True)
-class Asked:
-    """What shapes cannot tell, where the user or a `config.json` does.
+@dataclass
+class Architecture:
+    """Weights under the names of cahqp with the settings of their detector.
 
     Attributes:
-        heads: Attention heads.
-        queries: Of RT-DETR, whose queries have no weights.
-        size: Height and width that an RT-DETR was trained for.
-        sampling: Of RT-DETRv2's decoder.
-        offset_scale: Of RT-DETRv2's decoder.
+        tensors: By the names of cahqp.
+        settings: Arguments of the detector, without the classes.
+        notes: Lines for the user.
     """
 
-    heads: int = HEADS
-    queries: int | None = None
-    size: tuple[int, int] | None = None
-    sampling: str = "bilinear"
-    offset_scale: float = 0.5
+    tensors: Tensors
+    settings: dict[str, Any]
+    notes: list[str]
 
 
 def _count(tensors: Tensors, prefix: str) -> int:
-    """Return how many numbers follow a prefix, such as layers."""
-    found = {match[1] for name in tensors if (match := re.match(re.escape(prefix) + r"(\d+)\.", name))}
-    return len(found)
+    """Return how many numbers, such as layer indices, follow a prefix."""
+    return len({match[1] for name in tensors if (match := re.match(re.escape(prefix) + r"(\d+)\.", name))})
 
 
-def _points(rows: int, heads: int, levels: int, what: str) -> int:
+def _points(rows: int, heads: int, levels: int, module: str) -> int:
     if rows % (heads * levels):
-        message = f"{what} has {rows} rows, which {heads} heads on {levels} levels cannot share. Give --heads."
+        message = f"{module} has {rows} rows, not a multiple of {heads} heads times {levels} levels. Give --heads."
         raise WeightsError(message)
     return rows // (heads * levels)
 
 
-def _check_heads(tensors: Tensors, wanted: int) -> None:
-    """Refuse a file that lacks a whole layer: without this it would pass for a smaller model."""
-    for kind, letter in (("class", "a class head"), ("box", "a box head")):
-        found = _count(tensors, f"{kind}_heads.")
-        if found != wanted:
+def _check_heads(tensors: Tensors, expected: int) -> None:
+    """Check that no layer is missing; without this check the file would pass for a smaller model."""
+    for kind in ("class", "box"):
+        count = _count(tensors, f"{kind}_heads.")
+        if count != expected:
             message = (
-                f"It has {found} times {letter}, and decoder layers for {wanted}: some of its weights are missing."
+                f"It has {count} {kind} heads, and decoder layers for {expected}: some of its weights are missing."
             )
             raise WeightsError(message)
 
 
-def _share_heads(tensors: Tensors, layers: int) -> bool:
-    """Say whether all layers have the same heads."""
+def _has_shared_heads(tensors: Tensors, layers: int) -> bool:
+    """Return whether all layers have the same heads."""
+    first = {n: t for n, t in tensors.items() if re.match(r"(class|box)_heads\.0\.", n)}
     return all(
-        torch.equal(tensors[f"{kind}.{layer}.{rest}"], value)
-        for kind in ("class_heads", "box_heads")
-        for name, value in tensors.items()
-        if name.startswith(f"{kind}.0.")
-        for rest in [name.removeprefix(f"{kind}.0.")]
+        torch.equal(tensors[name.replace(".0.", f".{layer}.", 1)], tensor)
+        for name, tensor in first.items()
         for layer in range(1, layers)
     )
 
 
 def _resnet(tensors: Tensors) -> dict[str, Any]:
-    """Return the timm name of a ResNet and, where it is narrower or wider than published, its channels."""
+    """Return the timm name of a ResNet, and its channels if they are not the published ones."""
     prefix = "backbone.body.layer"
     depths = tuple(_count(tensors, f"{prefix}{stage}.") for stage in (1, 2, 3, 4))
     bottleneck = f"{prefix}1.0.conv3.weight" in tensors
     if (depths, bottleneck) not in RESNETS:
         message = f"The backbone has {depths} blocks, which is no ResNet of 18, 34, 50, 101 or 152 layers."
         raise WeightsError(message)
-    found: dict[str, Any] = {"backbone": RESNETS[depths, bottleneck]}
+    settings: dict[str, Any] = {"backbone": RESNETS[depths, bottleneck]}
     channels = [len(tensors[f"{prefix}{stage}.0.conv1.weight"]) for stage in (1, 2, 3, 4)]
-    return found if channels == WIDTHS else {**found, "backbone_options": {"channels": channels}}
+    return settings if channels == WIDTHS else {**settings, "backbone_options": {"channels": channels}}
 
 
-def _dino_settings(tensors: Tensors, asked: Asked) -> dict[str, Any]:
+def _dino_settings(tensors: Tensors, hints: ArchitectureHints) -> dict[str, Any]:
     levels, dim = tensors["level_embed"].shape
-    maps = sum(
-        1 for name, t in tensors.items() if re.fullmatch(r"input_proj\.\d+\.0\.weight", name) and t.shape[2] == 1
-    )
-    offsets = tensors["encoder.0.self_attn.attention_weights.weight"]
+    projections = [t for name, t in tensors.items() if re.fullmatch(r"input_proj\.\d+\.0\.weight", name)]
+    maps = sum(weight.shape[2] == 1 for weight in projections)
+    rows = len(tensors["encoder.0.self_attn.attention_weights.weight"])
     return {
         **_resnet(tensors),
         "strides": [4, 8, 16, 32][-maps:],
         "levels": levels,
         "dim": dim,
-        "heads": asked.heads,
-        "points": _points(len(offsets), asked.heads, levels, "The encoder's attention"),
+        "heads": hints.heads,
+        "points": _points(rows, hints.heads, levels, "The encoder's attention"),
         "encoder_layers": _count(tensors, "encoder."),
         "decoder_layers": _count(tensors, "decoder."),
         "ffn_dim": len(tensors["encoder.0.ffn.linear1.weight"]),
@@ -117,27 +108,24 @@ def _dino_settings(tensors: Tensors, asked: Asked) -> dict[str, Any]:
     }
 
 
-def read_official(tensors: Tensors, _: Tensors, asked: Asked) -> Read:
+def read_official(tensors: Tensors, _: CheckpointFile, hints: ArchitectureHints) -> Architecture:
     """Read official DINO, whose layers may share their heads."""
-    settings = _dino_settings(tensors, asked)
+    settings = _dino_settings(tensors, hints)
     _check_heads(tensors, settings["decoder_layers"])
-    shared = _share_heads(tensors, settings["decoder_layers"])
+    shared = _has_shared_heads(tensors, settings["decoder_layers"])
     if shared:
         tensors = {n: t for n, t in tensors.items() if not re.match(r"(class|box)_heads\.[1-9]", n)}
-    return tensors, {**settings, "shared_heads": shared}, []
+    return Architecture(tensors, {**settings, "shared_heads": shared}, [])
 
 
-def read_detrex(tensors: Tensors, _: Tensors, asked: Asked) -> Read:
-    """Read detrex's DINO, whose proposals have the last of its heads."""
-    maps = _count(tensors, "input_proj.")
-    layers = _count(tensors, "decoder.")
+def read_detrex(tensors: Tensors, _: CheckpointFile, hints: ArchitectureHints) -> Architecture:
+    """Read detrex's DINO, whose last heads belong to the proposals."""
+    maps, layers = _count(tensors, "input_proj."), _count(tensors, "decoder.")
     _check_heads(tensors, layers + 1)
     own: Tensors = {}
     for name, tensor in tensors.items():
         name = re.sub(r"input_proj\.extra(\d+)", lambda match: f"input_proj.{maps + int(match[1])}", name)
-        name = re.sub(rf"class_heads\.{layers}\.", "proposal_class.", name)
-        own[re.sub(rf"box_heads\.{layers}\.", "proposal_box.", name)] = tensor
-    settings = _dino_settings(own, asked)
+        own[re.sub(rf"(class|box)_heads\.{layers}\.", r"proposal_\1.", name)] = tensor
     detrex: dict[str, Any] = {
         "frozen_stages": 1,
         "shared_heads": False,
@@ -145,76 +133,68 @@ def read_detrex(tensors: Tensors, _: Tensors, asked: Asked) -> Read:
         "position_offset": -0.5,
         "label_noise": 0.2,
     }
-    return own, {**settings, **detrex}, []
+    return Architecture(own, {**_dino_settings(own, hints), **detrex}, [])
 
 
-def read_rtdetr(tensors: Tensors, theirs: Tensors, asked: Asked) -> Read:
+def read_rtdetr(tensors: Tensors, file: CheckpointFile, hints: ArchitectureHints) -> Architecture:
     """Read RT-DETR, first or second version, of its authors or of transformers."""
-    stages = "backbone.stages."
-    depths = tuple(_count(tensors, f"{stages}{stage}.") for stage in range(4))
-    bottleneck = f"{stages}0.0.branch.2.conv.weight" in tensors
-    backbone = next((name for name, made in RESNET_VD.items() if made == (depths, bottleneck)), None)
+    depths = tuple(_count(tensors, f"backbone.stages.{stage}.") for stage in range(4))
+    bottleneck = "backbone.stages.0.0.branch.2.conv.weight" in tensors
+    backbone = next((name for name, layers in RESNET_VD.items() if layers == (depths, bottleneck)), None)
     if backbone is None:
         message = f"The backbone has {depths} blocks, which is no ResNet-vd of 18, 34, 50 or 101 layers."
         raise WeightsError(message)
     width = len(tensors["encoder.input_proj.0.conv.weight"])
-    expansion = len(tensors["encoder.top_down.0.conv1.conv.weight"]) / width
-    layers = _count(tensors, "decoder.")
-    notes = []
-    queries = asked.queries or 300
-    size, told = _rtdetr_size(theirs, asked)
-    notes += told
+    size, notes = _rtdetr_size(file.tensors, hints)
     settings: dict[str, Any] = {
         "backbone": backbone,
         "backbone_width": len(tensors["backbone.stem.2.conv.weight"]),
         "dim": len(tensors["decoder_proj.0.conv.weight"]),
-        "heads": asked.heads,
-        "points": _rtdetr_points(tensors, theirs, asked),
-        "decoder_layers": layers,
+        "heads": hints.heads,
+        "points": _rtdetr_points(tensors, file.tensors, hints.heads),
+        "decoder_layers": _count(tensors, "decoder."),
         "ffn_dim": len(tensors["decoder.0.ffn.linear1.weight"]),
         "encoder_dim": width,
         "encoder_ffn_dim": len(tensors["encoder.ffn.linear1.weight"]),
         "fusion_blocks": _count(tensors, "encoder.top_down.0.blocks."),
-        "expansion": expansion,
-        "queries": queries,
+        "expansion": len(tensors["encoder.top_down.0.conv1.conv.weight"]) / width,
+        "queries": hints.queries or 300,
         "size": size,
-        "sampling": asked.sampling,
-        "offset_scale": asked.offset_scale,
+        "sampling": hints.sampling,
+        "offset_scale": file.config.get("decoder_offset_scale", 0.5),
     }
-    medium = bottleneck and expansion == 0.5 and layers == 6 and "decoder.dec_score_head.0.weight" in theirs
-    if medium:
+    six_layers = (settings["expansion"], settings["decoder_layers"]) == (0.5, 6)
+    if bottleneck and six_layers and "decoder.dec_score_head.0.weight" in file.tensors:
         settings["eval_layer"] = 2
-        notes.append("RT-DETR-R50-m: the third of its six decoder layers answers, as it was published.")
-    return tensors, settings, notes
+        notes.append("RT-DETR-R50-m: predictions come from the third of its six decoder layers, as published.")
+    return Architecture(tensors, settings, notes)
 
 
-def _rtdetr_points(tensors: Tensors, theirs: Tensors, asked: Asked) -> int | list[int]:
-    """Return the points per level; the second version keeps one over their number for each of them."""
+def _rtdetr_points(tensors: Tensors, published: Tensors, heads: int) -> int | list[int]:
+    """Return the points per level. The second version stores, for each point, one over the count of its level."""
     levels = _count(tensors, "decoder_proj.")
     rows = len(tensors["decoder.0.cross_attn.attention_weights.weight"])
-    told = theirs.get("decoder.decoder.layers.0.cross_attn.num_points_scale")
-    if told is None:
-        return _points(rows, asked.heads, levels, "The decoder's attention")
-    points, left = [], [round(1 / share) for share in told.tolist()]
-    while left:
-        points.append(left[0])
-        left = left[left[0] :]
-    if len(points) != levels or sum(points) * asked.heads != rows:
-        message = (
-            f"num_points_scale tells {points} points, which {rows} rows of {asked.heads} heads do not. Give --heads."
-        )
+    scale = published.get("decoder.decoder.layers.0.cross_attn.num_points_scale")
+    if scale is None:
+        return _points(rows, heads, levels, "The decoder's attention")
+    points, remaining = [], [round(1 / share) for share in scale.tolist()]
+    while remaining:
+        points.append(remaining[0])
+        remaining = remaining[remaining[0] :]
+    if len(points) != levels or sum(points) * heads != rows:
+        message = f"num_points_scale has {points} points, which do not fit {rows} rows of {heads} heads. Give --heads."
         raise WeightsError(message)
     return points[0] if len(set(points)) == 1 else points
 
 
-def _rtdetr_size(theirs: Tensors, asked: Asked) -> tuple[tuple[int, int], list[str]]:
-    """Return the size it was trained for; the second version keeps its anchors, whose number tells a square's side."""
-    anchors = theirs.get("decoder.anchors")
-    if asked.size is not None or anchors is None:
-        return asked.size or (640, 640), []
+def _rtdetr_size(published: Tensors, hints: ArchitectureHints) -> tuple[tuple[int, int], list[str]]:
+    """Return the training size and a note. The second version stores its anchors, whose number gives a square's side."""
+    anchors = published.get("decoder.anchors")
+    if hints.size is not None or anchors is None:
+        return hints.size or (640, 640), []
     cells = anchors.shape[1]
     side = round(math.sqrt(cells / 21)) * 32  # a square of 32 n pixels has (16 + 4 + 1) n^2 cells
     if side * side // 1024 * 21 != cells:
-        message = f"It was made for images with {cells} anchors, which no square has. Give --size '[HEIGHT,WIDTH]'."
+        message = f"It has {cells} anchors, which fit no square image. Give --size '[HEIGHT,WIDTH]'."
         raise WeightsError(message)
-    return (side, side), [f"Made for {side}x{side} pixels, as its anchors say."] if side != 640 else []
+    return (side, side), [f"Made for {side}x{side} pixels, according to its anchors."] if side != 640 else []

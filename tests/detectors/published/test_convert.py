@@ -321,7 +321,7 @@ def test_a_file_cut_short(refused, tmp_path, share, kind):
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        ({"model.0.conv.weight": torch.zeros(1)}, "architecture that is not known"),
+        ({"model.0.conv.weight": torch.zeros(1)}, "has an unsupported architecture"),
         ({"fc.weight": torch.zeros(1), "layer1.0.conv1.weight": torch.zeros(1)}, "is a ResNet classifier"),
         ({"state_dict": {"detector.level_embed": torch.zeros(1)}}, "training checkpoint of cahqp"),
         ({"epoch": 3}, "no named weights"),
@@ -391,7 +391,7 @@ def test_copies_of_a_shared_head_must_agree(build, refused, tmp_path):
         ("--classes=lorrys=truk", "truk (did you mean truck?)"),
         ("--classes=car,,bus", "empty name"),
         ("--classes=car,car", "twice"),
-        ("--names=a,b", "80 outputs, and --names says 2"),
+        ("--names=a,b", "80 outputs, and --names has 2"),
     ],
 )
 def test_classes_that_cannot_be(build, refused, tmp_path, option, words):

@@ -17,8 +17,8 @@ from cahqp.detectors.published.checkpoint_file import CheckpointFile
 from cahqp.detectors.published.class_mapping import plan_classes
 from cahqp.detectors.published.convert import build
 from cahqp.detectors.published.key_maps import DINO_OFFICIAL, RTDETR_PUBLISHED, rename
-from cahqp.detectors.published.layouts import understand
-from cahqp.detectors.published.shapes import Asked
+from cahqp.detectors.published.layouts import recognise
+from cahqp.detectors.published.options import ArchitectureHints
 from cahqp.structures import Targets, collate, valid_sizes
 
 DATA = Path(__file__).parents[1] / "data"
@@ -50,12 +50,12 @@ def parameter(key: str, shape: list[int]) -> torch.Tensor:
     return torch.from_numpy(z)
 
 
-def loaded(meta, asked=None):
+def loaded(meta, hints=None):
     """Return the recorded model, read as a checkpoint is."""
     state = {name: parameter(key, shape) for name, shape, dtype, key in meta["parameters"] if "float" in dtype}
     names = tuple(str(i) for i in range(meta["config"]["num_classes"]))
     file = CheckpointFile(Path("published.pth"), "", "model", state)
-    published = understand(file, names, asked or Asked())
+    published = recognise(file, names, hints or ArchitectureHints())
     detector = build(file, published, plan_classes(None, names))
     detector.max_detections = 30
     return detector
@@ -133,7 +133,7 @@ def test_dino_is_the_published_one():
 def test_rtdetr_is_the_published_one():
     """ResNet-18vd at 256 pixels, also in training mode with BatchNorm frozen."""
     meta, arrays = case("rtdetr_r18.npz")
-    detector = loaded(meta, Asked(queries=40, size=(256, 256)))
+    detector = loaded(meta, ArchitectureHints(queries=40, size=(256, 256)))
     with torch.no_grad():
         output = detector(images(meta)[0])
     near_scores(output.pred_logits, arrays["pred_logits"])

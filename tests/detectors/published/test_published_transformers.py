@@ -12,7 +12,11 @@ import transformers
 from scipy.optimize import linear_sum_assignment
 
 from cahqp.detectors.losses.criterion import SetCriterion
-from cahqp.detectors.published.convert import load_published
+from cahqp.detectors.published.checkpoint_file import read_checkpoint
+from cahqp.detectors.published.class_mapping import plan_classes
+from cahqp.detectors.published.convert import build
+from cahqp.detectors.published.layouts import recognise
+from cahqp.detectors.published.options import ArchitectureHints
 from cahqp.errors import WeightsError
 from cahqp.structures import Targets
 
@@ -53,6 +57,12 @@ def random_model(kind, block, settings):
         elif parameter.dim() > 1 and "embed" not in name:
             torch.nn.init.normal_(parameter, std=(2 / parameter[0].numel()) ** 0.5)
     return model
+
+
+def load_published(folder, names=None):
+    file = read_checkpoint(folder)
+    published = recognise(file, names, ArchitectureHints())
+    return build(file, published, plan_classes(None, published.names))
 
 
 def far_apart(detector, ours, model, theirs, size) -> float:
