@@ -52,7 +52,13 @@ COMMANDS: dict[str, Command] = {
     "validate": Command(TRAIN, "measure on the validation frames of a config", _LIGHTNING),
     "test": Command(TRAIN, "measure on the test frames of a config", _LIGHTNING),
     "predict": Command(TRAIN, "run a config's model over its test frames", _LIGHTNING),
-    "convert": Command(TRAIN, "convert a published DINO or RT-DETR checkpoint to a model file", f"{_LEGACY}:convert"),
+    "convert": Command(
+        TRAIN,
+        "convert a published DINO or RT-DETR checkpoint to a model file",
+        "cahqp.detectors.published.convert:convert",
+        "cahqp.detectors.published.options:ConvertOptions",
+        ("weights", "output"),
+    ),
     "info": Command(
         TRAIN,
         "describe a model file",

@@ -75,14 +75,6 @@ def calibrate(arguments: list[str]) -> None:
     run_with_lists(command, arguments, {"frames": Path}, LABEL_LISTS)
 
 
-def convert(arguments: list[str]) -> None:
-    """Run `cahqp convert FILE OUTPUT`; both may be given as flags too."""
-    from cahqp.detectors.published.convert import convert as command
-
-    given = with_flags(arguments[1:], ("--weights", "--output"))
-    auto_cli(command, args=given, exit_on_error=False, prog="cahqp convert", as_positional=False)
-
-
 def run_with_lists(
     function: Callable[..., Any],
     arguments: list[str],
@@ -111,17 +103,6 @@ def run_with_lists(
     given = parser.instantiate_classes(parser.parse_args(arguments[1:])).as_dict()
     given.pop("config", None)
     function(**given)
-
-
-def with_flags(arguments: list[str], flags: tuple[str, ...]) -> list[str]:
-    """Return the arguments with the bare ones among them, in order, named by `flags`; all options take a value."""
-    left, found, value = list(flags), [], False
-    for text in arguments:
-        if not text.startswith("-") and not value and left:
-            found.append(left.pop(0))
-        value = text.startswith("--") and "=" not in text and text != "--help"
-        found.append(text)
-    return found
 
 
 def switched(arguments: list[str], *names: str) -> list[str]:

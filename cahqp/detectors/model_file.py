@@ -186,9 +186,9 @@ def _build(path: Path, metadata: Mapping[str, Any]) -> Detector:
     except (TypeError, ValueError) as error:
         message = f"{path} has settings that this version does not support ({error}). Use the cahqp that wrote it."
         raise WeightsError(message) from error
-    rule: dict[str, Any] = metadata["preprocessing"]
     # JSON has no tuples.
-    detector.preprocessing = Preprocessing(**{k: tuple(v) if isinstance(v, list) else v for k, v in rule.items()})
+    rule: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in metadata["preprocessing"].items()}
+    detector.preprocessing = Preprocessing(**rule)
     if metadata["prompt"] is not None:
         detector.prompt = VisualPrompt(**metadata["prompt"])
     return detector

@@ -25,6 +25,10 @@ class LevelwiseDeformableAttention(DeformableAttention):
         ValueError: `sampling` is unknown, or a level has no point.
     """
 
+    reach: Tensor
+    slots: Tensor
+    filled: Tensor
+
     def __init__(
         self, dim: int, heads: int, points: Sequence[int], sampling: str = "bilinear", offset_scale: float = 0.5
     ) -> None:
@@ -54,16 +58,15 @@ class LevelwiseDeformableAttention(DeformableAttention):
     ) -> Tensor:
         """Return (B, Q, D); arguments as in `DeformableAttention`, but `reference` (B, Q, 1, 4) are boxes."""
         value, offsets, weights = self._project(query, tokens, padding)
-        reach: Tensor = self.reach  # type: ignore[assignment]
-        scaled = offsets * reach[:, None] * reference[:, :, None, :, 2:] * self.offset_scale
+        scaled = offsets * self.reach[:, None] * reference[:, :, None, :, 2:] * self.offset_scale
         locations = reference[:, :, None, :, :2] + scaled
         if self.sampling == "discrete":
             sampled = discrete_attention(value, shapes, locations, weights, self.per_level)
         else:
-            slots: Tensor = self.slots  # type: ignore[assignment]
             table = (*query.shape[:2], self.heads, self.levels, self.points)
-            locations = locations[..., slots, :].view(*table, 2)
-            sampled = deformable_attention(value, shapes, locations, (weights[..., slots] * self.filled).view(table))
+            locations = locations[..., self.slots, :].view(*table, 2)
+            weights = (weights[..., self.slots] * self.filled).view(table)
+            sampled = deformable_attention(value, shapes, locations, weights)
         out: Tensor = self.output_proj(sampled)
         return out
 

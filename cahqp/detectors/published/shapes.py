@@ -188,7 +188,7 @@ def _rtdetr_points(tensors: Tensors, published: Tensors, heads: int) -> int | li
 
 
 def _rtdetr_size(published: Tensors, hints: ArchitectureHints) -> tuple[tuple[int, int], list[str]]:
-    """Return the training size and a note. The second version stores its anchors, whose number gives a square's side."""
+    """Return the training size and a note. The second version stores anchors, whose number gives a square's side."""
     anchors = published.get("decoder.anchors")
     if hints.size is not None or anchors is None:
         return hints.size or (640, 640), []
