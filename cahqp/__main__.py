@@ -7,10 +7,10 @@ import sys
 from argparse import ArgumentError
 from collections.abc import Sequence
 
-from cahqp import __version__
 from cahqp.cli.commands import COMMANDS, find, usage
 from cahqp.errors import CahqpError, shortened
 from cahqp.files import disk_trouble
+from cahqp.version import __version__
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,4 +1,4 @@
-"""Matching the boxes of one frame with those of another. NumPy and SciPy only, so that every room may use it."""
+"""Box matching between frames, with NumPy and SciPy only."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ Integers = NDArray[np.integer[Any]]
 
 
 SAME_PLACE = 0.6
-"""Overlap from which on boxes of different frames stand at one place. On synthetic nights 0.5 took 5 to 19 % of the
-good boxes with it, and 0.7 left more of the false ones."""
+"""Minimum IoU of boxes at one position in different frames. On synthetic nights 0.5 affected 5 to 19 % of the correct
+boxes, and 0.7 kept more false ones."""
 
 LEAST_FRAMES = 5
-"""Other frames that must show a place before anything is said of it."""
+"""Minimum number of other frames that show a position before boxes there are down-weighted."""
 
 DOUBTFUL_SHARE = 0.3
-"""Share of its threshold from which on a box says that a place is taken: a lamp is not a car in each frame."""
+"""Share of the threshold above which a box occupies its position: a lamp is not detected as a car in every frame."""
 
 
 def pairwise_iou(boxes_a: Floats, boxes_b: Floats) -> NDArray[np.float64]:
-    """Return (N, M) intersections over unions of (N, 4) and (M, 4) xyxy boxes; boxes without area overlap nothing."""
+    """Return the (N, M) pairwise IoU of (N, 4) and (M, 4) xyxy boxes; boxes without area have IoU 0."""
     a, b = _as_boxes(boxes_a)[:, None], _as_boxes(boxes_b)[None]
-    # Coordinate by coordinate: on pairs of short rows NumPy spends most of its time between them.
+    # One coordinate at a time: broadcasting over pairs of length-4 rows is slower.
     wide = np.minimum(a[..., 2], b[..., 2]) - np.maximum(a[..., 0], b[..., 0])
     high = np.minimum(a[..., 3], b[..., 3]) - np.maximum(a[..., 1], b[..., 1])
     intersection = np.maximum(wide, 0) * np.maximum(high, 0)
@@ -37,12 +37,12 @@ def pairwise_iou(boxes_a: Floats, boxes_b: Floats) -> NDArray[np.float64]:
 
 
 def places_taken(boxes: Floats, frames: Sequence[Floats], min_iou: float = SAME_PLACE) -> NDArray[np.bool_]:
-    """Return (N, F) whether something is at each box's place in each frame.
+    """Return an (N, F) mask: whether frame f contains a box at the position of box n.
 
     Args:
         boxes: (N, 4) xyxy.
-        frames: (M, 4) xyxy each, in the same coordinates.
-        min_iou: Overlap from which on it is the same place.
+        frames: F arrays of (M, 4) xyxy boxes, in the same coordinates.
+        min_iou: Minimum IoU of boxes at one position.
     """
     taken = np.zeros((len(boxes), len(frames)), np.bool_)
     filled = [number for number, others in enumerate(frames) if len(others)]
@@ -54,16 +54,15 @@ def places_taken(boxes: Floats, frames: Sequence[Floats], min_iou: float = SAME_
 
 
 def stationary_factor(shares: Floats, stationary_weight: float) -> NDArray[np.float64]:
-    """Return what scores count whose place is taken in a share of the recording's other frames.
+    """Return (N,) score multipliers for boxes at stationary positions.
 
-    Road users come and go, and their place is empty in other frames; a lit window that is taken for a car is so in most
-    of them. No order and no time is needed, so this works on frames too far apart for tracks.
+    Road users come and go, so their position is empty in other frames. A lit window that looks like a car is detected
+    in most frames. Frames need no order and no time stamps, so they may be too far apart for tracking.
 
     Args:
-        shares: (N,) shares of the other frames, 0..1. Up to 0.2 a score counts fully, from 0.6 on by
-            `stationary_weight`, and
-            evenly less in between.
-        stationary_weight: 0..1.
+        shares: (N,) shares of other frames that occupy the position, in [0, 1]. The multiplier is 1 up to a share of
+            0.2, `stationary_weight` from 0.6, and linear in between.
+        stationary_weight: Multiplier in [0, 1].
     """
     return 1 - (1 - stationary_weight) * np.clip((np.asarray(shares, np.float64) - 0.2) / 0.4, 0, 1)
 
@@ -76,31 +75,30 @@ def match_boxes(
     min_iou: float = 0.3,
     max_distance: float = 0.0,
 ) -> NDArray[np.int64]:
-    """Match boxes one to one so that the sum of affinities is largest (Hungarian method).
+    """Match boxes one to one with the largest sum of affinities (Hungarian method).
 
-    Boxes that overlap count more than boxes that are merely near each other; ties fall to the lower indices, so equal
-    input gives equal pairs.
+    Overlapping boxes have a higher affinity than boxes with near centres only. Ties go to the lower index.
 
     Args:
         boxes_a: (N, 4) xyxy.
-        labels_a: (N,) class indices; boxes of different classes never match. `None` for both leaves classes aside.
+        labels_a: (N,) class indices; boxes of different classes never match. `None` for both sides ignores classes.
         boxes_b: (M, 4) xyxy, in the same coordinates.
         labels_b: (M,) class indices.
-        min_iou: Least overlap of a pair, above 0.
-        max_distance: Pairs below `min_iou` still match while the distance of their centres is below this many mean
-            diagonals of the two boxes: small things move further than their own width from frame to frame. 0 is off.
+        min_iou: Minimum IoU of a pair, above 0.
+        max_distance: Maximum distance of centres for pairs below `min_iou`, in mean diagonals of the two boxes. Small
+            objects move further than their own width between frames. 0 requires overlap.
 
     Returns:
-        (K, 2) rows of an index into a and one into b, ascending in a.
+        (K, 2) index pairs into a and b, ascending in a.
 
     Raises:
-        ValueError: Labels are given for one side only, or `min_iou` is not above 0.
+        ValueError: Labels are missing on one side, or `min_iou` is not positive.
     """
     if (labels_a is None) != (labels_b is None):
         message = "Give labels for both sides or for neither."
         raise ValueError(message)
     if min_iou <= 0:
-        message = f"min_iou must be above 0, got {min_iou}: boxes that do not touch would match."
+        message = f"min_iou must be above 0, got {min_iou}: boxes without overlap would match."
         raise ValueError(message)
     affinity = _affinity(_as_boxes(boxes_a), _as_boxes(boxes_b), min_iou, max_distance)
     if labels_a is not None and labels_b is not None:
@@ -111,7 +109,7 @@ def match_boxes(
 
 
 def _affinity(a: NDArray[np.float64], b: NDArray[np.float64], min_iou: float, max_distance: float) -> Floats:
-    """Return (N, M): 1 + IoU where boxes overlap enough, below 1 where only their centres are near, else 0."""
+    """Return (N, M) affinities: 1 + IoU for overlapping boxes, below 1 for near centres only, else 0."""
     iou = pairwise_iou(a, b)
     affinity = np.where(iou >= min_iou, 1 + iou, 0.0)
     if max_distance > 0:

@@ -1,4 +1,4 @@
-"""The errors that a person can mend: shown as one message, without a traceback."""
+"""Errors that the user can fix: printed as one message, without a traceback."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ from collections.abc import Mapping
 
 
 class CahqpError(Exception):
-    """What was given, what is allowed and what to do, in the words the user typed."""
+    """Base class. The message states what was given, what is allowed and what to do."""
 
 
 class ConfigError(CahqpError):
-    """A setting, or several, that cannot be right. All of them are told together."""
+    """One or more invalid settings; one message lists them all."""
 
 
 class DataError(CahqpError):
-    """A file of frames or annotations that cannot be used as it is."""
+    """A file of frames or annotations that cannot be used."""
 
 
 class WeightsError(CahqpError):
-    """A model file that is missing, damaged or made for something else."""
+    """A model file that is missing, damaged or incompatible."""
 
 
 class RunError(CahqpError):
@@ -26,14 +26,14 @@ class RunError(CahqpError):
 
 
 def check_numbers(shares: Mapping[str, float | None], counts: Mapping[str, int | None]) -> None:
-    """Refuse settings that are out of range, all together.
+    """Check the ranges of settings.
 
     Args:
-        shares: By name; each must lie in 0..1, or is not given.
-        counts: By name; each must be at least 1, or is not given.
+        shares: Values by name; each must lie in [0, 1] or be `None`.
+        counts: Values by name; each must be at least 1 or be `None`.
 
     Raises:
-        ConfigError: Some are not.
+        ConfigError: Some values are out of range.
     """
     wrong = [f"{name} must lie in 0..1, got {v}." for name, v in shares.items() if v is not None and not 0 <= v <= 1]
     wrong += [f"{name} must be at least 1, got {v}." for name, v in counts.items() if v is not None and v < 1]
@@ -44,7 +44,7 @@ def check_numbers(shares: Mapping[str, float | None], counts: Mapping[str, int |
 _NOISE = ("Does not validate against", "Subtypes:", "Errors:", "- Expected a <class 'NoneType'>", "Given value")
 
 
-def shortened(told: str) -> str:
-    """Return jsonargparse's message without what helps nobody: which types it tried, and the whole value again."""
-    lines = [line for line in told.splitlines() if not line.strip().startswith(_NOISE)]
+def shortened(message: str) -> str:
+    """Return jsonargparse's message without the lines that list attempted types and repeat the whole value."""
+    lines = [line for line in message.splitlines() if not line.strip().startswith(_NOISE)]
     return "\n".join(lines).strip().removeprefix("- ")

@@ -1,4 +1,4 @@
-"""Files that are either whole or absent, and their hashes. The one place that writes what others rely on."""
+"""Atomic file writes, hashes, and messages for disk errors."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from cahqp.errors import RunError
 
 @contextmanager
 def atomic_write(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
-    """Open a temporary file beside `path` that takes its place only when the block ends well.
+    """Open a temporary file that replaces `path` when the block ends without an error.
 
-    Flushes and syncs the file, renames it, then syncs the directory. Whatever goes wrong, `path` keeps what it held
-    and the temporary file is removed.
+    Flushes and syncs the file, renames it, then syncs the directory. After an error `path` is unchanged and the
+    temporary file is removed.
 
     Args:
         path: The file to write.
@@ -41,7 +41,7 @@ def atomic_write(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
-            # mkstemp makes private files; what we publish follows the user's umask like any other file.
+            # mkstemp makes private files; published files follow the user's umask.
             umask = os.umask(0)
             os.umask(umask)
             Path(temporary).chmod(0o666 & ~umask)
@@ -55,10 +55,10 @@ def atomic_write(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Tell of a full or read-only disk, and of a place that is barred, in words that a person can act on.
+    """Turn errors of a full or read-only disk, or of missing permissions, into a message with the remedy.
 
     Args:
-        path: What the block writes; another file's trouble stays as it is.
+        path: The file that the block writes; errors of other files are raised unchanged.
 
     Raises:
         RunError: The disk is full, or `path` cannot be written.
@@ -73,33 +73,31 @@ def writing(path: Path) -> Iterator[None]:
 
 
 def _explained(error: OSError, path: Path) -> RunError | None:
-    """Return what to tell the user, or `None` where the error is not about writing `path`."""
+    """Return the error with its remedy; `None` if it is not about writing `path`."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return RunError(
-            f"The disk is full: {path} could not be written. Free some space and run the same command again."
+            f"The disk is full: {path} could not be written. Free some space and rerun the same command to resume."
         )
-    # The block that writes may have failed on a file that it reads; that is not ours to explain.
+    # The block may have failed on a file that it reads.
     named = Path(error.filename).absolute() if isinstance(error.filename, str) else path.absolute()
     ours = named.parent == path.absolute().parent or named in path.absolute().parents
     if ours and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return RunError(
-            f"{path} cannot be written ({error.strerror}). Choose another --output or mend its permissions."
-        )
+        return RunError(f"{path} cannot be written ({error.strerror}). Choose another --output or fix its permissions.")
     return None
 
 
 def disk_trouble(error: OSError) -> str | None:
-    """Return what to tell of a disk that is full or a file that is barred, `None` where an error is about neither.
+    """Return the message for a full disk or missing permissions; `None` for other errors.
 
     Args:
-        error: Of any file, read or written.
+        error: Raised while any file was read or written.
     """
-    named = error.filename2 or error.filename  # of a copy and a rename the second is the one that is written
+    named = error.filename2 or error.filename  # a copy or rename writes the second file
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        what = f"{named} could not be written. " if isinstance(named, str) else ""
-        return f"The disk is full: {what}Free some space and run the same command again."
+        failure = f"{named} could not be written. " if isinstance(named, str) else ""
+        return f"The disk is full: {failure}Free some space and rerun the same command to resume."
     if isinstance(named, str) and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return f"{named}: {error.strerror}. Mend its permissions, or give another path, such as another --output."
+        return f"{named}: {error.strerror}. Fix its permissions, or give another path, such as another --output."
     return None
 
 
@@ -113,7 +111,7 @@ def sync_directory(directory: Path) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write `value` as indented JSON with sorted keys, whole or not at all. NaN and infinity are refused."""
+    """Write `value` atomically as indented JSON with sorted keys; NaN and infinity raise `ValueError`."""
     text = json.dumps(value, indent=2, sort_keys=True, allow_nan=False, ensure_ascii=False)
     with atomic_write(path) as file:
         file.write(text + "\n")
@@ -123,7 +121,7 @@ def read_json(path: Path) -> Any:
     """Read a JSON file.
 
     Raises:
-        RunError: The file is missing, cannot be read or is no JSON.
+        RunError: The file is missing, unreadable or not JSON.
     """
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
@@ -134,7 +132,7 @@ def read_json(path: Path) -> Any:
         message = f"{path} cannot be read ({error.strerror}). Give the path of a JSON file that you may read."
         raise RunError(message) from error
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        message = f"{path} is not readable JSON ({error}). Make it again, or restore it from a copy."
+        message = f"{path} is not readable JSON ({error}). Recreate it, or restore it from a copy."
         raise RunError(message) from error
 
 
@@ -156,7 +154,7 @@ def natural_key(name: str) -> list[tuple[int, int, str]]:
 
 
 def redact_url(source: str) -> str:
-    """Return a URL as it may stand in messages, logs and files, without user, password and query; a path as it is."""
+    """Return a URL without user, password and query, for messages, logs and files; a path is unchanged."""
     scheme, separator, rest = source.partition("://")
     if not separator:
         return source

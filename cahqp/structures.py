@@ -1,4 +1,4 @@
-"""The data type that every stage speaks: boxes of one image, and batches of images with their padding."""
+"""Detections and targets of one image, batches of padded images, and preprocessing."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ from torch import Tensor
 from cahqp.frame import Frame
 
 
-def _check_boxes(boxes: Tensor, what: str) -> None:
+def _check_boxes(boxes: Tensor, name: str) -> None:
     if boxes.ndim != 2 or boxes.shape[1] != 4:
-        message = f"{what} must be (N, 4) xyxy pixels, got shape {tuple(boxes.shape)}."
+        message = f"{name} must be (N, 4) xyxy pixels, got shape {tuple(boxes.shape)}."
         raise ValueError(message)
     if not torch.is_floating_point(boxes):
-        message = f"{what} must be floating point, got {boxes.dtype}."
+        message = f"{name} must be floating point, got {boxes.dtype}."
         raise TypeError(message)
 
 
-def _check_length(values: Tensor, count: int, what: str) -> None:
+def _check_length(values: Tensor, count: int, name: str) -> None:
     if values.shape != (count,):
-        message = f"{what} must be ({count},) like the boxes, got shape {tuple(values.shape)}."
+        message = f"{name} must be ({count},) like the boxes, got shape {tuple(values.shape)}."
         raise ValueError(message)
 
 
 class _PerBox:
-    """Moving and selecting for a dataclass of tensors."""
+    """Base of dataclasses with one tensor row per box."""
 
     def to(self, device: torch.device | str) -> Self:
-        """Return the same on another device."""
+        """Return a copy on another device."""
         return replace(self, **{k: v.to(device) for k, v in self._tensors().items()})  # type: ignore[type-var]
 
     def _tensors(self) -> dict[str, Tensor]:
@@ -40,11 +40,11 @@ class _PerBox:
 
 @dataclass(frozen=True)
 class Detections(_PerBox):
-    """What a detector says of one image.
+    """Detections in one image.
 
     Attributes:
         boxes: (N, 4) float32 xyxy in pixels.
-        scores: (N,) float32 in 0..1.
+        scores: (N,) float32 in [0, 1].
         labels: (N,) int64 contiguous class indices.
     """
 
@@ -68,21 +68,21 @@ class Detections(_PerBox):
 
     @classmethod
     def empty(cls, device: torch.device | str = "cpu") -> Detections:
-        """Return no detections."""
+        """Return an instance without detections."""
         zeros = torch.zeros(0, device=device)
         return cls(zeros.reshape(0, 4), zeros, zeros.long())
 
 
 @dataclass(frozen=True)
 class Targets(_PerBox):
-    """What one image is trained towards.
+    """Training targets of one image.
 
     Attributes:
-        boxes: (N, 4) float32 xyxy in pixels of the image as it is in the batch.
+        boxes: (N, 4) float32 xyxy in pixels of the batch image.
         labels: (N,) int64 contiguous class indices.
-        weights: (N,) float32 in 0..1, the share with which each box counts; ones where not given.
-        ignore: (K, 4) float32 xyxy regions that are neither object nor background; none where not given.
-        seed: Seeds this image's denoising noise; `None` draws from the global generator.
+        weights: (N,) float32 in [0, 1], loss weight of each box; defaults to ones.
+        ignore: (K, 4) float32 xyxy regions that are neither object nor background; defaults to none.
+        seed: Seed of the denoising noise of this image; `None` uses the global generator.
     """
 
     boxes: Tensor
@@ -92,7 +92,7 @@ class Targets(_PerBox):
     seed: int | None = None
 
     def __post_init__(self) -> None:
-        """Fill in the defaults and check shapes."""
+        """Fill in defaults and check shapes."""
         if cast("Tensor | None", self.weights) is None:
             object.__setattr__(self, "weights", self.boxes.new_ones(len(self.boxes)))
         if cast("Tensor | None", self.ignore) is None:
@@ -103,26 +103,26 @@ class Targets(_PerBox):
         _check_length(self.weights, len(self.boxes), "weights")
 
     def __len__(self) -> int:
-        """Return the number of boxes, ignored regions not counted."""
+        """Return the number of boxes, excluding ignored regions."""
         return len(self.boxes)
 
     def __getitem__(self, index: Tensor | slice) -> Targets:
-        """Return the boxes that a mask selects; ignored regions and the seed stay."""
+        """Return the selected boxes, with all ignored regions and the seed."""
         return replace(self, boxes=self.boxes[index], labels=self.labels[index], weights=self.weights[index])
 
     @classmethod
     def empty(cls, device: torch.device | str = "cpu") -> Targets:
-        """Return no boxes and no ignored regions."""
+        """Return an instance without boxes and ignored regions."""
         zeros = torch.zeros(0, device=device)
         return cls(zeros.reshape(0, 4), zeros.long())
 
 
 @dataclass
 class Batch:
-    """Images of one step, padded at the right and the bottom to a common size.
+    """Images padded at the right and bottom to a common size.
 
     Attributes:
-        images: (B, 3, H, W) uint8 RGB, not normalised; the detector's `Preprocessing` does that on the device.
+        images: (B, 3, H, W) uint8 RGB; the detector's `Preprocessing` normalises them on the device.
         padding_mask: (B, H, W) bool, true where padded.
         targets: One per image.
         frames: One per image.
@@ -138,17 +138,17 @@ class Batch:
         return len(self.images)
 
     def to(self, device: torch.device | str, **_: Any) -> Batch:
-        """Return the same on another device. Lightning moves batches by calling this."""
+        """Return a copy on another device; Lightning calls this to move batches."""
         targets = [t.to(device) for t in self.targets]
         return Batch(self.images.to(device), self.padding_mask.to(device), targets, self.frames)
 
     def pin_memory(self) -> Batch:
-        """Return the same with the images in page-locked memory, for fast copies to a GPU."""
+        """Return a copy with images in page-locked memory, for fast transfer to a GPU."""
         return replace(self, images=self.images.pin_memory(), padding_mask=self.padding_mask.pin_memory())
 
 
 def valid_sizes(padding_mask: Tensor) -> Tensor:
-    """Return (B, 2) float heights and widths of the unpadded parts, which lie at the top left.
+    """Return (B, 2) float heights and widths of the unpadded top-left parts.
 
     Args:
         padding_mask: (B, H, W) bool, true where padded.
@@ -162,7 +162,7 @@ def collate(samples: list[tuple[Tensor, Targets, Frame]]) -> Batch:
     """Pad images to the largest height and width among them.
 
     Args:
-        samples: Each a (3, h, w) uint8 image, its targets and its frame.
+        samples: (3, h, w) uint8 images with their targets and frames.
     """
     height = max(image.shape[1] for image, _, _ in samples)
     width = max(image.shape[2] for image, _, _ in samples)
@@ -176,16 +176,16 @@ def collate(samples: list[tuple[Tensor, Targets, Frame]]) -> Batch:
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How a detector wants its images: a size rule and a normalisation.
+    """Size rule and normalisation of a detector.
 
-    Either `size` is set (both sides fixed, the aspect ratio is not kept), or `short_side` with `max_side` (kept).
+    Set either `size` (fixed, changes the aspect ratio) or `short_side` with `max_side` (keeps it).
 
     Attributes:
         size: Height and width in pixels.
-        short_side: Length of the shorter side in pixels, unless the longer one would pass `max_side`.
-        max_side: Longest length allowed for the longer side in pixels.
-        mean: Subtracted from RGB in 0..1.
-        std: What the difference is divided by.
+        short_side: Length of the shorter side in pixels, reduced if the longer side would exceed `max_side`.
+        max_side: Maximum length of the longer side in pixels.
+        mean: RGB mean, in [0, 1].
+        std: RGB standard deviation, in [0, 1].
     """
 
     size: tuple[int, int] | None = None
@@ -201,10 +201,10 @@ class Preprocessing:
             raise ValueError(message)
 
     def target_size(self, height: int, width: int) -> tuple[int, int]:
-        """Return the height and width that an image of this height and width is resized to.
+        """Return height and width after resizing an image of the given height and width, all in pixels.
 
-        Where the aspect ratio is kept, as official DINO does it: the short side is rounded and the long one follows it,
-        cut off, so that it may pass `max_side` by a few pixels. detrex rounds both sides.
+        With `short_side` this follows official DINO: the short side is rounded, the long side is truncated and may
+        exceed `max_side` by a few pixels. detrex rounds both sides.
         """
         if self.size is not None:
             return self.size
@@ -212,13 +212,13 @@ class Preprocessing:
         short, (low, high) = self.short_side, sorted((height, width))
         if self.max_side is not None and high / low * short > self.max_side:
             short = round(self.max_side * low / high)
-            if short < 1:  # a sliver: the long side decides alone
+            if short < 1:  # a sliver: only the long side decides
                 return (1, self.max_side) if height <= width else (self.max_side, 1)
         long = int(short * high / low)
         return (short, long) if height <= width else (long, short)
 
     def normalise(self, images: Tensor, padding_mask: Tensor | None = None) -> Tensor:
-        """Return (B, 3, H, W) float32 from uint8 RGB; padding becomes zero after normalisation, as DINO has it."""
+        """Return (B, 3, H, W) float32 from uint8 RGB; padding is zero after normalisation, as in DINO."""
         mean = torch.tensor(self.mean, device=images.device).view(3, 1, 1)
         std = torch.tensor(self.std, device=images.device).view(3, 1, 1)
         normalised = (images.float() / 255 - mean) / std

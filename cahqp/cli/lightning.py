@@ -1,4 +1,4 @@
-"""The commands that need Lightning: LightningCLI for fit, validate, test and predict; and relabel."""
+"""LightningCLI for `fit`, `validate`, `test` and `predict`."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ from cahqp.training.lightning_errors import lightning_errors
 from cahqp.training.run_inputs import split_inputs
 from cahqp.training.save_model import finish_fit
 
-# Its tips and device listings advertise; what matters of them is told as an error.
+# Hides tips and device listings; problems are raised as errors.
 logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
 
-# What may change between two attempts at the same run: where it goes and how it is watched.
+# Options that may differ between two attempts of the same run: its location and monitoring.
 _NOT_IDENTITY = (
     "output",
     "config",
@@ -56,7 +56,7 @@ _NOT_IDENTITY = (
     "enable_model_summary",
     "verbose",
     "weights_only",
-    "alarms",  # they end a run, and change nothing in one that reaches its end
+    "alarms",  # they stop a run, and change nothing in a run that completes
 )
 
 
@@ -70,22 +70,22 @@ _MODEL_TO_DATA = (
 
 
 class Cli(LightningCLI):
-    """LightningCLI whose every fit has a run directory of its own."""
+    """LightningCLI that gives each run its own run directory."""
 
     run: RunDirectory | None = None
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Add `--output`, `--seed`, `--wandb` and the average."""
-        parser.add_argument("--output", type=Path, default=None, help="Directory of the run; never overwritten.")
-        parser.add_argument("--seed", type=int, default=0, help="Seeds weights, order, augmentation and noise.")
+        """Add `--output`, `--seed`, `--wandb`, the EMA and the alarms; link model attributes to the data."""
+        parser.add_argument("--output", type=Path, default=None, help="Run directory; never overwritten.")
+        parser.add_argument("--seed", type=int, default=0, help="Seed of weights, order, augmentation and noise.")
         parser.add_argument(
-            "--wandb", type=Literal["off", "online", "offline"], default="off", help="Track with Weights & Biases too."
+            "--wandb", type=Literal["off", "online", "offline"], default="off", help="Also track with Weights & Biases."
         )
         parser.add_argument(
             "--example_images",
             type=NonNegativeInt,
             default=0,
-            help="Frames to draw detections and pseudo-labels on (checkpoints/examples, W&B); they show faces, plates.",
+            help="Number of frames drawn with detections and pseudo-labels; they may show faces and number plates.",
         )
         parser.add_lightning_class_args(EMA, "ema")
         parser.add_lightning_class_args(Alarms, "alarms")
@@ -97,28 +97,28 @@ class Cli(LightningCLI):
             parser.link_arguments(source, f"data.init_args.{target}", compute, apply_on="instantiate")
 
     def _parse_ckpt_path(self) -> None:
-        """Do nothing: a checkpoint's hyperparameters would silently beat flags and config."""
+        """Do nothing: hyperparameters of a checkpoint would silently override flags and config."""
 
     @property
     def settings(self) -> Any:
-        """The parsed configuration of the command that runs."""
+        """Parsed configuration of the running subcommand."""
         return self.config[self.subcommand]
 
     @property
     def work(self) -> Path | None:
-        """Where this command may write; `None` without `--output`."""
+        """Directory to write into; `None` without `--output`."""
         output: Path | None = self.settings.output
         return None if output is None else output.with_name(f"{output.name}.partial")
 
     def before_instantiate_classes(self) -> None:
-        """Claim the run directory, before anything heavy is built."""
+        """Claim the run directory before model and data are built."""
         settings, output = self.settings, self.settings.output
         if settings.get("ckpt_path"):
-            message = "--ckpt_path is not needed: the same --output resumes; new weights enter by --model.weights."
+            message = "--ckpt_path is not supported. The same --output resumes; --model.weights loads a model file."
             raise ConfigError(message)
         if output is None:
             if self.subcommand in ("fit", "predict"):
-                message = f"{self.subcommand} needs --output DIR, a new directory for this run, such as runs/teacher."
+                message = f"{self.subcommand} needs --output DIR, a new run directory such as runs/teacher."
                 raise ConfigError(message)
             return
         if not _is_rank_zero():
@@ -133,7 +133,7 @@ class Cli(LightningCLI):
         (self.run.work / "config.yaml").write_text(parser.dump(settings, skip_none=False), encoding="utf-8")
 
     def instantiate_classes(self) -> None:
-        """Build model, data and trainer; what they refuse is told as one message."""
+        """Build model, data and trainer; their errors become one message."""
         try:
             super().instantiate_classes()
         except (ValueError, RuntimeError) as error:
@@ -156,7 +156,7 @@ class Cli(LightningCLI):
         elif self.settings.trainer.get("logger") is None:
             kwargs["logger"] = False
         if self.subcommand == "fit" and self.work is not None and not self.settings.trainer.fast_dev_run:
-            # Given at once: a trainer without checkpoints of its own would add Lightning's default one to ours.
+            # Passed to the constructor: otherwise the Trainer adds its default checkpoint callback.
             asked = self.config_init[self.subcommand].trainer.callbacks or []
             examples = ExampleImages(self.settings.example_images, self.work / "checkpoints" / "examples")
             labels = PseudoLabelImages(self.settings.example_images, self.work / "checkpoints" / "examples")
@@ -178,7 +178,7 @@ class Cli(LightningCLI):
         return loggers
 
     def fit(self, model: DetectionModule, datamodule: DetectionData, **_: Any) -> None:
-        """Train, from the last checkpoint if the run was interrupted, and leave a model file."""
+        """Train, from the last checkpoint after an interruption, and write a model file."""
         assert self.work is not None
         last = self.work / "checkpoints" / "last.ckpt"
         for logger in self.trainer.loggers[1:]:
@@ -197,9 +197,9 @@ class Cli(LightningCLI):
         self._measure(self.trainer.test(model, datamodule=datamodule))
 
     def predict(self, model: DetectionModule, datamodule: DetectionData, **_: Any) -> None:
-        """Write every detection on the test frames as `labels.json`, through the writer of `cahqp relabel`."""
+        """Write all detections on the test frames to `labels.json`."""
         if not datamodule.test:
-            message = "There is nothing to predict on: give --data.test='[FILE]', COCO files whose labels are not read."
+            message = "predict needs frames: give --data.test='[FILE]' with COCO files. Their labels are not read."
             raise ConfigError(message)
         assert self.work is not None
         detector = model.detector
@@ -218,7 +218,7 @@ class Cli(LightningCLI):
 
 
 def _own(error: BaseException | None) -> CahqpError | None:
-    """Return the error of ours that jsonargparse wrapped into its own."""
+    """Return the CahqpError that jsonargparse wrapped; `None` if there is none."""
     while error is not None and not isinstance(error, CahqpError):
         error = error.__cause__ or error.__context__
     return error
@@ -232,7 +232,7 @@ def lightning(arguments: list[str]) -> None:
     """Run `cahqp fit|validate|test|predict`."""
     os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
     check_configs(arguments)
-    # Lightning starts further ranks with this process's own command line, so that must be what is run here.
+    # Lightning starts further ranks with sys.argv.
     given, sys.argv = sys.argv, [sys.argv[0], *arguments]
     try:
         with lightning_errors():
@@ -251,7 +251,7 @@ def _run_lightning() -> None:
         save_config_callback=None,
         seed_everything_default=0,
         trainer_defaults={
-            # Our samplers shard by themselves, so that two processes see what one would.
+            # The samplers shard by themselves: two processes draw the frames of one.
             "use_distributed_sampler": False,
             "num_sanity_val_steps": 0,
             "gradient_clip_val": 0.1,

@@ -11,7 +11,6 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import cahqp
 from cahqp.errors import RunError
 from cahqp.files import read_json
 from cahqp.reports.accuracy import compare_models
@@ -22,6 +21,7 @@ from cahqp.reports.options import ReportOptions
 from cahqp.reports.page import write_page
 from cahqp.reports.rounds import describe_rounds, has_rounds
 from cahqp.runs.directory import open_run
+from cahqp.version import __version__
 
 STAGES = (
     "teacher-source", "student-source", "teacher-adapt", "teacher-adapt-self-training", "teacher-mean-teacher",
@@ -68,7 +68,7 @@ def _describe_cycle(run: Path, plan: Path | None) -> dict[str, Any]:
         message = f"{run} has no cycle: no evaluate/metrics.json, labels or trainings. Give the directory of a cycle."
         raise RunError(message)
     cycle = read_object(run / "cycle.json")
-    facts = {"cahqp": cahqp.__version__} | ({"seed": str(cycle["seed"])} if "seed" in cycle else {})
+    facts = {"cahqp": __version__} | ({"seed": str(cycle["seed"])} if "seed" in cycle else {})
     return {
         **variables,
         "name": str(cycle.get("name") or run.resolve().name),

@@ -1,4 +1,4 @@
-"""Run directories: worked on as `<output>.partial`, finished by a manifest and a rename, never overwritten."""
+"""Run directories: filled as `<output>.partial`, completed by a manifest and a rename, never overwritten."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import cahqp
 from cahqp import files
 from cahqp.errors import CahqpError, DataError, RunError
 from cahqp.runs import locks
+from cahqp.version import __version__
 
 MANIFEST = "manifest.json"
 IDENTITY = "identity.json"
@@ -26,17 +26,17 @@ _KEYS = ("command", "version", "seed", "settings", "inputs", "metrics", "outputs
 
 
 class RunDirectory:
-    """One run's directory: what it is made from decides whether it is new, goes on, or is there already.
+    """Output directory of one run, identified by command, version, seed, settings and input hashes.
 
-    Work in `work` between `begin` and `finish`. Killed anywhere in between, the same command's next `begin` goes on
-    from what `work` holds. In a distributed run rank zero alone calls `begin` and `finish`.
+    Write into `work` between `begin` and `finish`. After an interruption the next `begin` of the same command resumes
+    with the contents of `work`. In a distributed run only rank zero calls `begin` and `finish`.
 
     Args:
         output: The finished directory. It may exist if it is empty.
-        command: The command that makes it, such as `relabel`.
-        settings: Everything that decides the result and is no input: JSON values, no paths, no times.
-        inputs: Files and directories that are read, by role (`weights`, `frames`).
-        seed: Seed of all randomness.
+        command: Name of the command, such as `relabel`.
+        settings: All settings that decide the result, as JSON values without paths and times.
+        inputs: Input files and directories by role (`weights`, `frames`).
+        seed: Random seed.
 
     Attributes:
         metrics: Figures for the manifest, filled in by the block of `open_run`.
@@ -47,10 +47,10 @@ class RunDirectory:
     ) -> None:
         self.output = Path(output)
         if self.output.name in ("", ".."):
-            message = f"--output {output} names no directory of its own. Give a new one, such as runs/{command}."
+            message = f"--output {output} is not a directory of its own. Give a new one, such as runs/{command}."
             raise RunError(message)
         self.command = command
-        # Through JSON once, so that a tuple here equals the list that is read back.
+        # A JSON round trip, so that a tuple here equals the list that is read back.
         self.settings: dict[str, Any] = json.loads(json.dumps(dict(settings), allow_nan=False))
         self.inputs = {role: Path(path) for role, path in inputs.items()}
         self.seed = seed
@@ -58,49 +58,50 @@ class RunDirectory:
 
     @property
     def work(self) -> Path:
-        """The directory to write into until `finish`."""
+        """Directory to write into until `finish`."""
         return self.output.with_name(f"{self.output.name}.partial")
 
     @cached_property
     def identity(self) -> dict[str, Any]:
-        """What decides the result: command, version, seed, settings, and each input's SHA-256 by role."""
+        """Command, version, seed, settings and the SHA-256 of each input by role."""
         return {
             "command": self.command,
-            "version": cahqp.__version__,
+            "version": __version__,
             "seed": self.seed,
             "settings": self.settings,
             "inputs": {role: content_hash(path, role) for role, path in self.inputs.items()},
         }
 
     def begin(self) -> bool:
-        """Start or continue the run, alone: another process with the same output is refused until this one ends.
+        """Start or resume the run, with an exclusive lock on the output until this process ends.
 
         Returns:
-            False if the same run is finished already and there is nothing to do.
+            False if the same run is already finished.
 
         Raises:
-            RunError: `output` or `work` hold something else, another process is at work, or nothing can be written.
+            RunError: `output` or `work` belong to another run, another process holds the lock, or the disk is full or
+                read-only.
             DataError: An input is missing.
         """
         identity = self.identity
         locks.acquire(self.output)
-        going_on = False
+        started = False
         try:
             if _occupied(self.output):
                 _check_same(_identity_of(read_manifest(self.output)), identity, self.output)
             elif not self._completed_before_rename():
                 self._open_work()
-                going_on = True
+                started = True
         finally:
-            if not going_on:
+            if not started:
                 locks.release(self.output)
-        return going_on
+        return started
 
     def finish(self, metrics: Mapping[str, Any]) -> None:
-        """Hash what was written, write the manifest last, and give the directory its final name.
+        """Hash the outputs, write the manifest last, and rename the directory.
 
         Args:
-            metrics: Figures worth keeping, JSON values; those that are not finite are written as null.
+            metrics: Figures for the manifest, as JSON values; NaN and infinity are written as null.
 
         Raises:
             RunError: The disk is full, or the directory cannot be written.
@@ -137,13 +138,13 @@ class RunDirectory:
             if kept.exists():
                 _check_same(files.read_json(kept), self.identity, self.work)
             elif any(self.work.iterdir()):
-                message = f"{self.work} was not begun by cahqp {self.command}. Remove it or choose another --output."
+                message = f"{self.work} was not started by cahqp {self.command}. Remove it, or choose another --output."
                 raise RunError(message)
             else:
                 files.write_json(kept, self.identity)
 
     def _completed_before_rename(self) -> bool:
-        """Complete a run that was killed between its manifest and its rename."""
+        """Complete a run that was interrupted between its manifest and its rename."""
         if not (self.work / MANIFEST).exists():
             return False
         if _identity_of(read_manifest(self.work)) != self.identity or verify(self.work):
@@ -202,16 +203,18 @@ def read_manifest(directory: Path) -> dict[str, Any]:
     """Read a finished run's manifest.
 
     Raises:
-        RunError: The directory has none, or it is damaged.
+        RunError: The manifest is missing or damaged.
     """
     path = Path(directory) / MANIFEST
     if not path.is_file():
-        message = f"{directory} is no finished run: it has no {MANIFEST}. Choose another directory, or remove this one."
+        message = (
+            f"{directory} is not a finished run: {MANIFEST} is missing. Choose another directory, or remove this one."
+        )
         raise RunError(message)
     manifest = files.read_json(path)
     missing = [key for key in _KEYS if key not in manifest] if isinstance(manifest, dict) else list(_KEYS)
     if missing:
-        message = f"{path} is damaged: it has no {', '.join(missing)}. Remove {directory} and make it again."
+        message = f"{path} is damaged: {', '.join(missing)} missing. Remove {directory} and rerun its command."
         raise RunError(message)
     return dict(manifest)
 
@@ -220,7 +223,7 @@ def verify(directory: Path) -> list[str]:
     """Compare a finished run with its manifest.
 
     Returns:
-        One line for each file that is missing, changed or unknown; empty when all is well.
+        One line per missing, changed or unknown file; empty if all match.
     """
     try:
         expected = read_manifest(directory)["outputs"]
@@ -234,13 +237,13 @@ def verify(directory: Path) -> list[str]:
 
 
 def hash_outputs(directory: Path, sync: bool = False) -> dict[str, str]:
-    """Return the SHA-256 of every file that a manifest answers for, by relative path.
+    """Return the SHA-256 of each output file by relative path.
 
-    Left out: checkpoints and logs, which hold times; `config.yaml`, which holds paths; our own two files.
+    Excluded are checkpoints and logs (they contain times), `config.yaml` (it contains paths), manifest and identity.
 
     Args:
         directory: A run directory.
-        sync: Also push each file to the disk, so that a power cut cannot leave a manifest without its files.
+        sync: Also sync each file to disk, so that after a power cut no manifest lacks its files.
     """
     hashes = {}
     for path in sorted(p for p in directory.rglob("*") if p.is_file()):
@@ -256,17 +259,17 @@ def hash_outputs(directory: Path, sync: bool = False) -> dict[str, str]:
 
 
 def content_hash(path: Path, role: str = "input") -> str:
-    """Return the SHA-256 that stands for an input.
+    """Return the SHA-256 of an input.
 
-    A file's own bytes; of a finished run its manifest; of any other directory its names and files. The annotations of
-    a finished run stand for the pictures beside them too: the same traffic by day and by night has the same boxes.
+    It covers the bytes of a file, the manifest of a finished run, or the names and files of another directory. For the
+    annotations of a finished run it covers the images too: traffic by day and by night can have equal boxes.
 
     Args:
         path: A file or a directory.
-        role: What the input is for; said in the error.
+        role: Role of the input, for the error message.
 
     Raises:
-        DataError: There is nothing at `path`.
+        DataError: `path` does not exist.
     """
     if not path.exists():
         message = f"{role}: {path} does not exist."
@@ -291,7 +294,7 @@ def _check_same(found: Mapping[str, Any], wanted: Mapping[str, Any], directory: 
     if not changed:
         return
     lines = [
-        f"  {key} is another file now" if key.startswith("inputs.") and key in old and key in new
+        f"  {key} is a different file" if key.startswith("inputs.") and key in old and key in new
         else f"  {key} was {old.get(key, nothing)}, is {new.get(key, nothing)}"
         for key in changed
     ]  # fmt: skip
@@ -324,7 +327,7 @@ def _occupied(output: Path) -> bool:
 
 
 def _remove_leftovers(directory: Path) -> None:
-    """Remove the temporary files of writes that were killed; see `cahqp.files.atomic_write`."""
+    """Remove temporary files of interrupted writes; see `cahqp.files.atomic_write`."""
     for path in directory.rglob(".*.tmp"):
         path.unlink()
 
@@ -343,7 +346,9 @@ def _explained(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            message = f"The disk is full: {path} could not be written. Free some space and run the same command again."
+            message = (
+                f"The disk is full: {path} could not be written. Free some space and rerun the same command to resume."
+            )
         else:
-            message = f"{path} cannot be written ({error.strerror}). Choose another --output or mend its permissions."
+            message = f"{path} cannot be written ({error.strerror}). Choose another --output or fix its permissions."
         raise RunError(message) from error

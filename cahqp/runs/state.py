@@ -10,10 +10,10 @@ from pathlib import Path
 
 import yaml
 
-import cahqp
 from cahqp import files
 from cahqp.errors import ConfigError, DataError, RunError
 from cahqp.runs.directory import MANIFEST, content_hash
+from cahqp.version import __version__
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ class State:
         arguments = list(stage.arguments)
         for index, path in enumerate([*stage.inputs, self.root]):
             arguments = [argument.replace(str(path), f"{{{index}}}") for argument in arguments]
-        return hashlib.sha256(json.dumps([cahqp.__version__, arguments, inputs]).encode()).hexdigest()
+        return hashlib.sha256(json.dumps([__version__, arguments, inputs]).encode()).hexdigest()
 
     def is_done(self, stage: Stage, key: str | None) -> bool:
         """Return whether the finished run on disk was made from `key`."""
@@ -141,7 +141,7 @@ class State:
 @cache
 def code_hash() -> str:
     """Return the SHA-256 of the package's Python files, which may differ within one version."""
-    root = Path(cahqp.__file__).parent
+    root = Path(__file__).parents[1]
     lines = [f"{path.relative_to(root).as_posix()} {files.sha256(path)}" for path in sorted(root.rglob("*.py"))]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 

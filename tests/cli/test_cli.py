@@ -351,7 +351,7 @@ def test_a_disk_that_fills_up_in_a_training(refused, arguments, monkeypatch):
 
 @pytest.mark.parametrize(
     ("code", "words"),
-    [(errno.ENOSPC, "disk is full"), (errno.EDQUOT, "disk is full"), (errno.EROFS, "Mend"), (errno.EACCES, "Mend")],
+    [(errno.ENOSPC, "disk is full"), (errno.EDQUOT, "disk is full"), (errno.EROFS, "Fix"), (errno.EACCES, "Fix")],
 )
 def test_trouble_with_the_disk_that_a_command_does_not_explain_is_told_at_the_door(code, words, monkeypatch, capsys):
     def command(arguments):
@@ -384,7 +384,7 @@ def test_a_directory_of_someone_else(refused, teacher, recordings, tmp_path, con
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("the only copy")
     assert main([*relabel(teacher, recordings["night"]), f"--output={tmp_path / 'mine'}"]) == 1
-    assert "is no finished run" in capsys.readouterr().err
+    assert "is not a finished run" in capsys.readouterr().err
     assert contents(tmp_path / "mine") == {"thesis.txt": b"the only copy"}
 
 

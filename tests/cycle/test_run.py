@@ -115,7 +115,7 @@ def test_removed_file_is_named(started):
 def test_stage_directory_of_someone_else_is_not_touched(started):
     Path("runs/tiny/relabel").mkdir(parents=True)
     Path("runs/tiny/relabel/thesis.tex").write_text("mine")
-    with pytest.raises(RunError, match="runs/tiny/relabel is no finished run"):
+    with pytest.raises(RunError, match="runs/tiny/relabel is not a finished run"):
         cycle.run(PLAN)
 
 

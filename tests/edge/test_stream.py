@@ -50,7 +50,7 @@ def test_a_stream_that_is_down_leaves_no_output_behind(edge, tmp_path, capsys, m
 def test_what_a_stream_has_sent_is_kept(camera, tmp_path, capsys):
     assert camera(3, interrupted) == 130
     told = capsys.readouterr().err
-    assert "goes on from here" not in told
+    assert "resume" not in told
     assert f"{tmp_path / 'd'} keeps" in told and "another --output" in told
     assert len((tmp_path / "d" / "detections.jsonl").read_text().splitlines()) == 3
     assert camera(3, nothing) == 1  # never overwritten
@@ -59,7 +59,7 @@ def test_what_a_stream_has_sent_is_kept(camera, tmp_path, capsys):
 
 def test_an_interrupted_stream_without_a_frame_leaves_the_output_free(camera, tmp_path, capsys):
     assert camera(0, interrupted) == 130
-    assert "goes on from here" not in capsys.readouterr().err
+    assert "resume" not in capsys.readouterr().err
     assert camera(2, nothing) == 0
 
 
@@ -68,7 +68,7 @@ def test_frames_in_files_go_on_with_the_same_command(edge, tmp_path, capsys, mon
     with monkeypatch.context() as patched:
         patched.setattr(detection, "_work", lambda *_: interrupted())
         assert main(["detect", *given]) == 130
-    assert "The same command again goes on from here" in capsys.readouterr().err
+    assert "Rerun the same command to resume" in capsys.readouterr().err
     assert main(["detect", *given]) == 0
 
 

@@ -226,7 +226,7 @@ def test_a_stage_that_is_done_is_left_alone(cycle):
 def test_a_stage_of_other_figures_is_not_overwritten(cycle):
     report(cycle, output=cycle / "report")
     write(cycle / "evaluate/metrics.json", {"models": {"student-new": figures(0.1)}})
-    with pytest.raises(RunError, match=r"inputs\.evaluate is another file now"):
+    with pytest.raises(RunError, match=r"inputs\.evaluate is a different file"):
         report(cycle, output=cycle / "report")
 
 

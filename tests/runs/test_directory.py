@@ -36,7 +36,7 @@ def complete(directory, **outputs):
 
 def holding(output):
     """Start a process that holds a lock and says so."""
-    code = f"from pathlib import Path\nfrom cahqp.cycle import locks\nlocks.acquire(Path({str(output)!r}))\n"
+    code = f"from pathlib import Path\nfrom cahqp.runs import locks\nlocks.acquire(Path({str(output)!r}))\n"
     code += "print('held', flush=True)\ninput()"
     other = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     other.stdout.readline()
@@ -103,7 +103,9 @@ def test_killed_between_manifest_and_rename_is_completed(make, monkeypatch):
 def test_other_settings_and_inputs_are_named(make, tmp_path):
     complete(make({"optimizer": {"lr": 0.1}}))
     (tmp_path / "weights").write_bytes(b"others")
-    with pytest.raises(RunError, match=r"(?s)inputs.weights is another file.*optimizer.lr was 0.1, is 0.2.*--output"):
+    with pytest.raises(
+        RunError, match=r"(?s)inputs.weights is a different file.*optimizer.lr was 0.1, is 0.2.*--output"
+    ):
         make({"optimizer": {"lr": 0.2}}).begin()
 
 

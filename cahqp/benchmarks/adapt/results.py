@@ -10,13 +10,13 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-import cahqp
 from cahqp.benchmarks.adapt.matches import read_matches
 from cahqp.benchmarks.adapt.plan import CA_HQP, MEAN_TEACHER, ORACLES, SCENES, SOURCE_ONLY, BenchmarkPlan
 from cahqp.benchmarks.adapt.stages import SOURCE_TEST, TARGET_TEST, ArmRun
 from cahqp.evaluation.seeds import Draws, Interval
 from cahqp.files import read_json
 from cahqp.runs.state import State
+from cahqp.version import __version__
 
 _DIGITS = 5
 BEFORE = "student-before"
@@ -72,7 +72,7 @@ class _Results:
             "source_test_is_validation": plan.source.test in plan.source.val,
             "frames": images,
             "unit": f"{groups.count} {groups.unit}",
-            "version": cahqp.__version__,
+            "version": __version__,
             "codes": len(codes),
             "machine": machine(),
             "order": list(self.runs),  # files are sorted by name
