@@ -1,14 +1,13 @@
-# `make` alone tells what there is. Everything happens in .venv, which is made once, and again when pyproject.toml or
-# constraints.txt changes.
+# `make` lists the targets. They use .venv, which is rebuilt when pyproject.toml or constraints.txt changes.
 
 PYTHON ?= python3
-# Handed to `pip install`, such as the index of a CPU-only build of PyTorch.
+# Options of `pip install`, such as the index of a CPU-only build of PyTorch.
 PIP_FLAGS ?=
-# Processes that run the tests; each holds torch and a small model.
+# Test processes; each loads torch and a small model.
 PYTEST_WORKERS ?= 2
 
 BIN := .venv/bin
-# What belongs to the machine's build of torch.
+# Packages of the machine's build of torch; not pinned in constraints.txt.
 UNPINNED := ^(torch|torchvision|triton|(nvidia|cuda)-[a-z0-9-]*|sympy|mpmath|networkx)==
 DEMO := runs/demo-weights
 # The source scenes of configs/cycle/demo.yaml; a test compares them.
@@ -28,22 +27,23 @@ demo: .venv/installed ## One whole cycle on synthetic traffic that grows dark; e
 test: ## Formatter, linter, strict types and all tests
 	@$(MAKE) --no-print-directory lint types unit
 
-format: .venv/installed-dev ## Format the code and mend what the linter can mend
+format: .venv/installed-dev ## Format the code and apply the linter's fixes
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-lint: .venv/installed-dev ## Check format and lint rules, change nothing
+lint: .venv/installed-dev ## Check format, lint rules and import layers, change nothing
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	$(BIN)/lint-imports
 
 types: .venv/installed-dev ## Check types strictly
 	$(BIN)/mypy
 
-# One thread each: the tests' tensors are too small to share, and the processes would fight over the cores.
+# One thread per process: the tests' tensors are small, and threads of two processes would compete.
 unit: .venv/installed-dev ## Run the tests
 	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/pytest -n $(PYTEST_WORKERS) --dist worksteal --durations=10
 
-constraints: .venv/installed-dev ## Write constraints.txt from what .venv holds; install without it first to take newer releases
+constraints: .venv/installed-dev ## Write constraints.txt from .venv; install without it first to take newer releases
 	{ grep '^#' constraints.txt; $(BIN)/pip freeze --exclude-editable | grep -viE '$(UNPINNED)'; } > constraints.new
 	mv constraints.new constraints.txt
 
