@@ -1,8 +1,8 @@
-"""How far a difference between two models can be trusted: paired bootstrap over what is independent."""
+"""Paired bootstrap of the AP50 difference of two models, over groups of dependent frames."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,18 +14,18 @@ from cahqp.evaluation.ground_truth import GroundTruth
 from cahqp.evaluation.matching import Matches, average_precisions
 from cahqp.evaluation.metrics import macro
 
-FEWEST_RECORDINGS = 10
-BLOCKS = 20
-SHORTEST_BLOCK = 4
-"""Frames: of shorter blocks neighbours show the same vehicles, and an interval takes them for independent."""
+MIN_RECORDINGS = 10
+MAX_BLOCKS = 20
+MIN_BLOCK_FRAMES = 4
+"""Neighbouring shorter blocks show the same vehicles, so an interval would treat them as independent."""
 
 
 @dataclass(frozen=True)
 class Groups:
-    """Frames that are drawn together.
+    """Groups of frames that are resampled together.
 
     Attributes:
-        unit: `recordings`, or `blocks` of following frames where there are too few recordings.
+        unit: `recordings`, or `blocks` of consecutive frames with too few recordings.
         rows: (I,) group of each image.
         count: Number of groups.
     """
@@ -34,20 +34,25 @@ class Groups:
     rows: NDArray[np.int64]
     count: int
 
+    def resample(self, random: np.random.Generator, resamples: int) -> Iterator[NDArray[np.int64]]:
+        """Yield (I,) how often each image is drawn, once per resample."""
+        for times in random.multinomial(self.count, np.full(self.count, 1 / self.count), size=resamples):
+            yield times[self.rows]
+
 
 @dataclass(frozen=True)
 class Difference:
-    """How much a model is ahead of another one in AP50.
+    """Lead of a model over a baseline in AP50.
 
     Attributes:
-        ap50: The difference on all frames.
+        ap50: Difference on all frames.
         low: Lower end of the interval.
         high: Upper end of the interval.
         ahead: Share of the resamples in which the model is ahead.
-        level: Share of the resamples that the interval holds.
-        unit: What was drawn.
-        groups: How many of them there are.
-        resamples: How often they were drawn.
+        level: Share of the resamples inside the interval.
+        unit: Unit of the groups.
+        groups: Number of groups.
+        resamples: Number of resamples with objects.
     """
 
     ap50: float
@@ -61,21 +66,22 @@ class Difference:
 
 
 def group_frames(ground_truth: GroundTruth) -> Groups:
-    """Group frames by recording, or by blocks within each recording where there are fewer than ten.
+    """Group frames by recording, or by blocks within each recording if there are fewer than ten recordings.
 
-    Neighbouring frames show the same vehicles; drawn one by one they would make any difference look certain. So a block
-    has at least four frames, or all of a shorter recording, and there are about twenty blocks at most.
+    Neighbouring frames show the same vehicles; resampled one by one, they make any difference look certain. A block has
+    at least four frames, or all frames of a shorter recording. There are at most about twenty blocks.
     """
     recordings = [image.recording for image in ground_truth.images]
     names = list(dict.fromkeys(recordings))
-    if len(names) >= FEWEST_RECORDINGS:
+    if len(names) >= MIN_RECORDINGS:
         numbers = {name: number for number, name in enumerate(names)}
         return Groups("recordings", np.array([numbers[r] for r in recordings], np.int64), len(names))
     rows, count = np.zeros(len(recordings), np.int64), 0
     for name in names:
         frames = [row for row, recording in enumerate(recordings) if recording == name]
         frames.sort(key=lambda row: ground_truth.images[row].index)
-        for block in np.array_split(frames, max(1, min(len(frames) // SHORTEST_BLOCK, -(-BLOCKS // len(names))))):
+        blocks = max(1, min(len(frames) // MIN_BLOCK_FRAMES, -(-MAX_BLOCKS // len(names))))
+        for block in np.array_split(frames, blocks):
             rows[block] = count
             count += 1
     return Groups("blocks", rows, count)
@@ -84,52 +90,44 @@ def group_frames(ground_truth: GroundTruth) -> Groups:
 def paired_bootstrap(
     model: Matches, baseline: Matches, groups: Groups, *, seed: int, resamples: int = 1000, level: float = 0.95
 ) -> Difference:
-    """Compare two models on the same draws of groups of frames.
+    """Compare two models on the same resamples of groups of frames.
 
-    A class without an object in a draw does not count in that draw, for either model.
+    A class without objects in a resample does not count in it, for either model.
 
     Args:
-        model: Matches of the model in question.
-        baseline: Matches of the model that it is compared with, on the same truth.
-        groups: From `group_frames`.
-        seed: Seeds the draws.
-        resamples: Number of draws.
-        level: Share of the draws that the interval holds.
+        model: Matches of the model.
+        baseline: Matches of the baseline on the same ground truth.
+        groups: Groups from `group_frames`.
+        seed: Seed of the resamples.
+        resamples: Number of resamples.
+        level: Share of the resamples inside the interval.
 
     Raises:
-        DataError: The two were not measured on the same truth, or it has no object.
+        DataError: The models were measured on different ground truth, or it contains no objects.
     """
     _check(model, baseline, groups)
-    everything = np.ones(len(groups.rows), np.int64)
-    observed = _difference(model, baseline, everything)
+    observed = _difference(model, baseline, None)
     if observed is None:
-        message = "There is no object in the truth, so there is no AP50 to compare. Give frames with objects."
+        message = "The ground truth contains no objects, so AP50 is undefined. Give frames with objects."
         raise DataError(message)
-    random = np.random.default_rng(seed)
-    drawn = random.multinomial(groups.count, np.full(groups.count, 1 / groups.count), size=resamples)
-    values = [_difference(model, baseline, times[groups.rows]) for times in drawn]
-    known = np.array([value for value in values if value is not None])
-    low, high = _interval(known, level) if groups.count > 1 else (-1.0, 1.0)  # one group: nothing is known
-    ahead = float((known > 0).mean())
-    return Difference(observed, low, high, ahead, level, groups.unit, groups.count, len(known))
+    draws = groups.resample(np.random.default_rng(seed), resamples)
+    differences = [_difference(model, baseline, times) for times in draws]
+    values = np.array([value for value in differences if value is not None])
+    low, high = -1.0, 1.0  # nothing is known from a single group
+    if groups.count > 1:
+        low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2]).tolist()
+    return Difference(observed, low, high, float((values > 0).mean()), level, groups.unit, groups.count, len(values))
 
 
 def _check(model: Matches, baseline: Matches, groups: Groups) -> None:
-    def objects(matches: Matches) -> list[Sequence[int]]:
-        return [found.objects.tolist() for found in matches.per_class]
-
-    if model.classes != baseline.classes or objects(model) != objects(baseline):
+    objects, expected = ([own.objects.tolist() for own in each.per_class] for each in (model, baseline))
+    if model.classes != baseline.classes or objects != expected:
         message = "Two models can be compared on the same frames and classes only. Evaluate both on the same file."
         raise DataError(message)
-    if any(len(found.objects) != len(groups.rows) for found in model.per_class):
-        message = f"The groups are of {len(groups.rows)} frames, which are not those that the models were measured on."
+    if any(len(own.objects) != len(groups.rows) for own in model.per_class):
+        message = f"The groups have {len(groups.rows)} frames, unlike the matches. Group the measured frames."
         raise DataError(message)
 
 
-def _difference(model: Matches, baseline: Matches, times: NDArray[np.int64]) -> float | None:
+def _difference(model: Matches, baseline: Matches, times: NDArray[np.int64] | None) -> float | None:
     return macro(average_precisions(model, times) - average_precisions(baseline, times))
-
-
-def _interval(values: NDArray[np.float64], level: float) -> tuple[float, float]:
-    low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)

@@ -1,4 +1,4 @@
-"""Truth and predictions side by side, as plain arrays: what every measure here is computed from."""
+"""Ground truth and predictions as plain arrays, the input of every metric."""
 
 from __future__ import annotations
 
@@ -12,11 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cahqp.coco.reader import read_coco
-from cahqp.frame import Frame
 
 
 class ImagePredictions(NamedTuple):
-    """What a model says of one image.
+    """Detections of a model on one image.
 
     Attributes:
         boxes: (N, 4) xyxy in pixels of the original image.
@@ -31,11 +30,11 @@ class ImagePredictions(NamedTuple):
 
 @dataclass(frozen=True)
 class Predictions:
-    """What a model says of a set of frames.
+    """Detections of a model on a set of frames.
 
     Attributes:
         classes: Class names by label.
-        images: By image id of the annotation file; an image without detections has an entry with none.
+        images: Detections by image id of the annotation file. An image without detections has an empty entry.
     """
 
     classes: tuple[str, ...]
@@ -44,16 +43,16 @@ class Predictions:
 
 @dataclass(frozen=True)
 class GroundTruthImage:
-    """What is there on one image.
+    """Objects of one image.
 
     Attributes:
         id: Image id of the annotation file.
         name: File name.
-        recording: Recording; the camera where nothing else is said.
-        index: Position in the recording; order only.
+        recording: Recording, or the camera if the file names no recording.
+        index: Position in the recording; only the order counts.
         boxes: (N, 4) xyxy in pixels.
         labels: (N,) contiguous class indices.
-        ignore: (N,) bool; such a box is a region where detections count neither for nor against.
+        ignore: (N,) bool; true for regions where detections do not count.
     """
 
     id: int
@@ -67,12 +66,12 @@ class GroundTruthImage:
 
 @dataclass(frozen=True)
 class GroundTruth:
-    """The annotations of a set of frames, seen through a list of classes.
+    """Annotations of a set of frames.
 
     Attributes:
         classes: Class names by label.
-        images: In the order of the file.
-        left_out: Number of objects of categories that are not among the classes, by name.
+        images: Images in the order of the file.
+        left_out: Number of objects of other categories, by name.
     """
 
     classes: tuple[str, ...]
@@ -80,7 +79,7 @@ class GroundTruth:
     left_out: Mapping[str, int] = field(default_factory=dict)
 
     def only(self, ids: Container[int]) -> GroundTruth:
-        """Return the same of the images whose ids are given."""
+        """Return the ground truth of the images with these ids."""
         return replace(self, images=tuple(image for image in self.images if image.id in ids))
 
 
@@ -101,36 +100,18 @@ def read_ground_truth(path: Path, classes: Sequence[str] | None = None) -> Groun
     """
     file = read_coco(path, images=False)
     table = file.table
-    wanted = tuple(classes) if classes is not None else tuple(file.categories.values())
+    kept = tuple(classes) if classes is not None else tuple(file.categories.values())
     names = [file.categories[identifier] for identifier in table.categories.tolist()]
-    left_out = Counter(
-        name for name, ignore in zip(names, table.crowd, strict=True) if name not in wanted and not ignore
-    )
+    left_out = Counter(name for name, ignore in zip(names, table.crowd, strict=True) if name not in kept and not ignore)
     images = []
     for frame, start, end in zip(file.frames, table.starts, table.starts[1:], strict=False):
-        rows: list[tuple[NDArray[np.float64], int, bool]] = []
-        for box, name, ignore in zip(table.boxes[start:end], names[start:end], table.crowd[start:end], strict=True):
-            if name in wanted:
-                rows.append((box, wanted.index(name), bool(ignore)))
-            elif ignore and name not in left_out:
-                rows += [(box, label, True) for label in range(len(wanted))]
-        images.append(_image(frame, rows))
-    return GroundTruth(wanted, tuple(images), dict(left_out))
-
-
-def _image(frame: Frame, rows: Sequence[tuple[NDArray[np.float64], int, bool]]) -> GroundTruthImage:
-    """Return one image.
-
-    Args:
-        frame: Its origin.
-        rows: xyxy in pixels, label, and whether it is an ignored region, of each box.
-    """
-    return GroundTruthImage(
-        id=frame.id,
-        name=frame.name,
-        recording=frame.recording,
-        index=frame.index,
-        boxes=np.array([box for box, _, _ in rows], np.float64).reshape(-1, 4),
-        labels=np.array([label for _, label, _ in rows], np.int64),
-        ignore=np.array([ignore for _, _, ignore in rows], np.bool_),
-    )
+        rows: list[tuple[int, int]] = []  # row of the table and label
+        for row in range(start, end):
+            if names[row] in kept:
+                rows.append((row, kept.index(names[row])))
+            elif table.crowd[row] and names[row] not in left_out:
+                rows += [(row, label) for label in range(len(kept))]
+        indices, labels = np.array(rows, np.int64).reshape(-1, 2).T
+        boxes, ignore = table.boxes[indices], table.crowd[indices]
+        images.append(GroundTruthImage(frame.id, frame.name, frame.recording, frame.index, boxes, labels, ignore))
+    return GroundTruth(kept, tuple(images), dict(left_out))

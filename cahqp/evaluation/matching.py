@@ -1,10 +1,10 @@
-"""Which detections hit: computed once by pycocotools, kept in a form that is quick to count again."""
+"""Matches of detections with objects: computed once by pycocotools, then counted for any subset of images."""
 
 from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,23 +14,23 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from cahqp.errors import DataError
-from cahqp.evaluation.ground_truth import GroundTruth, GroundTruthImage, Predictions
+from cahqp.evaluation.ground_truth import GroundTruth, Predictions
 
 DETECTIONS_PER_IMAGE = 100
-"""COCO's limit; as in pycocotools it holds for each class."""
+"""COCO's limit. As in pycocotools, it applies to each class."""
 
 RECALLS = np.linspace(0.0, 1.0, 101)
 
 
 @dataclass(frozen=True)
 class ClassMatches:
-    """Detections of one class at IoU 0.5, best score first; those on ignored regions are gone.
+    """Detections of one class at IoU 0.5, best score first, without those on ignored regions.
 
     Attributes:
         scores: (D,) scores.
-        hits: (D,) bool, whether the detection found an object.
-        images: (D,) rows of the truth's images.
-        objects: (I,) number of objects of each image.
+        hits: (D,) bool, whether the detection matches an object.
+        images: (D,) indices of the images.
+        objects: (I,) number of objects in each image.
     """
 
     scores: NDArray[np.float64]
@@ -41,11 +41,11 @@ class ClassMatches:
 
 @dataclass(frozen=True)
 class Matches:
-    """The matches of a model on a set of frames.
+    """Matches of a model on a set of frames.
 
     Attributes:
         classes: Class names.
-        per_class: One for each class.
+        per_class: Matches of each class.
     """
 
     classes: tuple[str, ...]
@@ -53,21 +53,19 @@ class Matches:
 
 
 def evaluate_boxes(ground_truth: GroundTruth, predictions: Predictions) -> COCOeval:
-    """Return pycocotools' evaluation, accumulated, over all box sizes. Images and classes are numbered from zero.
+    """Return pycocotools' accumulated evaluation over all box sizes. Images and classes are numbered from zero.
 
     Raises:
         DataError: An image has no predictions, or the classes differ.
     """
     _check(ground_truth, predictions)
-    answers = [predictions.images[image.id] for image in ground_truth.images]
+    objects, detections = [], []
+    for number, image in enumerate(ground_truth.images):
+        objects += _annotations(number, image.boxes, image.labels, "iscrowd", image.ignore)
+        boxes, scores, labels = predictions.images[image.id]
+        detections += _annotations(number, boxes, labels, "score", scores)
     with contextlib.redirect_stdout(io.StringIO()):
-        evaluation = COCOeval(
-            _coco(
-                ground_truth, [a for number, image in enumerate(ground_truth.images) for a in _objects(number, image)]
-            ),
-            _coco(ground_truth, [a for number, answer in enumerate(answers) for a in _detections(number, *answer)]),
-            iouType="bbox",
-        )
+        evaluation = COCOeval(_coco(ground_truth, objects), _coco(ground_truth, detections), iouType="bbox")
         evaluation.params.maxDets = [DETECTIONS_PER_IMAGE]
         evaluation.params.areaRng, evaluation.params.areaRngLbl = [[0, 1e10]], ["all"]
         evaluation.evaluate()
@@ -83,11 +81,11 @@ def collect_matches(evaluation: COCOeval, ground_truth: GroundTruth) -> Matches:
 
 
 def average_precisions(matches: Matches, times: NDArray[np.int64] | None = None) -> NDArray[np.float64]:
-    """Return (C,) COCO AP50 of each class, NaN where a class has no object.
+    """Return (C,) COCO AP50 of each class; NaN for a class without objects.
 
     Args:
-        matches: The matches of a model.
-        times: (I,) how often each image counts; `None` counts each once.
+        matches: Matches of a model.
+        times: (I,) number of times each image counts; `None` counts each once.
     """
     return np.array([_average_precision(found, times) for found in matches.per_class])
 
@@ -99,24 +97,23 @@ def _average_precision(found: ClassMatches, times: NDArray[np.int64] | None) -> 
         return float("nan")
     weights = counts[found.images]
     hits = np.cumsum(weights * found.hits)[found.hits].astype(float)
-    # Precision peaks at hits alone, so the misses between two of them need no points of their own.
-    answers = np.cumsum(weights)[found.hits]
-    precision = np.maximum.accumulate((hits / (answers + np.spacing(1)))[::-1])[::-1]
+    # Precision has its maxima at hits, so the misses between two hits need no points.
+    detections = np.cumsum(weights)[found.hits]
+    precision = np.maximum.accumulate((hits / (detections + np.spacing(1)))[::-1])[::-1]
     reached = np.searchsorted(hits / total, RECALLS, side="left")
     return float(np.append(precision, 0.0)[reached].mean())
 
 
 def _check(ground_truth: GroundTruth, predictions: Predictions) -> None:
     if ground_truth.classes != predictions.classes:
-        message = (
-            f"Predictions of {', '.join(predictions.classes)} cannot be measured on {', '.join(ground_truth.classes)}."
-        )
+        predicted, annotated = ", ".join(predictions.classes), ", ".join(ground_truth.classes)
+        message = f"Predictions of {predicted} cannot be measured on {annotated}. Use the same classes in this order."
         raise DataError(message)
     missing = [image.name for image in ground_truth.images if image.id not in predictions.images]
     if missing:
         message = (
             f"{len(missing)} of {len(ground_truth.images)} images were not predicted, the first is {missing[0]}. "
-            "Mend them, or take them out of the annotation file."
+            "Fix them, or remove them from the annotation file."
         )
         raise DataError(message)
 
@@ -126,38 +123,33 @@ def _coco(ground_truth: GroundTruth, annotations: list[dict[str, Any]]) -> COCO:
     coco.dataset = {
         "images": [{"id": number} for number in range(len(ground_truth.images))],
         "categories": [{"id": number, "name": name} for number, name in enumerate(ground_truth.classes)],
-        # From 1: pycocotools takes an annotation whose id is 0 for unmatched.
+        # From 1, because pycocotools treats a match with id 0 as no match.
         "annotations": [annotation | {"id": number} for number, annotation in enumerate(annotations, start=1)],
     }
     coco.createIndex()
     return coco
 
 
-def _objects(number: int, image: GroundTruthImage) -> Iterator[dict[str, Any]]:
-    for box, label, ignore in zip(image.boxes, image.labels, image.ignore, strict=True):
-        yield _entry(number, box, label) | {"iscrowd": int(ignore)}
-
-
-def _detections(
-    number: int, boxes: NDArray[Any], scores: NDArray[Any], labels: NDArray[Any]
-) -> Iterator[dict[str, Any]]:
-    for box, score, label in zip(boxes, scores, labels, strict=True):
-        yield _entry(number, box, label) | {"score": float(score), "iscrowd": 0}
-
-
-def _entry(number: int, box: NDArray[Any], label: Any) -> dict[str, Any]:
-    x1, y1, x2, y2 = (float(value) for value in box)
-    bbox = [x1, y1, x2 - x1, y2 - y1]
-    return {"image_id": number, "category_id": int(label), "bbox": bbox, "area": bbox[2] * bbox[3]}
+def _annotations(
+    image: int, boxes: NDArray[Any], labels: NDArray[Any], key: str, values: NDArray[Any]
+) -> list[dict[str, Any]]:
+    """Return (N, 4) xyxy boxes as COCO annotations with one more value each."""
+    rows = zip(boxes.tolist(), labels.tolist(), values.tolist(), strict=True)
+    annotations = []
+    for (x1, y1, x2, y2), label, value in rows:
+        width, height = x2 - x1, y2 - y1
+        box = {"bbox": [x1, y1, width, height], "area": width * height}
+        annotations.append({"image_id": image, "category_id": label, **box, key: value})
+    return annotations
 
 
 def _class_matches(images: Sequence[dict[str, Any] | None]) -> ClassMatches:
     objects = [0 if image is None else int(np.count_nonzero(image["gtIgnore"] == 0)) for image in images]
-    found = [(row, image) for row, image in enumerate(images) if image is not None]
-    scores = _joined([image["dtScores"] for _, image in found])
-    hits = _joined([image["dtMatches"][0] for _, image in found]) > 0
-    ignored = _joined([image["dtIgnore"][0] for _, image in found]) > 0
-    rows = np.repeat([row for row, _ in found], [len(image["dtScores"]) for _, image in found]).astype(np.int64)
+    matched = [(row, image) for row, image in enumerate(images) if image is not None]
+    scores = _joined([image["dtScores"] for _, image in matched])
+    hits = _joined([image["dtMatches"][0] for _, image in matched]) > 0
+    ignored = _joined([image["dtIgnore"][0] for _, image in matched]) > 0
+    rows = np.repeat([row for row, _ in matched], [len(image["dtScores"]) for _, image in matched]).astype(np.int64)
     order = np.argsort(-scores, kind="stable")
     order = order[~ignored[order]]
     return ClassMatches(scores[order], hits[order], rows[order], np.array(objects, np.int64))

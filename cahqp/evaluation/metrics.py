@@ -15,12 +15,12 @@ from cahqp.evaluation.matching import ClassMatches, Matches, collect_matches, ev
 
 @dataclass(frozen=True)
 class ClassMetrics:
-    """One class's figures, `None` where it has no object.
+    """Metrics of one class; average precision is `None` without objects.
 
     Attributes:
         ap50: Average precision at IoU 0.5.
         ap: Average precision over IoU 0.5 to 0.95.
-        objects: Number of objects, ignored regions not counted.
+        objects: Number of objects without ignored regions.
     """
 
     ap50: float | None
@@ -30,14 +30,14 @@ class ClassMetrics:
 
 @dataclass(frozen=True)
 class Metrics:
-    """A model's figures on a set of frames.
+    """Metrics of a model on a set of frames.
 
     Attributes:
-        ap50: Mean over the classes that have objects; `None` where none has.
-        map: The same over IoU 0.5 to 0.95.
-        per_class: By class name.
+        ap50: Mean AP50 over the classes with objects; `None` without any.
+        map: Mean average precision over IoU 0.5 to 0.95, over the same classes.
+        per_class: Metrics by class name.
         images: Number of images.
-        matches: Which detections hit, for thresholds and intervals.
+        matches: Matches of detections and objects, for thresholds and intervals.
     """
 
     ap50: float | None
@@ -49,13 +49,13 @@ class Metrics:
 
 @dataclass(frozen=True)
 class OperatingPoint:
-    """What a threshold gives at IoU 0.5.
+    """Precision and recall at a score threshold and IoU 0.5.
 
     Attributes:
-        threshold: Detections with at least this score are taken.
-        precision: Share of the taken detections that hit; 0 where none was taken.
-        recall: Share of the objects that were found.
-        f1: Harmonic mean of the two.
+        threshold: Minimum score of a detection.
+        precision: Share of the detections that match an object; 0 without detections.
+        recall: Share of the objects that are matched.
+        f1: Harmonic mean of precision and recall.
     """
 
     threshold: float
@@ -65,10 +65,10 @@ class OperatingPoint:
 
 
 def average_precision(ground_truth: GroundTruth, predictions: Predictions) -> Metrics:
-    """Measure predictions as COCO does: 101 points, 100 detections an image, macro over the classes with objects.
+    """Return COCO's metrics: 101 points, 100 detections per image and class, mean over the classes with objects.
 
     Raises:
-        DataError: An image of the truth has no predictions, or the classes differ.
+        DataError: An image has no predictions, or the classes differ.
     """
     evaluation = evaluate_boxes(ground_truth, predictions)
     matches = collect_matches(evaluation, ground_truth)
@@ -84,45 +84,45 @@ def average_precision(ground_truth: GroundTruth, predictions: Predictions) -> Me
 
 
 def macro(values: NDArray[Any]) -> float | None:
-    """Return the mean of the values that are not NaN, `None` where all are."""
+    """Return the mean of the values that are not NaN; `None` if all are NaN."""
     known = values[~np.isnan(values)]
     return float(known.mean()) if len(known) else None
 
 
 def at_thresholds(matches: Matches, thresholds: float | Mapping[str, float]) -> dict[str, OperatingPoint]:
-    """Return precision, recall and F1 of each class that has objects.
+    """Return precision, recall and F1 of each class with objects.
 
     Args:
-        matches: The matches of a model, as `Metrics.matches`.
-        thresholds: One for all classes, or one for each by name.
+        matches: Matches of a model, as in `Metrics.matches`.
+        thresholds: One threshold for all classes, or thresholds by class name.
     """
     points = {}
-    for name, found in zip(matches.classes, matches.per_class, strict=True):
+    for name, own in zip(matches.classes, matches.per_class, strict=True):
         threshold = thresholds[name] if isinstance(thresholds, Mapping) else thresholds
-        if found.objects.sum():
-            points[name] = _point(found, threshold, int(np.count_nonzero(found.scores >= threshold)))
+        if own.objects.sum():
+            points[name] = _point(own, threshold, int(np.count_nonzero(own.scores >= threshold)))
     return points
 
 
 def best_f1(matches: Matches) -> dict[str, OperatingPoint]:
-    """Return the threshold with the best F1 of each class that has both objects and a hit."""
+    """Return the threshold with the best F1 of each class with objects and at least one matched object."""
     points = {}
-    for name, found in zip(matches.classes, matches.per_class, strict=True):
-        if not (found.objects.sum() and found.hits.any()):
+    for name, own in zip(matches.classes, matches.per_class, strict=True):
+        if not (own.objects.sum() and own.hits.any()):
             continue
-        taken = np.arange(1, len(found.scores) + 1)
-        f1 = 2 * np.cumsum(found.hits) / (taken + found.objects.sum())
-        # A threshold takes all detections of one score or none.
-        f1[:-1][found.scores[:-1] == found.scores[1:]] = -1
+        f1 = 2 * np.cumsum(own.hits) / (np.arange(1, len(own.scores) + 1) + own.objects.sum())
+        # A threshold keeps all detections of one score or none.
+        f1[:-1][own.scores[:-1] == own.scores[1:]] = -1
         best = int(f1.argmax())
-        points[name] = _point(found, float(found.scores[best]), best + 1)
+        points[name] = _point(own, float(own.scores[best]), best + 1)
     return points
 
 
-def _point(found: ClassMatches, threshold: float, taken: int) -> OperatingPoint:
-    hits, objects = int(np.count_nonzero(found.hits[:taken])), int(found.objects.sum())
-    precision = hits / taken if taken else 0.0
-    return OperatingPoint(float(threshold), precision, hits / objects, 2 * hits / (taken + objects))
+def _point(own: ClassMatches, threshold: float, count: int) -> OperatingPoint:
+    """Return the operating point of the first `count` detections of a class."""
+    hits, objects = int(np.count_nonzero(own.hits[:count])), int(own.objects.sum())
+    precision = hits / count if count else 0.0
+    return OperatingPoint(float(threshold), precision, hits / objects, 2 * hits / (count + objects))
 
 
 def _number(value: float) -> float | None:

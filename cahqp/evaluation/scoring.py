@@ -1,4 +1,4 @@
-"""All models on all sets of frames: the content of `metrics.json`."""
+"""Content of `metrics.json`: all models on all sets of frames."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ def score(
     """Measure every model on every set of frames.
 
     Args:
-        predictions: By model name, then by name of the set of frames.
-        ground_truth: By name of the set of frames, read with the models' classes.
-        comparisons: Pairs (model, baseline) whose difference gets a bootstrap interval on each set of frames.
-        seed: Seeds the bootstrap.
-        resamples: Draws of the bootstrap.
+        predictions: Predictions by name of the model and of the set of frames.
+        ground_truth: Ground truth by name of the set of frames, read with the models' classes.
+        comparisons: Pairs (model, baseline). Each difference gets a bootstrap interval on each set of frames.
+        seed: Seed of the bootstrap.
+        resamples: Number of bootstrap resamples.
 
     Returns:
         `{"models": {model: {frames: {"ap50", "map", "images", "per_class", "per_recording", ...}}}, "differences":
-        [...]}`; AP in 0..1, `None` where nothing was there to be found.
+        [...]}`; AP in 0..1, `None` without objects.
 
     Raises:
         ConfigError: A comparison names a model that was not measured.
@@ -47,32 +47,22 @@ def score(
         message = f"Cannot compare {', '.join(unknown)}: the models measured are {', '.join(predictions)}."
         raise ConfigError(message)
     measured = {
-        model: {frames: average_precision(ground_truth[frames], answers) for frames, answers in sets.items()}
+        model: {frames: average_precision(ground_truth[frames], own) for frames, own in sets.items()}
         for model, sets in predictions.items()
     }
-    return {
-        "models": {
-            model: {frames: _entry(metrics, ground_truth[frames]) for frames, metrics in sets.items()}
-            for model, sets in measured.items()
-        },
-        "differences": [
-            {"model": model, "baseline": baseline, "frames": frames}
-            | _rounded(
-                asdict(
-                    paired_bootstrap(
-                        measured[model][frames].matches,
-                        measured[baseline][frames].matches,
-                        group_frames(ground_truth[frames]),
-                        seed=seed,
-                        resamples=resamples,
-                    )
-                )
-            )
-            for model, baseline in comparisons
-            for frames in measured[model]
-            if frames in measured[baseline] and measured[model][frames].ap50 is not None
-        ],
+    groups = {frames: group_frames(own) for frames, own in ground_truth.items()}
+    differences = []
+    for model, baseline in comparisons:
+        for frames, metrics in measured[model].items():
+            if frames in measured[baseline] and metrics.ap50 is not None:
+                pair = metrics.matches, measured[baseline][frames].matches
+                difference = paired_bootstrap(*pair, groups[frames], seed=seed, resamples=resamples)
+                differences.append({"model": model, "baseline": baseline, "frames": frames, **asdict(difference)})
+    models = {
+        model: {frames: _entry(metrics, ground_truth[frames]) for frames, metrics in sets.items()}
+        for model, sets in measured.items()
     }
+    return {"models": _rounded(models), "differences": _rounded(differences)}
 
 
 def _entry(metrics: Metrics, ground_truth: GroundTruth) -> dict[str, Any]:
@@ -80,34 +70,34 @@ def _entry(metrics: Metrics, ground_truth: GroundTruth) -> dict[str, Any]:
         "ap50": metrics.ap50,
         "map": metrics.map,
         "images": metrics.images,
-        "per_class": {name: found.ap50 for name, found in metrics.per_class.items()},
-        "per_class_map": {name: found.ap for name, found in metrics.per_class.items()},
-        "objects": {name: found.objects for name, found in metrics.per_class.items()},
+        "per_class": {name: own.ap50 for name, own in metrics.per_class.items()},
+        "per_class_map": {name: own.ap for name, own in metrics.per_class.items()},
+        "objects": {name: own.objects for name, own in metrics.per_class.items()},
         "best_f1": {name: asdict(point) for name, point in best_f1(metrics.matches).items()},
         "per_recording": _per_recording(metrics.matches, ground_truth),
     }
-    rounded: dict[str, Any] = _rounded(
-        entry | ({"left_out": dict(ground_truth.left_out)} if ground_truth.left_out else {})
-    )
-    return rounded
+    return entry | ({"left_out": dict(ground_truth.left_out)} if ground_truth.left_out else {})
 
 
 def _per_recording(matches: Matches, ground_truth: GroundTruth) -> dict[str, dict[str, Any]]:
-    """Return AP50, the mean of the classes that a recording has, with its images and objects."""
+    """Return AP50 (mean over the recording's classes), images and objects of each recording."""
     recordings = np.array([image.recording for image in ground_truth.images])
-    objects = sum(found.objects for found in matches.per_class)
+    objects = sum(own.objects for own in matches.per_class)
     entries = {}
     for name in dict.fromkeys(recordings.tolist()):
-        here = recordings == name
+        selected = recordings == name
         entries[name] = {
-            "ap50": macro(average_precisions(matches, here.astype(np.int64))),
-            "images": int(here.sum()),
-            "objects": int(np.sum(objects * here)),
+            "ap50": macro(average_precisions(matches, selected.astype(np.int64))),
+            "images": int(selected.sum()),
+            "objects": int(np.sum(objects * selected)),
         }
     return entries
 
 
 def _rounded(value: Any) -> Any:
+    """Return JSON values with all floats rounded."""
     if isinstance(value, dict):
         return {key: _rounded(child) for key, child in value.items()}
+    if isinstance(value, list):
+        return [_rounded(child) for child in value]
     return round(value, _DIGITS) if isinstance(value, float) else value

@@ -8,10 +8,10 @@ from typing import Any
 
 from cahqp.benchmarks.adapt.plan import CA_HQP, MEAN_TEACHER, ORACLES, SOURCE_CONTINUED, SOURCE_ONLY
 from cahqp.errors import ConfigError
-from cahqp.evaluation.seeds import FEWEST_SEEDS
+from cahqp.evaluation.seeds import MIN_SEEDS
 from cahqp.files import atomic_write
 
-TOO_FEW_SEEDS = f"Fewer than {FEWEST_SEEDS} seeds: no evidence either way."
+TOO_FEW_SEEDS = f"Fewer than {MIN_SEEDS} seeds: no evidence either way."
 NO_GAIN = "The interval includes zero: the CA-HQP terms bring no proven gain here."
 SHIFTS = {
     "development": "Development shift: settings are chosen by its figures, with target labels.",
@@ -88,7 +88,7 @@ def _head(results: Mapping[str, Any]) -> str:
     ]
     if results["codes"] > 1:
         lines.append(f"The arms were trained by {results['codes']} versions of the code, which may behave differently.")
-    if len(results["seeds"]) < FEWEST_SEEDS:
+    if len(results["seeds"]) < MIN_SEEDS:
         lines.append(TOO_FEW_SEEDS)
     items = "\n".join(f"- {line}" for line in lines)
     about = f"{results['about']} {SHIFTS[results['shift']]}"
@@ -166,7 +166,7 @@ def _conclusions(results: Mapping[str, Any]) -> Iterator[str]:
         if (each["arm"], each["baseline"]) == (CA_HQP, MEAN_TEACHER):
             verdict = f"The CA-HQP terms {'help' if each['value'] > 0 else 'hurt'} here."
             verdict = verdict if each["excludes_zero"] else NO_GAIN
-            verdict = TOO_FEW_SEEDS if len(results["seeds"]) < FEWEST_SEEDS else verdict
+            verdict = TOO_FEW_SEEDS if len(results["seeds"]) < MIN_SEEDS else verdict
             yield f"`{CA_HQP}` minus `{MEAN_TEACHER}`: {_interval(each)} points. {verdict}"
 
 
