@@ -1,4 +1,4 @@
-"""What all LightningDataModules of ours have in common."""
+"""Base of all LightningDataModules: held-out frames, broken images, resuming."""
 
 from __future__ import annotations
 
@@ -25,18 +25,19 @@ _MISSING = "data.{0} is missing: pass {0} of the model's detector to the DataMod
 
 
 class DetectionData(LightningDataModule):
-    """What all data have in common: frames to measure on, the questions to the model, broken images, resuming.
+    """Options and held-out frames of all DataModules; subclasses add the training sets.
 
     Args:
         val: COCO files to select the best model on.
-        test: COCO files to measure the final model on.
+        test: COCO files to evaluate the final model on.
         batch_size: Frames in a batch of one device.
-        batches_per_epoch: Batches in an epoch; `None` leaves it to the frames.
+        augmentation: Augmentation of labelled training frames.
+        batches_per_epoch: Batches in an epoch; by default as many as the frames fill.
         workers: Processes that load images; 0 loads in the training process.
-        seed: Decides the order of the frames and their augmentation.
-        max_invalid_share: Share of broken images, 0..1, that is put up with; more stop the run.
+        seed: Seed of the order of the frames and of their augmentation.
+        max_invalid_share: Largest allowed share of broken images, 0..1; more stop the run.
         ignore_categories: Names of categories whose boxes are left out.
-        later_block: Recordings may be both trained on and held out if the held-out frames come after all others.
+        later_block: Allow recordings both in training and held out, if the held-out frames come after all others.
         classes: Class names of the detector; the command line passes them.
         preprocessing: Size rule of the detector; the command line passes it.
     """
@@ -44,17 +45,18 @@ class DetectionData(LightningDataModule):
     def __init__(
         self,
         *,
-        val: Sequence[Path],
-        test: Sequence[Path],
-        batch_size: int,
-        batches_per_epoch: int | None,
-        workers: int,
-        seed: int,
-        max_invalid_share: float,
-        ignore_categories: Sequence[str],
-        later_block: bool,
-        classes: Sequence[str] | None,
-        preprocessing: Preprocessing | None,
+        val: Sequence[Path] = (),
+        test: Sequence[Path] = (),
+        batch_size: int = 8,
+        augmentation: Strength = "strong",
+        batches_per_epoch: int | None = None,
+        workers: int = 0,
+        seed: int = 0,
+        max_invalid_share: float = 0.05,
+        ignore_categories: Sequence[str] = (),
+        later_block: bool = False,
+        classes: Sequence[str] | None = None,
+        preprocessing: Preprocessing | None = None,
     ) -> None:
         super().__init__()
         counts = {"data.batch_size": batch_size, "data.batches_per_epoch": batches_per_epoch}
@@ -62,6 +64,7 @@ class DetectionData(LightningDataModule):
         self.val = val
         self.test = test
         self.batch_size = batch_size
+        self.augmentation: Strength = augmentation
         self.batches_per_epoch = batches_per_epoch
         self.workers = workers
         self.seed = seed
@@ -81,8 +84,8 @@ class DetectionData(LightningDataModule):
             stage: `fit`, `validate` or `test`.
 
         Raises:
-            DataError: A file cannot be used, or held-out frames are trained on.
-            ConfigError: Nothing says the classes or the size rule.
+            DataError: A file cannot be used, or held-out frames are also training frames.
+            ConfigError: The classes or the size rule are missing.
         """
         if stage == "fit":
             self._training = self.training_sets()
@@ -94,36 +97,35 @@ class DetectionData(LightningDataModule):
                 check_leakage(part.located(), self._held_out["val"].located(), self.later_block)
 
     def training_sets(self) -> list[TrainingSet]:
-        """Return the sets of frames to train on."""
+        """Return the sets of training frames."""
         raise NotImplementedError
 
-    def labelled(self, paths: Sequence[Path], augmentation: Strength) -> LabelledFrames:
+    def labelled(self, paths: Sequence[Path], augmentation: Strength | None = None) -> LabelledFrames:
         """Return the frames of COCO files with boxes of the detector's classes.
 
         Args:
-            paths: The files.
-            augmentation: How the frames are changed.
+            paths: COCO files.
+            augmentation: Augmentation of the frames; by default that of training.
         """
         return LabelledFrames(
             [read_coco(path) for path in paths],
             self.given_classes(),
-            self.augmentation_of(augmentation),
+            self.augmentation_of(augmentation or self.augmentation),
             seed=self.seed,
             max_invalid_share=self.max_invalid_share,
             ignore_categories=self.ignore_categories,
         )
 
-    def to_train_on(self, paths: Sequence[Path], augmentation: Strength) -> LabelledFrames:
-        """Return the same, and refuse frames without any box.
+    def with_boxes(self, paths: Sequence[Path]) -> LabelledFrames:
+        """Return the frames of COCO files for training.
 
-        Args:
-            paths: The files.
-            augmentation: How the frames are changed.
+        Raises:
+            DataError: They contain no boxes.
         """
-        frames = self.labelled(paths, augmentation)
+        frames = self.labelled(paths)
         if frames.boxes == 0:
             names = ", ".join(str(path) for path in paths) or "An empty list of files"
-            message = f"{names}: there is not one box to learn from. Check the files and `ignore_categories`."
+            message = f"{names}: there are no boxes to train on. Check the files and `ignore_categories`."
             raise DataError(message)
         return frames
 
@@ -144,10 +146,10 @@ class DetectionData(LightningDataModule):
         return self.classes
 
     def training_loader(self, orders: Sequence[Order], collate: Callable[[list[list[Any]]], Any]) -> Loader:
-        """Load the training sets together, one order each.
+        """Return a loader of the training sets together.
 
         Args:
-            orders: The orders, equally long.
+            orders: One per set, equally long.
             collate: Makes a batch of the samples of each set.
         """
         sets = self._training
@@ -157,82 +159,82 @@ class DetectionData(LightningDataModule):
             "batches per epoch": len(orders[0]),
             "seed": self.seed,
         }
-        quarantines = [frames.quarantine for frames in sets]
-        parts = list(zip(sets, orders, strict=True))
-        position = self._position if self.trainer is not None else None
         loader = training_loader(
-            parts, collate, position=position, quarantines=quarantines, workers=self.workers, identity=identity
+            list(zip(sets, orders, strict=True)),
+            collate,
+            position=self._position if self.trainer is not None else None,
+            quarantines=[frames.quarantine for frames in sets],
+            workers=self.workers,
+            identity=identity,
         )
         self._loaders.append(loader)
         return loader
 
     def order(self, frames: int, batch_size: int, batches: int | None, **curriculum: Any) -> Order:
-        """Return the order of a training set for this device.
+        """Return the order of a training set on this device.
 
         Args:
             frames: Number of frames in the set.
             batch_size: Frames in a batch of one device.
-            batches: Batches in an epoch; as many as the set fills where `None`.
-            curriculum: `easiness` and `curriculum` of `Order`.
+            batches: Batches in an epoch; `None` takes as many as the set fills.
+            curriculum: `easiness`, `curriculum` and `mixed` of `Order`.
         """
-        rank, world_size = self._place()
+        rank, world_size = self._ranks()
         return Order(
             frames, batch_size, seed=self.seed, batches=batches, rank=rank, world_size=world_size, **curriculum
         )
 
-    def _place(self) -> tuple[int, int]:
+    def orders(self, sizes: Sequence[int], batches: int | None) -> list[Order]:
+        """Return the order of each training set on this device.
+
+        Args:
+            sizes: Frames of each set in a batch of one device.
+            batches: Batches in an epoch; `None` takes as many as the set fills.
+        """
+        return [self.order(len(frames), size, batches) for frames, size in zip(self._training, sizes, strict=True)]
+
+    def _ranks(self) -> tuple[int, int]:
+        """Return rank and number of processes."""
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else (0, 1)
 
     def _position(self) -> int:
-        # Lightning restores its counters, asks for a loader and fetches from it before it tells anyone the epoch, and
-        # miscounts epochs when `max_steps` is set. Batches it counts well, whenever the checkpoint was written.
+        # Lightning restores its counters, requests a loader and fetches from it before any hook gets the epoch, and
+        # miscounts epochs if `max_steps` is set. Its count of batches is right whenever the checkpoint was written.
         trainer: Any = self.trainer
         return int(trainer.fit_loop.epoch_loop.batch_progress.total.processed)
 
     def val_dataloader(self) -> Loader | list[Loader]:
-        """Return the frames to select on, each once; every device has a contiguous part."""
-        return self._exact("val")
+        """Return the validation frames, each once; every device has a contiguous part."""
+        return self._exact("val", *self._ranks()) or []
 
     def test_dataloader(self) -> Loader | list[Loader]:
-        """Return the frames to measure on, each once; every device has a contiguous part."""
-        return self._exact("test")
+        """Return the test frames, each once; every device has a contiguous part."""
+        return self._exact("test", *self._ranks()) or []
 
     def whole_val_dataloader(self) -> Loader | None:
-        """Return all frames to select on, for one process to measure alone; `None` where there are none."""
-        if "val" not in self._held_out:
-            return None
-        return self._exact_loader("val", 0, 1)
+        """Return all validation frames, for one process to evaluate alone; `None` if there are none."""
+        return self._exact("val", 0, 1)
 
-    def _exact(self, name: str) -> Loader | list[Loader]:
+    def _exact(self, name: str, rank: int, world_size: int) -> Loader | None:
         if name not in self._held_out:
-            return []
-        return self._exact_loader(name, *self._place())
-
-    def _exact_loader(self, name: str, rank: int, world_size: int) -> Loader:
+            return None
         frames = self._held_out[name]
-        batches = contiguous_batches(len(frames), self.batch_size, rank, world_size)
-        loader = exact_loader(frames, batches, self.workers)
+        loader = exact_loader(frames, contiguous_batches(len(frames), self.batch_size, rank, world_size), self.workers)
         self._loaders.append(loader)
         return loader
 
     def teardown(self, stage: str) -> None:
         """End the workers; write `quarantine.json` into the run's directory if images were broken."""
-        self._finish()
-
-    def on_exception(self, exception: BaseException) -> None:
-        """End the workers; write `quarantine.json` into the run's directory if images were broken."""
-        self._finish()
-
-    def _finish(self) -> None:
         for loader in self._loaders:
             loader.close()
         self._loaders.clear()
-        self._write_quarantine()
-
-    def _write_quarantine(self) -> None:
         if self.trainer is None:
             return
         rank = self.trainer.global_rank
         name = f"quarantine.rank{rank}.json" if rank else "quarantine.json"
         sets = [*self._training, *self._held_out.values()]
         write_quarantine(Path(self.trainer.default_root_dir) / name, [frames.quarantine for frames in sets])
+
+    def on_exception(self, exception: BaseException) -> None:
+        """Do the same as `teardown`."""
+        self.teardown("fit")

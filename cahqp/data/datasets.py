@@ -1,8 +1,8 @@
-"""Sets of frames that a loader asks by key, for training, for adaptation and for measuring."""
+"""Datasets of frames for training, adaptation and evaluation, indexed by keys of `cahqp.data.samplers`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -22,24 +22,25 @@ from cahqp.frame import Frame
 from cahqp.structures import Targets
 
 Sample = tuple[Tensor, Targets, Frame]
+"""(3, h, w) uint8 RGB image, its boxes in pixels of it, and its origin."""
 
 
 class LabelledFrames(Dataset[Sample]):
-    """The frames of several COCO files with their boxes as a detector's classes.
+    """Frames of several COCO files, with boxes labelled by a detector's classes.
 
     Args:
-        files: The files; ids are made unique across them where they collide.
-        classes: The detector's class names.
+        files: The files; ids that occur in several become unique.
+        classes: Class names of the detector.
         augmentation: Ends with the detector's size.
-        seed: Decides everything random, with the pass and the name of the frame.
-        max_invalid_share: Share of broken images, 0..1, that is put up with.
+        seed: Seed of the augmentation, together with the pass and the name of the frame.
+        max_invalid_share: Largest allowed share of broken images, 0..1.
         ignore_categories: Names of categories whose boxes are left out.
 
     Attributes:
         augmentation: As given.
 
     Raises:
-        DataError: A box has a category that the detector does not know.
+        DataError: A box has a category that is not a class of the detector.
     """
 
     def __init__(
@@ -59,22 +60,22 @@ class LabelledFrames(Dataset[Sample]):
         self._starts = np.cumsum([0, *(len(file) for file in files)])
         self.augmentation = augmentation
         self._seed = seed
-        self.quarantine = Quarantine([f.name for f in self.frames], max_invalid_share, self._reason)
+        self.quarantine = Quarantine([f.name for f in self.frames], max_invalid_share, self._read)
 
     def __len__(self) -> int:
         """Return the number of frames."""
         return len(self.frames)
 
     def __getitem__(self, key: Key) -> Sample:
-        """Return a frame as it is trained on; the next healthy one where its image is broken."""
-        position, image = self.quarantine.healthy(key[1], self._read)
+        """Return a frame for training, or the next healthy one if its image is broken."""
+        position, image = self.quarantine.healthy(key[1])
         return self._sample(position, image, key[0])
 
     @property
     def boxes(self) -> int:
         """Number of boxes of the detector's classes."""
         return sum(
-            int((file.table.categories == category).sum() - file.table.crowd[file.table.categories == category].sum())
+            int(((file.table.categories == category) & ~file.table.crowd).sum())
             for file, classes in zip(self._files, self._classes, strict=True)
             for category, index in classes.items()
             if index >= 0
@@ -85,23 +86,20 @@ class LabelledFrames(Dataset[Sample]):
         return list(zip(self.frames, self.paths, strict=True))
 
     def exact(self, position: int) -> Sample | None:
-        """Return the frame at a position as it is measured on; `None` where its image is broken."""
-        try:
-            return self._sample(position, self._read(position), 0)
-        except BrokenImageError:
-            self.quarantine.add(position)
-            return None
+        """Return the frame at a position for evaluation, `None` if its image is broken."""
+        image = self.quarantine.read(position)
+        return None if image is None else self._sample(position, image, 0)
 
     def targets(self, position: int) -> Targets:
         """Return the boxes of the frame at a position in pixels of its original image."""
         number = int(np.searchsorted(self._starts, position, side="right")) - 1
-        found = self._files[number].annotations(position - int(self._starts[number]))
-        labels = np.array([self._classes[number][c] for c in found.categories.tolist()], np.int64)
+        annotations = self._files[number].annotations(position - int(self._starts[number]))
+        labels = np.array([self._classes[number][c] for c in annotations.categories.tolist()], np.int64)
         targets = Targets(
-            boxes=torch.from_numpy(found.boxes),
+            boxes=torch.from_numpy(annotations.boxes),
             labels=torch.from_numpy(labels),
-            weights=torch.from_numpy(found.weights),
-            ignore=torch.from_numpy(found.ignore),
+            weights=torch.from_numpy(annotations.weights),
+            ignore=torch.from_numpy(annotations.ignore),
         )
         return targets[targets.labels >= 0]
 
@@ -115,18 +113,15 @@ class LabelledFrames(Dataset[Sample]):
     def _read(self, position: int) -> Image:
         return read_image(self.paths[position], self.frames[position].size)
 
-    def _reason(self, position: int) -> str:
-        return _reason(self._read, position)
-
 
 class UnlabelledFrames(Dataset[tuple[Sample, Sample]]):
-    """Frames of any source in two views of one geometry: a weak one to label and a strong one to learn from.
+    """Frames in two views of the same geometry: a weak one to label and a strong one to train on.
 
     Args:
-        source: The frames; it hands out no labels.
+        source: The frames; it has no labels.
         augmentation: Makes the views.
-        seed: Decides everything random, with the pass and the name of the frame.
-        max_invalid_share: Share of broken images, 0..1, that is put up with.
+        seed: Seed of the views, together with the pass and the name of the frame.
+        max_invalid_share: Largest allowed share of broken images, 0..1.
     """
 
     def __init__(
@@ -136,15 +131,15 @@ class UnlabelledFrames(Dataset[tuple[Sample, Sample]]):
         self.frames = source.frames
         self._augmentation = augmentation
         self._seed = seed
-        self.quarantine = Quarantine([f.name for f in self.frames], max_invalid_share, self._reason)
+        self.quarantine = Quarantine([f.name for f in self.frames], max_invalid_share, source.read)
 
     def __len__(self) -> int:
         """Return the number of frames."""
         return len(self.frames)
 
     def __getitem__(self, key: Key) -> tuple[Sample, Sample]:
-        """Return the weak and the strong view of a frame; of the next healthy one where its image is broken."""
-        position, image = self.quarantine.healthy(key[1], self.source.read)
+        """Return the weak and the strong view of a frame, or of the next healthy one if its image is broken."""
+        position, image = self.quarantine.healthy(key[1])
         frame = replace(self.frames[position], size=image.shape[:2])
         seed = seed_of(self._seed, key[0], frame.name)
         frame = replace(frame, view=self._augmentation.view(*frame.size, seed))
@@ -153,12 +148,13 @@ class UnlabelledFrames(Dataset[tuple[Sample, Sample]]):
         return (as_tensor(weak), targets, frame), (as_tensor(strong), targets, frame)
 
     def located(self) -> list[Located]:
-        """Return each frame with its image file, where it has one."""
+        """Return each frame with its image file, if it has one."""
         return [(frame, self.source.path(position)) for position, frame in enumerate(self.frames)]
 
-    def look(self, position: int) -> Image:
-        """Return the image at a position as (H, W, 3) uint8 RGB; the next healthy one where it is broken."""
-        return self.quarantine.healthy(position, self.source.read)[1]
+    def image(self, position: int) -> Image:
+        """Return the image at a position as (H, W, 3) uint8 RGB, or the next healthy one if it is broken."""
+        image: Image = self.quarantine.healthy(position)[1]
+        return image
 
     def brightness(self) -> list[float]:
         """Return the mean luminance of every frame, 0..255; -1 for broken ones, which are marked."""
@@ -171,18 +167,7 @@ class UnlabelledFrames(Dataset[tuple[Sample, Sample]]):
             self.quarantine.add(position)
             return -1.0
 
-    def _reason(self, position: int) -> str:
-        return _reason(self.source.read, position)
-
 
 def as_tensor(image: NDArray[np.uint8]) -> Tensor:
     """Return (3, H, W) from an (H, W, 3) image."""
     return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
-
-
-def _reason(read: Callable[[int], Image], position: int) -> str:
-    try:
-        read(position)
-    except BrokenImageError as error:
-        return str(error)
-    return "could not be decoded at first, and could when it was tried again"

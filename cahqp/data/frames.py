@@ -16,12 +16,12 @@ def open_frames(paths: Sequence[Path], frame_interval: float | None = None) -> F
     """Open folders, videos and COCO files as one source of frames.
 
     Args:
-        paths: Each a folder of images (searched with its sub-folders, in natural order), an image, a video or a COCO
-            file, of which nothing but the images is read.
-        frame_interval: Seconds between the frames taken from a video; all of them where `None`.
+        paths: Folders of images (searched with their sub-folders, in natural order), images, videos or COCO files, of
+            which only the images are read.
+        frame_interval: Seconds between the frames taken from a video; `None` takes all.
 
     Raises:
-        DataError: Something does not exist, is of another kind, holds no frames, or cannot be read.
+        DataError: A path does not exist, is of another kind, contains no frames, or cannot be read.
     """
     sources = [_open(Path(path), frame_interval) for path in paths]
     return sources[0] if len(sources) == 1 else JoinedFrames(sources)

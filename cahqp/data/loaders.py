@@ -1,4 +1,4 @@
-"""Loaders whose order is known beforehand, so that training can go on where it was interrupted."""
+"""Loaders with a predictable order, so that training can resume in the middle of an epoch."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from cahqp.errors import ConfigError, DataError
 from cahqp.structures import Batch, collate
 
 Position = Callable[[], int]
-"""Says how many batches have been trained on since the run began."""
+"""Returns the number of batches trained on since the run began."""
 
 
 class Loader:
-    """Batches from worker processes, with the broken images among them accounted for.
+    """Batches from worker processes, with a check of broken images after each.
 
-    No `DataLoader` itself, so that Lightning puts no sampler of its own in: ranks are shared out here already.
+    Not a `DataLoader`, so that Lightning does not insert its own sampler: the batches are already divided among ranks.
 
     Args:
-        dataset: Asked for what the batches name.
-        batches: What each batch asks for; gone through anew for each epoch.
-        collate: Makes a batch of what the dataset returned; `None` leaves the batch out.
+        dataset: Indexed by the entries of a batch.
+        batches: Entries of each batch; iterated once per epoch.
+        collate: Makes a batch of samples; `None` leaves the batch out.
         quarantines: Checked after each batch.
-        workers: Number of worker processes; 0 loads in this one.
-        begin: Called when an epoch begins, before anything is fetched.
-        identity: What an interrupted run must have in common with the one that goes on.
+        workers: Number of worker processes; 0 loads in this process.
+        begin: Called when an epoch begins, before anything is loaded.
+        identity: Settings that an interrupted run and its continuation must share.
     """
 
     def __init__(
@@ -60,27 +60,24 @@ class Loader:
         )
 
     def __len__(self) -> int:
-        """Return the number of batches in an epoch, those left out on resuming included."""
+        """Return the number of batches in an epoch, including those skipped on resuming."""
         return len(self._loader)
 
     def __iter__(self) -> Iterator[Any]:
-        """Go through the batches of the next epoch.
+        """Yield the batches of the next epoch.
 
-        Nothing happens before the first batch is asked for: Lightning takes an iterator to count the steps of a run
-        before it has restored where that run stands, and goes through that one later.
+        Nothing happens before the first batch is requested. Lightning creates an iterator to count the steps of a run
+        before it restores the run's position, and uses that iterator later.
         """
         if self._begin is not None:
             self._begin()
-        yield from self._checked(iter(self._loader))
-
-    def _checked(self, batches: Iterator[Any]) -> Iterator[Any]:
         try:
-            for batch in batches:
+            for batch in self._loader:
                 self._check()
                 if batch is not None:
                     yield batch
         except DataError:
-            # What a worker raises arrives wrapped in its traceback; from the marks the same is told in one message.
+            # A worker's error arrives wrapped in its traceback; the marks give the same error as one message.
             self._check()
             raise
 
@@ -89,34 +86,34 @@ class Loader:
             quarantine.check()
 
     def close(self) -> None:
-        """End the worker processes. Left to the garbage collector they outlive the run that failed."""
+        """End the worker processes. Left to the garbage collector they outlive a failed run."""
         running = self._loader._iterator
         self._loader._iterator = None
         if isinstance(running, _MultiProcessingDataLoaderIter):
-            running._shutdown_workers()  # what Lightning calls for loaders that are a `DataLoader`
+            running._shutdown_workers()  # as Lightning does for a `DataLoader`
 
     def state_dict(self) -> dict[str, int]:
-        """Return what the order of the batches depends on. How far they were gone through, Lightning knows."""
+        """Return the settings that decide the order of the batches. Lightning itself stores the position."""
         return self._identity
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Check that an interrupted epoch goes on in the order in which it began.
+        """Check that an interrupted epoch continues in its order.
 
         Raises:
-            ConfigError: Something that the order depends on is another than before.
+            ConfigError: A setting that decides the order has changed.
         """
         changed = [name for name in state if state[name] != self._identity.get(name)]
         if changed:
-            was = ", ".join(f"{name} was {state[name]} and is {self._identity.get(name)}" for name in changed)
+            changes = ", ".join(f"{name} was {state[name]} and is {self._identity.get(name)}" for name in changed)
             message = (
-                f"The interrupted run cannot be resumed in the middle of an epoch: {was}. Resume with the same data "
-                "settings, or start a new run from its weights."
+                f"The interrupted run cannot be resumed in the middle of an epoch: {changes}. Resume with the same "
+                "data settings, or start a new run from its weights."
             )
             raise ConfigError(message)
 
 
 def _start_worker(worker: int) -> None:
-    cv2.setNumThreads(0)  # the workers are the parallelism; OpenCV's own threads would only fight over the cores
+    cv2.setNumThreads(0)  # the workers are the parallelism; OpenCV's own threads would only compete for the cores
 
 
 def training_loader(
@@ -128,21 +125,22 @@ def training_loader(
     workers: int,
     identity: dict[str, int],
 ) -> Loader:
-    """Load batches that take so many frames of each of several sets.
+    """Return a loader of batches with a fixed number of frames from each of several sets.
 
     Args:
-        parts: The sets and their orders, which have equally many batches.
+        parts: Sets and their orders, which have equally many batches.
         collate: Makes a batch of the samples of each set.
-        position: Where training stands, asked whenever an epoch begins; epoch follows epoch where `None`.
+        position: Called at the begin of every epoch; `None` counts the epochs instead.
         quarantines: Checked after each batch.
         workers: Number of worker processes.
-        identity: What the order depends on.
+        identity: Settings that decide the order.
     """
     batches = _Batches([order for _, order in parts], position)
+    dataset, by_part = _Parts([dataset for dataset, _ in parts]), _CollateByPart(collate, len(parts))
     return Loader(
-        _Parts([dataset for dataset, _ in parts]),
+        dataset,
         batches,
-        _ByPart(collate, len(parts)),
+        by_part,
         quarantines=quarantines,
         workers=workers,
         begin=batches.begin,
@@ -151,11 +149,11 @@ def training_loader(
 
 
 def exact_loader(dataset: LabelledFrames, batches: Sequence[list[int]], workers: int) -> Loader:
-    """Load frames to measure on: each once, in order, without the broken ones.
+    """Return a loader for evaluation: each frame once, in order, without broken ones.
 
     Args:
         dataset: The frames.
-        batches: Positions that make up each batch.
+        batches: Positions of each batch.
         workers: Number of worker processes.
     """
     return Loader(_Exact(dataset), batches, _collate_healthy, quarantines=[dataset.quarantine], workers=workers)
@@ -170,8 +168,8 @@ class _Parts(Dataset[tuple[int, Any]]):
         return part, self._datasets[part][key]
 
 
-class _ByPart:
-    """Sort the samples of a batch by the set they are from. A class, because a worker may have to be sent it."""
+class _CollateByPart:
+    """Group the samples of a batch by their set. A class, because a worker may have to receive it by pickle."""
 
     def __init__(self, collate: Callable[[list[list[Any]]], Any], count: int) -> None:
         self._collate = collate
@@ -195,7 +193,7 @@ def _collate_healthy(samples: list[Sample | None]) -> Batch | None:
 
 
 class _Batches:
-    """The batches of the epoch that is next, from where training stands."""
+    """Batches of the next epoch, from the position of training."""
 
     def __init__(self, orders: Sequence[Order], position: Position | None) -> None:
         self._orders = orders
@@ -203,7 +201,7 @@ class _Batches:
         self._start = -len(self)
 
     def begin(self) -> None:
-        """Ask where training stands. Not in `__iter__`, which a `DataLoader` with workers calls twice."""
+        """Read the position. Not in `__iter__`, which a `DataLoader` with workers calls twice."""
         self._start = self._position() if self._position is not None else self._start + len(self)
 
     def __len__(self) -> int:

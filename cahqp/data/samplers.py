@@ -1,4 +1,4 @@
-"""The order of frames as a pure function of seed and epoch, the same for one process and for several."""
+"""Order of frames as a pure function of seed and epoch, the same for one process and for several."""
 
 from __future__ import annotations
 
@@ -11,34 +11,34 @@ from numpy.typing import NDArray
 from cahqp.errors import DataError
 
 Key = tuple[int, int]
-"""How often the whole set has been gone through before, and an index into it. No key comes twice."""
+"""Number of the pass over the set, and index of the frame in it. No key occurs twice in a run."""
 
 
 class Order:
     """Batches of a set of frames, epoch after epoch.
 
-    The set is gone through again and again, in a new random order each pass; an epoch is a stretch of that. So every
-    frame comes equally often, whether an epoch is longer or shorter than the set, and none is dropped at its end.
+    Passes over the set follow one another, each in a new random order; an epoch is a section of them. So all frames
+    occur equally often, whether an epoch is longer or shorter than the set, and none is dropped at its end.
 
-    Of the frames of one step, `world_size` times `batch_size`, each rank gets its part: two ranks with `batch_size` b
-    see, step for step, the two halves of what one sees with 2b.
+    A step takes `world_size` times `batch_size` frames, and each rank gets its part. Two ranks with `batch_size` b
+    together get, in every step, the frames of one rank with 2b.
 
     Args:
         frames: Number of frames.
         batch_size: Frames in a batch of one rank.
-        seed: Decides the order.
-        batches: Batches in an epoch; as many as the set fills where `None`.
-        rank: Which part this process gets.
+        seed: Seed of the order.
+        batches: Batches in an epoch; `None` takes as many as the set fills.
+        rank: Part of this process.
         world_size: Number of parts.
         easiness: One value per frame for `curriculum`; larger is easier.
-        curriculum: Share of the frames, easiest first, that are used in epoch 0, 1, ...; the last holds from then on.
-        mixed: The control of a curriculum: what its epochs draw is drawn as often, but in an order of chance.
+        curriculum: Share of the frames, easiest first, used in epoch 0, 1, ...; the last value holds from then on.
+        mixed: Draw the same frames as often as the curriculum does, but in random order (a control experiment).
 
     Attributes:
         step: Frames of one step, over all ranks.
 
     Raises:
-        DataError: There are too few frames for one step, and `batches` does not say to repeat them.
+        DataError: There are too few frames for one step, and `batches` is `None`.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class Order:
             message = (
                 f"{frames} frames are too few for one step of {self.step} "
                 f"(batch size {batch_size} on {world_size} device{'s' if world_size > 1 else ''}). Add frames, "
-                "lower `batch_size`, or set `batches_per_epoch` to go through them several times."
+                "lower `batch_size`, or set `batches_per_epoch` to repeat them."
             )
             raise DataError(message)
         self._length = batches or frames // self.step
@@ -68,17 +68,17 @@ class Order:
         self._first = rank * batch_size
         ranked = np.arange(frames) if easiness is None else np.argsort(-np.asarray(easiness), kind="stable")
         self._phases = _phases(ranked, curriculum or [1.0], self._length * self.step)
-        self._mixed = self._drawn_by(len(curriculum)) if mixed and curriculum else []
+        self._mixed = self._mix(len(curriculum)) if mixed and curriculum else []
 
     def __len__(self) -> int:
         """Return the number of batches in an epoch."""
         return self._length
 
     def batches(self, start: int = 0) -> Iterator[list[Key]]:
-        """Go through as many batches as an epoch has.
+        """Yield as many batches as an epoch has.
 
         Args:
-            start: Number of batches gone through before, in earlier epochs or in this one.
+            start: Number of batches trained on before.
         """
         for number in range(start, start + self._length):
             first = number * self.step + self._first
@@ -87,18 +87,18 @@ class Order:
                 continue
             phase = self._phase(number // self._length)
             draw = first - phase.first_epoch * self._length * self.step
-            yield [phase.key(self._seed, draw + place) for place in range(self._batch_size)]
+            yield [phase.key(self._seed, draw + offset) for offset in range(self._batch_size)]
 
-    def _drawn_by(self, epochs: int) -> list[Key]:
-        """Return what the first epochs draw over all ranks, in an order of chance."""
+    def _mix(self, epochs: int) -> list[Key]:
+        """Return the keys of the first epochs over all ranks, in random order."""
         per_epoch = self._length * self.step
         keys = [
-            phase.key(self._seed, epoch * per_epoch + place - phase.first_epoch * per_epoch)
+            phase.key(self._seed, (epoch - phase.first_epoch) * per_epoch + offset)
             for epoch in range(epochs)
             for phase in [self._phase(epoch)]
-            for place in range(per_epoch)
+            for offset in range(per_epoch)
         ]
-        return [keys[place] for place in np.random.default_rng([self._seed, len(keys)]).permutation(len(keys))]
+        return [keys[index] for index in np.random.default_rng([self._seed, len(keys)]).permutation(len(keys))]
 
     def _phase(self, epoch: int) -> _Phase:
         return self._phases[bisect_right([phase.first_epoch for phase in self._phases], epoch) - 1]
@@ -114,16 +114,16 @@ class _Phase:
         self._shuffled: tuple[int, NDArray[np.int64]] = (-1, pool)
 
     def key(self, seed: int, draw: int) -> Key:
-        """Return what is drawn as number `draw` of this phase."""
-        passes, place = divmod(draw, len(self.pool))
+        """Return the key of draw number `draw` of this phase."""
+        passes, offset = divmod(draw, len(self.pool))
         number = self.first_pass + passes
         if self._shuffled[0] != number:
             self._shuffled = number, np.random.default_rng([seed, number]).permutation(self.pool)
-        return number, int(self._shuffled[1][place])
+        return number, int(self._shuffled[1][offset])
 
 
 def _phases(ranked: NDArray[np.int64], curriculum: Sequence[float], draws: int) -> list[_Phase]:
-    """Return the phases of a curriculum, each with passes of its own.
+    """Return the phases of a curriculum; no two share a pass.
 
     Args:
         ranked: Indices of the frames, easiest first.
@@ -143,15 +143,15 @@ def _phases(ranked: NDArray[np.int64], curriculum: Sequence[float], draws: int) 
 
 
 def contiguous_batches(frames: int, batch_size: int, rank: int = 0, world_size: int = 1) -> list[list[int]]:
-    """Return every frame once, in order: each rank has a contiguous part, and all have the same number of batches.
+    """Return every frame once, in order; each rank has a contiguous part, and all have the same number of batches.
 
-    Where the parts differ in length some batches are one frame shorter or longer: ranks that make different numbers of
-    steps wait for one another for ever, and a frame that is repeated counts twice.
+    If the parts differ in length, some batches are one frame shorter or longer. Ranks with different numbers of steps
+    would wait for one another for ever, and a repeated frame would count twice.
 
     Args:
         frames: Number of frames.
-        batch_size: Frames in a batch, as a rule.
-        rank: Which part.
+        batch_size: Frames in a batch.
+        rank: Part of this process.
         world_size: Number of parts.
 
     Raises:

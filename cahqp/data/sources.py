@@ -1,4 +1,4 @@
-"""Sources of frames: by position, in a fixed order, without labels."""
+"""Sources of frames: frames by position, in a fixed order, without labels."""
 
 from __future__ import annotations
 
@@ -17,12 +17,15 @@ from cahqp.frame import Frame
 
 
 class FrameSource(ABC):
-    """Frames by position, in a fixed order."""
+    """Frames by position, in a fixed order.
 
-    @property
-    @abstractmethod
-    def frames(self) -> Sequence[Frame]:
-        """Where each frame comes from; `size` is (0, 0) where only the image itself tells."""
+    Attributes:
+        frames: Origin of each frame; `size` is (0, 0) where it is known only from the image itself.
+        location: Folder that the names are relative to, or the video file.
+    """
+
+    frames: Sequence[Frame]
+    location: Path
 
     @abstractmethod
     def read(self, position: int) -> NDArray[np.uint8]:
@@ -32,13 +35,8 @@ class FrameSource(ABC):
             BrokenImageError: It cannot be decoded.
         """
 
-    @property
-    def place(self) -> Path:
-        """Folder that the names are relative to, or the video file."""
-        return Path.cwd()
-
     def path(self, position: int) -> Path | None:
-        """Return the image file at a position, `None` where there is none of its own."""
+        """Return the image file at a position, `None` for a frame of a video."""
         return None
 
     def brightness(self, position: int) -> float:
@@ -54,34 +52,25 @@ class ImageFrames(FrameSource):
     """Image files.
 
     Args:
-        root: What the names are relative to.
+        root: Folder that the names are relative to.
         frames: One per file; `name` is the file below `root`.
-        categories: Category names by id, where a COCO file states them.
+        categories: Category names by id, if a COCO file contains them.
     """
 
     def __init__(self, root: Path, frames: Sequence[Frame], categories: dict[int, str] | None = None) -> None:
         self.root = root
+        self.location = root.resolve()
+        self.frames = frames
         self.categories = categories or {}
-        self._frames = frames
-
-    @property
-    def frames(self) -> Sequence[Frame]:
-        """Where each frame comes from."""
-        return self._frames
-
-    @property
-    def place(self) -> Path:
-        """Folder that the names are relative to."""
-        return self.root.resolve()
 
     def read(self, position: int) -> NDArray[np.uint8]:
         """Return the image at a position as (H, W, 3) uint8 RGB."""
-        size = self._frames[position].size
+        size = self.frames[position].size
         return read_image(self.path(position), size if size != (0, 0) else None)
 
     def path(self, position: int) -> Path:
         """Return the image file at a position."""
-        return self.root / self._frames[position].name
+        return self.root / self.frames[position].name
 
     def brightness(self, position: int) -> float:
         """Return the mean luminance of the image at a position, 0..255, decoded small where possible."""
@@ -89,11 +78,10 @@ class ImageFrames(FrameSource):
 
 
 class JoinedFrames(FrameSource):
-    """Several sources one after the other, with ids, names and recordings that are unique across them.
+    """Several sources one after the other, with unique ids, names and recordings.
 
-    Where sources of different folders call a frame or a recording the same, each gets the part of its path that
-    differs: recording `night` of `cam1/night` and `cam2/night` becomes `cam1/night` and `cam2/night`. Otherwise names
-    and recordings stay as they are.
+    If sources of different folders share a name or recording, each gets the part of its path that differs: recording
+    `night` of `cam1/night` and `cam2/night` becomes `cam1/night` and `cam2/night`. Others stay unchanged.
 
     Args:
         sources: The sources.
@@ -101,13 +89,9 @@ class JoinedFrames(FrameSource):
 
     def __init__(self, sources: Sequence[FrameSource]) -> None:
         self.sources = sources
-        self._frames = unique_ids(_told_apart(sources))
+        self.location = Path.cwd()
+        self.frames = unique_ids(_unique_names(sources))
         self._starts = np.cumsum([0, *(len(source) for source in sources)])
-
-    @property
-    def frames(self) -> Sequence[Frame]:
-        """Where each frame comes from."""
-        return self._frames
 
     def read(self, position: int) -> NDArray[np.uint8]:
         """Return the image at a position as (H, W, 3) uint8 RGB."""
@@ -130,47 +114,47 @@ class JoinedFrames(FrameSource):
 
 
 def unique_ids(frames: Sequence[Frame]) -> list[Frame]:
-    """Return the frames as they are where no id comes twice, else numbered from 1."""
+    """Return the frames, numbered from 1 if an id occurs twice."""
     if len({frame.id for frame in frames}) == len(frames):
         return list(frames)
     return [replace(frame, id=number) for number, frame in enumerate(frames, 1)]
 
 
-def _told_apart(sources: Sequence[FrameSource]) -> list[Frame]:
-    """Return the frames of all sources, none with a name or recording that another folder's frames have."""
-    places = [source.place for source in sources]
-    folders = [place if place.is_dir() else place.parent for place in places]
+def _unique_names(sources: Sequence[FrameSource]) -> list[Frame]:
+    """Return the frames of all sources; frames of different folders share no name or recording."""
+    locations = [source.location for source in sources]
+    folders = [location if location.is_dir() else location.parent for location in locations]
     common = os.path.commonpath(folders or [Path()])
-    names = _shared(places, [{frame.name for frame in source.frames} for source in sources])
-    recordings = _shared(places, [{frame.recording for frame in source.frames} - {""} for source in sources])
-    parts = _differing([places[number] for number in sorted(recordings)])
-    found: list[Frame] = []
+    names = _colliding(locations, [{frame.name for frame in source.frames} for source in sources])
+    recordings = _colliding(locations, [{frame.recording for frame in source.frames} - {""} for source in sources])
+    parts = _differing_parts([locations[number] for number in sorted(recordings)])
+    frames: list[Frame] = []
     for number, source in enumerate(sources):
         below = os.path.relpath(folders[number], common) if number in names else "."
-        part = parts.get(places[number], "") if number in recordings else ""
+        part = parts.get(locations[number], "") if number in recordings else ""
         for frame in source.frames:
             name = frame.name if below == "." else f"{Path(below).as_posix()}/{frame.name}"
             recording = f"{part}/{frame.recording}" if part and frame.recording else frame.recording
-            found.append(replace(frame, name=name, recording=recording))
-    return found
+            frames.append(replace(frame, name=name, recording=recording))
+    return frames
 
 
-def _shared(places: Sequence[Path], values: Sequence[Iterable[Hashable]]) -> set[int]:
-    """Return the numbers of the sources that have a value in common with a source of another place."""
+def _colliding(locations: Sequence[Path], values: Sequence[Iterable[Hashable]]) -> set[int]:
+    """Return the indices of the sources that share a value with a source of another location."""
     owners: dict[Hashable, set[int]] = defaultdict(set)
     for number, own in enumerate(values):
         for value in own:
             owners[value].add(number)
-    return {n for numbers in owners.values() if len({places[m] for m in numbers}) > 1 for n in numbers}
+    return {n for numbers in owners.values() if len({locations[m] for m in numbers}) > 1 for n in numbers}
 
 
-def _differing(places: Sequence[Path]) -> dict[Path, str]:
-    """Return of each path what is left without the folders that all begin with, and those that all end with."""
-    parts = {place: place.parts for place in places}
+def _differing_parts(locations: Sequence[Path]) -> dict[Path, str]:
+    """Return each path without the folders that all paths begin with, and those that all end with."""
+    parts = {location: location.parts for location in locations}
     start, shortest = 0, min(map(len, parts.values()), default=0)
     while start < shortest and len({own[start] for own in parts.values()}) == 1:
         start += 1
     end = 0
     while start + end < shortest and len({own[-1 - end] for own in parts.values()}) == 1:
         end += 1
-    return {place: "/".join(own[start : len(own) - end]) for place, own in parts.items()}
+    return {location: "/".join(own[start : len(own) - end]) for location, own in parts.items()}

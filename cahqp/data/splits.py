@@ -1,6 +1,6 @@
-"""Held-out frames: split by recording or camera, never at random, and checked for frames that were trained on.
+"""Held-out frames: splits by recording or camera, and a check for frames that are also trained on.
 
-Neighbouring frames of a fixed camera are nearly the same image. A random split measures memory.
+Neighbouring frames of a fixed camera are nearly the same image, so a random split would measure memory.
 """
 
 from __future__ import annotations
@@ -17,18 +17,17 @@ from cahqp.files import sha256
 from cahqp.frame import Frame
 
 Located = tuple[Frame, Path | None]
-"""A frame and its image file, where it has one."""
+"""A frame and its image file, if it has one."""
 
-_WHENCE = (
-    "A name is an image's `recording`, else its `camera`, else the folder in its `file_name`. Give what is not one "
-    "recording names of its own."
+_NAMING = (
+    "The name of a recording is an image's `recording`, by default its `camera`, else the folder in its `file_name`. "
+    "Give different recordings different names."
 )
-
 _log = logging.getLogger(__name__)
 
 
 def recording_of(frame: Frame) -> str:
-    """Return what a frame must not share with frames on the other side: its recording, or else its camera."""
+    """Return the recording of a frame, by default its camera."""
     return frame.recording or frame.camera
 
 
@@ -39,15 +38,15 @@ def split_by_recording(
 
     Args:
         frames: All frames.
-        share: Share of the recordings, 0..1, that is held out; at least one is, and one is kept.
-        seed: Decides which.
+        share: Share of the recordings, 0..1, to hold out; at least one is held out, and at least one is not.
+        seed: Seed of the draw.
         by_camera: Hold out whole cameras.
 
     Returns:
-        Positions to train on and positions held out.
+        Positions to train on and positions to hold out.
 
     Raises:
-        DataError: There are not two recordings.
+        DataError: There are fewer than two recordings.
     """
     groups = [frame.camera if by_camera else recording_of(frame) for frame in frames]
     names = sorted(set(groups))
@@ -66,14 +65,14 @@ def split_by_recording(
 
 
 def split_later_block(frames: Sequence[Frame], share: float) -> tuple[list[int], list[int]]:
-    """Split each recording in time: the last part of it is held out.
+    """Split each recording in time: its last part is held out.
 
     Args:
         frames: All frames.
-        share: Share of each recording, 0..1, that is held out.
+        share: Share of each recording, 0..1, to hold out.
 
     Returns:
-        Positions to train on and positions held out.
+        Positions to train on and positions to hold out.
     """
     recordings: dict[str, list[int]] = defaultdict(list)
     for position, frame in enumerate(frames):
@@ -88,12 +87,12 @@ def split_later_block(frames: Sequence[Frame], share: float) -> tuple[list[int],
 
 
 def check_leakage(train: Sequence[Located], held_out: Sequence[Located], later_block: bool = False) -> None:
-    """Refuse held-out frames that are, or are next to, frames that are trained on.
+    """Refuse held-out frames that are, or are next to, training frames.
 
     Args:
-        train: What is trained on.
-        held_out: What is measured on.
-        later_block: A recording may be on both sides if all its held-out frames come after all that are trained on.
+        train: Training frames.
+        held_out: Held-out frames.
+        later_block: Allow a recording on both sides if all its held-out frames come after all its training frames.
 
     Raises:
         DataError: A recording is on both sides in any other way, or an image is.
@@ -101,18 +100,16 @@ def check_leakage(train: Sequence[Located], held_out: Sequence[Located], later_b
     _check_recordings([f for f, _ in train], [f for f, _ in held_out], later_block)
     same = _same_images(train, held_out)
     if same:
-        lines = [f"  {ours} is {theirs}" for ours, theirs in same[:10]]
-        head = f"{len(same)} held-out images are trained on, too:"
-        raise DataError("\n".join([head, *lines, "Take them out of one of the two sides."]))
+        lines = [f"  {held} is {trained}" for held, trained in same[:10]]
+        head = f"{len(same)} held-out images are also training images:"
+        raise DataError("\n".join([head, *lines, "Remove them from one of the two sides."]))
 
 
 def _check_recordings(train: list[Frame], held_out: list[Frame], later_block: bool) -> None:
     last = {name: max(indices) for name, indices in _indices(train).items()}
     first = {name: min(indices) for name, indices in _indices(held_out).items()}
     if "" in last or "" in first:
-        _log.warning(
-            "Some frames name no recording and no camera: whether held-out ones are their neighbours is unknown."
-        )
+        _log.warning("Some frames name no recording and no camera: held-out frames may be neighbours of training ones.")
     shared = sorted((last.keys() & first.keys()) - {""})
     if later_block:
         shared = [name for name in shared if first[name] <= last[name]]
@@ -123,38 +120,37 @@ def _check_recordings(train: list[Frame], held_out: list[Frame], later_block: bo
     ]
     head = f"{len(shared)} recordings are both trained on and held out:"
     remedy = (
-        "Held-out frames must come after all others (`frame` numbers in the files say the order)."
+        "Held-out frames must come after all others; `frame` numbers in the files define the order."
         if later_block
-        else "Hold out whole recordings, or, where the held-out frames are a later block, say `later_block: true`."
+        else "Hold out whole recordings or, if the held-out frames are a later block, set `later_block: true`."
     )
-    raise DataError("\n".join([head, *lines, remedy, _WHENCE]))
+    raise DataError("\n".join([head, *lines, remedy, _NAMING]))
 
 
 def _indices(frames: list[Frame]) -> dict[str, list[int]]:
-    found: dict[str, list[int]] = defaultdict(list)
+    indices: dict[str, list[int]] = defaultdict(list)
     for frame in frames:
-        found[recording_of(frame)].append(frame.index)
-    return found
+        indices[recording_of(frame)].append(frame.index)
+    return indices
 
 
 def _same_images(train: Sequence[Located], held_out: Sequence[Located]) -> list[tuple[Path, Path]]:
-    """Return pairs of files with the same bytes. Only files of equal length are read."""
+    """Return pairs of held-out and training files with the same bytes. Only files of equal length are read."""
     sizes: dict[int, list[Path]] = defaultdict(list)
     for _, path in train:
         if path is not None:
             sizes[path.stat().st_size].append(path)
-    found = []
     hashes: dict[Path, str] = {}
+    pairs = []
     for _, path in held_out:
-        candidates = sizes.get(path.stat().st_size, []) if path is not None else []
-        for other in candidates:
+        for other in sizes.get(path.stat().st_size, []) if path is not None else []:
             if path is not None and _hash(path, hashes) == _hash(other, hashes):
-                found.append((path, other))
+                pairs.append((path, other))
                 break
-    return found
+    return pairs
 
 
-def _hash(path: Path, known: dict[Path, str]) -> str:
-    if path not in known:
-        known[path] = sha256(path)
-    return known[path]
+def _hash(path: Path, hashes: dict[Path, str]) -> str:
+    if path not in hashes:
+        hashes[path] = sha256(path)
+    return hashes[path]

@@ -1,4 +1,4 @@
-"""Video files as frames, each known by its time stamp."""
+"""Video files as frames, identified by their time stamps."""
 
 from __future__ import annotations
 
@@ -16,95 +16,91 @@ from cahqp.data.sources import FrameSource
 from cahqp.errors import DataError
 from cahqp.frame import Frame
 
-_NEAR = 2000.0  # milliseconds that are decoded forward rather than sought: about one group of pictures
-_SAME = 0.5  # milliseconds within which two time stamps are the same
-# Captures of a parent process. To close one waits for threads that a fork leaves behind, and so for ever.
+_SEEK_ABOVE = 2000.0  # milliseconds ahead up to which frames are decoded instead: about one group of pictures
+_TOLERANCE = 0.5  # milliseconds within which two time stamps are equal
+# Captures of a parent process. Closing one waits for threads that a fork leaves behind, and so for ever.
 _inherited: list[Any] = []
 
 
 class VideoFrames(FrameSource):
-    """The frames of a video.
+    """Frames of a video.
 
-    The whole file is gone through once on opening, without converting pictures, so that a damaged one is found before
-    any work is done on it and the frames are the same however they are read afterwards.
+    Opening reads all time stamps, without converting pictures. So a damaged file is refused before any work on it, and
+    the frames do not depend on the order of reading.
 
     Args:
-        path: The file.
-        frame_interval: Seconds between frames; all of them where `None`. Taken is the first frame at or after each
-            multiple.
+        path: Video file.
+        frame_interval: Seconds between frames: the first frame at or after each multiple. `None` takes all.
+
+    Attributes:
+        frames: One per frame taken; `timestamp` is the container's, `name` contains it to the millisecond.
 
     Raises:
-        DataError: It cannot be opened, breaks off, or has no time stamps.
+        DataError: The file cannot be opened, ends early, or has no time stamps; or `frame_interval` is not positive.
     """
 
     def __init__(self, path: Path, frame_interval: float | None = None) -> None:
-        self._file = path
         if frame_interval is not None and not frame_interval > 0:
-            message = f"`frame_interval` is a number of seconds above 0, got {frame_interval}."
+            message = f"`frame_interval` must be above 0 seconds, got {frame_interval}."
             raise DataError(message)
-        self._times = _thinned(_scan(path), frame_interval)
-        self._frames = [self._frame(index, milliseconds) for index, milliseconds in enumerate(self._times)]
+        self._file = path
+        self._times = _thin(_scan(path), frame_interval)
+        self.location = path.resolve()
+        self.frames = [self._frame(index, milliseconds) for index, milliseconds in enumerate(self._times)]
         self._capture: Any = None
         self._owner = 0
         self._now = math.inf
 
-    @property
-    def frames(self) -> Sequence[Frame]:
-        """Where each frame comes from; `timestamp` is the container's, `name` holds it to the millisecond."""
-        return self._frames
-
-    @property
-    def place(self) -> Path:
-        """The video file."""
-        return self._file.resolve()
-
     def read(self, position: int) -> NDArray[np.uint8]:
-        """Return the frame at a position as (H, W, 3) uint8 RGB. Reading forward is fast, going back has to seek."""
-        wanted = self._times[position]
-        if not (self._go_to(wanted, seek=True) or self._go_to(wanted, seek=False)):
-            message = f"{self._file} has no frame at {wanted / 1000:.3f} s any more. Has the file changed?"
+        """Return the frame at a position as (H, W, 3) uint8 RGB. Reading forward is fast, going back has to seek.
+
+        Raises:
+            DataError: The frame is missing or cannot be decoded.
+        """
+        time = self._times[position]
+        if not (self._go_to(time, seek=True) or self._go_to(time, seek=False)):
+            message = f"{self._file} no longer has a frame at {time / 1000:.3f} s. Restore the file as it was opened."
             raise DataError(message)
-        good, image = self._capture.retrieve()
-        if not good:
+        decoded, image = self._capture.retrieve()
+        if not decoded:
             message = (
-                f"{self._file}: the frame at {wanted / 1000:.3f} s cannot be decoded. Copy or encode the file again."
+                f"{self._file}: the frame at {time / 1000:.3f} s cannot be decoded. Copy or encode the file again."
             )
             raise DataError(message)
         return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), np.uint8)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave the open file behind when a worker process gets a copy."""
+        """Leave out the open file when a worker process gets a copy."""
         return {**self.__dict__, "_capture": None, "_owner": 0}
 
     def _frame(self, index: int, milliseconds: float) -> Frame:
         seconds = round(milliseconds / 1000, 6)
         name = f"{self._file.name}@{seconds:.3f}s"
-        recording = self._file.stem
-        return Frame(index + 1, name, (0, 0), recording=recording, index=index, timestamp=seconds)
+        return Frame(index + 1, name, (0, 0), recording=self._file.stem, index=index, timestamp=seconds)
 
-    def _go_to(self, wanted: float, seek: bool) -> bool:
-        """Grab the frame with a time stamp; say whether it was found.
+    def _go_to(self, time: float, seek: bool) -> bool:
+        """Grab the frame with a time stamp; return whether the file has it.
 
         Args:
-            wanted: Time stamp in milliseconds.
-            seek: Jump near it where it is not just ahead, rather than go through the file from its start. Some
-                containers jump too far, which their time stamps tell.
+            time: Time stamp in milliseconds.
+            seek: Jump near it where it is not just ahead, instead of decoding the file from its start. Some containers
+                jump too far, which their time stamps show.
         """
         if not seek or self._capture is None or self._owner != os.getpid():
             # A forked worker shares the file position of its parent's capture, so it opens its own.
             if self._owner != os.getpid():
                 _inherited.append(self._capture)
             self._capture, self._owner, self._now = _open(self._file), os.getpid(), -math.inf
-        if abs(self._now - wanted) < _SAME:
+        if abs(self._now - time) < _TOLERANCE:
             return True
-        if seek and not 0 < wanted - self._now < _NEAR and wanted > _NEAR:
-            self._capture.set(cv2.CAP_PROP_POS_MSEC, wanted)
-        elif self._now > wanted:
+        if seek and not 0 < time - self._now < _SEEK_ABOVE and time > _SEEK_ABOVE:
+            self._capture.set(cv2.CAP_PROP_POS_MSEC, time)
+        elif self._now > time:
             self._capture, self._now = _open(self._file), -math.inf
-        while self._capture.grab():
-            self._now = self._capture.get(cv2.CAP_PROP_POS_MSEC)
-            if self._now > wanted - _SAME:
-                return abs(self._now - wanted) < _SAME
+        for stamp in _time_stamps(self._capture):
+            self._now = stamp
+            if self._now > time - _TOLERANCE:
+                return abs(self._now - time) < _TOLERANCE
         self._capture = None
         return False
 
@@ -112,7 +108,7 @@ class VideoFrames(FrameSource):
 def _open(path: Path) -> Any:
     capture = cv2.VideoCapture(str(path))
     if not capture.isOpened():
-        message = f"{path} cannot be opened as a video. Copy it again, or encode it anew."
+        message = f"{path} cannot be opened as a video. Copy or encode the file again."
         raise DataError(message)
     return capture
 
@@ -122,23 +118,23 @@ def _scan(path: Path) -> list[float]:
     capture = _open(path)
     times = list(_time_stamps(capture))
     rate, stated = capture.get(cv2.CAP_PROP_FPS), capture.get(cv2.CAP_PROP_FRAME_COUNT)
-    kept = [times[0]] if times else []
+    kept = times[:1]
     for time in times:
-        if time > kept[-1] + _SAME:
+        if time > kept[-1] + _TOLERANCE:
             kept.append(time)
     if not kept:
-        message = f"{path} holds no frame that can be decoded. Copy it again, or encode it anew."
+        message = f"{path} contains no frame that can be decoded. Copy or encode the file again."
         raise DataError(message)
     if len(kept) < 0.99 * len(times):
         message = (
-            f"{path} has no usable time stamps: {len(times) - len(kept)} of {len(times)} frames come no later than the "
-            f"one before. Write it into a container that has them, such as `ffmpeg -i {path.name} -c copy new.mp4`."
+            f"{path} has no usable time stamps: {len(times) - len(kept)} of {len(times)} frames are not later than the "
+            f"frame before. Copy it into another container, such as `ffmpeg -i {path.name} -c copy new.mp4`."
         )
         raise DataError(message)
     length = stated / rate if rate > 0 else 0.0
-    # Counts and rates in the head of a file can be estimates; only where both fall short is the file cut.
+    # Counts and rates in the header of a file can be estimates; the file is cut only where both fall short.
     if len(times) < 0.95 * stated and kept[-1] / 1000 < 0.95 * length - 1:
-        message = f"{path} breaks off at {kept[-1] / 1000:.1f} s of {length:.1f} s. Copy it again, or cut it there."
+        message = f"{path} ends at {kept[-1] / 1000:.1f} s of {length:.1f} s. Copy the file again, or cut it there."
         raise DataError(message)
     return kept
 
@@ -148,14 +144,15 @@ def _time_stamps(capture: Any) -> Iterator[float]:
         yield float(capture.get(cv2.CAP_PROP_POS_MSEC))
 
 
-def _thinned(times: Sequence[float], frame_interval: float | None) -> list[float]:
+def _thin(times: Sequence[float], frame_interval: float | None) -> list[float]:
+    """Return the first time stamp at or after each multiple of the interval."""
     if frame_interval is None:
         return list(times)
-    kept, due = [], -math.inf
+    kept, last = [], -math.inf
     for time in times:
-        # A thousandth of the step absorbs the rounding of time stamps such as 399.99999 for 0.4 s.
-        steps = math.floor(time / 1000 / frame_interval + 1e-3)
-        if steps > due:
+        # A thousandth of the interval absorbs the rounding of time stamps such as 399.99999 for 0.4 s.
+        multiple = math.floor(time / 1000 / frame_interval + 1e-3)
+        if multiple > last:
             kept.append(time)
-            due = steps
+            last = multiple
     return kept

@@ -11,7 +11,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from cahqp.data.datasets import as_tensor
-from cahqp.data.images import BrokenImageError, Quarantine
+from cahqp.data.images import Quarantine
 from cahqp.data.sources import FrameSource
 from cahqp.data.transforms import plain
 from cahqp.detectors.base import Detector, Output
@@ -51,7 +51,7 @@ class FrameSet(Dataset[tuple[int, torch.Tensor, Frame] | None]):
         self.source = source
         self._resize = plain(preprocessing)
         names = [frame.name for frame in source.frames]
-        self.quarantine = Quarantine(names, max_invalid_share, self._reason)
+        self.quarantine = Quarantine(names, max_invalid_share, source.read)
 
     def __len__(self) -> int:
         """Return the number of frames."""
@@ -59,20 +59,11 @@ class FrameSet(Dataset[tuple[int, torch.Tensor, Frame] | None]):
 
     def __getitem__(self, position: int) -> tuple[int, torch.Tensor, Frame] | None:
         """Return position, (3, h, w) uint8 image and frame; `None` if the image is unreadable."""
-        try:
-            image = self.source.read(position)
-        except BrokenImageError:
-            self.quarantine.add(position)
+        image = self.quarantine.read(position)
+        if image is None:
             return None
         frame = replace(self.source.frames[position], size=(image.shape[0], image.shape[1]))
         return position, as_tensor(self._resize(image, Targets.empty(), 0)[0]), frame
-
-    def _reason(self, position: int) -> str:
-        try:
-            self.source.read(position)
-        except BrokenImageError as error:
-            return str(error)
-        return "was unreadable during this run"
 
 
 class FrameLoader:

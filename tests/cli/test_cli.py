@@ -278,7 +278,7 @@ PROBLEMS = {
     repeated_box: ["annotations[1]"],
     missing_image: ["images[0]", "gone.png"],
     leaves_its_folder: ["images[0]", "secret.png"],
-    no_images: ["not one box"],
+    no_images: ["no boxes to train on"],
 }
 
 

@@ -279,7 +279,7 @@ def test_a_declared_later_block_is_allowed(write_coco):
 
 def test_frames_without_any_box_are_no_training_set(write_coco):
     data = LabelledData([write_coco("a", change=lambda document: document.update(annotations=[]))], [])
-    with pytest.raises(DataError, match="not one box to learn from"):
+    with pytest.raises(DataError, match="there are no boxes to train on"):
         ready(data)
 
 
@@ -288,12 +288,12 @@ def test_labels_of_a_teacher_that_finds_nothing_are_frames_of_nothing_where_aske
         return write_coco(name, 4, name, grey=90, change=lambda document: document.update(annotations=[]))
 
     night, empty_source = nothing("night"), nothing("other")
-    with pytest.raises(DataError, match="not one box to learn from"):
+    with pytest.raises(DataError, match="there are no boxes to train on"):
         ready(StudentData([write_coco("a", 6, grey=20)], [night], [], batch_size=2))
     data = ready(StudentData([write_coco("b", 6, grey=20)], [night], [], batch_size=2, empty_pseudo=True))
     counts = [[len(targets.labels) > 0 for targets in batch.targets] for batch in data.train_dataloader()]
     assert counts and all(count == [True, False] for count in counts)
-    with pytest.raises(DataError, match="not one box to learn from"):
+    with pytest.raises(DataError, match="there are no boxes to train on"):
         ready(StudentData([empty_source], [night], [], batch_size=2, empty_pseudo=True))
 
 
@@ -337,8 +337,8 @@ def test_broken_held_out_images_are_left_out(write_coco, image_of):
         ({"target_batch_size": 0}, r"data\.target_batch_size must be at least 1, got 0"),
         ({"curriculum": [30, 50]}, r"data\.curriculum must be shares above 0 and up to 1.*got \[30, 50\]"),
         ({"curriculum": [0.0, 1.0]}, r"data\.curriculum must be shares"),
-        ({"mixed": True}, r"data\.mixed: true is the control of a curriculum"),
-        ({"restyle": 2.0, "mixed": True}, r"(?s)data\.restyle must lie in 0\.\.1.*data\.mixed"),
+        ({"mixed": True}, r"data\.mixed: true needs data\.curriculum"),
+        ({"restyle": 2.0, "mixed": True}, r"(?s)data\.restyle must be in 0\.\.1.*data\.mixed"),
     ],
 )
 def test_settings_of_target_frames_that_cannot_be_right_are_refused(settings, told):

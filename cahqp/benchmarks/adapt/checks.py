@@ -10,7 +10,7 @@ from cahqp.benchmarks.adapt.configs import merge_configs
 from cahqp.benchmarks.adapt.plan import SCENES, BenchmarkPlan
 from cahqp.coco.reader import class_indices, read_coco, read_coco_frames
 from cahqp.data.frames import open_frames
-from cahqp.data.images import BrokenImageError, Quarantine, check_header
+from cahqp.data.images import Quarantine, check_header
 from cahqp.data.splits import Located, check_leakage
 from cahqp.detectors.model_file import describe
 from cahqp.errors import ConfigError, DataError
@@ -143,14 +143,13 @@ def _check_images(paths: Sequence[Path], max_invalid_share: float) -> None:
     if not paths:
         return
     source = open_frames(paths)
-    reasons: dict[int, str] = {}
-    quarantine = Quarantine([frame.name for frame in source.frames], max_invalid_share, reasons.__getitem__)
-    for position, frame in enumerate(source.frames):
+
+    def check(position: int) -> None:
         path = source.path(position)
-        try:
-            if path is not None:
-                check_header(path, frame.size)
-        except BrokenImageError as error:
-            reasons[position] = str(error)
-            quarantine.add(position)
+        if path is not None:
+            check_header(path, source.frames[position].size)
+
+    quarantine = Quarantine([frame.name for frame in source.frames], max_invalid_share, check)
+    for position in range(len(source)):
+        quarantine.read(position)
     quarantine.check()

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
-from cahqp.data.base import DetectionData, Strength, TrainingSet
+from cahqp.data.base import DetectionData, TrainingSet
 from cahqp.data.frames import open_frames
 from cahqp.data.loaders import Loader
 from cahqp.data.transforms import strong
@@ -28,22 +28,13 @@ class DistillationData(DetectionData):
         val: COCO files to select the best model on.
         store: Folder `soft` of a relabelling.
         frames: Instead of a store: folders of images, videos or COCO files, whose labels are not read.
-        source: COCO files with labels that were checked.
-        test: COCO files to measure the final model on.
-        batch_size: Images in a batch of one device, labelled ones and views together.
-        soft_share: Share of a batch that are views; 1 where no source is given.
-        views: Views of each frame where there is no store.
-        rest: What classes that the store left out are given: `smooth`, the mean of what they had; `drop`, zero.
-        augmentation: How labelled frames are changed.
-        batches_per_epoch: Batches in an epoch; as many as go once through the frames to distil on where not given.
-        workers: Processes that load images; 0 loads in the training process.
-        seed: Decides the order of the frames, and the views where there is no store.
-        max_invalid_share: Share of broken images, 0..1, that is put up with; more stop the run.
-        ignore_categories: Names of categories whose boxes are left out.
-        later_block: Recordings may be both trained on and held out if the held-out frames come after all others.
-        classes: Class names of the detector; the command line passes them.
-        preprocessing: Size rule of the detector; the command line passes it.
+        source: COCO files with checked labels.
+        soft_share: Share of a batch that are views; without `source` all are.
+        views: Views of each frame if there is no store.
+        rest: Probability of classes that the store left out: `smooth` takes their mean, `drop` takes zero.
         teacher: Model file of the teacher; the command line passes that of `StudentTraining`.
+        **kwargs: Further options of `DetectionData`. `batch_size` counts labelled images and views together; by
+            default an epoch is one pass over the frames to distil on.
     """
 
     def __init__(
@@ -52,46 +43,23 @@ class DistillationData(DetectionData):
         store: Path | None = None,
         frames: Sequence[Path] = (),
         source: Sequence[Path] = (),
-        test: Sequence[Path] = (),
-        batch_size: int = 8,
         soft_share: float = 0.5,
         views: int = 4,
         rest: Rest = "smooth",
-        augmentation: Strength = "strong",
-        batches_per_epoch: int | None = None,
-        workers: int = 0,
-        seed: int = 0,
-        max_invalid_share: float = 0.05,
-        ignore_categories: Sequence[str] = (),
-        later_block: bool = False,
-        classes: Sequence[str] | None = None,
-        preprocessing: Preprocessing | None = None,
         teacher: Path | None = None,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(
-            val=val,
-            test=test,
-            batch_size=batch_size,
-            batches_per_epoch=batches_per_epoch,
-            workers=workers,
-            seed=seed,
-            max_invalid_share=max_invalid_share,
-            ignore_categories=ignore_categories,
-            later_block=later_block,
-            classes=classes,
-            preprocessing=preprocessing,
-        )
+        super().__init__(val=val, **kwargs)
         check_numbers(shares={"data.soft_share": soft_share}, counts={"data.views": views})
         if (store is None) == (not frames):
             message = "Give either data.store, a folder of soft labels, or data.frames for a teacher that is asked."
             raise ConfigError(message)
         self.store, self.frames, self.source, self.teacher = store, frames, source, teacher
         self.soft_share, self.views, self.rest = soft_share, views, rest
-        self.augmentation: Strength = augmentation
 
     def training_sets(self) -> list[TrainingSet]:
         """Return the labelled source frames, if there are any, and the views."""
-        sets = [self.to_train_on(self.source, self.augmentation)] if self.source else []
+        sets = [self.with_boxes(self.source)] if self.source else []
         return [*sets, cast("TrainingSet", self._views())]  # of which nothing is asked but length, place and health
 
     def _views(self) -> SoftFrames:
@@ -136,12 +104,11 @@ class DistillationData(DetectionData):
                 "Choose another share or a larger batch_size; without data.source all are views."
             )
             raise ConfigError(message)
-        _, world_size = self._place()
+        _, world_size = self._ranks()
         frames = len(self._training[-1])
         batches = self.batches_per_epoch or max(1, frames // (views * world_size))
         sizes = [self.batch_size - views, views] if self.source else [views]
-        orders = [self.order(len(part), size, batches) for part, size in zip(self._training, sizes, strict=True)]
-        return self.training_loader(orders, _joined)
+        return self.training_loader(self.orders(sizes, batches), _joined)
 
 
 def _joined(parts: list[list[Any]]) -> SoftBatch:

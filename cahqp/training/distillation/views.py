@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from cahqp.data.datasets import Sample, as_tensor
-from cahqp.data.images import BrokenImageError, Quarantine
+from cahqp.data.images import Quarantine
 from cahqp.data.samplers import Key
 from cahqp.data.seeding import seed_of
 from cahqp.data.sources import FrameSource, ImageFrames
@@ -106,7 +106,7 @@ class SoftFrames(Dataset[SoftSample]):
         self.source, self.frames, self.views = source, source.frames, views
         self._augmentation, self._asked = augmentation, asked
         self._seed, self._store = seed, store
-        self.quarantine = Quarantine([f.name for f in self.frames], max_invalid_share, self._reason)
+        self.quarantine = Quarantine([f.name for f in self.frames], max_invalid_share, source.read)
 
     def __len__(self) -> int:
         """Return the number of frames."""
@@ -114,7 +114,7 @@ class SoftFrames(Dataset[SoftSample]):
 
     def __getitem__(self, key: Key) -> SoftSample:
         """Return the view whose turn it is; of the next healthy frame where the image is broken."""
-        position, image = self.quarantine.healthy(key[1], self.source.read)
+        position, image = self.quarantine.healthy(key[1])
         number = key[0] % self.views
         frame = replace(self.frames[position], size=image.shape[:2])
         kept = None if self._store is None else self._store.read(position, number)
@@ -138,13 +138,6 @@ class SoftFrames(Dataset[SoftSample]):
     def located(self) -> list[Located]:
         """Return each frame with its image file, where it has one."""
         return [(frame, self.source.path(position)) for position, frame in enumerate(self.frames)]
-
-    def _reason(self, position: int) -> str:
-        try:
-            self.source.read(position)
-        except BrokenImageError as error:
-            return str(error)
-        return "could not be decoded at first, and could when it was tried again"
 
 
 def stored_frames(store: SoftLabelStore) -> FrameSource:

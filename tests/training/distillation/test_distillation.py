@@ -213,8 +213,9 @@ def test_without_store_and_teacher_it_says_what_is_missing(distil, recordings, c
 def test_a_frame_that_changed_is_refused(store, recordings, monkeypatch):
     module = StudentTraining(detector=load_student_of(store))
     data = offline(module, store, recordings)
-    read = data._training[-1].source.read
-    monkeypatch.setattr(data._training[-1].source, "read", lambda position: read(position)[:50])
+    quarantine = data._training[-1].quarantine
+    read = quarantine._read
+    monkeypatch.setattr(quarantine, "_read", lambda position: read(position)[:50])
     with pytest.raises(Exception, match="The image changed"):
         data._training[-1][(0, 0)]
 
