@@ -67,9 +67,24 @@ COMMANDS: dict[str, Command] = {
         ("file",),
     ),
     # Label
-    "relabel": Command(LABEL, "write pseudo-labels for folders, videos or COCO files", f"{_LEGACY}:relabel"),
-    "calibrate": Command(LABEL, "fit score calibration on labelled frames", f"{_LEGACY}:calibrate"),
-    "reformat": Command(LABEL, "convert labels to YOLO, CVAT, Label Studio or COCO, and back", f"{_LEGACY}:reformat"),
+    "relabel": Command(
+        LABEL,
+        "write pseudo-labels for folders, videos or COCO files",
+        "cahqp.relabel.command:relabel",
+        "cahqp.relabel.options:RelabelOptions",
+    ),
+    "calibrate": Command(
+        LABEL,
+        "fit score calibration on labelled frames",
+        "cahqp.relabel.calibrate:calibrate",
+        "cahqp.relabel.options:CalibrateOptions",
+    ),
+    "reformat": Command(
+        LABEL,
+        "convert labels to YOLO, CVAT, Label Studio or COCO, and back",
+        "cahqp.labels.formats.command:reformat",
+        "cahqp.labels.formats.options:ReformatOptions",
+    ),
     "quality": Command(
         LABEL,
         "report on pseudo-labels, with ground truth if given",
@@ -108,7 +123,10 @@ COMMANDS: dict[str, Command] = {
         "cahqp.benchmarks.adapt.options:MeasureBenchmarkOptions",
     ),
     "benchmark relabel": Command(
-        MEASURE, "time relabelling beside the teacher's forward passes", "cahqp.benchmarks.relabel:command"
+        MEASURE,
+        "time relabelling beside the teacher's forward passes",
+        "cahqp.benchmarks.relabel:time_relabel",
+        "cahqp.benchmarks.label_options:RelabelBenchmarkOptions",
     ),
     "benchmark speed": Command(
         MEASURE,
@@ -117,7 +135,10 @@ COMMANDS: dict[str, Command] = {
         "cahqp.benchmarks.speed.options:SpeedBenchmarkOptions",
     ),
     "benchmark store": Command(
-        MEASURE, "time training with and without a soft-label store", "cahqp.benchmarks.soft_labels:command"
+        MEASURE,
+        "time training with and without a soft-label store",
+        "cahqp.benchmarks.soft_labels:time_store",
+        "cahqp.benchmarks.label_options:StoreBenchmarkOptions",
     ),
     # Cycles
     "cycle": Command(CYCLE, "run or inspect a whole cycle: adapt, relabel, retrain, compare", f"{_LEGACY}:cycle"),

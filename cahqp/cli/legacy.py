@@ -12,16 +12,6 @@ import docstring_parser
 from jsonargparse import ArgumentParser, auto_cli
 
 from cahqp.cli.options import check_configs
-from cahqp.labels.formats import Format
-
-LABEL_LISTS: dict[str, Any] = {
-    "views": str,
-    "teachers": Path,
-    "predictions": Path,
-    "uncalibrated": str,
-    "format": Format,
-}
-"""Options of `relabel` and `calibrate` that take several values."""
 
 
 def cycle(arguments: list[str]) -> None:
@@ -53,26 +43,6 @@ def publish(arguments: list[str]) -> None:
     from cahqp.cycle.publish import publish as command
 
     auto_cli(command, args=arguments[1:], exit_on_error=False, prog="cahqp publish", as_positional=False)
-
-
-def reformat(arguments: list[str]) -> None:
-    """Run `cahqp reformat`."""
-    from cahqp.labels.formats.command import reformat as command
-
-    auto_cli(
-        command,
-        args=switched(arguments[1:], "--reviewed"),
-        exit_on_error=False,
-        prog="cahqp reformat",
-        as_positional=False,
-    )
-
-
-def calibrate(arguments: list[str]) -> None:
-    """Run `cahqp calibrate`."""
-    from cahqp.relabel.calibrate import calibrate_command as command
-
-    run_with_lists(command, arguments, {"frames": Path}, LABEL_LISTS)
 
 
 def run_with_lists(
@@ -228,13 +198,3 @@ def _as_list(values: list[str], numbers: bool) -> str:
     if len(values) == 1 and values[0].startswith("["):
         return values[0]
     return json.dumps([int(value) if numbers and value.isdecimal() else value for value in values])
-
-
-def relabel(arguments: list[str]) -> None:
-    """Run `cahqp relabel`."""
-    from cahqp.relabel.command import relabel as command
-    from cahqp.training.lightning_errors import lightning_errors
-
-    given = switched(arguments, "--soft", "--temporal", "--dynamic", "--weight_by_score")
-    with lightning_errors():
-        run_with_lists(command, given, {"frames": Path}, LABEL_LISTS)

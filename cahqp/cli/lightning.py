@@ -9,6 +9,7 @@ from operator import attrgetter, not_
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import yaml
 from jsonargparse.typing import NonNegativeInt
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
@@ -23,8 +24,10 @@ from cahqp.data.modules import AdaptationData
 from cahqp.errors import CahqpError, ConfigError, shortened
 from cahqp.files import write_json
 from cahqp.inference.frames import FrameSet
+from cahqp.labels.options import LabelOptions
+from cahqp.labels.rules import Rules
 from cahqp.relabel.command import complete
-from cahqp.relabel.shard_writer import label_frames
+from cahqp.relabel.shard_writer import SingleTeacher, write_candidates
 from cahqp.runs.directory import RunDirectory
 from cahqp.training import student, supervised  # noqa: F401  so that a config may name its classes without their module
 from cahqp.training.base import DetectionModule
@@ -204,11 +207,11 @@ class Cli(LightningCLI):
         assert self.work is not None
         detector = model.detector
         frames = FrameSet(open_frames(datamodule.test), detector.preprocessing, datamodule.max_invalid_share)
-        everything: dict[str, Any] = {"thresholds": 0.0, "nms_iou": None, "max_boxes": detector.max_detections}
-        sizes = (datamodule.batch_size, datamodule.workers)
-        names = label_frames(self.trainer, detector, frames, self.work, *sizes, **everything)
+        loading = (datamodule.batch_size, datamodule.workers)
+        names = write_candidates(self.trainer, SingleTeacher(detector), frames, self.work, *loading)
         if self.run is not None:
-            complete(self.run, frames.source, detector, names)
+            keep_all = LabelOptions(nms_iou=1.0, max_boxes=detector.max_detections)
+            complete(self.run, names, Rules(detector.classes, np.zeros(len(detector.classes)), keep_all, plain=True))
 
     def _measure(self, results: Any) -> None:
         if self.run is not None:

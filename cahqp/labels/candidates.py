@@ -1,4 +1,4 @@
-"""What a teacher, or several, said of a frame before anything is decided: one line of a shard."""
+"""Boxes of one frame that may become labels, and their lines in shards."""
 
 from __future__ import annotations
 
@@ -9,10 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cahqp.association import pairwise_iou
 from cahqp.errors import RunError
 from cahqp.labels.calibration.curves import Curve
-from cahqp.labels.fusion import nms
 from cahqp.labels.shards.records import SCORE_DECIMALS, dumps, image_entry
 
 if TYPE_CHECKING:
@@ -23,14 +21,14 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Candidates:
-    """The boxes of one frame that may become labels.
+    """Boxes of one frame that may become labels.
 
     Attributes:
-        boxes: (N, 4) xyxy in pixels of the original frame, within it.
-        scores: (N,) in 0..1, best first.
+        boxes: (N, 4) xyxy in pixels of the original frame.
+        scores: (N,) in 0..1, highest first.
         labels: (N,) class indices.
-        agreement: (N,) share of the looks that found the box, 0..1; `None` where there was one look.
-        detector_scores: (N,) the scores before their place was looked at; `None` where it was not.
+        agreement: (N,) share of the views containing the place of a box that detect it, 0..1; `None` for a single view.
+        detector_scores: (N,) scores before stationary boxes lost weight; `None` if none did.
     """
 
     boxes: Floats
@@ -45,37 +43,57 @@ class Candidates:
 
     def __getitem__(self, rows: NDArray[Any]) -> Candidates:
         """Return the boxes that a mask or an index selects."""
-        more = (None if values is None else values[rows] for values in (self.agreement, self.detector_scores))
-        return Candidates(self.boxes[rows], self.scores[rows], self.labels[rows], *more)
+        optional = (None if values is None else values[rows] for values in (self.agreement, self.detector_scores))
+        return Candidates(self.boxes[rows], self.scores[rows], self.labels[rows], *optional)
 
-    def known(self, row: int) -> dict[str, float]:
-        """Return what is known of a row beside its score, by name."""
+    def optional_values(self, row: int) -> dict[str, float]:
+        """Return agreement and detector score of a row, where they exist."""
         values = {"agreement": self.agreement, "detector_score": self.detector_scores}
         return {key: round(float(v[row]), SCORE_DECIMALS) for key, v in values.items() if v is not None}
 
 
-def usable(candidates: Candidates, size: tuple[int, int], floor: float, name: str) -> Candidates:
-    """Return the candidates within their frame, best first, without those below a floor or a pixel wide.
+def check_finite(boxes: Floats, scores: Floats, name: str) -> None:
+    """Check predictions on a frame for NaN and infinity.
 
     Args:
-        candidates: Of one frame.
-        size: Its height and width.
-        floor: Least score.
-        name: Of the frame, for the message.
+        boxes: Boxes.
+        scores: Scores.
+        name: Name of the frame, for the message.
 
     Raises:
-        RunError: A box or a score is not a finite number.
+        RunError: A value is NaN or infinite.
     """
-    if not (np.isfinite(candidates.boxes).all() and np.isfinite(candidates.scores).all()):
-        message = f"A box or score of {name} is not a finite number. Check the weights, or run in float32."
+    if not (np.isfinite(boxes).all() and np.isfinite(scores).all()):
+        message = f"A box or score of {name} is NaN or infinite. Check the weights, or run in float32."
         raise RunError(message)
+
+
+def clip_candidates(
+    candidates: Candidates, size: tuple[int, int], floor: float, name: str, min_side: float = 1.0
+) -> Candidates:
+    """Return the candidates clipped to their frame, highest score first.
+
+    Args:
+        candidates: Boxes of one frame.
+        size: Height and width of the frame in pixels.
+        floor: Boxes with lower scores are left out.
+        name: Name of the frame, for the message.
+        min_side: Boxes that are narrower or lower, in pixels, are left out.
+
+    Raises:
+        RunError: A box or a score is NaN or infinite.
+    """
+    check_finite(candidates.boxes, candidates.scores, name)
     height, width = size
-    inside = np.clip(candidates.boxes, 0, [width, height, width, height])
-    candidates = replace(candidates, boxes=inside)
-    sides = inside[:, 2:] - inside[:, :2]
+    candidates = replace(candidates, boxes=np.clip(candidates.boxes, 0, [width, height, width, height]))
     order = np.argsort(-candidates.scores, kind="stable")
-    good = (candidates.scores >= floor) & (sides >= 1).all(1)
-    return candidates[order[good[order]]]
+    usable = (candidates.scores >= floor) & (shortest_sides(candidates.boxes) >= min_side)
+    return candidates[order[usable[order]]]
+
+
+def shortest_sides(boxes: Floats) -> Floats:
+    """Return the shorter side of each box, (N,), in pixels."""
+    return np.asarray((boxes[:, 2:] - boxes[:, :2]).min(1, initial=np.inf), np.float64)
 
 
 def encode(position: int, frame: Frame, candidates: Candidates) -> bytes:
@@ -83,7 +101,7 @@ def encode(position: int, frame: Frame, candidates: Candidates) -> bytes:
     record: dict[str, Any] = {
         "position": position,
         "image": image_entry(frame),
-        # Not rounded: a box at a threshold must fall to the same side with these options as without them.
+        # Not rounded, so that a box falls on the same side of a threshold before and after.
         "boxes": candidates.boxes.tolist(),
         "scores": candidates.scores.tolist(),
         "labels": candidates.labels.tolist(),
@@ -94,7 +112,7 @@ def encode(position: int, frame: Frame, candidates: Candidates) -> bytes:
 
 
 def from_record(record: Mapping[str, Any]) -> Candidates:
-    """Return what `encode` was given."""
+    """Return the candidates of a line that `encode` made."""
     agreement = record.get("agreement")
     return Candidates(
         np.array(record["boxes"], np.float64).reshape(-1, 4),
@@ -105,37 +123,14 @@ def from_record(record: Mapping[str, Any]) -> Candidates:
 
 
 def calibrated(candidates: Candidates, curves: Sequence[Curve] | None) -> Candidates:
-    """Return the candidates with calibrated scores, best first.
+    """Return the candidates with calibrated scores, highest first.
 
     Args:
-        candidates: Of one frame.
-        curves: One for each class; `None` leaves the scores as they are.
+        candidates: Boxes of one frame.
+        curves: A curve for each class; `None` leaves the scores unchanged.
     """
     if curves is None or not len(candidates):
         return candidates
     scores = np.array([curves[label](score) for label, score in zip(candidates.labels, candidates.scores, strict=True)])
     candidates = replace(candidates, scores=scores)
     return candidates[np.argsort(-scores, kind="stable")]
-
-
-def distinct(candidates: Candidates, limits: Floats, iou: float) -> tuple[NDArray[np.int64], Floats]:
-    """Return one row for each place, and how sure the detector was there of every class.
-
-    A detector without suppression names one object several times, under several classes. The box that reaches the
-    highest multiple of its threshold stays; what the others said of its class is kept for the vote along the track.
-
-    Args:
-        candidates: Of one frame.
-        limits: (C,) threshold of each class.
-        iou: Overlap above which two boxes are one place.
-
-    Returns:
-        (K,) rows, surest first, and (K, C) multiples of the thresholds.
-    """
-    sure = candidates.scores / limits[candidates.labels]
-    rows = nms(candidates.boxes, sure, iou)
-    classes = np.zeros((len(rows), len(limits)))
-    overlap = pairwise_iou(candidates.boxes[rows], candidates.boxes)
-    places, others = np.nonzero(overlap > iou)
-    np.maximum.at(classes, (places, candidates.labels[others]), sure[others])
-    return rows, classes

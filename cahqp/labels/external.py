@@ -1,8 +1,8 @@
-"""What another detector says, from a COCO file of its predictions."""
+"""Predictions of other detectors, read from COCO files."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,79 +12,81 @@ from cahqp.errors import DataError
 from cahqp.labels.fusion import ViewPredictions
 
 
-class External:
-    """A COCO file of predictions, by the names of its images. Categories are matched by name; others are left out.
+class ExternalPredictions:
+    """COCO file of predictions, by file name of the image.
+
+    Categories are matched by name; boxes of other categories are left out.
 
     Args:
-        path: Has `images`, `categories` and `annotations` with a `score`.
-        classes: Class names that count.
+        path: COCO file with a `score` in every annotation.
+        classes: Class names of the teacher.
 
     Raises:
-        DataError: It is no such file, or rows lack something, stand twice or refer to what is not there; all together.
+        DataError: The file contains none of the classes, or cannot be read. The message lists all problems.
     """
 
     def __init__(self, path: Path, classes: Sequence[str]) -> None:
         self.path = Path(path)
-        found = read_tables(self.path, sizes=False, scores=True)
+        tables = read_tables(self.path, sizes=False, scores=True)
         index = {name: number for number, name in enumerate(classes)}
-        labels = {identifier: index.get(name, -1) for identifier, name in found.categories.items()}
+        labels = {category: index.get(name, -1) for category, name in tables.categories.items()}
         if all(label < 0 for label in labels.values()):
-            known = ", ".join(found.categories.values())
-            message = f"{path} has none of the classes {', '.join(classes)}; it has {known}. Rename its categories."
+            contained = ", ".join(tables.categories.values())
+            message = f"{path} contains {contained}, none of {', '.join(classes)}. Rename its categories."
             raise DataError(message)
-        rows: dict[int, list[tuple[list[float], float, int]]] = {identifier: [] for identifier in found.images}
-        for row in found.boxes:
+        rows: dict[int, list[tuple[list[float], float, int]]] = {image: [] for image in tables.images}
+        for row in tables.boxes:
             if labels[row.category] >= 0 and not row.entry.get("iscrowd"):
                 x, y, width, height = row.bbox
                 rows[row.image].append(([x, y, x + width, y + height], row.score or 0.0, labels[row.category]))
-        self._looks = {str(found.images[identifier]["file_name"]): _look(own) for identifier, own in rows.items()}
-        told = [(str(i["file_name"]), (i.get("height"), i.get("width"))) for i in found.images.values()]
-        self._sizes = {name: size for name, size in told if None not in size}
+        self._views = {str(tables.images[image]["file_name"]): _to_arrays(boxes) for image, boxes in rows.items()}
+        sizes = {str(i["file_name"]): (i.get("height"), i.get("width")) for i in tables.images.values()}
+        self._sizes = {name: size for name, size in sizes.items() if None not in size}
 
-    def look(self, name: str, size: tuple[int, int], floor: float) -> ViewPredictions | None:
-        """Return what it says of a frame; `None` where the file does not know the frame, and so keeps silent.
+    def predict(self, name: str, size: tuple[int, int], floor: float) -> ViewPredictions | None:
+        """Return the predictions on a frame; `None` if the file does not contain the frame.
 
         Args:
-            name: Of the frame.
-            size: Its height and width in pixels.
-            floor: Boxes with a lower score are left out.
+            name: File name of the frame.
+            size: Height and width of the frame in pixels.
+            floor: Boxes with lower scores are left out.
 
         Raises:
-            DataError: The file gives the image another size, so its boxes lie elsewhere.
+            DataError: The file gives another size of the image, so its boxes do not fit.
         """
-        look = self._looks.get(name)
-        if look is None:
+        view = self._views.get(name)
+        if view is None:
             return None
-        told = self._sizes.get(name, size)
-        if told != size:
+        file_size = self._sizes.get(name, size)
+        if file_size != size:
             message = (
-                f"{self.path} has boxes of {name!r} for {told[1]} x {told[0]} pixels, the frame has {size[1]} x "
-                f"{size[0]}. Predict on the frames as they are."
+                f"{self.path} has boxes of {name!r} for {file_size[1]} x {file_size[0]} pixels, the frame has "
+                f"{size[1]} x {size[0]}. Predict on the frames in their original size."
             )
             raise DataError(message)
-        good = look.scores >= floor
-        return ViewPredictions(look.boxes[good], look.scores[good], look.labels[good])
+        kept = view.scores >= floor
+        return ViewPredictions(view.boxes[kept], view.scores[kept], view.labels[kept])
 
-    def check(self, names: Iterable[str]) -> None:
-        """Refuse a file that knows none of the frames.
+    def check(self, names: Collection[str]) -> None:
+        """Check that the file contains at least one of the frames.
 
         Args:
-            names: Of the frames to label.
+            names: File names of the frames to label.
 
         Raises:
-            DataError: It knows none.
+            DataError: The file contains none of them.
         """
-        wanted = list(names)
-        if not any(name in self._looks for name in wanted):
-            first = next(iter(self._looks), "no image")
-            example = wanted[0] if wanted else "none"
-            message = f"{self.path} knows none of the frames: it calls them {first!r}, they are {example!r}."
+        if not any(name in self._views for name in names):
+            first, example = next(iter(self._views), "no image"), next(iter(names), "none")
+            message = (
+                f"{self.path} contains none of the frames. Its first image is {first!r}, the first frame {example!r}. "
+                "Predict on the same frames."
+            )
             raise DataError(message)
 
 
-def _look(rows: list[tuple[list[float], float, int]]) -> ViewPredictions:
+def _to_arrays(rows: list[tuple[list[float], float, int]]) -> ViewPredictions:
+    boxes, scores, labels = zip(*rows, strict=True) if rows else ((), (), ())
     return ViewPredictions(
-        np.array([box for box, _, _ in rows], np.float64).reshape(-1, 4),
-        np.array([score for _, score, _ in rows], np.float64),
-        np.array([label for _, _, label in rows], np.int64),
+        np.array(boxes, np.float64).reshape(-1, 4), np.array(scores, np.float64), np.array(labels, np.int64)
     )

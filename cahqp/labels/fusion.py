@@ -1,8 +1,8 @@
-"""One set of boxes from several looks at a frame: other views, other teachers.
+"""Fusion of the boxes from several views and teachers into one set of boxes.
 
-Every method works class by class and gives the same answer in whichever order the boxes come: equal scores are parted
-by the boxes themselves. A box's confidence is its score times the share of the looks that could see it and found it, as
-weighted box fusion has it (Solovyev et al., arXiv 1910.13302), so what one look alone claims counts for less.
+All methods work class by class, and do not depend on the order of the input: the coordinates of boxes decide between
+equal scores. The confidence of a box is its score times the share of the views that contain its place and detect it,
+as in weighted box fusion (Solovyev et al., arXiv 1910.13302).
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cahqp.association import pairwise_iou
+from cahqp.labels.candidates import Candidates
 
 Method = Literal["nms", "soft-nms", "wbf"]
 Floats = NDArray[np.float64]
@@ -22,14 +23,14 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class ViewPredictions:
-    """What one teacher says of one view of a frame, in pixels of the original frame.
+    """Predictions of one teacher on one view of a frame, in pixels of the original frame.
 
     Attributes:
         boxes: (N, 4) xyxy.
         scores: (N,) in 0..1.
         labels: (N,) class indices.
-        region: xyxy of what the view shows; the whole frame where `None`.
-        weight: How much its word counts in a fused box.
+        region: xyxy of the part that the view contains; `None` for the whole frame.
+        weight: Weight of the view in the mean of fused boxes.
     """
 
     boxes: Floats
@@ -39,55 +40,36 @@ class ViewPredictions:
     weight: float = 1.0
 
 
-@dataclass(frozen=True)
-class Fused:
-    """Boxes after fusion, best confidence first.
-
-    Attributes:
-        boxes: (N, 4) xyxy in pixels of the original frame.
-        scores: (N,) confidence in 0..1, agreement included.
-        labels: (N,) class indices.
-        agreement: (N,) share of the looks that could see the box and found it, 0..1.
-    """
-
-    boxes: Floats
-    scores: Floats
-    labels: NDArray[np.int64]
-    agreement: Floats
-
-
-def fuse(looks: Sequence[ViewPredictions], method: Method = "wbf", iou: float = 0.55, sigma: float = 0.5) -> Fused:
-    """Fuse the looks at one frame.
+def fuse(views: Sequence[ViewPredictions], method: Method = "wbf", iou: float = 0.55, sigma: float = 0.5) -> Candidates:
+    """Return the fused boxes of a frame, highest confidence first, with `agreement`.
 
     Args:
-        looks: One for each view and teacher, also where it found nothing: its silence counts.
-        method: `nms` keeps the best box of those that overlap; `soft-nms` lowers the others' scores by how much they
-            overlap (Bodla et al., arXiv 1704.04503, Gaussian); `wbf` averages them, weighted by score.
-        iou: Overlap from which two boxes are one object.
+        views: One entry for each view and teacher. Views without boxes count for the agreement.
+        method: `nms` keeps the best of overlapping boxes. `soft-nms` lowers the scores of the others by their overlap
+            (Bodla et al., arXiv 1704.04503, Gaussian). `wbf` averages overlapping boxes, weighted by score.
+        iou: Lowest IoU at which two boxes are one object.
         sigma: Width of the Gaussian of `soft-nms`.
     """
-    boxes = np.concatenate([np.zeros((0, 4)), *(np.asarray(look.boxes, np.float64).reshape(-1, 4) for look in looks)])
-    scores = np.concatenate([np.zeros(0), *(look.scores for look in looks)]).astype(np.float64)
-    labels = np.concatenate([np.zeros(0, np.int64), *(look.labels for look in looks)]).astype(np.int64)
-    counts = [len(look.scores) for look in looks]
-    origin = np.repeat(np.arange(len(looks)), counts)
-    weights = np.repeat([look.weight for look in looks], counts)
-    parts = []
+    boxes = np.concatenate([np.zeros((0, 4)), *(np.asarray(view.boxes, np.float64).reshape(-1, 4) for view in views)])
+    scores = np.concatenate([np.zeros(0), *(view.scores for view in views)]).astype(np.float64)
+    labels = np.concatenate([np.zeros(0, np.int64), *(view.labels for view in views)]).astype(np.int64)
+    counts = [len(view.scores) for view in views]
+    origin = np.repeat(np.arange(len(views)), counts)
+    weights = np.repeat([view.weight for view in views], counts)
+    parts = [Candidates(boxes[:0], scores[:0], labels[:0], np.zeros(0))]
     for label in np.unique(labels):
-        own = np.flatnonzero(labels == label)
-        own = own[_order(boxes[own], scores[own])]
-        found = _one_class(boxes[own], scores[own], weights[own], method, iou, sigma)
-        seen = [_agreement(box, boxes[own], origin[own], looks, iou) for box in found[0]]
-        agreement = np.array(seen, np.float64)
-        parts.append((found[0], found[1] * agreement, np.full(len(agreement), label), agreement))
-    if not parts:
-        return Fused(np.zeros((0, 4)), np.zeros(0), np.zeros(0, np.int64), np.zeros(0))
-    joined = [np.concatenate(column) for column in zip(*parts, strict=True)]
-    order = _order(joined[0], joined[1], joined[2])
-    return Fused(*(column[order] for column in joined))
+        rows = np.flatnonzero(labels == label)
+        rows = rows[_order(boxes[rows], scores[rows])]
+        fused, confidence = _fuse_class(boxes[rows], scores[rows], weights[rows], method, iou, sigma)
+        shares = [_agreement(box, boxes[rows], origin[rows], views, iou) for box in fused]
+        agreement = np.array(shares, np.float64)
+        parts.append(Candidates(fused, confidence * agreement, np.full(len(fused), label), agreement))
+    columns = ("boxes", "scores", "labels", "agreement")
+    joined = Candidates(*(np.concatenate([getattr(part, name) for part in parts]) for name in columns))
+    return joined[_order(joined.boxes, joined.scores, joined.labels)]
 
 
-def _one_class(
+def _fuse_class(
     boxes: Floats, scores: Floats, weights: Floats, method: Method, iou: float, sigma: float
 ) -> tuple[Floats, Floats]:
     if method == "wbf":
@@ -99,7 +81,7 @@ def _one_class(
 
 
 def nms(boxes: Floats, scores: Floats, iou: float) -> NDArray[np.int64]:
-    """Return the indices of the boxes that no better one overlaps by more than `iou`, best first."""
+    """Return the indices of the boxes that no better box overlaps by more than `iou`, best first."""
     order = _order(boxes, scores)
     overlap = pairwise_iou(boxes[order], boxes[order])
     alive, kept = np.ones(len(order), np.bool_), []
@@ -111,20 +93,20 @@ def nms(boxes: Floats, scores: Floats, iou: float) -> NDArray[np.int64]:
 
 
 def soft_nms(boxes: Floats, scores: Floats, sigma: float = 0.5, floor: float = 0.001) -> tuple[Floats, Floats]:
-    """Return boxes and lowered scores, best first: each takes `exp(-iou^2 / sigma)` of those it overlaps.
+    """Return boxes and lowered scores, best first. Each box multiplies overlapping scores by `exp(-iou^2 / sigma)`.
 
     Args:
         boxes: (N, 4) xyxy of one class.
         scores: (N,) in 0..1.
         sigma: Width of the Gaussian.
-        floor: Boxes whose score falls below it are gone.
+        floor: Boxes whose score falls below it are dropped.
     """
     order = _order(boxes, scores)
     boxes, scores = boxes[order], scores[order].copy()
     overlap = pairwise_iou(boxes, boxes)
     left, kept = np.arange(len(boxes)), []
     while len(left):
-        # The first of equals: the order of `left` is that of the boxes themselves.
+        # `argmax` takes the first of equal scores, and `left` is in the order of the boxes.
         best = left[int(scores[left].argmax())]
         kept.append(int(best))
         left = left[left != best]
@@ -134,16 +116,16 @@ def soft_nms(boxes: Floats, scores: Floats, sigma: float = 0.5, floor: float = 0
 
 
 def weighted_fusion(boxes: Floats, scores: Floats, weights: Floats, iou: float) -> tuple[Floats, Floats]:
-    """Return the clusters of boxes of one class: the mean box, weighted by score and weight, and the mean score.
+    """Return clusters of boxes of one class: mean boxes, weighted by score and weight, and mean scores.
 
-    Boxes go from the best score down; each joins the cluster whose mean box overlaps it most, if by more than `iou`,
-    or starts one.
+    Boxes are taken from the highest score down. Each box joins the cluster whose mean box overlaps it most, if by more
+    than `iou`, or starts a new cluster.
 
     Args:
         boxes: (N, 4) xyxy of one class.
         scores: (N,) in 0..1.
-        weights: (N,) of the looks that the boxes come from.
-        iou: Overlap above which a box joins a cluster.
+        weights: (N,) weights of the views that the boxes come from.
+        iou: IoU above which a box joins a cluster.
     """
     means: list[Floats] = []
     members: list[list[int]] = []
@@ -162,22 +144,22 @@ def weighted_fusion(boxes: Floats, scores: Floats, weights: Floats, iou: float) 
 
 
 def _agreement(
-    box: Floats, boxes: Floats, origin: NDArray[np.int64], looks: Sequence[ViewPredictions], iou: float
+    box: Floats, boxes: Floats, origin: NDArray[np.int64], views: Sequence[ViewPredictions], iou: float
 ) -> float:
-    """Return the share of the looks whose view shows the middle of a box that have a box there."""
+    """Return the share of the views containing the centre of a box that detect the box."""
     x, y = (box[:2] + box[2:]) / 2
-    found = set(origin[pairwise_iou(box[None], boxes)[0] >= iou].tolist())
-    able = {
+    detecting = set(origin[pairwise_iou(box[None], boxes)[0] >= iou].tolist())
+    containing = {
         number
-        for number, look in enumerate(looks)
-        if look.region is None
-        or (look.region[0] <= x <= look.region[2] and look.region[1] <= y <= look.region[3])
-        or number in found
+        for number, view in enumerate(views)
+        if view.region is None
+        or (view.region[0] <= x <= view.region[2] and view.region[1] <= y <= view.region[3])
+        or number in detecting
     }
-    return max(1, len(found)) / max(1, len(able))
+    return max(1, len(detecting)) / max(1, len(containing))
 
 
 def _order(boxes: Floats, scores: Floats, labels: NDArray[np.int64] | None = None) -> NDArray[np.int64]:
-    """Return what sorts by score, best first, and equal scores by their boxes, so that no order of input shows."""
+    """Return indices that sort by score, highest first, and equal scores by label and coordinates."""
     keys = [boxes[:, column] for column in (3, 2, 1, 0)] + ([] if labels is None else [labels]) + [-scores]
     return np.asarray(np.lexsort(keys), np.int64)

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from lightning.pytorch import LightningModule, Trainer
+from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
 from cahqp.data.datasets import as_tensor
@@ -19,10 +20,10 @@ from cahqp.data.images import BrokenImageError
 from cahqp.data.sources import FrameSource
 from cahqp.data.transforms import strong
 from cahqp.detectors.base import Detector
-from cahqp.errors import ConfigError
-from cahqp.frame import Frame, View
+from cahqp.frame import View
 from cahqp.inference.frames import fixed_batches
-from cahqp.relabel.options import SoftStoreSettings
+from cahqp.relabel.options import RelabelOptions, SoftStoreSettings
+from cahqp.relabel.output_names import OutputNames
 from cahqp.structures import Batch, Targets, collate
 from cahqp.training.distillation.loss import SoftTargets, answers
 from cahqp.training.distillation.records import RecordLayout, SoftView
@@ -139,17 +140,6 @@ def record(writer: SoftLabelWriter, soft: SoftTargets, views: ViewBatch) -> None
         writer.write(position, views.number, SoftView(views.visible[row], views.seeds[row], probs[row], boxes[row]))
 
 
-def check_soft(devices: int) -> None:
-    """Refuse what a store cannot be made with.
-
-    Raises:
-        ConfigError: There is more than one device.
-    """
-    if devices > 1:
-        message = f"relabel --soft asks the teacher on one device, not on {devices}. Give --devices=1."
-        raise ConfigError(message)
-
-
 def store_key(detector: Detector, settings: SoftStoreSettings, seed: int) -> StoreKey:
     """Return what a teacher's answers depend on."""
     classes, queries = len(detector.classes), int(getattr(detector, "queries", detector.max_detections))
@@ -176,36 +166,24 @@ def prompt_hash(detector: Detector) -> str | None:
     return digest.hexdigest()
 
 
-def write_store(
-    trainer: Trainer,
-    detector: Detector,
-    source: FrameSource,
-    folder: Path,
-    images: Path,
-    frames: list[Frame],
-    settings: SoftStoreSettings,
-    seed: int,
-    batch_size: int,
-    workers: int,
-) -> int:
-    """Fill a store, from where a killed run stopped, and return its number of frames.
+def write_store(trainer: Trainer, detector: Detector, names: OutputNames, work: Path, options: RelabelOptions) -> int:
+    """Write a soft-label store into the folder `soft` of a run directory, and return its number of frames.
 
     Args:
-        trainer: Of one device.
-        detector: The teacher, loaded from a model file.
-        source: The input.
-        folder: Of the store.
-        images: Folder of the images, as the finished store will find them.
-        frames: The input's frames under their image files' names.
-        settings: What is kept.
-        seed: Decides the views.
-        batch_size: Frames in a batch.
-        workers: Processes that load images.
+        trainer: Trainer with one device.
+        detector: Teacher that was loaded from a model file.
+        names: Frames of the input, with the file names of their images.
+        work: Directory of the run. The store of an interrupted run is completed.
+        options: Options of the command.
     """
-    root = Path(os.path.relpath(images.resolve(), folder.resolve())).as_posix()
-    writer = SoftLabelWriter(folder, store_key(detector, settings, seed), root, frames)
-    done = [bool(views.all()) for views in writer.done()]
-    left = [b for b in fixed_batches(len(source), batch_size) if not all(done[p] for p in b)]
-    views = ViewsToAsk(source, detector, left, settings.views, seed)
-    trainer.predict(SoftAnswers(detector, writer), dataloaders=_Loader(views, workers), return_predictions=False)
+    source, folder = names.source, work / "soft"
+    root = Path(os.path.relpath(names.image_folder(work).resolve(), folder.resolve())).as_posix()
+    frames = [names.rename(position, frame) for position, frame in enumerate(source.frames)]
+    writer = SoftLabelWriter(folder, store_key(detector, options.soft_store, options.seed), root, frames)
+    done: NDArray[np.bool_] = np.asarray(writer.done().all(1))
+    batches = fixed_batches(len(source), options.batch_size)
+    remaining = [batch for batch in batches if not done[batch].all()]
+    views = ViewsToAsk(source, detector, remaining, options.soft_store.views, options.seed)
+    loader = _Loader(views, options.workers)
+    trainer.predict(SoftAnswers(detector, writer), dataloaders=loader, return_predictions=False)
     return writer.finish()

@@ -1,27 +1,31 @@
-"""Several looks at every frame: mirrored, larger, in tiles, through several teachers, and other detectors' files."""
+"""Test-time augmentation: frames in several views, through several teachers, fused with external predictions."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 import torch
+from lightning.pytorch import LightningModule
 from numpy.typing import NDArray
+from torch import nn
 
 from cahqp.data.datasets import as_tensor
 from cahqp.data.images import BrokenImageError
 from cahqp.data.sources import FrameSource
 from cahqp.detectors.base import Detector, Output
+from cahqp.detectors.model_file import load
 from cahqp.frame import Frame, View
 from cahqp.inference.frames import FrameBatch, FrameSet
-from cahqp.labels.candidates import Candidates, usable
-from cahqp.labels.external import External
+from cahqp.labels.candidates import Candidates, check_finite, clip_candidates
+from cahqp.labels.external import ExternalPredictions
 from cahqp.labels.fusion import Method, ViewPredictions, fuse
-from cahqp.labels.views import ViewSpec
+from cahqp.labels.rules import CANDIDATE_FLOOR
+from cahqp.labels.views import ViewSpec, parse_views
+from cahqp.relabel.options import CalibrateOptions, RelabelOptions
 from cahqp.structures import Batch, Preprocessing, Targets, collate
 
 
@@ -30,25 +34,25 @@ class ViewBatch(FrameBatch):
     """Consecutive frames, each in several views for each of several teachers.
 
     Attributes:
-        looks: For each teacher and view in turn, the same frames; empty where all were broken.
+        views: The same frames for each teacher and each view; empty if all images are broken.
     """
 
-    looks: Sequence[Batch] = ()
+    views: Sequence[Batch] = ()
 
     def to(self, device: torch.device | str, **_: object) -> ViewBatch:
         """Return the same on another device."""
-        moved = [look.to(device) for look in self.looks]
-        return replace(self, batch=moved[0] if moved else None, looks=moved)
+        moved = [view.to(device) for view in self.views]
+        return replace(self, batch=moved[0] if moved else None, views=moved)
 
 
 class ViewFrames(FrameSet):
-    """Frames as each teacher wants them, in each view.
+    """Frames in each view, resized for each teacher.
 
     Args:
-        source: The frames.
-        preprocessings: One for each teacher.
-        views: What of a frame is shown.
-        max_invalid_share: Share of broken images, 0..1, that is put up with.
+        source: Frames of the input.
+        preprocessings: Preprocessing of each teacher.
+        views: Views of each frame.
+        max_invalid_share: Largest share of broken images, 0..1; more of them raise an error.
     """
 
     def __init__(
@@ -62,17 +66,17 @@ class ViewFrames(FrameSet):
         self.plans = [(preprocessing, view) for preprocessing in preprocessings for view in views]
 
     def __getitem__(self, position: int) -> Any:
-        """Return position and, for each look, a (3, h, w) uint8 image and its frame; `None` for a broken image."""
+        """Return position, and (3, h, w) uint8 image and frame of each view; `None` for a broken image."""
         try:
             image = self.source.read(position)
         except BrokenImageError:
             self.quarantine.add(position)
             return None
         frame = replace(self.source.frames[position], size=(image.shape[0], image.shape[1]))
-        return position, [_shown(image, frame, *plan) for plan in self.plans]
+        return position, [_render(image, frame, *plan) for plan in self.plans]
 
 
-def _shown(
+def _render(
     image: NDArray[np.uint8], frame: Frame, preprocessing: Preprocessing, spec: ViewSpec
 ) -> tuple[torch.Tensor, Frame]:
     height, width = frame.size
@@ -81,104 +85,129 @@ def _shown(
         int(left * width), int(top * height), int(np.ceil(right * width)), int(np.ceil(bottom * height)), spec.mirrored
     )
     part: Any = image[view.top : view.bottom, view.left : view.right]
-    wanted = preprocessing.target_size(*part.shape[:2])
-    if spec.scale != 1:  # detectors halve five times over; other sides would be padded unevenly
-        wanted = (max(32, round(wanted[0] * spec.scale / 32) * 32), max(32, round(wanted[1] * spec.scale / 32) * 32))
-    if part.shape[:2] != wanted:
-        smaller = wanted[0] <= part.shape[0] and wanted[1] <= part.shape[1]
-        part = cv2.resize(part, wanted[::-1], interpolation=cv2.INTER_AREA if smaller else cv2.INTER_LINEAR)
+    size = preprocessing.target_size(*part.shape[:2])
+    if spec.scale != 1:  # detectors halve the size five times, and would pad other sides unevenly
+        size = (max(32, round(size[0] * spec.scale / 32) * 32), max(32, round(size[1] * spec.scale / 32) * 32))
+    if part.shape[:2] != size:
+        smaller = size[0] <= part.shape[0] and size[1] <= part.shape[1]
+        part = cv2.resize(part, size[::-1], interpolation=cv2.INTER_AREA if smaller else cv2.INTER_LINEAR)
     return as_tensor(part[:, ::-1] if spec.mirrored else part), replace(frame, view=view)
 
 
-def collate_looks(samples: list[Any]) -> ViewBatch:
-    """Put the frames of a batch together, look by look; broken ones are left out."""
+def collate_views(samples: list[Any]) -> ViewBatch:
+    """Return a batch of frames, view by view, without broken ones."""
     healthy = [sample for sample in samples if sample is not None]
     if not healthy:
         return ViewBatch(None, [])
-    looks = [
-        collate([(looks[number][0], Targets.empty(), looks[number][1]) for _, looks in healthy])
+    views = [
+        collate([(rendered[number][0], Targets.empty(), rendered[number][1]) for _, rendered in healthy])
         for number in range(len(healthy[0][1]))
     ]
-    return ViewBatch(looks[0], [position for position, _ in healthy], looks)
+    return ViewBatch(views[0], [position for position, _ in healthy], views)
 
 
-class Ensemble:
-    """Teachers, views and other detectors' files, fused into candidates.
+class Ensemble(LightningModule):
+    """Teachers and views whose detections are fused, also with external predictions.
 
     Args:
-        detectors: The first one's classes count; others' are matched by name, and what it does not know is left out.
+        detectors: Teachers. The class names of the first one count; others are matched by name, and their remaining
+            classes are left out.
         views: Views of every frame for every teacher.
-        externals: Other detectors' predictions.
-        method: How boxes are fused.
-        floor: Least score of a candidate.
+        externals: Predictions of other detectors.
+        method: Method of fusion.
     """
 
     def __init__(
         self,
         detectors: Sequence[Detector],
         views: Sequence[ViewSpec],
-        externals: Sequence[External] = (),
+        externals: Sequence[ExternalPredictions] = (),
         method: Method = "wbf",
-        floor: float = 0.05,
     ) -> None:
-        self.detectors, self.views, self.externals = [d.eval() for d in detectors], views, externals
-        self.method, self.floor = method, floor
+        super().__init__()
+        self.detectors = nn.ModuleList(detectors).eval()
+        self.views, self.externals, self.method = views, externals, method
         self.single = len(detectors) * len(views) + len(externals) == 1
         self.classes = detectors[0].classes
         index = {name: number for number, name in enumerate(self.classes)}
-        self._maps = [np.array([index.get(name, -1) for name in d.classes], np.int64) for d in detectors]
+        self._labels = [np.array([index.get(name, -1) for name in d.classes], np.int64) for d in detectors]
+
+    def frames(self, source: FrameSource, max_invalid_share: float = 0.05) -> ViewFrames:
+        """Return the frames of the input in the views of the ensemble."""
+        detectors: Any = self.detectors
+        return ViewFrames(source, [d.preprocessing for d in detectors], self.views, max_invalid_share)
+
+    def predict_step(self, batch: ViewBatch, batch_idx: int) -> list[Candidates]:
+        """Return the candidates of each frame."""
+        return self(batch.views) if batch.views else []
 
     @torch.no_grad()
-    def __call__(self, looks: Sequence[Batch]) -> list[Candidates]:
-        """Return the candidates of each frame, boxes in pixels of the original."""
-        frames = looks[0].frames
-        found: list[list[ViewPredictions]] = [[] for _ in frames]
-        for number, batch in enumerate(looks):
-            teacher = number // len(self.views)
-            for row, look in enumerate(self._look(self.detectors[teacher], self._maps[teacher], batch)):
-                found[row].append(look)
-        return [self._fused(frame, own) for frame, own in zip(frames, found, strict=True)]
+    def forward(self, views: Sequence[Batch]) -> list[Candidates]:
+        """Return the candidates of each frame, boxes in pixels of the original.
 
-    def _look(self, detector: Detector, classes: NDArray[np.int64], batch: Batch) -> list[ViewPredictions]:
-        images = detector.preprocessing.normalise(batch.images, batch.padding_mask)
-        output: Output = detector(images, batch.padding_mask)
-        looks = []
-        for frame, size, seen in zip(batch.frames, output.sizes, detector.decode(output, output.sizes), strict=True):
-            assert frame.view is not None
-            boxes = frame.view.to_original(seen.boxes, size)
-            arrays = [x.cpu().numpy().astype(np.float64) for x in (boxes, seen.scores)]
-            labels = classes[seen.labels.cpu().numpy()]
-            good = (labels >= 0) & ~(arrays[1] < self.floor)  # a score that is no number is caught later, not lost
+        Args:
+            views: The same frames for each teacher and each view.
+        """
+        frames = views[0].frames
+        predictions: list[list[ViewPredictions]] = [[] for _ in frames]
+        for number, batch in enumerate(views):
+            for row, view in enumerate(self._predict_view(number // len(self.views), batch)):
+                predictions[row].append(view)
+        return [self._fuse(frame, own) for frame, own in zip(frames, predictions, strict=True)]
+
+    def _predict_view(self, teacher: int, batch: Batch) -> list[ViewPredictions]:
+        detector: Any = self.detectors[teacher]
+        output: Output = detector(
+            detector.preprocessing.normalise(batch.images, batch.padding_mask), batch.padding_mask
+        )
+        predictions = []
+        for frame, size, found in zip(batch.frames, output.sizes, detector.decode(output, output.sizes), strict=True):
             view = frame.view
+            assert view is not None
+            boxes, scores = (
+                x.cpu().numpy().astype(np.float64) for x in (view.to_original(found.boxes, size), found.scores)
+            )
+            labels = self._labels[teacher][found.labels.cpu().numpy()]
+            kept = (labels >= 0) & ~(scores < CANDIDATE_FLOOR)  # NaN is kept, and raises an error later
             region = (float(view.left), float(view.top), float(view.right), float(view.bottom))
-            looks.append(ViewPredictions(arrays[0][good], arrays[1][good], labels[good], region))
-        return looks
+            predictions.append(ViewPredictions(boxes[kept], scores[kept], labels[kept], region))
+        return predictions
 
-    def _fused(self, frame: Frame, looks: list[ViewPredictions]) -> Candidates:
-        others = [external.look(frame.name, frame.size, self.floor) for external in self.externals]
-        looks = looks + [look for look in others if look is not None]
+    def _fuse(self, frame: Frame, views: list[ViewPredictions]) -> Candidates:
+        external = [each.predict(frame.name, frame.size, CANDIDATE_FLOOR) for each in self.externals]
+        views = views + [view for view in external if view is not None]
         if self.single:
-            candidates = Candidates(looks[0].boxes, looks[0].scores, looks[0].labels)
+            candidates = Candidates(views[0].boxes, views[0].scores, views[0].labels)
         else:
-            for look in looks:
-                usable(Candidates(look.boxes, look.scores, look.labels), frame.size, 0.0, frame.name)
-            fused = fuse(looks, self.method)
-            candidates = Candidates(fused.boxes, fused.scores, fused.labels, fused.agreement)
-        return usable(candidates, frame.size, self.floor, frame.name)
+            for view in views:
+                check_finite(view.boxes, view.scores, frame.name)
+            candidates = fuse(views, self.method)
+        return clip_candidates(candidates, frame.size, CANDIDATE_FLOOR, frame.name)
+
+    def scope(self, nms_iou: float) -> dict[str, Any]:
+        """Return the conditions that a calibration holds for, as JSON values."""
+        detectors: Any = self.detectors
+        return {
+            "models": [detector.provenance.get("hash") for detector in detectors],
+            "views": [[list(view.part), view.mirrored, view.scale] for view in self.views],
+            "predictions": len(self.externals),
+            "fuse": None if self.single else self.method,
+            "nms_iou": nms_iou,
+        }
 
 
-def open_externals(paths: Sequence[Path], classes: Sequence[str], names: Mapping[str, Any]) -> list[External]:
-    """Return other detectors' predictions.
+def build_ensemble(options: RelabelOptions | CalibrateOptions, detector: Detector, names: Sequence[str]) -> Ensemble:
+    """Load the other teachers and external predictions.
 
     Args:
-        paths: COCO files with scores.
-        classes: The first teacher's class names.
-        names: The frames' names.
+        options: Options of the command.
+        detector: The first teacher.
+        names: File names of the frames.
 
     Raises:
-        DataError: A file cannot be read, or knows none of the frames.
+        CahqpError: A file cannot be read, or contains none of the frames.
     """
-    externals = [External(path, classes) for path in paths]
+    externals = [ExternalPredictions(path, detector.classes) for path in options.predictions]
     for external in externals:
         external.check(names)
-    return externals
+    return Ensemble([detector, *map(load, options.teachers)], parse_views(options.views), externals, options.fuse)

@@ -143,7 +143,7 @@ def estimate_drift(labels: Labels, folder: Path, calibration_path: Path) -> dict
             scores[names[annotation["category_id"]]].append(annotation.get("detector_score", annotation["score"]))
     drift: dict[str, dict[str, float]] = {}
     for name, values in scores.items():
-        target, (source, hits) = np.array(values, np.float64), calibration.decided[name]
+        target, (source, hits) = np.array(values, np.float64), calibration.after_nms[name]
         counted = source >= min_scores[name]
         bins = reliability(source[counted], hits[counted])
         estimate = estimated_drift(bins, target[target >= min_scores[name]])

@@ -13,7 +13,7 @@ from cahqp.evaluation.ground_truth import GroundTruth, GroundTruthImage
 from cahqp.labels.candidates import Candidates
 from cahqp.labels.formats.coco import read_coco
 from cahqp.relabel import calibrate as calibrating
-from cahqp.relabel.calibrate import decided
+from cahqp.relabel.calibrate import suppressed_evidence
 from cahqp.relabel.tta import ViewFrames
 
 WEIGHTS = Path(__file__).parents[2] / "weights" / "demo-teacher.safetensors"
@@ -228,7 +228,9 @@ def test_evidence_of_thresholds_is_what_calibrated_scores_leave():
     boxes, nothing = np.array([[0.0, 0, 10, 10], [0, 0, 10, 10.5]]), np.zeros(1, np.bool_)
     image = GroundTruthImage(1, "a.jpg", "north", 0, boxes[:1], np.array([0]), nothing)
     found = {1: Candidates(boxes[::-1], np.array([0.6, 0.5]), np.array([1, 0]))}  # the bus is surer, and wrong
-    left = decided(GroundTruth(("car", "bus"), (image,)), found, [lambda s: s, lambda s: s / 2], nms_iou=0.7)
+    left = suppressed_evidence(
+        GroundTruth(("car", "bus"), (image,)), found, [lambda s: s, lambda s: s / 2], nms_iou=0.7
+    )
     assert left["car"][0].tolist() == [0.5] and left["car"][1].tolist() == [True]
     assert len(left["bus"][0]) == 0
 

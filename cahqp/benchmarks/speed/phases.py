@@ -19,9 +19,11 @@ from cahqp.data.frames import open_frames
 from cahqp.detectors.base import DenoisingOutput, Detector, Output
 from cahqp.detectors.layers.denoising import denoising_queries
 from cahqp.detectors.losses.targets import pad_targets
-from cahqp.inference.frames import FrameLoader, FrameSet, detect, fixed_batches
-from cahqp.labels.select import select
+from cahqp.inference.frames import FrameLoader, FrameSet, fixed_batches
+from cahqp.labels.candidates import encode
+from cahqp.labels.rules import CANDIDATE_FLOOR
 from cahqp.labels.shards.shards import LabelShards
+from cahqp.relabel.shard_writer import SingleTeacher
 from cahqp.structures import Batch
 from cahqp.training.base import DetectionModule
 
@@ -119,18 +121,18 @@ class PhaseBenchmark:
         return infer
 
     def _relabel(self) -> None:
-        """Relabel a batch of full-HD frames on disk: read, resize, detect, select, write."""
+        """Relabel a batch of full-HD frames on disk: read, resize, detect, write the candidates."""
         root = self.folder / "frames"
         if not root.is_dir():
             write_frames(root, len(self.batch))
         frames = FrameSet(open_frames([root]), self.detector.preprocessing)
-        shards = LabelShards(self.folder / "shards", 0)
+        teacher, shards = SingleTeacher(self.detector, CANDIDATE_FLOOR), LabelShards(self.folder / "shards", 0)
         for loaded in FrameLoader(frames, fixed_batches(len(frames), len(self.batch))):
             assert loaded.batch is not None
             with self._autocast():
-                detections = detect(self.detector, loaded.batch.to(self.device))
-            for position, frame, of_frame in zip(loaded.positions, loaded.batch.frames, detections, strict=True):
-                shards.write(position, frame, select(of_frame.to("cpu"), frame.size, self.detector.classes))
+                candidates = teacher.predict_step(loaded.to(self.device), 0)
+            for position, frame, of_frame in zip(loaded.positions, loaded.batch.frames, candidates, strict=True):
+                shards.append(encode(position, frame, of_frame))
         shards.close()
 
     def _predictions(self) -> tuple[Tensor, Tensor, Tensor, Tensor, int]:

@@ -1,4 +1,4 @@
-"""The calibration file: curves and the evidence they were fitted on, bound to the models and views it holds for."""
+"""Calibration file: curves and the evidence that they were fitted on, for given models and views."""
 
 from __future__ import annotations
 
@@ -13,155 +13,159 @@ from numpy.typing import NDArray
 from cahqp.errors import DataError
 from cahqp.files import read_json, write_json
 from cahqp.labels.calibration.curves import Curve, Method, fit, from_json, to_json
-from cahqp.labels.calibration.thresholds import LEAST, Histogram, for_precision
+from cahqp.labels.calibration.thresholds import MIN_THRESHOLD, Histogram, for_precision
 
 Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
 FORMAT = 2
-"""2 holds what suppression by calibrated scores keeps, too."""
+"""Version of the file. Version 2 added the evidence after suppression by calibrated scores."""
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """What was measured on labelled source frames.
+    """Calibration curves with their evidence on labelled source frames.
 
     Attributes:
-        identity: What it holds for: hashes of the models, views, fusion.
-        method: Of the curves.
-        curves: By class name.
-        scores: By class name, each (N,) uncalibrated scores of the detections.
-        hits: By class name, each (N,) whether they found an object.
-        objects: By class name, how many objects there were.
-        decided: By class name, calibrated scores and hits of the boxes that are left where suppression goes by
-            calibrated scores: other boxes win than by the scores that the curves were fitted on. Relabelling suppresses
-            like this, but among the boxes above their thresholds alone, and so may keep a few more.
+        scope: Conditions that the calibration holds for: hashes of the models, views, fusion.
+        method: Method of the curves.
+        curves: Curves by class name.
+        scores: By class name, (N,) uncalibrated scores of the detections.
+        hits: By class name, (N,) whether each detection matches an object.
+        objects: Number of objects by class name.
+        after_nms: By class name, calibrated scores and hits of the boxes that suppression by calibrated scores keeps.
+            Suppression by uncalibrated scores, for `scores`, keeps other boxes. Relabelling suppresses among boxes
+            above their thresholds only, so it may keep a few more.
     """
 
-    identity: Mapping[str, Any]
+    scope: Mapping[str, Any]
     method: Method
     curves: Mapping[str, Curve]
     scores: Mapping[str, Floats]
-    hits: Mapping[str, NDArray[np.bool_]]
+    hits: Mapping[str, Bools]
     objects: Mapping[str, int]
-    decided: Mapping[str, tuple[Floats, NDArray[np.bool_]]]
+    after_nms: Mapping[str, tuple[Floats, Bools]]
 
     def calibrated(self, name: str) -> Floats:
-        """Return the calibrated scores of a class's detections on the source."""
+        """Return the calibrated scores of the detections of a class."""
         return self.curves[name](self.scores[name])
 
     def thresholds(self, precision: float) -> dict[str, float]:
-        """Return by class the lowest calibrated score from which on this share of the source's labels hit."""
-        return {name: max(LEAST, for_precision(*self.decided[name], precision)) for name in self.curves}
+        """Return the lowest calibrated score by class from which labels reach this precision on the source."""
+        return {name: max(MIN_THRESHOLD, for_precision(*self.after_nms[name], precision)) for name in self.curves}
 
     def means(self, thresholds: Mapping[str, float]) -> dict[str, float]:
-        """Return by class how sure the model was on the source of its boxes from half the threshold on.
-
-        Asked are the boxes that suppression by calibrated scores keeps, as on the frames to label.
-        """
-        found = {}
+        """Return the mean calibrated score by class, of boxes after suppression with at least half the threshold."""
+        means = {}
         for name, value in thresholds.items():
             histogram = Histogram()
-            histogram.add(self.decided[name][0])
+            histogram.add(self.after_nms[name][0])
             mean = histogram.mean_above(0.5 * value)
             if mean is not None:
-                found[name] = mean
-        return found
+                means[name] = mean
+        return means
 
 
-def calibrate(
-    identity: Mapping[str, Any],
+def fit_calibration(
+    scope: Mapping[str, Any],
     method: Method,
     scores: Mapping[str, Floats],
-    hits: Mapping[str, NDArray[np.bool_]],
+    hits: Mapping[str, Bools],
     objects: Mapping[str, int],
-    lent: Sequence[str] = (),
+    uncalibrated: Sequence[str] = (),
 ) -> Calibration:
     """Fit the curves.
 
     Args:
-        identity: What it holds for.
-        method: Of the curves.
-        scores: By class name, each (N,) in 0..1.
-        hits: By class name, each (N,), whether the detection found an object.
-        objects: By class name, how many objects there are.
-        lent: Classes that take the curve of all classes together.
+        scope: Conditions that the calibration holds for.
+        method: Method of the curves.
+        scores: By class name, (N,) scores in 0..1.
+        hits: By class name, (N,) whether each detection matches an object.
+        objects: Number of objects by class name.
+        uncalibrated: Classes that use the curve of all classes together.
 
     Raises:
-        DataError: A class has no object in the frames, `lent` names one that is not there, or there are too few
-            detections.
+        DataError: A class has no objects, a name in `uncalibrated` is unknown, or there are too few detections.
     """
-    unknown = [name for name in lent if name not in objects]
+    unknown = [name for name in uncalibrated if name not in objects]
     if unknown:
-        message = f"--uncalibrated names {', '.join(unknown)}; the model knows {', '.join(objects)}."
+        message = f"--uncalibrated names {', '.join(unknown)}; the model has {', '.join(objects)}."
         raise DataError(message)
-    missing = [name for name, count in objects.items() if not count and name not in lent]
+    missing = [name for name, count in objects.items() if not count and name not in uncalibrated]
     if missing:
         message = (
-            f"The labelled frames have no object of {', '.join(missing)}, so nothing is known of how good its scores "
-            "are. Give --frames a file that has some, or name these classes in --uncalibrated to lend them the curve "
-            "of all classes together."
+            f"The labelled frames have no object of {', '.join(missing)}. Give --frames a file with such objects, or "
+            "name these classes in --uncalibrated, to use the curve of all classes together."
         )
         raise DataError(message)
-    curves = fit(method, scores, hits, lent)
-    decided = {name: (curve(scores[name]), hits[name]) for name, curve in curves.items()}
-    return Calibration(identity, method, curves, scores, hits, objects, decided)
+    curves = fit(method, scores, hits, uncalibrated)
+    after_nms = {name: (curve(scores[name]), hits[name]) for name, curve in curves.items()}
+    return Calibration(scope, method, curves, scores, hits, objects, after_nms)
 
 
-def write_calibration(path: Path, found: Calibration, measured: Mapping[str, Any]) -> None:
-    """Write a calibration with what it reaches."""
+def write_calibration(path: Path, calibration: Calibration, measured: Mapping[str, Any]) -> None:
+    """Write a calibration with its measured errors."""
     evidence = {
         name: {
-            "scores": [round(float(score), 4) for score in found.scores[name]],
-            "hits": "".join("1" if hit else "0" for hit in found.hits[name]),
-            "objects": int(found.objects[name]),
+            "scores": [round(float(score), 4) for score in calibration.scores[name]],
+            "hits": _to_text(calibration.hits[name]),
+            "objects": int(calibration.objects[name]),
             "decided": {
-                # Rounded down: a threshold is one of these, and the boxes it is taken from must reach it.
-                "scores": (np.floor(found.decided[name][0] * 1e6) / 1e6).tolist(),
-                "hits": "".join("1" if hit else "0" for hit in found.decided[name][1]),
+                # Rounded down: a threshold is one of these scores, and its own box must reach it.
+                "scores": (np.floor(calibration.after_nms[name][0] * 1e6) / 1e6).tolist(),
+                "hits": _to_text(calibration.after_nms[name][1]),
             },
         }
-        for name in found.curves
+        for name in calibration.curves
     }
-    value = {"format": FORMAT, "identity": dict(found.identity), "method": found.method, "measured": dict(measured)}
-    write_json(path, value | {"curves": to_json(found.curves), "source": evidence})
+    value = {"format": FORMAT, "identity": dict(calibration.scope), "method": calibration.method}
+    curves = to_json(calibration.curves)
+    write_json(path, value | {"measured": dict(measured), "curves": curves, "source": evidence})
 
 
-def read_calibration(path: Path, identity: Mapping[str, Any] | None, classes: Sequence[str]) -> Calibration:
-    """Read what `write_calibration` wrote.
+def read_calibration(path: Path, scope: Mapping[str, Any] | None, classes: Sequence[str]) -> Calibration:
+    """Read a file that `write_calibration` wrote.
 
     Args:
-        path: The file, or the directory of `cahqp calibrate`.
-        identity: What it is to be used for; `None` does not ask.
-        classes: Class names that it must have.
+        path: The file, or the directory that `cahqp calibrate` wrote.
+        scope: Conditions in which the calibration is used; `None` skips the check.
+        classes: Class names that the file must contain.
 
     Raises:
-        DataError: It is no such file, was made for something else, or lacks a class.
+        DataError: The file is not a calibration, was made for other conditions, or lacks a class.
     """
     path = Path(path) / "calibration.json" if Path(path).is_dir() else Path(path)
     data = read_json(path)
     if not isinstance(data, dict) or data.get("format") != FORMAT or "curves" not in data:
         message = f"{path} is no calibration of this version. Make it with `cahqp calibrate`."
         raise DataError(message)
-    if identity is not None and data["identity"] != dict(identity):
-        differ = [key for key in identity if data["identity"].get(key) != identity[key]]
-        told = "; ".join(f"{key} was {data['identity'].get(key)}, is {identity[key]}" for key in differ)
-        message = f"{path} was made for something else ({told}). Run `cahqp calibrate` with the same models and views."
+    if scope is not None and data["identity"] != dict(scope):
+        changes = [
+            f"{key} was {data['identity'].get(key)}, is {value}"
+            for key, value in scope.items()
+            if data["identity"].get(key) != value
+        ]
+        message = f"{path} is for other conditions: {'; '.join(changes)}. Run `cahqp calibrate` with the same options."
         raise DataError(message)
-    lacking = [name for name in classes if name not in data["curves"]]
-    if lacking:
-        message = f"{path} has no calibration of {', '.join(lacking)}. Run `cahqp calibrate` for this model."
+    missing = [name for name in classes if name not in data["curves"]]
+    if missing:
+        message = f"{path} has no calibration of {', '.join(missing)}. Run `cahqp calibrate` for this model."
         raise DataError(message)
     source = {name: data["source"][name] for name in classes}
-    curves = from_json(data["curves"])
+    curves, evidence = from_json(data["curves"]), {name: _read_evidence(own) for name, own in source.items()}
     return Calibration(
         data["identity"],
         data["method"],
         {name: curves[name] for name in classes},
-        {name: np.array(own["scores"], np.float64) for name, own in source.items()},
-        {name: _hits(own) for name, own in source.items()},
+        {name: scores for name, (scores, _) in evidence.items()},
+        {name: hits for name, (_, hits) in evidence.items()},
         {name: int(own["objects"]) for name, own in source.items()},
-        {name: (np.array(o["decided"]["scores"], np.float64), _hits(o["decided"])) for name, o in source.items()},
+        {name: _read_evidence(own["decided"]) for name, own in source.items()},
     )
 
 
-def _hits(own: Mapping[str, Any]) -> NDArray[np.bool_]:
-    return np.array([hit == "1" for hit in own["hits"]], np.bool_)
+def _to_text(hits: Bools) -> str:
+    return "".join("1" if hit else "0" for hit in hits)
+
+
+def _read_evidence(value: Mapping[str, Any]) -> tuple[Floats, Bools]:
+    return np.array(value["scores"], np.float64), np.array([hit == "1" for hit in value["hits"]], np.bool_)

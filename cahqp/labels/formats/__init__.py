@@ -1,14 +1,13 @@
-"""Labels in the formats that people use, by name."""
+"""Label formats by name."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
 
 from cahqp.labels.formats import cvat, label_studio, yolo
 from cahqp.labels.formats.coco import Labels, read_coco
+from cahqp.labels.formats.options import Format
 
-Format = Literal["coco", "yolo", "cvat", "label-studio"]
 WRITERS = {"yolo": yolo.write, "cvat": cvat.write, "label-studio": label_studio.write}
 
 
@@ -16,9 +15,9 @@ def write_format(labels: Path, kind: str, folder: Path) -> None:
     """Write a COCO file of labels in another format.
 
     Args:
-        labels: The COCO file.
+        labels: COCO file.
         kind: `yolo`, `cvat` or `label-studio`.
-        folder: Where to.
+        folder: Folder to write.
     """
     WRITERS[kind](read_coco(labels), folder)
 
@@ -28,11 +27,10 @@ def read_format(path: Path, kind: Format, like: Labels | None) -> Labels:
 
     Args:
         path: File or folder.
-        kind: Its format.
-        like: Labels with the same images, for a format that does not hold their sizes.
+        kind: Format of the labels.
+        like: Labels of the same images; YOLO needs them for image sizes.
     """
-    if kind == "coco":
-        return read_coco(path)
-    if kind == "cvat":
-        return cvat.read(path)
-    return yolo.read(path, like) if kind == "yolo" else label_studio.read(path)
+    if kind == "yolo":
+        return yolo.read(path, like)
+    readers = {"coco": read_coco, "cvat": cvat.read, "label-studio": label_studio.read}
+    return readers[kind](path)

@@ -1,4 +1,4 @@
-"""`cahqp reformat`: labels on their way to people, and back."""
+"""`cahqp reformat`: convert labels for people, and read corrected labels back."""
 
 from __future__ import annotations
 
@@ -8,59 +8,46 @@ from pathlib import Path
 from cahqp.coco.image_folder import ImageFolder
 from cahqp.errors import ConfigError
 from cahqp.files import write_json
-from cahqp.labels.formats import WRITERS, Format, read_format
-from cahqp.labels.formats.coco import accepted, brought_back, once, read_coco, write_coco
-from cahqp.runs.directory import RunDirectory
+from cahqp.labels.formats import WRITERS, read_format
+from cahqp.labels.formats.coco import read_coco, write_coco
+from cahqp.labels.formats.options import ReformatOptions
+from cahqp.labels.formats.review import accept, merge_review, unique_images
+from cahqp.runs.directory import RunDirectory, open_run
 
 
-def reformat(
-    labels: Path,
-    to: Format,
-    output: Path,
-    source: Format = "coco",
-    like: Path | None = None,
-    reviewed: bool = False,
-) -> None:
-    """Write labels in another format, and take what people corrected back as truth.
+def reformat(options: ReformatOptions) -> None:
+    """Convert labels.
 
-    Args:
-        labels: A file or folder of labels.
-        to: Format to write.
-        output: Directory to make; never overwritten.
-        source: Format of `labels`.
-        like: The `labels.json` that the review began with: images that did not come back keep what they had, and
-            images keep their ids, cameras and times.
-        reviewed: Every box and image that comes back was accepted by a person. Without it only those are truth that
-            the format marks as drawn or changed by hand.
+    Raises:
+        CahqpError: Files cannot be read, or do not match `like`.
     """
-    inputs = {"labels": labels} | ({"like": like} if like else {})
-    run = RunDirectory(output, "reformat", {"to": to, "source": source, "reviewed": reviewed}, inputs, 0)
-    if not run.begin():
-        print(f"{output} is finished already: nothing to do.")
-        return
-    with run.whole():
-        before = read_coco(like) if like else None
-        found = once(read_format(labels, source, before))
-        if before is not None:
-            found = brought_back(found, before, reviewed)
-        elif reviewed:
-            found = accepted(found)
-        if to == "coco":
-            write_coco(found, run.work / "labels.json")
-            _say_where(like or labels, run)
+    inputs = {"labels": options.labels} | ({"like": options.like} if options.like else {})
+    settings = {"to": options.to, "source": options.source, "reviewed": options.reviewed}
+    with open_run(options.output, "reformat", settings, inputs) as run:
+        if run is None:
+            return
+        like = read_coco(options.like) if options.like else None
+        labels = unique_images(read_format(options.labels, options.source, like))
+        if like is not None:
+            labels = merge_review(labels, like, options.reviewed)
+        elif options.reviewed:
+            labels = accept(labels)
+        if options.to == "coco":
+            write_coco(labels, run.work / "labels.json")
+            _write_source(options.like or options.labels, run)
         else:
-            WRITERS[to](found, run.work)
-        seen = sum(image.reviewed for image in found.images)
-        boxes = sum(len(image.boxes) for image in found.images)
-        run.finish({"images": len(found.images), "boxes": boxes, "reviewed": seen})
-    print(f"{output}: {boxes} boxes on {len(found.images)} images, {seen} of them seen by a person.")
+            WRITERS[options.to](labels, run.work)
+        reviewed = sum(image.reviewed for image in labels.images)
+        boxes = sum(len(image.boxes) for image in labels.images)
+        run.metrics = {"images": len(labels.images), "boxes": boxes, "reviewed": reviewed}
+    print(f"{options.output}: {boxes} boxes on {len(labels.images)} images, {reviewed} of them reviewed by a person.")
 
 
-def _say_where(labels: Path, run: RunDirectory) -> None:
-    """Write where the images lie, as the file that the names come from has it."""
+def _write_source(labels: Path, run: RunDirectory) -> None:
+    """Write the folder of the images, from the file that their names come from."""
     file = labels / "labels.json" if labels.is_dir() else labels
     if not file.is_file():
-        message = f"{file} does not exist. Give --like the labels.json that the review began with."
+        message = f"{file} does not exist. Give --like the labels.json that was sent out for review."
         raise ConfigError(message)
     root = os.path.relpath(ImageFolder(file).root.resolve(), run.output.resolve())
     write_json(run.work / "source.json", {"root": Path(root).as_posix()})

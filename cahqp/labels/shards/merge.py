@@ -1,4 +1,4 @@
-"""COCO files of pseudo-labels, written frame by frame: no more than one frame's boxes is held."""
+"""Merging of shards into COCO files of labels and rejected boxes, one frame at a time."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ DESCRIPTIONS = {"labels.json": "cahqp pseudo-labels", "rejected.json": "cahqp re
 
 @dataclass(frozen=True)
 class Merged:
-    """What `merge` wrote.
+    """Counts of the merged files.
 
     Attributes:
         frames: Number of images.
-        kept: Number of labels by class name, every class named.
+        kept: Number of labels by class name, for every class.
         rejected: Number of rejected boxes by reason.
-        ignored: Number of doubtful boxes, which are in `labels.json` as regions to ignore.
+        ignored: Number of regions to ignore in `labels.json`.
     """
 
     frames: int
@@ -40,23 +40,18 @@ class Merged:
 
 
 class CocoWriter:
-    """Streams one COCO file. Images go straight to the file; annotations follow them, so they wait in a spool.
+    """Streaming writer of one COCO file. Annotations wait in a temporary file until all images are written.
 
     Args:
-        file: Where the file is written.
-        spool: An empty temporary file.
+        file: COCO file to write.
+        spool: Empty temporary file.
         classes: Class names by label.
         category_ids: Category ids by class name.
-        description: Stands in `info`; `loadRes` of older pycocotools wants that key.
+        description: `description` in `info`. `loadRes` of older pycocotools requires the key.
     """
 
     def __init__(
-        self,
-        file: IO[str],
-        spool: IO[str],
-        classes: Sequence[str],
-        category_ids: Mapping[str, int],
-        description: str,
+        self, file: IO[str], spool: IO[str], classes: Sequence[str], category_ids: Mapping[str, int], description: str
     ) -> None:
         self.file, self.spool = file, spool
         self.classes, self.category_ids = classes, category_ids
@@ -64,7 +59,7 @@ class CocoWriter:
         file.write(f'{{"info": {dumps({"description": description})},\n"images": [')
 
     def add(self, image: Mapping[str, Any], boxes: Sequence[Mapping[str, Any]]) -> None:
-        """Append a frame; whatever else stands on a box (reason, track id) is kept."""
+        """Append a frame. Additional keys of a box, such as `reason` and `track_id`, are copied."""
         self.file.write(("\n" if self.images == 0 else ",\n") + dumps(image))
         self.images += 1
         for box in boxes:
@@ -88,31 +83,29 @@ class CocoWriter:
         return entry | {"iscrowd": 0} | rest
 
 
-def category_ids(classes: Sequence[str], categories: Sequence[Mapping[str, Any]] | None) -> dict[str, int]:
-    """Return a COCO category id for each class: the input's where it names every class, else counted from 1.
+def assign_category_ids(classes: Sequence[str], input_ids: Mapping[str, int]) -> dict[str, int]:
+    """Return a COCO category id for each class: the input's ids if it has every class, else 1, 2, ...
 
     Args:
-        classes: The detector's class names.
-        categories: The input's COCO categories; `None` for folders and videos.
+        classes: Class names of the detector.
+        input_ids: Category ids of the input by name; empty for folders and videos.
     """
-    given = {str(category["name"]): int(category["id"]) for category in categories or ()}
-    if all(name in given for name in classes):
-        return {name: given[name] for name in classes}
+    if all(name in input_ids for name in classes):
+        return {name: input_ids[name] for name in classes}
     return {name: number for number, name in enumerate(classes, start=1)}
 
 
-def merge(work: Path, classes: Sequence[str], categories: Sequence[Mapping[str, Any]] | None, output: Path) -> Merged:
-    """Write all shards' frames, in the order of their positions, as `labels.json` and `rejected.json`.
+def merge(work: Path, classes: Sequence[str], input_ids: Mapping[str, int], output: Path) -> Merged:
+    """Write the frames of all shards, in order of position, as `labels.json` and `rejected.json`.
 
-    Doubtful boxes stand in `labels.json` with `iscrowd` 1: every reader of COCO takes them for regions to ignore.
-
-    The bytes depend on the labels alone, not on how many processes wrote them or in which order. Each file is whole or
-    absent; `labels.json` comes last, so where it stands the merge is complete.
+    Ignored boxes are in `labels.json` with `iscrowd` 1, which readers of COCO take for regions to ignore. The bytes
+    depend on the records alone, not on the number of processes or their order. Each file is complete or absent.
+    `labels.json` is written last, so it marks a complete merge.
 
     Args:
         work: Directory of the shards.
-        classes: The detector's class names.
-        categories: The input's COCO categories, whose ids are kept where they name every class; `None` otherwise.
+        classes: Class names of the detector.
+        input_ids: Category ids of the input by name, kept if they cover every class.
         output: Directory of the two files.
 
     Raises:
@@ -120,18 +113,18 @@ def merge(work: Path, classes: Sequence[str], categories: Sequence[Mapping[str, 
         RunError: A shard is damaged, a frame has two different sets of labels, or the disk is full.
     """
     output = Path(output)
-    ids = category_ids(classes, categories)
+    ids = assign_category_ids(classes, input_ids)
     kept, rejected, image_ids, ignored = Counter[str](), Counter[str](), array("q"), 0
     with ExitStack() as stack:
         labels, others = (_open(stack, output / name, classes, ids) for name in DESCRIPTIONS)
         for record in _records(stack, index_shards(work)):
-            doubtful = record.get("ignored", [])
-            labels.add(record["image"], [*record["kept"], *doubtful])
+            regions = record.get("ignored", [])
+            labels.add(record["image"], [*record["kept"], *regions])
             others.add(record["image"], record["rejected"])
             image_ids.append(record["image"]["id"])
             kept.update(classes[box["label"]] for box in record["kept"])
             rejected.update(box["reason"] for box in record["rejected"])
-            ignored += len(doubtful)
+            ignored += len(regions)
         _check_unique(image_ids)
         labels.finish()
         others.finish()
@@ -145,7 +138,11 @@ def _open(stack: ExitStack, path: Path, classes: Sequence[str], ids: Mapping[str
 
 
 def _records(stack: ExitStack, index: ShardIndex) -> Iterator[dict[str, Any]]:
-    """Yield each position once, in order."""
+    """Yield the record of each position once, in order.
+
+    Raises:
+        RunError: Two shards have different records of one position.
+    """
     files = [stack.enter_context(path.open("rb")) for path in index.paths]
     previous, last = -1, b""
     for position, shard, offset in zip(index.positions, index.shards, index.offsets, strict=True):
@@ -154,8 +151,8 @@ def _records(stack: ExitStack, index: ShardIndex) -> Iterator[dict[str, Any]]:
         if position == previous:
             if line != last:
                 message = (
-                    f"Frame {position} was labelled twice, and differently, in {index.paths[shard].parent}. "
-                    "Delete that directory and run the same command again."
+                    f"Frame {position} was labelled twice, with different labels, in {index.paths[shard].parent}. "
+                    "Delete that directory and rerun the same command."
                 )
                 raise RunError(message)
             continue
@@ -165,9 +162,7 @@ def _records(stack: ExitStack, index: ShardIndex) -> Iterator[dict[str, Any]]:
 
 def _check_unique(image_ids: array[int]) -> None:
     values = np.sort(np.array(image_ids, np.int64))
-    twice = values[1:][values[1:] == values[:-1]]
-    if len(twice):
-        message = (
-            f"Two frames have the image id {twice[0]}. Number the images of the input anew, or relabel in two runs."
-        )
+    repeated = values[1:][values[1:] == values[:-1]]
+    if len(repeated):
+        message = f"Two frames have the image id {repeated[0]}. Renumber the images, or relabel in two runs."
         raise DataError(message)

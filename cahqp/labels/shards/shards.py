@@ -1,7 +1,7 @@
-"""Labels on their way to a file: append-only shards, one per process, from which a killed run goes on.
+"""Append-only shards of label records, one per process, from which an interrupted run resumes.
 
-A frame is known by its position in the input. Positions may lie in any shard and in any order, and a restart may have
-another number of processes: readers take all shards of the directory together.
+Frames are identified by their position in the input. Positions may be in any shard and in any order, and a resumed run
+may have another number of processes: readers take all shards of a directory together.
 """
 
 from __future__ import annotations
@@ -13,32 +13,27 @@ from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cahqp.errors import RunError
-from cahqp.labels.shards.records import encode
-
-if TYPE_CHECKING:
-    from cahqp.frame import Frame
-    from cahqp.labels.select import Selection
 
 _POSITION = re.compile(rb'\{"position": (\d+), ')
 
 
 class LabelShards:
-    """Writes one process's labels into `work` and knows what all processes have written.
+    """Writer of the shard of one process; it also reads which frames all processes have written.
 
-    A line reaches the operating system as soon as its frame is labelled, so a killed process loses nothing that it
-    had written; it reaches the disk with every `sync_frames` frames or `sync_seconds` seconds, for a power cut.
+    A line reaches the operating system with its frame, so a killed process loses no written frame. A line reaches the
+    disk after at most `sync_frames` frames or `sync_seconds` seconds, which limits the loss in a power cut.
 
     Args:
-        work: Directory of the shards; made where missing.
+        work: Directory of the shards; created if missing.
         rank: Number of this process.
-        sync_frames: Most frames between two syncs to the disk.
-        sync_seconds: Most seconds between two syncs to the disk, looked at when a frame is written.
+        sync_frames: Largest number of frames between two syncs to the disk.
+        sync_seconds: Longest time in seconds between two syncs, checked when a frame is written.
     """
 
     def __init__(self, work: Path, rank: int, *, sync_frames: int = 64, sync_seconds: float = 5.0) -> None:
@@ -52,36 +47,35 @@ class LabelShards:
         self._unsynced, self._synced_at = 0, time.monotonic()
 
     def done(self) -> NDArray[np.bool_]:
-        """Return, by position, whether a frame is labelled; positions past the end are not.
+        """Return, by position, whether a frame is written; positions past the end are not.
 
-        Ask before any process of this run writes, or the processes will not agree on what is left.
+        Call it before any process of this run writes. Otherwise processes disagree on the remaining frames.
         """
         positions = index_shards(self.work).positions
-        labelled = np.zeros(int(positions.max()) + 1 if len(positions) else 0, dtype=np.bool_)
-        labelled[positions] = True
-        return labelled
+        written = np.zeros(int(positions.max()) + 1 if len(positions) else 0, dtype=np.bool_)
+        written[positions] = True
+        return written
 
-    def write(self, position: int, frame: Frame, selection: Selection) -> None:
-        """Append one frame's labels.
-
-        Raises:
-            RunError: The disk is full, or a label is not a finite number.
-        """
-        self.write_line(encode(position, frame, selection))
-
-    def write_line(self, line: bytes) -> None:
-        """Append one frame's line, which begins with its position.
+    def append(self, line: bytes) -> None:
+        """Append the line of one frame; it begins with the position and ends with a newline.
 
         Raises:
             RunError: The disk is full.
         """
-        self._append(line)
+        try:
+            written = 0
+            while written < len(line):
+                written += self._file.write(line[written:]) or 0
+        except OSError as error:
+            self._file.truncate(self._size)  # a half-written line would damage the next one
+            raise self._explain(error) from error
+        self._size += len(line)
         self._unsynced += 1
         if self._unsynced >= self.sync_frames or time.monotonic() - self._synced_at >= self.sync_seconds:
             self.sync()
 
     def sync(self) -> None:
-        """Bring everything written so far to the disk.
+        """Write all data to the disk.
 
         Raises:
             RunError: The disk is full or failing.
@@ -89,7 +83,7 @@ class LabelShards:
         try:
             os.fsync(self._file.fileno())
         except OSError as error:
-            raise self._explained(error) from error
+            raise self._explain(error) from error
         self._unsynced, self._synced_at = 0, time.monotonic()
 
     def close(self) -> None:
@@ -106,32 +100,21 @@ class LabelShards:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _append(self, line: bytes) -> None:
-        try:
-            written = 0
-            while written < len(line):
-                written += self._file.write(line[written:]) or 0
-        except OSError as error:
-            # What follows a half-written line would be lost with it.
-            self._file.truncate(self._size)
-            raise self._explained(error) from error
-        self._size += len(line)
-
-    def _explained(self, error: OSError) -> RunError:
+    def _explain(self, error: OSError) -> RunError:
         return RunError(
-            f"{self.path} could not be written ({error.strerror}). Make room or mend its permissions, then run the "
-            "same command again: it goes on where it stopped."
+            f"{self.path} could not be written ({error.strerror}). Free some space or fix its permissions, then rerun "
+            "the same command to resume."
         )
 
 
 @dataclass(frozen=True)
 class ShardIndex:
-    """Where each labelled frame's line stands: 20 bytes a frame, sorted by position, then shard, then offset.
+    """Locations of all lines, 20 bytes a frame, sorted by position, then shard, then offset.
 
     Attributes:
-        paths: The shards.
+        paths: Shards.
         positions: (N,) int64 positions in the input.
-        shards: (N,) int32 rows of `paths`.
+        shards: (N,) int32 indices into `paths`.
         offsets: (N,) int64 first bytes of the lines.
     """
 
@@ -142,7 +125,7 @@ class ShardIndex:
 
 
 def index_shards(work: Path) -> ShardIndex:
-    """Index all shards of a directory; a last line that a killed process left unfinished does not count.
+    """Index all shards of a directory, without an unfinished last line of a killed process.
 
     Raises:
         RunError: A line in the middle of a shard is damaged.
@@ -160,7 +143,7 @@ def index_shards(work: Path) -> ShardIndex:
 
 
 def _lines(path: Path) -> Iterator[tuple[int, int]]:
-    """Yield offset and position of each whole line."""
+    """Yield offset and position of each complete line."""
     offset = 0
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
@@ -168,14 +151,14 @@ def _lines(path: Path) -> Iterator[tuple[int, int]]:
                 return
             match = _POSITION.match(line)
             if match is None or not line.endswith(b"}\n"):
-                message = f"{path}, line {number} is damaged. Delete {path} and run the same command again."
+                message = f"{path}, line {number} is damaged. Delete {path} and rerun the same command."
                 raise RunError(message)
             yield offset, int(match[1])
             offset += len(line)
 
 
 def _whole_size(path: Path, block: int = 1 << 16) -> int:
-    """Return the size up to and with the last newline, reading from the end."""
+    """Return the size up to and including the last newline, reading from the end."""
     with path.open("rb") as file:
         end = file.seek(0, os.SEEK_END)
         while end > 0:

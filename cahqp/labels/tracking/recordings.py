@@ -1,4 +1,4 @@
-"""The rules used on a whole recording: candidates become sightings, sightings tracks, and tracks labels."""
+"""Application of the rules to a tracked recording: candidates become detections, tracks, and labels."""
 
 from __future__ import annotations
 
@@ -10,36 +10,35 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cahqp.association import pairwise_iou
-from cahqp.labels.candidates import Candidates, distinct
+from cahqp.labels.candidates import Candidates, shortest_sides
 from cahqp.labels.fusion import nms
-from cahqp.labels.rules import BELOW, DOUBTFUL, OVERLAP, TOO_MANY, Rules, entry, finished
+from cahqp.labels.rules import BELOW, DOUBTFUL, OVERLAP, TOO_MANY, Rules, box_entry, complete_record
 from cahqp.labels.shards.records import SCORE_DECIMALS
 from cahqp.labels.tracking.linker import Sightings
-from cahqp.labels.tracking.temporal import FILLED, STANDING, STATIC, WEAK_TRACK, TrackedBoxes, smooth
+from cahqp.labels.tracking.temporal import FILLED, STANDING, STATIC, WEAK_TRACK, TemporalSettings, TrackedBoxes, smooth
 
 Floats = NDArray[np.float64]
 
-LEAST_SURE = 0.7
-"""Multiple of the threshold below which a box joins no track: lower ones are mostly noise, and noise makes tracks.
-Of 0.4 to 0.7 the highest gained most on synthetic nights of seeds 5 and 6, with a detector that names nothing twice."""
+MIN_EVIDENCE = 0.7
+"""Multiple of the threshold below which a box joins no track, because noise makes tracks. Of the values 0.4 to 0.7, the
+highest gained most on synthetic nights of seeds 5 and 6, with a detector that detects nothing twice."""
 
-SAME_PLACE = 0.5
-"""Overlap above which two tracks' boxes in one frame are one object; boxes along tracks tremble less than raw ones."""
+SAME_OBJECT_IOU = 0.5
+"""IoU above which the boxes of two tracks in one frame are one object. Smoothed boxes jitter less than raw boxes."""
 
-
-_BELOW = float(np.nextafter(1.0, 0.0))
+_BELOW_ONE = float(np.nextafter(1.0, 0.0))
 
 
 @dataclass(frozen=True)
-class Prepared:
-    """A frame on its way into tracks.
+class PreparedFrame:
+    """A frame ready for tracking.
 
     Attributes:
-        record: Its line in the shards.
-        candidates: Its boxes.
-        rows: (K,) the boxes that tracks are made of.
-        sightings: Those boxes.
-        classes: (K, C) how sure the detector was of each class at each of them.
+        record: Line of the frame in its shard.
+        candidates: All boxes of the frame.
+        rows: (K,) rows of the boxes that may join tracks.
+        sightings: Boxes of these rows.
+        classes: (K, C) evidence for each class at each of them, as multiples of the thresholds.
     """
 
     record: Mapping[str, Any]
@@ -49,95 +48,107 @@ class Prepared:
     classes: Floats
 
 
-def prepare(record: Mapping[str, Any], candidates: Candidates, rules: Rules) -> Prepared:
-    """Choose the boxes of a frame that tracks are made of: one for each place, none that is hopeless."""
-    rows, classes = distinct(candidates, rules.limits, rules.nms_iou)
-    sure = classes.max(1, initial=0.0)
-    good = sure >= LEAST_SURE
-    rows, classes, sure = rows[good], classes[good], sure[good]
+def prepare(record: Mapping[str, Any], candidates: Candidates, rules: Rules) -> PreparedFrame:
+    """Choose the boxes of a frame that may join tracks: one at each position, with enough evidence."""
+    rows, classes = _distinct(candidates, rules)
+    evidence = classes.max(1, initial=0.0)
+    strong = evidence >= MIN_EVIDENCE
+    rows, classes, evidence = rows[strong], classes[strong], evidence[strong]
     time = float(record["image"].get("timestamp") or 0.0)
-    sightings = Sightings(time, candidates.boxes[rows], sure, candidates.labels[rows])
-    return Prepared(record, candidates, rows, sightings, classes)
+    sightings = Sightings(time, candidates.boxes[rows], evidence, candidates.labels[rows])
+    return PreparedFrame(record, candidates, rows, sightings, classes)
 
 
-def decide(frames: Sequence[Prepared], rules: Rules, first_track: int) -> tuple[list[dict[str, Any]], int]:
-    """Return the records of a recording's frames, and the number that the next track may have.
+def _distinct(candidates: Candidates, rules: Rules) -> tuple[NDArray[np.int64], Floats]:
+    """Return one row for each position, and the evidence for every class at that position.
+
+    A detector without suppression reports one object several times, with several classes. The box with the highest
+    multiple of its threshold is kept. Evidence of the other boxes counts in the class vote of the track.
+
+    Returns:
+        (K,) rows, strongest first, and (K, C) multiples of the thresholds.
+    """
+    evidence = candidates.scores / rules.limits[candidates.labels]
+    rows = nms(candidates.boxes, evidence, rules.options.nms_iou)
+    classes = np.zeros((len(rows), len(rules.limits)))
+    overlap = pairwise_iou(candidates.boxes[rows], candidates.boxes)
+    positions, others = np.nonzero(overlap > rules.options.nms_iou)
+    np.maximum.at(classes, (positions, candidates.labels[others]), evidence[others])
+    return rows, classes
+
+
+def label_recording(
+    frames: Sequence[PreparedFrame], rules: Rules, first_track: int
+) -> tuple[list[dict[str, Any]], int]:
+    """Return the label records of a recording's frames, and the first unused track number.
 
     Args:
-        frames: In the order of time.
-        rules: How to decide.
+        frames: Frames in order of time.
+        rules: Rules to apply.
         first_track: Number of the first track.
     """
-    assert rules.temporal is not None
-    sightings, classes = [f.sightings for f in frames], [f.classes for f in frames]
-    settled, following = smooth(sightings, classes, rules.temporal, first_track)
-    settled = [_none_of_never(found, rules) for found in settled]
-    return [_record(frame, found, rules) for frame, found in zip(frames, settled, strict=True)], following
+    sightings, classes = [frame.sightings for frame in frames], [frame.classes for frame in frames]
+    tracked, next_track = smooth(sightings, classes, TemporalSettings(), first_track)
+    return [_label_frame(frame, boxes, rules) for frame, boxes in zip(frames, tracked, strict=True)], next_track
 
 
-def _none_of_never(settled: TrackedBoxes, rules: Rules) -> TrackedBoxes:
-    """Return the boxes, those of a class that is to have no labels below its threshold: moving ones count more."""
-    never = rules.limits[settled.labels] > 1
-    return replace(settled, sure=np.where(never, np.minimum(settled.sure, _BELOW), settled.sure))
-
-
-def _record(frame: Prepared, settled: TrackedBoxes, rules: Rules) -> dict[str, Any]:
+def _label_frame(frame: PreparedFrame, tracked: TrackedBoxes, rules: Rules) -> dict[str, Any]:
+    # A threshold above 1 excludes a class. Moving tracks gain evidence, but must not reach such a threshold.
+    excluded = rules.limits[tracked.labels] > 1
+    tracked = replace(tracked, sure=np.where(excluded, np.minimum(tracked.sure, _BELOW_ONE), tracked.sure))
     height, width = frame.record["image"]["height"], frame.record["image"]["width"]
-    boxes = np.clip(settled.boxes, 0, [width, height, width, height])
-    inside = np.asarray(((boxes[:, 2:] - boxes[:, :2]) >= 1).all(1))
-    doubtful = np.asarray(settled.sure >= rules.ignore_share)
-    alive = np.flatnonzero(inside & doubtful & _is_candidate(settled))
-    stays = set(alive[nms(boxes[alive], settled.sure[alive], SAME_PLACE)].tolist())
+    boxes = np.clip(tracked.boxes, 0, [width, height, width, height])
+    inside = shortest_sides(boxes) >= 1
+    in_band = np.asarray(tracked.sure >= rules.options.ignore_share)
+    eligible = np.array([reason in ("", FILLED, WEAK_TRACK) for reason in tracked.reasons], np.bool_)
+    alive = np.flatnonzero(inside & in_band & eligible)
+    unsuppressed = set(alive[nms(boxes[alive], tracked.sure[alive], SAME_OBJECT_IOU)].tolist())
     parts: dict[str, list[dict[str, Any]]] = {"kept": [], "ignored": [], "rejected": []}
-    for number in np.argsort(-settled.sure, kind="stable").tolist():
+    for number in np.argsort(-tracked.sure, kind="stable").tolist():
         if not inside[number]:
             continue
-        part, reason = _fate(settled, number, number in stays, bool(doubtful[number]))
-        if part == "kept" and len(parts["kept"]) >= rules.max_boxes:
+        part, reason = _decide(tracked, number, number in unsuppressed, bool(in_band[number]))
+        if part == "kept" and len(parts["kept"]) >= rules.options.max_boxes:
             part, reason = "rejected", TOO_MANY
-        parts[part].append(_entry(frame, settled, number, boxes[number], reason, rules))
+        box = _entry(frame, tracked, number, boxes[number], rules)
+        parts[part].append(box | ({"reason": reason} if reason else {}))
     parts["rejected"] += _untracked(frame)
-    return finished(frame.record, parts, rules)
+    return complete_record(frame.record, parts, rules)
 
 
-def _is_candidate(settled: TrackedBoxes) -> NDArray[np.bool_]:
-    return np.array([reason in ("", FILLED, WEAK_TRACK) for reason in settled.reasons], np.bool_)
-
-
-def _fate(settled: TrackedBoxes, number: int, stays: bool, doubtful: bool) -> tuple[str, str]:
-    reason = settled.reasons[number]
+def _decide(tracked: TrackedBoxes, number: int, unsuppressed: bool, in_band: bool) -> tuple[str, str]:
+    """Return the part of the record that a box belongs to, and the reason."""
+    reason = tracked.reasons[number]
     if reason in (STATIC, STANDING):
         return "ignored", reason
     if reason and reason not in (FILLED, WEAK_TRACK):
         return "rejected", reason
-    if not doubtful:
+    if not in_band:
         return "rejected", reason or BELOW
-    if not stays:
+    if not unsuppressed:
         return "rejected", OVERLAP
-    return ("kept", reason) if settled.sure[number] >= 1 else ("ignored", reason or DOUBTFUL)
+    return ("kept", reason) if tracked.sure[number] >= 1 else ("ignored", reason or DOUBTFUL)
 
 
-def _entry(
-    frame: Prepared, settled: TrackedBoxes, number: int, box: Floats, reason: str, rules: Rules
-) -> dict[str, Any]:
-    label, row = int(settled.labels[number]), int(settled.rows[number])
-    found = entry(label, box, settled.sure[number] * rules.limits[label])
-    found["track_id"] = int(settled.tracks[number])
-    found["steady"] = round(float(settled.steady[number]), SCORE_DECIMALS)
+def _entry(frame: PreparedFrame, tracked: TrackedBoxes, number: int, box: Floats, rules: Rules) -> dict[str, Any]:
+    label, row = int(tracked.labels[number]), int(tracked.rows[number])
+    entry = box_entry(label, box, tracked.sure[number] * rules.limits[label])
+    entry["track_id"] = int(tracked.tracks[number])
+    entry["steady"] = round(float(tracked.steady[number]), SCORE_DECIMALS)
     if row >= 0:
-        own = int(frame.rows[row])
-        found["detector_score"] = round(float(frame.candidates.scores[own]), SCORE_DECIMALS)
-        found |= frame.candidates.known(own)
-    return found | ({"reason": reason} if reason else {})
+        candidate = int(frame.rows[row])
+        entry["detector_score"] = round(float(frame.candidates.scores[candidate]), SCORE_DECIMALS)
+        entry |= frame.candidates.optional_values(candidate)
+    return entry
 
 
-def _untracked(frame: Prepared) -> list[dict[str, Any]]:
-    """Return the candidates that no track was made of: they lie on one that was, or were hopeless."""
+def _untracked(frame: PreparedFrame) -> list[dict[str, Any]]:
+    """Return the candidates that joined no track: they overlap a tracked box, or lack evidence."""
     candidates = frame.candidates
     others = np.setdiff1d(np.arange(len(candidates)), frame.rows)
     overlap = pairwise_iou(candidates.boxes[others], frame.sightings.boxes).max(1, initial=0.0)
     return [
-        entry(candidates.labels[row], candidates.boxes[row], candidates.scores[row])
-        | {"reason": OVERLAP if near > SAME_PLACE else BELOW}
+        box_entry(candidates.labels[row], candidates.boxes[row], candidates.scores[row])
+        | {"reason": OVERLAP if near > SAME_OBJECT_IOU else BELOW}
         for row, near in zip(others.tolist(), overlap, strict=True)
     ]

@@ -6,7 +6,7 @@ import pytest
 
 from cahqp.errors import DataError
 from cahqp.labels.calibration.curves import estimated_drift, expected_error, fit, reliability
-from cahqp.labels.calibration.file import calibrate, read_calibration, write_calibration
+from cahqp.labels.calibration.file import fit_calibration, read_calibration, write_calibration
 
 METHODS = ["isotonic", "platt", "temperature"]
 IDENTITY = {"models": ["abc"], "views": [1]}
@@ -66,7 +66,7 @@ def test_too_little_to_fit_is_refused():
 def made(lent=(), objects=50):
     scores, hits = detections(4, 400)
     both = {"car": scores, "bus": scores[:40]}, {"car": hits, "bus": hits[:40]}
-    return calibrate(IDENTITY, "isotonic", *both, {"car": 50, "bus": objects}, lent)
+    return fit_calibration(IDENTITY, "isotonic", *both, {"car": 50, "bus": objects}, lent)
 
 
 def test_a_class_without_objects_is_refused_or_lent_a_curve():
@@ -95,7 +95,7 @@ def test_a_file_comes_back_and_knows_what_it_is_for(tmp_path):
 
 def test_asked_precision_is_that_of_what_suppression_by_calibrated_scores_keeps(tmp_path):
     kept = np.array([0.9, 0.7666666, 0.7, 0.6]), np.array([True, True, False, True])
-    found = replace(made(), decided={"car": kept, "bus": kept})
+    found = replace(made(), after_nms={"car": kept, "bus": kept})
     write_calibration(tmp_path / "calibration.json", found, {})
     threshold = read_calibration(tmp_path, IDENTITY, ("car", "bus")).thresholds(0.9)["car"]
     assert 0.7 < threshold <= 0.7666666  # what is written must not ask for more than the box that it is taken from has
@@ -103,7 +103,7 @@ def test_asked_precision_is_that_of_what_suppression_by_calibrated_scores_keeps(
 
 def test_no_threshold_is_zero():
     scores, hits = np.linspace(0.05, 1, 200), np.linspace(0.05, 1, 200) > 0.2
-    found = calibrate({}, "isotonic", {"car": scores}, {"car": hits}, {"car": 170})
+    found = fit_calibration({}, "isotonic", {"car": scores}, {"car": hits}, {"car": 170})
     assert found.thresholds(0.1) == {"car": 1e-3}
 
 

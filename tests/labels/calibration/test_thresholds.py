@@ -3,9 +3,10 @@ import pytest
 
 from cahqp.errors import ConfigError
 from cahqp.labels.calibration.curves import Curve
-from cahqp.labels.calibration.thresholds import NEVER, Histogram, check_rules, dynamic, for_precision
-from cahqp.labels.candidates import Candidates, calibrated, usable
-from cahqp.labels.rules import BELOW, DOUBTFUL, OVERLAP, TOO_MANY, Rules, by_frame
+from cahqp.labels.calibration.thresholds import NEVER, Histogram, dynamic, for_precision
+from cahqp.labels.candidates import Candidates, calibrated, clip_candidates
+from cahqp.labels.options import LabelOptions
+from cahqp.labels.rules import BELOW, DOUBTFUL, OVERLAP, TOO_MANY, Rules, label_frame
 
 IMAGE = {"id": 7, "file_name": "a.jpg", "width": 200, "height": 100}
 RECORD = {"position": 3, "image": IMAGE}
@@ -55,9 +56,9 @@ def test_dynamic_thresholds_fall_with_sureness_within_bounds():
 
 
 def test_two_rules_at_once_are_refused():
-    with pytest.raises(ConfigError, match="--a and --b"):
-        check_rules({"--a": 0.3, "--b": 0.4, "--c": None})
-    check_rules({"--a": 0.3, "--b": None})
+    with pytest.raises(ConfigError, match="--threshold and --top_share"):
+        LabelOptions(threshold=0.3, top_share=0.4)
+    LabelOptions(threshold=0.3)
 
 
 def candidates(*rows):
@@ -72,7 +73,7 @@ LOW = (100, 60, 150, 90, 0.2, 0)
 
 
 def rules(**more):
-    return Rules(("car", "bus"), np.array([0.6, 0.6]), **more)
+    return Rules(("car", "bus"), np.array([0.6, 0.6]), LabelOptions(**more))
 
 
 def parted(found):
@@ -80,7 +81,7 @@ def parted(found):
 
 
 def test_three_bands():
-    found = by_frame(RECORD, candidates(SURE, TWIN, HALF, LOW), rules(ignore_share=0.5))
+    found = label_frame(RECORD, candidates(SURE, TWIN, HALF, LOW), rules(ignore_share=0.5))
     assert parted(found) == {
         "kept": [(0.9, "")],
         "ignored": [(0.45, DOUBTFUL)],
@@ -91,17 +92,17 @@ def test_three_bands():
 
 
 def test_without_a_band_there_is_no_doubt():
-    found = by_frame(RECORD, candidates(SURE, HALF), rules())
+    found = label_frame(RECORD, candidates(SURE, HALF), rules())
     assert parted(found) == {"kept": [(0.9, "")], "ignored": [], "rejected": [(0.45, BELOW)]}
 
 
 def test_too_many_boxes_are_dropped():
-    found = by_frame(RECORD, candidates(SURE, (100, 10, 150, 40, 0.8, 1)), rules(max_boxes=1))
+    found = label_frame(RECORD, candidates(SURE, (100, 10, 150, 40, 0.8, 1)), rules(max_boxes=1))
     assert parted(found)["rejected"] == [(0.8, TOO_MANY)]
 
 
 def test_weights_and_mistakes_follow_what_is_known():
-    found = by_frame(RECORD, candidates(SURE, LOW), rules(weight_by_score=True))
+    found = label_frame(RECORD, candidates(SURE, LOW), rules(weight_by_score=True))
     assert found["kept"][0]["weight"] == pytest.approx(0.9)
     assert found["image"]["uncertainty"] == pytest.approx(0.1)
     assert found["image"]["mistakes"] == pytest.approx(0.1 + 0.2)
@@ -109,7 +110,7 @@ def test_weights_and_mistakes_follow_what_is_known():
 
 def test_agreement_is_part_of_uncertainty():
     one = candidates(SURE)
-    found = by_frame(RECORD, Candidates(one.boxes, one.scores, one.labels, np.array([0.5])), rules())
+    found = label_frame(RECORD, Candidates(one.boxes, one.scores, one.labels, np.array([0.5])), rules())
     assert found["kept"][0]["uncertainty"] == pytest.approx(1 - (0.9 + 0.5) / 2)
 
 
@@ -121,5 +122,5 @@ def test_calibrated_scores_are_sorted_anew():
 
 
 def test_boxes_are_brought_into_their_frame():
-    found = usable(candidates((-5, -5, 300, 50, 0.5, 0), (198, 0, 198.5, 50, 0.9, 0)), (100, 200), 0.05, "a")
+    found = clip_candidates(candidates((-5, -5, 300, 50, 0.5, 0), (198, 0, 198.5, 50, 0.9, 0)), (100, 200), 0.05, "a")
     assert found.boxes.tolist() == [[0, 0, 200, 50]]

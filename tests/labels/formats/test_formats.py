@@ -8,19 +8,17 @@ from pycocotools.coco import COCO
 
 from cahqp.__main__ import main
 from cahqp.errors import DataError
-from cahqp.labels.external import External
+from cahqp.labels.external import ExternalPredictions
 from cahqp.labels.formats import cvat, label_studio, yolo
 from cahqp.labels.formats.coco import (
     HUMAN,
     LabelBox,
     LabelImage,
     Labels,
-    accepted,
-    brought_back,
-    once,
     read_coco,
     write_coco,
 )
+from cahqp.labels.formats.review import accept, merge_review, unique_images
 
 MORE = {"uncertainty": 0.2, "weight": 0.8}
 
@@ -131,7 +129,7 @@ def test_what_a_person_changed_is_truth_and_the_rest_as_it_was(labels, tmp_path)
     box.attrib |= {"source": "manual", "xbr": "300.00"}
     tree.getroot().remove(tree.getroot().findall("image")[1])
     tree.write(file)
-    back = brought_back(cvat.read(file), labels)
+    back = merge_review(cvat.read(file), labels)
     changed, untouched = back.images[0].boxes[0], back.images[0].boxes[1:]
     assert (changed.origin, changed.score, changed.bbox[0] + changed.bbox[2]) == (HUMAN, None, 300)
     assert untouched == labels.images[0].boxes[1:]
@@ -141,7 +139,7 @@ def test_what_a_person_changed_is_truth_and_the_rest_as_it_was(labels, tmp_path)
 
 
 def test_an_accepted_image_is_a_persons_word(labels):
-    found = accepted(labels)
+    found = accept(labels)
     assert all(image.reviewed for image in found.images)
     boxes = [box for image in found.images for box in image.boxes]
     assert len(boxes) == 8  # without the one that was in doubt
@@ -152,13 +150,13 @@ def test_an_accepted_image_is_a_persons_word(labels):
 def test_untouched_doubt_goes_where_all_was_accepted(module, labels, tmp_path):
     module.write(labels, tmp_path)
     back = module.read(tmp_path, labels) if module is yolo else module.read(tmp_path)
-    found = brought_back(back, labels, reviewed=True)
+    found = merge_review(back, labels, reviewed=True)
     assert [len(image.boxes) for image in found.images] == [7, 0, 1]
     assert all(box.origin == HUMAN and not box.more for image in found.images for box in image.boxes)
 
 
-def test_images_that_did_not_come_back_were_not_accepted(labels):
-    back = brought_back(Labels(labels.categories, labels.images[1:]), labels, reviewed=True)
+def test_images_that_did_not_come_back_were_not_accept(labels):
+    back = merge_review(Labels(labels.categories, labels.images[1:]), labels, reviewed=True)
     assert back.images[0] == labels.images[0]
     assert back.images[1].reviewed
 
@@ -175,10 +173,10 @@ def annotated(labels, folder, change):
 
 def test_doubt_left_in_a_persons_annotation_is_still_a_models(labels, tmp_path):
     back = annotated(labels, tmp_path, lambda task: task.update(annotations=task["predictions"]))
-    kept = brought_back(back, labels).images[0]
+    kept = merge_review(back, labels).images[0]
     assert [box.origin for box in kept.boxes] == [HUMAN] * 7 + ["model"]
     assert kept.boxes[7] == labels.images[0].boxes[7]
-    assert len(brought_back(back, labels, reviewed=True).images[0].boxes) == 7
+    assert len(merge_review(back, labels, reviewed=True).images[0].boxes) == 7
 
 
 CANCELLED = {"result": [], "was_cancelled": True}
@@ -189,7 +187,7 @@ CANCELLED = {"result": [], "was_cancelled": True}
 def test_a_task_that_says_nothing_changes_nothing(annotations, predictions, labels, tmp_path):
     back = annotated(labels, tmp_path, lambda task: task.update(annotations=annotations, predictions=predictions))
     assert len(back.images) == 2
-    assert brought_back(back, labels) == labels
+    assert merge_review(back, labels) == labels
 
 
 def turned(task):
@@ -247,7 +245,7 @@ def test_a_line_of_yolo_that_is_no_box_sent_out_is_a_persons(labels, tmp_path):
     lines = [" ".join(f"{float(v):.6f}" if n else v for n, v in enumerate(line.split())) for line in file.open()]
     lines[1] = "1 0.5 0.5 0.9 0.9"
     file.write_text("\n".join(lines[:6]))  # one redrawn, one taken away, the rest rounded by the tool
-    image = brought_back(yolo.read(tmp_path, labels), labels).images[0]
+    image = merge_review(yolo.read(tmp_path, labels), labels).images[0]
     sent = labels.images[0].boxes
     assert [image.boxes[n] for n in (0, 2, 3, 4, 5)] == [sent[n] for n in (0, 2, 3, 4, 5)]
     assert (image.boxes[1].origin, image.boxes[1].score, image.boxes[1].track) == (HUMAN, None, None)
@@ -257,8 +255,8 @@ def test_a_line_of_yolo_that_is_no_box_sent_out_is_a_persons(labels, tmp_path):
 
 def test_what_was_never_sent_out_is_refused(labels):
     strange = Labels(labels.categories, (LabelImage({"file_name": "z.jpg"}, ()),))
-    with pytest.raises(DataError, match=r"names z\.jpg"):
-        brought_back(strange, labels)
+    with pytest.raises(DataError, match=r"name z\.jpg"):
+        merge_review(strange, labels)
 
 
 @pytest.mark.parametrize(
@@ -315,27 +313,27 @@ def test_a_models_boxes_beside_a_persons_go_through_label_studio(labels, tmp_pat
     drawn = labels.images[2].boxes
     mixed = Labels(labels.categories, (LabelImage(entry, boxes + drawn, True), labels.images[1]))
     label_studio.write(mixed, tmp_path)
-    assert seen(brought_back(label_studio.read(tmp_path), mixed)) == seen(mixed)
+    assert seen(merge_review(label_studio.read(tmp_path), mixed)) == seen(mixed)
     tasks = json.loads((tmp_path / "tasks.json").read_text())
     tasks[0]["annotations"][0]["result"][0]["value"]["x"] += 1.0
     (tmp_path / "tasks.json").write_text(json.dumps(tasks))
-    moved = brought_back(label_studio.read(tmp_path), mixed).images[0].boxes[0]
+    moved = merge_review(label_studio.read(tmp_path), mixed).images[0].boxes[0]
     assert (moved.origin, moved.score) == (HUMAN, None)
 
 
 def test_an_image_of_another_size_is_refused(labels):
     turned = LabelImage({**labels.images[0].entry, "width": 359, "height": 641}, labels.images[0].boxes)
     with pytest.raises(DataError, match=r"another size: a/b & c/0\.jpg"):
-        brought_back(Labels(labels.categories, (turned,)), labels)
+        merge_review(Labels(labels.categories, (turned,)), labels)
 
 
 def test_of_an_image_that_came_back_twice_the_one_that_was_seen_counts(labels):
     first, _, drawn = labels.images
     other = LabelImage(drawn.entry, ())
-    assert once(Labels(labels.categories, (other, drawn))).images == (drawn,)
-    assert once(Labels(labels.categories, (drawn, other))).images == (drawn,)
+    assert unique_images(Labels(labels.categories, (other, drawn))).images == (drawn,)
+    assert unique_images(Labels(labels.categories, (drawn, other))).images == (drawn,)
     with pytest.raises(DataError, match=r"0\.jpg \(2 times, 0 of them"):
-        once(Labels(labels.categories, (first, first)))
+        unique_images(Labels(labels.categories, (first, first)))
 
 
 def predictions(path, image=None, **changed):
@@ -347,25 +345,25 @@ def predictions(path, image=None, **changed):
 
 
 def test_predictions_of_other_detectors(tmp_path):
-    found = External(predictions(tmp_path / "a.json"), ["bus", "car"])
-    look = found.look("a.jpg", (48, 64), 0.1)
-    assert look.boxes.tolist() == [[1, 2, 4, 6]]
-    assert (look.labels.tolist(), look.scores.tolist()) == ([1], [0.5])
-    assert found.look("a.jpg", (48, 64), 0.6).boxes.shape == (0, 4)
-    assert found.look("b.jpg", (48, 64), 0.1) is None
-    with pytest.raises(DataError, match="knows none of the frames"):
+    found = ExternalPredictions(predictions(tmp_path / "a.json"), ["bus", "car"])
+    boxes = found.predict("a.jpg", (48, 64), 0.1)
+    assert boxes.boxes.tolist() == [[1, 2, 4, 6]]
+    assert (boxes.labels.tolist(), boxes.scores.tolist()) == ([1], [0.5])
+    assert found.predict("a.jpg", (48, 64), 0.6).boxes.shape == (0, 4)
+    assert found.predict("b.jpg", (48, 64), 0.1) is None
+    with pytest.raises(DataError, match="contains none of the frames"):
         found.check(["b.jpg"])
-    with pytest.raises(DataError, match="none of the classes"):
-        External(predictions(tmp_path / "a.json"), ["bus"])
+    with pytest.raises(DataError, match="none of bus"):
+        ExternalPredictions(predictions(tmp_path / "a.json"), ["bus"])
     with pytest.raises(DataError, match=r"annotations\[0\]: lacks `score`"):
-        External(predictions(tmp_path / "a.json", score=None), ["car"])
+        ExternalPredictions(predictions(tmp_path / "a.json", score=None), ["car"])
 
 
 def test_predictions_on_images_of_another_size_are_refused(tmp_path):
-    found = External(predictions(tmp_path / "a.json", image={"width": 640, "height": 480}), ["car"])
-    assert len(found.look("a.jpg", (480, 640), 0.1).boxes) == 1
+    found = ExternalPredictions(predictions(tmp_path / "a.json", image={"width": 640, "height": 480}), ["car"])
+    assert len(found.predict("a.jpg", (480, 640), 0.1).boxes) == 1
     with pytest.raises(DataError, match=r"'a\.jpg' for 640 x 480 pixels, the frame has 64 x 48"):
-        found.look("a.jpg", (48, 64), 0.1)
+        found.predict("a.jpg", (48, 64), 0.1)
 
 
 def changed(document, part, **values):
@@ -396,7 +394,7 @@ BAD = [
 ]
 
 
-@pytest.mark.parametrize("read", [read_coco, lambda path: External(path, ["car"])])
+@pytest.mark.parametrize("read", [read_coco, lambda path: ExternalPredictions(path, ["car"])])
 @pytest.mark.parametrize(("document", "told"), BAD)
 def test_bad_rows_are_named_with_their_file(read, document, told, tmp_path):
     (tmp_path / "bad.json").write_text(json.dumps(document))
@@ -428,4 +426,4 @@ def test_reformat_there_and_back(labels, tmp_path, capsys):
     assert "Give --like" in capsys.readouterr().err
     assert not list(tmp_path.glob("bad*"))
     assert main(["reformat", *given, like, "--reviewed"]) == 0
-    assert "8 boxes on 3 images, 3 of them seen by a person" in capsys.readouterr().out
+    assert "8 boxes on 3 images, 3 of them reviewed by a person" in capsys.readouterr().out

@@ -4,16 +4,16 @@ import json
 import random
 import tracemalloc
 
+import numpy as np
 import pytest
-import torch
 from pycocotools.coco import COCO
 
 from cahqp.errors import DataError, RunError
 from cahqp.frame import Frame
-from cahqp.labels.select import Selection
-from cahqp.labels.shards.merge import category_ids, merge
+from cahqp.labels.rules import box_entry
+from cahqp.labels.shards.merge import assign_category_ids, merge
+from cahqp.labels.shards.records import dumps, image_entry
 from cahqp.labels.shards.shards import LabelShards
-from cahqp.structures import Detections
 
 CLASSES = ("car", "person")
 
@@ -22,28 +22,34 @@ def frame(position):
     return Frame(position + 10, f"a/{position}.jpg", (100, 200), "north", "north-1", position, position / 4)
 
 
-def selection(position, boxes=2):
-    generator = torch.Generator().manual_seed(position)
-    corner = torch.rand(2 * boxes, 2, generator=generator) * 50
-    found = Detections(
-        torch.cat([corner, corner + 10.123456], 1),
-        torch.rand(2 * boxes, generator=generator),
-        torch.arange(2 * boxes) % 2,
-    )
-    return Selection(found[:boxes], found[boxes:], ["below threshold"] * boxes)
+def detections(position, boxes=2):
+    """Return boxes and scores: labels first, then as many rejected boxes."""
+    generator = np.random.default_rng(position)
+    corner = generator.uniform(0, 50, (2 * boxes, 2))
+    return np.concatenate([corner, corner + 10.123456], 1), generator.uniform(0, 1, 2 * boxes)
+
+
+def line(position, boxes=2, image=None):
+    found = [
+        box_entry(row % 2, box, score)
+        for row, (box, score) in enumerate(zip(*detections(position, boxes), strict=True))
+    ]
+    rejected = [box | {"reason": "below threshold"} for box in found[boxes:]]
+    entry = image_entry(frame(position if image is None else image))
+    return dumps({"position": position, "image": entry, "kept": found[:boxes], "rejected": rejected}).encode() + b"\n"
 
 
 def write(work, positions, ranks=1, boxes=2):
     shards = [LabelShards(work, rank) for rank in range(ranks)]
     for number, position in enumerate(positions):
-        shards[number % ranks].write(position, frame(position), selection(position, boxes))
+        shards[number % ranks].append(line(position, boxes))
     for shard in shards:
         shard.close()
 
 
 def merged(folder, positions, **how):
     write(folder / "shards", positions, **how)
-    merge(folder / "shards", CLASSES, None, folder)
+    merge(folder / "shards", CLASSES, {}, folder)
     return (folder / "labels.json").read_bytes(), (folder / "rejected.json").read_bytes()
 
 
@@ -81,7 +87,8 @@ def test_pycocotools_loads_what_was_written(tmp_path):
 
 def test_an_annotation_is_rounded_xywh(tmp_path):
     merged(tmp_path, [0], boxes=1)
-    box, score = selection(0, 1).kept.boxes[0].tolist(), selection(0, 1).kept.scores[0].item()
+    boxes, scores = detections(0, 1)
+    box, score = boxes[0].tolist(), float(scores[0])
     label = coco(tmp_path / "labels.json").anns[1]
     assert label["bbox"][:2] == [round(box[0], 2), round(box[1], 2)]
     assert label["bbox"][2:] == pytest.approx([10.12, 10.12], abs=0.0101)
@@ -102,16 +109,16 @@ def test_no_detections_at_all_is_a_valid_file(tmp_path):
 
 def test_the_summary_counts_every_class(tmp_path):
     write(tmp_path / "shards", range(5), boxes=1)
-    summary = merge(tmp_path / "shards", CLASSES, None, tmp_path)
+    summary = merge(tmp_path / "shards", CLASSES, {}, tmp_path)
     assert (summary.frames, summary.kept, summary.rejected) == (5, {"car": 5, "person": 0}, {"below threshold": 5})
 
 
 def test_category_ids_of_the_input_are_kept():
-    assert category_ids(CLASSES, [{"id": 7, "name": "person"}, {"id": 3, "name": "car"}]) == {"car": 3, "person": 7}
+    assert assign_category_ids(CLASSES, {"person": 7, "car": 3}) == {"car": 3, "person": 7}
 
 
 def test_category_ids_of_other_names_are_not():
-    assert category_ids(CLASSES, [{"id": 7, "name": "person"}]) == {"car": 1, "person": 2}
+    assert assign_category_ids(CLASSES, {"person": 7}) == {"car": 1, "person": 2}
 
 
 def test_the_same_frame_twice_counts_once(tmp_path, straight):
@@ -128,10 +135,10 @@ def test_the_same_frame_labelled_differently_is_refused(tmp_path):
 
 def test_two_images_with_one_id_are_refused(tmp_path):
     with LabelShards(tmp_path / "shards", 0) as shards:
-        shards.write(0, frame(5), selection(0))
-        shards.write(1, frame(5), selection(1))
+        shards.append(line(0, image=5))
+        shards.append(line(1, image=5))
     with pytest.raises(DataError, match="image id 15"):
-        merge(tmp_path / "shards", CLASSES, None, tmp_path)
+        merge(tmp_path / "shards", CLASSES, {}, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["shards"]
 
 
@@ -147,7 +154,7 @@ def fake_shard(work, frames):
 
 def peak(work, output):
     tracemalloc.start()
-    merge(work, CLASSES, None, output)
+    merge(work, CLASSES, {}, output)
     _, highest = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     return highest

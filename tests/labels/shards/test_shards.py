@@ -1,23 +1,22 @@
+import numpy as np
 import pytest
-import torch
 
 from cahqp.errors import RunError
 from cahqp.frame import Frame
-from cahqp.labels.select import Selection
+from cahqp.labels.candidates import Candidates, clip_candidates, encode
 from cahqp.labels.shards.shards import LabelShards, index_shards
-from cahqp.structures import Detections
 
-NOTHING = Selection(Detections.empty(), Detections.empty(), [])
+NOTHING = Candidates(np.zeros((0, 4)), np.zeros(0), np.zeros(0, np.int64))
 
 
-def frame(position):
-    return Frame(id=position + 1, name=f"{position}.jpg", size=(100, 200))
+def line(position):
+    return encode(position, Frame(id=position + 1, name=f"{position}.jpg", size=(100, 200)), NOTHING)
 
 
 def write(work, rank, positions):
     with LabelShards(work, rank) as shards:
         for position in positions:
-            shards.write(position, frame(position), NOTHING)
+            shards.append(line(position))
 
 
 def test_nothing_is_done_at_first(tmp_path):
@@ -37,7 +36,7 @@ def test_done_takes_a_byte_for_a_frame(tmp_path):
 
 def test_a_line_is_in_the_file_before_any_sync(tmp_path):
     shards = LabelShards(tmp_path, 0, sync_frames=10**6, sync_seconds=1e6)
-    shards.write(3, frame(3), NOTHING)
+    shards.append(line(3))
     assert index_shards(tmp_path).positions.tolist() == [3]
 
 
@@ -86,16 +85,16 @@ class FullDisk:
 
 def test_a_full_disk_leaves_whole_lines_and_says_so(tmp_path):
     shards = LabelShards(tmp_path, 0)
-    shards.write(0, frame(0), NOTHING)
+    shards.append(line(0))
     shards._file = FullDisk(shards._file)
     with pytest.raises(RunError, match="No space left"):
-        shards.write(1, frame(1), NOTHING)
+        shards.append(line(1))
     assert shards.path.read_bytes().count(b"\n") == 1
     assert shards.path.read_bytes().endswith(b"\n")
 
 
 def test_not_a_number_never_reaches_the_file(tmp_path):
-    bad = Detections(torch.zeros(1, 4), torch.tensor([float("nan")]), torch.zeros(1).long())
+    bad = Candidates(np.zeros((1, 4)), np.array([np.nan]), np.zeros(1, np.int64))
     with LabelShards(tmp_path, 0) as shards, pytest.raises(RunError, match=r"4\.jpg"):
-        shards.write(4, frame(4), Selection(bad, Detections.empty(), []))
+        shards.append(encode(4, Frame(5, "4.jpg", (100, 200)), clip_candidates(bad, (100, 200), 0.0, "4.jpg")))
     assert shards.path.read_bytes() == b""

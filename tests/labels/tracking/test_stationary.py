@@ -6,9 +6,11 @@ import numpy as np
 
 from cahqp.association import places_taken, stationary_factor
 from cahqp.labels.candidates import Candidates
-from cahqp.labels.tracking.stationary import PROBES, Places, probes
+from cahqp.labels.options import LabelOptions
+from cahqp.labels.tracking.stationary import PROBES, OccupiedPositions, probes
 
 LIMITS = np.array([0.4])
+HALF = LabelOptions(stationary_weight=0.5, ignore_share=0.0)
 
 
 def candidates(number: int, lamp: float = 0.5) -> Candidates:
@@ -17,20 +19,20 @@ def candidates(number: int, lamp: float = 0.5) -> Candidates:
 
 
 def test_what_stands_falls_behind_what_passes():
-    places = Places({number: candidates(number) for number in range(7)}, LIMITS)
-    found = places.counted(3, candidates(3), 0.5)
+    places = OccupiedPositions({number: candidates(number) for number in range(7)}, LIMITS)
+    found = places.reweight(3, candidates(3), HALF)
     assert found.scores.tolist() == [0.45, 0.25]
-    assert found.known(1) == {"detector_score": 0.5}
+    assert found.optional_values(1) == {"detector_score": 0.5}
 
 
 def test_hopeless_boxes_take_no_place():
-    places = Places({number: candidates(number, lamp=0.1) for number in range(7)}, LIMITS)
-    assert places.counted(7, candidates(7), 0.5).scores.tolist() == [0.5, 0.45]
+    places = OccupiedPositions({number: candidates(number, lamp=0.1) for number in range(7)}, LIMITS)
+    assert places.reweight(7, candidates(7), HALF).scores.tolist() == [0.5, 0.45]
 
 
 def test_few_frames_say_nothing():
-    places = Places({number: candidates(number) for number in range(5)}, LIMITS)
-    assert places.counted(0, candidates(0), 0.5).detector_scores is None
+    places = OccupiedPositions({number: candidates(number) for number in range(5)}, LIMITS)
+    assert places.reweight(0, candidates(0), HALF).detector_scores is None
 
 
 def test_probes_are_spread_over_the_recording():
@@ -54,5 +56,6 @@ def test_the_factor_falls_between_its_corners():
 
 
 def test_what_will_be_no_label_is_left_as_it_is():
-    places = Places({number: candidates(number) for number in range(7)}, LIMITS)
-    assert places.counted(7, candidates(7, lamp=0.2), 0.5, least=0.6).scores.tolist() == [0.45, 0.2]
+    places = OccupiedPositions({number: candidates(number) for number in range(7)}, LIMITS)
+    options = LabelOptions(stationary_weight=0.5, ignore_share=0.6)
+    assert places.reweight(7, candidates(7, lamp=0.2), options).scores.tolist() == [0.45, 0.2]

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 
 from cahqp.frame import Frame
+from cahqp.labels.apply_rules import apply_rules
 from cahqp.labels.calibration.thresholds import NEVER
 from cahqp.labels.candidates import Candidates, encode, from_record
-from cahqp.labels.refine import refine
+from cahqp.labels.options import LabelOptions
 from cahqp.labels.rules import Rules
 from cahqp.labels.shards.shards import LabelShards
 from cahqp.labels.tracking.linker import Sightings, link
@@ -197,13 +198,13 @@ def shards_of(folder, frames, times=None, sizes=None):
             size = (120, 240) if sizes is None else sizes[number]
             named = Frame(number + 1, f"{number}.jpg", size, "one", "one", number, time)
             found = Candidates(frame.boxes, frame.sure * 0.4, frame.labels)
-            shards.write_line(encode(number, named, found))
+            shards.append(encode(number, named, found))
     return folder
 
 
 def refined(folder, name, temporal):
-    rules = Rules(CLASSES, np.array([0.4, 0.4]), temporal=TemporalSettings() if temporal else None)
-    found = refine(folder, folder.parent / name, rules)
+    rules = Rules(CLASSES, np.array([0.4, 0.4]), LabelOptions(temporal=temporal))
+    found = apply_rules(folder, folder.parent / name, rules)
     lines = (folder.parent / name / "rank-00000.jsonl").read_text().splitlines()
     return found, sorted((json.loads(line) for line in lines), key=lambda record: record["position"])
 
@@ -222,8 +223,8 @@ def test_recordings_that_time_says_nothing_of_are_left_as_they_are(tmp_path, cha
     found, records = refined(folder, "timed", temporal=True)
     assert records == expected
     assert sum(len(record["kept"]) for record in records) == 200
-    assert (found.recordings, plain.left) == (0, {})
-    assert [count for told, count in found.left.items() if reason in told] == [1]
+    assert (found.recordings, plain.untracked) == (0, {})
+    assert [count for told, count in found.untracked.items() if reason in told] == [1]
 
 
 def test_a_recording_is_decided_over_time_and_twice_the_same(tmp_path):
@@ -231,7 +232,7 @@ def test_a_recording_is_decided_over_time_and_twice_the_same(tmp_path):
     frames[30].boxes, frames[30].sure, frames[30].labels = np.zeros((0, 4)), np.zeros(0), np.zeros(0, np.int64)
     folder = shards_of(tmp_path / "shards", frames)
     found, records = refined(folder, "one", temporal=True)
-    assert (found.recordings, found.left) == (1, {})
+    assert (found.recordings, found.untracked) == (1, {})
     assert len(records) == 50
     assert FLICKER in {box["reason"] for box in records[20]["rejected"]}
     assert {box["reason"] for box in records[30]["kept"]} == {FILLED}
@@ -244,8 +245,8 @@ def test_a_class_that_is_to_have_no_labels_gets_none_from_tracks(ignore_share, t
     sure = 0.98 / 0.4
     frames, _ = recording(10, lambda n: (car_at(n), sure, 0), lambda n: (car_at(n, 60), sure, 1))
     shards = shards_of(tmp_path / "shards", frames)
-    rules = Rules(("car", "bus"), np.array([NEVER, 0.5]), ignore_share, temporal=TemporalSettings())
-    refine(shards, tmp_path / "out", rules)
+    rules = Rules(("car", "bus"), np.array([NEVER, 0.5]), LabelOptions(ignore_share=ignore_share, temporal=True))
+    apply_rules(shards, tmp_path / "out", rules)
     records = [json.loads(line) for line in (tmp_path / "out" / "rank-00000.jsonl").open()]
     assert {box["label"] for record in records for box in record["kept"]} == {1}
     doubtful = [box["label"] for record in records for box in record["ignored"]]
@@ -255,21 +256,21 @@ def test_a_class_that_is_to_have_no_labels_gets_none_from_tracks(ignore_share, t
 def test_a_recording_with_nothing_on_it_is_left_alone(tmp_path):
     found, records = refined(shards_of(tmp_path / "shards", recording(10)[0]), "one", temporal=True)
     assert [record["kept"] for record in records] == [[]] * 10
-    assert list(found.left) == ["too few boxes to tell whether frames follow each other"]
+    assert list(found.untracked) == ["too few boxes to tell whether frames follow each other"]
 
 
 def test_a_long_recording_is_cut_into_even_blocks(tmp_path, monkeypatch):
-    monkeypatch.setattr("cahqp.labels.refine.BLOCK", 24)
+    monkeypatch.setattr("cahqp.labels.apply_rules.BLOCK", 24)
     folder = shards_of(tmp_path / "shards", recording(50, *streets(50))[0])
     found, records = refined(folder, "one", temporal=True)
-    assert (found.recordings, found.left) == (1, {})
+    assert (found.recordings, found.untracked) == (1, {})
     assert all("track_id" in box for record in records for box in record["kept"])
 
 
 def test_a_threshold_of_zero_leaves_scores_as_they_are(tmp_path):
     folder = shards_of(tmp_path / "shards", recording(10, car, lambda n: (car_at(n, 60), 0.2, 1))[0])
-    rules = Rules(CLASSES, np.array([0.4, 0.0]), temporal=TemporalSettings())
-    refine(folder, tmp_path / "out", rules)
+    rules = Rules(CLASSES, np.array([0.4, 0.0]), LabelOptions(temporal=True))
+    apply_rules(folder, tmp_path / "out", rules)
     records = [json.loads(line) for line in (tmp_path / "out" / "rank-00000.jsonl").open()]
     scores = [box["score"] for record in records for box in record["kept"] if box["label"] == 1]
     assert scores == pytest.approx([0.2 * 0.4 * 1.1] * 10, abs=1e-3)
@@ -277,13 +278,13 @@ def test_a_threshold_of_zero_leaves_scores_as_they_are(tmp_path):
 
 @pytest.mark.parametrize("empty", [range(24), range(24, 48)])
 def test_what_time_says_of_a_long_recording_is_counted_by_part(empty, tmp_path, monkeypatch):
-    monkeypatch.setattr("cahqp.labels.refine.BLOCK", 24)
+    monkeypatch.setattr("cahqp.labels.apply_rules.BLOCK", 24)
     frames, nothing = recording(48, *streets(48))[0], recording(48)[0]
     folder = shards_of(tmp_path / "shards", [nothing[n] if n in empty else frames[n] for n in range(48)])
     found, _ = refined(folder, "one", temporal=True)
     assert found.tracks > 0
-    assert (found.recordings, found.left) == (1, {})
-    assert found.left_parts == {"too few boxes to tell whether frames follow each other": 1}
+    assert (found.recordings, found.untracked) == (1, {})
+    assert found.untracked_blocks == {"too few boxes to tell whether frames follow each other": 1}
 
 
 def test_every_interval_is_asked_for_however_rare(tmp_path):
@@ -294,6 +295,6 @@ def test_every_interval_is_asked_for_however_rare(tmp_path):
                 time = row * (0.1 if number == 1 else RATE)
                 named = Frame(8 * number + row + 1, f"{row}.jpg", (120, 240), "one", f"{number:03d}", row, time)
                 found = Candidates(frame.boxes, frame.sure * 0.4, frame.labels)
-                shards.write_line(encode(8 * number + row, named, found))
+                shards.append(encode(8 * number + row, named, found))
     found, _ = refined(tmp_path / "shards", "one", temporal=True)
-    assert (found.recordings, found.left) == (70, {})
+    assert (found.recordings, found.untracked) == (70, {})
