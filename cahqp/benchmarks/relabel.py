@@ -7,6 +7,7 @@ import io
 import itertools
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -34,7 +35,7 @@ def time_relabel(options: RelabelBenchmarkOptions) -> None:
         outputs = (Path(folder) / str(number) for number in itertools.count())
 
         def run_relabel() -> None:
-            common = {"weights": options.weights, "frames": [options.frames], "output": next(outputs)}
+            common: dict[str, Any] = {"weights": options.weights, "frames": [options.frames], "output": next(outputs)}
             with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
                 relabel(RelabelOptions(**common, accelerator="cpu", **chosen))
 
