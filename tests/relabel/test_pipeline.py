@@ -171,13 +171,13 @@ def test_killed_at_twenty_moments_it_ends_the_same_and_labels_nothing_twice(root
 def test_frames_without_time_are_left_alone_and_it_is_said(root, capsys):
     assert relabelled(root, "plain", "--threshold=0.2", "--ignore_share=0.9", frames="images") == 0
     assert relabelled(root, "folder", "--threshold=0.2", "--ignore_share=0.9", "--temporal", frames="images") == 0
-    assert "left aside in 2 recordings: frames without a time stamp" in capsys.readouterr().out
+    assert "No tracks in 2 recordings: frames without a time stamp" in capsys.readouterr().out
     assert (root / "folder" / "labels.json").read_bytes() == (root / "plain" / "labels.json").read_bytes()
 
 
 def test_several_looks_agree_or_do_not(root, capsys):
     assert relabelled(root, "mirrored", "--views", "flip", "--predictions", str(root / "precise" / "labels.json")) == 0
-    assert "not of fused ones" in capsys.readouterr().out
+    assert "do not fit fused scores" in capsys.readouterr().out
     agreed = [box.more["agreement"] for box in kept(root, "mirrored")]
     assert agreed
     assert set(agreed) <= {0.3333, 0.6667, 1.0}
@@ -185,7 +185,7 @@ def test_several_looks_agree_or_do_not(root, capsys):
 
 def test_a_calibration_of_other_views_is_refused(root, capsys):
     assert relabelled(root, "no", f"--calibration={root / 'calibration'}", "--views", "flip") == 1
-    assert "made for something else (views was" in capsys.readouterr().err
+    assert "is for other conditions: views was" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

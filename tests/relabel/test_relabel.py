@@ -3,6 +3,7 @@ import os
 import shutil
 import signal
 from importlib import import_module
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -166,7 +167,7 @@ def in_merge():
 
 
 def after_merge():
-    module.shutil.rmtree = die
+    module.shutil = SimpleNamespace(rmtree=die)
 
 
 @pytest.mark.parametrize("frames", [0, 1, 2, 5])
