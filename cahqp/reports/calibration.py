@@ -30,9 +30,7 @@ def write_calibration_page(
             bins = reliability(scores, calibration.hits[name])
             bars = [_bar(each) for each in bins]
             diagrams.append({"title": f"{name}, {title}", "bars": bars, "error": expected_error(bins)})
-    keys = ("detections", "objects", "before", "after")
-    rows = [[name, *(row[key] for key in keys)] for name, row in per_class.items()]
-    write_page(path, "calibration.html.j2", summary=summary, rows=rows, diagrams=diagrams, side=_SIDE)
+    write_page(path, "calibration.html.j2", summary=summary, per_class=per_class, diagrams=diagrams, side=_SIDE)
 
 
 def _bar(each: Bin) -> dict[str, Any]:

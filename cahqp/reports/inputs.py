@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,3 +13,13 @@ from cahqp.files import read_json
 def read_object(path: Path) -> dict[str, Any]:
     """Read a JSON object; return an empty one where the file is missing."""
     return dict(read_json(path)) if path.is_file() else {}
+
+
+def read_rejected(directory: Path) -> list[dict[str, Any]]:
+    """Return the rejected boxes of a relabelling as COCO annotations."""
+    return list(read_object(directory / "rejected.json").get("annotations", []))
+
+
+def count_reasons(boxes: Iterable[Mapping[str, Any]]) -> dict[str, int]:
+    """Return the number of boxes by their `reason`, sorted by reason."""
+    return dict(sorted(Counter(str(box.get("reason", "")) for box in boxes).items()))

@@ -17,8 +17,8 @@ from cahqp.files import read_json
 from cahqp.labels.calibration.curves import estimated_drift, reliability
 from cahqp.labels.calibration.file import read_calibration
 from cahqp.labels.formats.coco import HUMAN, LabelImage, Labels
-from cahqp.reports.inputs import read_object
-from cahqp.reports.labels import rejected_boxes
+from cahqp.reports.inputs import read_object, read_rejected
+from cahqp.reports.labels import used_boxes
 from cahqp.runs.directory import content_hash
 
 
@@ -32,7 +32,7 @@ def count_labels(labels: Labels) -> dict[str, Any]:
     scores = {name: [b.score for b in kept if b.name == name and b.score is not None] for name in names}
     return {
         "images": len(labels.images),
-        "empty_images": sum(all(box.ignored for box in image.boxes) for image in labels.images),
+        "empty_images": sum(not used_boxes(image) for image in labels.images),
         "reviewed_images": sum(image.reviewed for image in labels.images),
         "labels": {name: sum(box.name == name for box in kept) for name in names},
         "doubtful": {name: sum(box.name == name and box.ignored for box in boxes) for name in names},
@@ -55,7 +55,7 @@ def class_balance(labels: Labels, source: GroundTruth) -> dict[str, dict[str, fl
     """Return each class's share of the boxes and boxes per image, in the labels and in the source."""
     names = list(labels.categories.values())
     counts = {
-        "labels": Counter(box.name for image in labels.images for box in image.boxes if not box.ignored),
+        "labels": Counter(box.name for image in labels.images for box in used_boxes(image)),
         "source": Counter(source.classes[int(n)] for image in source.images for n in image.labels[~image.ignore]),
     }
     images = {"labels": max(1, len(labels.images)), "source": max(1, len(source.images))}
@@ -110,7 +110,7 @@ def measure_labels(labels: Labels, ground_truth: GroundTruth, unreadable: Collec
 
 
 def _as_predictions(image: LabelImage, classes: Sequence[str]) -> ImagePredictions:
-    kept = [box for box in image.boxes if not box.ignored]
+    kept = used_boxes(image)
     corners = np.array([box.bbox for box in kept], np.float64).reshape(-1, 4)
     corners[:, 2:] += corners[:, :2]
     scores = np.array([1.0 if box.score is None else box.score for box in kept])
@@ -138,7 +138,7 @@ def estimate_drift(labels: Labels, folder: Path, calibration_path: Path) -> dict
     for box in (box for image in labels.images for box in image.boxes):
         if box.score is not None:
             scores[box.name].append(float(box.more.get("detector_score", box.score)))
-    for annotation in rejected_boxes(folder):
+    for annotation in read_rejected(folder):
         if annotation.get("reason") != "overlaps a better box":
             scores[names[annotation["category_id"]]].append(annotation.get("detector_score", annotation["score"]))
     drift: dict[str, dict[str, float]] = {}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cahqp.errors import DataError
+from cahqp.labels.formats.coco import LabelBox
 
 CLASS_COLOURS = ("#ffb000", "#38b6ff", "#ff5f87", "#4ddc8b", "#c58bff", "#ff8a3d", "#f4f06a", "#7de3e1")
 """Colours that stay distinct on asphalt by day and night and for most colour-blind readers. They repeat after eight."""
@@ -68,36 +69,34 @@ def load_picture(roots: Sequence[Path], name: str) -> Picture:
     return Picture("data:image/jpeg;base64," + base64.b64encode(jpeg.tobytes()).decode(), width, height)
 
 
-def draw_boxes(picture: Picture, boxes: Sequence[Mapping[str, Any]], names: Mapping[int, str]) -> list[dict[str, Any]]:
-    """Return the drawing of each box for the template's `picture`.
+def draw_boxes(picture: Picture, boxes: Sequence[LabelBox], classes: Iterable[str]) -> list[dict[str, Any]]:
+    """Return the position, colour and text (class and score) of each box for the template's `picture`.
 
-    Each drawing has the box's position, colour and text (class and score). `label` is the position of the visible
-    text, or `None` for a small box in a crowded frame, whose text appears only as a tooltip.
+    `label` is the position of the visible text, or `None` for a small box in a crowded frame, whose text appears only
+    as a tooltip.
 
     Args:
         picture: The frame.
-        boxes: COCO annotations.
-        names: Category names by id.
+        boxes: Boxes of the frame.
+        classes: All class names.
     """
-    colours, drawings = class_colours(names), []
+    colours, drawings = class_colours(classes), []
     for box in boxes:
-        x, y, width, height = box["bbox"]
-        visible = len(boxes) <= _ALWAYS_TEXT or width >= _MIN_WIDTH_SHARE * picture.width
-        score = f" {box['score']:.2f}" if "score" in box else ""
+        visible = len(boxes) <= _ALWAYS_TEXT or box.bbox[2] >= _MIN_WIDTH_SHARE * picture.width
         drawings.append(
             {
-                "bbox": {"x": x, "y": y, "width": width, "height": height},
-                "colour": colours[box["category_id"]],
-                "text": names[box["category_id"]] + score,
-                "label": _label_position(picture, x, y, width) if visible else None,
+                "bbox": dict(zip(("x", "y", "width", "height"), box.bbox, strict=True)),
+                "colour": colours[box.name],
+                "text": box.name if box.score is None else f"{box.name} {box.score:.2f}",
+                "label": _label_position(picture, *box.bbox[:3]) if visible else None,
             }
         )
     return drawings
 
 
-def class_colours(names: Mapping[int, str]) -> dict[int, str]:
-    """Return the colour of each category id."""
-    return {category: CLASS_COLOURS[number % len(CLASS_COLOURS)] for number, category in enumerate(names)}
+def class_colours(classes: Iterable[str]) -> dict[str, str]:
+    """Return the colour of each class."""
+    return {name: CLASS_COLOURS[number % len(CLASS_COLOURS)] for number, name in enumerate(classes)}
 
 
 def _label_position(picture: Picture, x: float, y: float, width: float) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import pytest
 
 from cahqp.errors import RunError
 from cahqp.reports.cycle import report as write_report
-from cahqp.reports.labels import read_labels
+from cahqp.reports.labels import read_labels, used_boxes
 from cahqp.reports.options import ReportOptions
 from cahqp.runs.directory import read_manifest
 
@@ -246,4 +246,4 @@ def test_boxes_in_doubt_are_no_labels(cycle):
     write(cycle / "relabel/labels.json", labels(9) | {"annotations": [*labels(9)["annotations"], doubtful]})
     found = read_labels(cycle / "relabel")
     assert (found.kept, found.ignored) == ({"car": 1}, {"place is taken in other frames": 1})
-    assert [box["id"] for box in found.boxes[1]] == [1]
+    assert [(box.bbox, box.ignored) for box in used_boxes(found.images[1])] == [((14, 5, 20, 12), False)]
