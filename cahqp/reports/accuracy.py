@@ -26,19 +26,16 @@ OPTIONAL_ARMS = {
 Models = Mapping[str, Mapping[str, Mapping[str, Any]]]
 
 
-def compare_models(metrics: Mapping[str, Any], command: str | None) -> dict[str, Any]:
-    """Return the template's `accuracy`; empty without models.
-
-    Args:
-        metrics: Content of `metrics.json` of `cahqp evaluate`.
-        command: Command of the cycle, for the hint that adds missing comparisons.
-    """
+def compare_models(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the template's `accuracy` from the content of `metrics.json`; empty without models."""
     models: Models = metrics.get("models", {})
     if not models:
         return {}
     ordered, frames = _ordered(models), _frames(models)
+    titles = {name: FRAME_TITLES.get(name, name) for name in frames}
+    images = [f"{titles[name]} ({_first(models, name)['images']} images)" for name in frames]
     return {
-        "frames": [(FRAME_TITLES.get(name, name), _first(models, name)["images"]) for name in frames],
+        "head": ["AP50 in %", images[0], f"gain on {titles[frames[0]]}", *images[1:]],
         "rows": [
             {
                 "title": _title(model),
@@ -47,19 +44,9 @@ def compare_models(metrics: Mapping[str, Any], command: str | None) -> dict[str,
             }
             for model in ordered
         ],
-        "missing": _missing_arms(models, command),
+        "missing": {arm: text for arm, text in OPTIONAL_ARMS.items() if not {arm, f"teacher-{arm}"} & models.keys()},
         "classes": [_by_class({model: models[model] for model in ordered}, name) for name in frames],
     }
-
-
-def _missing_arms(models: Models, command: str | None) -> dict[str, Any]:
-    """Return the arms without a model and the command that adds them; empty if all were run."""
-    arms = [arm for arm in OPTIONAL_ARMS if not {arm, f"teacher-{arm}"} & models.keys()]
-    if not arms:
-        return {}
-    option = f"--arms {','.join(arms)}"
-    names = " and ".join(OPTIONAL_ARMS[arm] for arm in arms)
-    return {"names": names, "option": option, "command": f"{command} {option}" if command else None}
 
 
 def _by_class(models: Models, frames: str) -> dict[str, Any]:

@@ -60,7 +60,7 @@ def _describe_cycle(run: Path, plan: Path | None) -> dict[str, Any]:
     """Return the variables of `cycle.html.j2`."""
     after = read_labels(run / "relabel")
     variables = {
-        "accuracy": compare_models(read_object(run / "evaluate" / "metrics.json"), _cycle_command(run, plan)),
+        "accuracy": compare_models(read_object(run / "evaluate" / "metrics.json")),
         "labels": compare_labels(read_labels(run / "relabel-before"), after) if after else {},
         "trainings": _trainings(run),
     }
@@ -71,6 +71,7 @@ def _describe_cycle(run: Path, plan: Path | None) -> dict[str, Any]:
     facts = {"cahqp": __version__} | ({"seed": str(cycle["seed"])} if "seed" in cycle else {})
     return {
         **variables,
+        "command": _cycle_command(run, plan),
         "name": str(cycle.get("name") or run.resolve().name),
         "decision": read_object(run / "published" / "decision.json"),
         "facts": facts | _versions() | _hardware(),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,7 @@ def environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    templates.filters["show"] = _show
+    templates.filters |= {"show": _show, "columns": _columns}
     return templates
 
 
@@ -49,3 +50,8 @@ def _show(value: str | float | None) -> str:
     if isinstance(value, str):
         return value
     return f"{value:,}" if isinstance(value, int) else f"{100 * value:.1f}"
+
+
+def _columns(records: Iterable[tuple[str, Mapping[str, Any]]], *keys: str) -> list[list[Any]]:
+    """Return table rows with the name and some values of each record."""
+    return [[name, *(record[key] for key in keys)] for name, record in records]

@@ -30,7 +30,16 @@ def test_attribute_names():
 
 
 def test_a_section_of_nothing_is_nothing():
-    empty = {"accuracy": {}, "labels": {}, "trainings": [], "stages": [], "decision": {}, "name": "a", "facts": {}}
+    empty = {
+        "command": None,
+        "accuracy": {},
+        "labels": {},
+        "trainings": [],
+        "stages": [],
+        "decision": {},
+        "name": "a",
+        "facts": {},
+    }
     page = environment().get_template("cycle.html.j2").render(empty)
     assert page.count("<section>") == 1  # settings alone
 
