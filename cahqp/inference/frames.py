@@ -54,7 +54,6 @@ class FrameSet(Dataset[tuple[int, torch.Tensor, Frame] | None]):
         self.quarantine = Quarantine(names, max_invalid_share, source.read)
 
     def __len__(self) -> int:
-        """Return the number of frames."""
         return len(self.source)
 
     def __getitem__(self, position: int) -> tuple[int, torch.Tensor, Frame] | None:
@@ -92,11 +91,9 @@ class FrameLoader:
         )
 
     def __len__(self) -> int:
-        """Return the number of batches."""
         return len(self._loader)
 
     def __iter__(self) -> Iterator[FrameBatch]:
-        """Iterate over the batches."""
         return iter(self._loader)
 
 

@@ -22,6 +22,9 @@ class EvaluateOptions:
         device: Device of the models, such as cpu or cuda:0.
         seed: Seed of the bootstrap.
         max_invalid_share: Largest accepted share of unreadable images, 0..1.
+
+    Raises:
+        ConfigError: An option is out of range.
     """
 
     weights: list[str]
@@ -34,11 +37,6 @@ class EvaluateOptions:
     max_invalid_share: float = 0.05
 
     def __post_init__(self) -> None:
-        """Check the ranges.
-
-        Raises:
-            ConfigError: An option is out of range.
-        """
         check_numbers(
             shares={"--max_invalid_share": self.max_invalid_share},
             counts={"--batch_size": self.batch_size, "--resamples": self.resamples},

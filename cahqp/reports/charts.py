@@ -1,14 +1,23 @@
-"""Geometry of line charts, which the templates draw as inline SVG."""
+"""Line charts: data of the inline SVG that the templates draw."""
 
 from __future__ import annotations
 
+import csv
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 Points = Sequence[tuple[float, float]]
+Range = tuple[float, float]
 
 COLOURS = ("#0b62c4", "#d1495b", "#2a9d5c", "#c77d0a", "#7d4fc4", "#0f8b8d", "#8a5a44", "#6b7280")
+MAIN_CURVES = ("train/loss", "val/ap50")
+"""Training curves that are visible at once. The others are folded away."""
+
+_MAX_POINTS = 240
+_MAX_MARKED_POINTS = 30
 
 
 @dataclass(frozen=True)
@@ -18,67 +27,118 @@ class Axes:
     Attributes:
         x: Range of the data along the horizontal axis.
         y: Range of the data along the vertical axis.
-        width: Width of the SVG.
-        height: Height of the SVG.
-        left: Left edge of the plot area.
-        right: Right edge of the plot area.
-        top: Upper edge of the plot area.
-        bottom: Lower edge of the plot area.
+        size: Width and height of the SVG.
+        area: Left, right, upper and lower edge of the plot area.
     """
 
-    x: tuple[float, float]
-    y: tuple[float, float]
-    width: int
-    height: int
-    left: int
-    right: int
-    top: int
-    bottom: int
+    x: Range
+    y: Range
+    size: tuple[int, int]
+    area: tuple[int, int, int, int]
 
     def place(self, point: tuple[float, float]) -> tuple[float, float]:
         """Return a data point in SVG coordinates, rounded to one decimal."""
+        left, right, top, bottom = self.area
         across, up = ((v - low) / (high - low) for v, (low, high) in zip(point, (self.x, self.y), strict=True))
-        x = self.left + across * (self.right - self.left)
-        return round(x, 1), round(self.bottom - up * (self.bottom - self.top), 1)
+        return round(left + across * (right - left), 1), round(bottom - up * (bottom - top), 1)
 
 
 def line_chart(lines: Mapping[str, Points], x_title: str, y_title: str, factor: float) -> dict[str, Any]:
-    """Return the template's `line_chart`: several lines over one pair of axes, with a legend.
+    """Return the template's `line_chart`: several lines over one pair of axes; empty without points.
 
     Args:
         lines: Points by the line's name. Lines without points are left out.
         x_title: Title of the horizontal axis.
         y_title: Title of the vertical axis.
         factor: Multiplier of the displayed values, such as 100 for percent.
-
-    Returns:
-        Axes, ticks and lines; empty without points.
     """
     lines = {name: points for name, points in lines.items() if points}
     if not lines:
         return {}
     xs, ys = zip(*(point for points in lines.values() for point in points), strict=True)
-    x_range, (low, high) = _widened(min(xs), max(xs)), _widened(min(0.0, *ys), max(ys))
-    axes = Axes(x_range, (low, high), width=640, height=220, left=44, right=628, top=10, bottom=196)
+    x_range, (low, high) = _range(xs, (0.0, 1.0)), _range((0.0, *ys), (0.0, 1.0))
+    axes = Axes(x_range, (low, high), (640, 220), (44, 628, 10, 196))
+    ticks = [low + share * (high - low) for share in (0.0, 0.5, 1.0)]
     return {
         "axes": axes,
         "x_title": x_title,
         "y_title": y_title,
         "last": f"{x_range[1]:.0f}",
-        "ticks": [
-            (axes.place((x_range[0], low + share * (high - low)))[1], f"{factor * (low + share * (high - low)):.3g}")
-            for share in (0.0, 0.5, 1.0)
-        ],
+        "ticks": [(axes.place((x_range[0], tick))[1], f"{factor * tick:.3g}") for tick in ticks],
+        "colours": list(zip(lines, COLOURS * len(lines), strict=False)),
         "lines": [
-            {
-                "name": name,
-                "colour": COLOURS[number % len(COLOURS)],
-                "points": [(*axes.place(point), f"{factor * point[1]:.3g}") for point in points],
-            }
-            for number, (name, points) in enumerate(lines.items())
+            (name, colour, [(*axes.place(point), f"{factor * point[1]:.3g}") for point in points])
+            for (name, points), colour in zip(lines.items(), COLOURS * len(lines), strict=False)
         ],
     }
 
 
-def _widened(low: float, high: float) -> tuple[float, float]:
-    return (low, high) if high > low else (low, low + 1.0)
+def read_log(path: Path) -> dict[str, list[tuple[float, float]]]:
+    """Read a log of Lightning's CSVLogger. A row contains the values that were logged together and empty cells.
+
+    Returns:
+        Steps and values of each column with a number, except `epoch` and `step`. Values may be NaN or infinite.
+    """
+    curves: dict[str, list[tuple[float, float]]] = {}
+    with path.open(newline="", encoding="utf-8", errors="replace") as file:
+        for number, row in enumerate(csv.DictReader(file)):
+            logged = _number(row.get("step"))
+            step = float(number) if logged is None or not math.isfinite(logged) else logged
+            for name, text in row.items():
+                value = _number(text)
+                if value is not None and name and name not in ("epoch", "step"):
+                    curves.setdefault(name, []).append((step, value))
+    return curves
+
+
+def training_panels(curves: Mapping[str, Points]) -> dict[str, list[dict[str, Any]]]:
+    """Return the panels of the `main` curves (loss and AP50) and of the `others`."""
+    main = [name for name in MAIN_CURVES if name in curves] or list(curves)[:2]
+    others = [name for name in curves if name not in main]
+    return {key: [_panel(name, curves[name]) for name in names] for key, names in (("main", main), ("others", others))}
+
+
+def _panel(name: str, curve: Points) -> dict[str, Any]:
+    finite = [point for point in curve if math.isfinite(point[1])]
+    gaps = f", {len(curve) - len(finite)} not finite" if len(curve) > len(finite) else ""
+    if not finite:
+        return {"name": name, "summary": "no finite value" + gaps, "axes": None}
+    points = _thin(finite)
+    steps, values = zip(*points, strict=True)
+    axes = Axes(_range(steps, (-0.5, 0.5)), _range(values, (-0.5, 0.5)), (320, 130), (40, 312, 8, 112))
+    placed = [axes.place(point) for point in points]
+    return {
+        "name": name,
+        "summary": f"last {_short(finite[-1][1])}" + gaps,
+        "axes": axes,
+        "values": [_short(value) for value in axes.y],
+        "steps": [_short(step) for step in (min(steps), max(steps))],
+        "points": placed,
+        "marks": placed if len(placed) <= _MAX_MARKED_POINTS else placed[-1:],
+    }
+
+
+def _thin(points: Points) -> Points:
+    """Return at most `_MAX_POINTS` points, each the mean of its neighbours."""
+    size = math.ceil(len(points) / _MAX_POINTS)
+    if size <= 1:
+        return points
+    chunks = [points[start : start + size] for start in range(0, len(points), size)]
+    return [(sum(s for s, _ in c) / len(c), sum(v for _, v in c) / len(c)) for c in chunks]
+
+
+def _range(values: Sequence[float], margin: Range) -> Range:
+    """Return the smallest and largest value; with a margin if they are equal."""
+    low, high = min(values), max(values)
+    return (low, high) if high > low else (low + margin[0], high + margin[1])
+
+
+def _short(value: float) -> str:
+    return f"{value:.0f}" if value == int(value) and abs(value) < 1e6 else f"{value:.3g}"
+
+
+def _number(text: object) -> float | None:
+    try:
+        return float(text) if isinstance(text, str) and text.strip() else None
+    except ValueError:
+        return None

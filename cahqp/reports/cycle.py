@@ -14,7 +14,7 @@ from typing import Any
 from cahqp.errors import RunError
 from cahqp.files import read_json
 from cahqp.reports.accuracy import compare_models
-from cahqp.reports.curves import read_curves, training_panels
+from cahqp.reports.charts import read_log, training_panels
 from cahqp.reports.inputs import read_object
 from cahqp.reports.labels import compare_labels, read_labels
 from cahqp.reports.options import ReportOptions
@@ -98,11 +98,7 @@ def _cycle_command(run: Path, plan: Path | None) -> str | None:
 def _trainings(run: Path) -> list[dict[str, Any]]:
     logs = {path.parent.name: path for path in sorted(run.glob("*/metrics.csv"))}
     names = [name for name in STAGES if name in logs] + [name for name in logs if name not in STAGES]
-    trainings = []
-    for name in names:
-        main, others = training_panels(read_curves(logs[name]))
-        trainings.append({"name": name, "main": main, "others": others})
-    return trainings
+    return [{"name": name, **training_panels(read_log(logs[name]))} for name in names]
 
 
 def _stages(run: Path) -> list[dict[str, Any]]:
