@@ -52,8 +52,11 @@ class Matches:
     per_class: tuple[ClassMatches, ...]
 
 
-def evaluate_boxes(ground_truth: GroundTruth, predictions: Predictions) -> COCOeval:
-    """Return pycocotools' accumulated evaluation over all box sizes. Images and classes are numbered from zero.
+def evaluate_boxes(ground_truth: GroundTruth, predictions: Predictions) -> tuple[NDArray[np.float64], Matches]:
+    """Run pycocotools over all box sizes.
+
+    Returns:
+        Precision of each IoU from 0.5 to 0.95, recall and class, NaN for classes without objects; matches at IoU 0.5.
 
     Raises:
         DataError: An image has no predictions, or the classes differ.
@@ -70,14 +73,11 @@ def evaluate_boxes(ground_truth: GroundTruth, predictions: Predictions) -> COCOe
         evaluation.params.areaRng, evaluation.params.areaRngLbl = [[0, 1e10]], ["all"]
         evaluation.evaluate()
         evaluation.accumulate()
-    return evaluation
-
-
-def collect_matches(evaluation: COCOeval, ground_truth: GroundTruth) -> Matches:
-    """Return the matches at IoU 0.5 of an evaluation by `evaluate_boxes`."""
+    precision = evaluation.eval["precision"][:, :, :, 0, 0]
     count = len(ground_truth.images)
     by_class = (evaluation.evalImgs[row * count : (row + 1) * count] for row in range(len(ground_truth.classes)))
-    return Matches(ground_truth.classes, tuple(_class_matches(images) for images in by_class))
+    matches = Matches(ground_truth.classes, tuple(_class_matches(images) for images in by_class))
+    return np.where(precision > -1, precision, np.nan), matches  # pycocotools writes -1 for a class without objects
 
 
 def average_precisions(matches: Matches, times: NDArray[np.int64] | None = None) -> NDArray[np.float64]:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cahqp.evaluation.ground_truth import GroundTruth, Predictions
-from cahqp.evaluation.matching import ClassMatches, Matches, collect_matches, evaluate_boxes
+from cahqp.evaluation.matching import ClassMatches, Matches, evaluate_boxes
 
 
 @dataclass(frozen=True)
@@ -70,11 +70,7 @@ def average_precision(ground_truth: GroundTruth, predictions: Predictions) -> Me
     Raises:
         DataError: An image has no predictions, or the classes differ.
     """
-    evaluation = evaluate_boxes(ground_truth, predictions)
-    matches = collect_matches(evaluation, ground_truth)
-    # (IoU, recall, class); pycocotools writes -1 for a class without objects.
-    precision = evaluation.eval["precision"][:, :, :, 0, 0]
-    precision = np.where(precision > -1, precision, np.nan)
+    precision, matches = evaluate_boxes(ground_truth, predictions)
     ap50, ap = precision[0].mean(0), precision.mean((0, 1))
     per_class = {
         name: ClassMetrics(_number(ap50[row]), _number(ap[row]), int(matches.per_class[row].objects.sum()))

@@ -14,12 +14,11 @@ from cahqp.evaluation.bootstrap import Groups
 from cahqp.evaluation.matching import Matches, average_precisions
 from cahqp.evaluation.metrics import macro
 
-LEVEL = 0.95
 DRAWS = 400
 MIN_SEEDS = 3
 """With fewer seeds an interval is no evidence: the spread over seeds is unknown or almost unknown."""
 
-_TAIL = (1 + LEVEL) / 2
+_TAIL = 0.975  # upper end of a two-sided interval of 95 %
 
 Values = NDArray[np.float64]
 

@@ -29,13 +29,8 @@ def evaluate(options: EvaluateOptions) -> None:
     Unreadable frames are left out for all models and listed in `quarantine.json`.
     """
     models, files = _parse_named(options.weights, "--weights"), _parse_named(options.frames, "--frames")
-    settings = {
-        "batch_size": options.batch_size,
-        "resamples": options.resamples,
-        "models": list(models),
-        "frames": list(files),
-        "max_invalid_share": options.max_invalid_share,
-    }
+    settings = {key: getattr(options, key) for key in ("batch_size", "resamples", "max_invalid_share")}
+    settings |= {"models": list(models), "frames": list(files)}
     inputs = {f"weights.{k}": v for k, v in models.items()} | {f"frames.{k}": v for k, v in files.items()}
     with open_run(options.output, "evaluate", settings, inputs, options.seed) as run:
         if run is None:

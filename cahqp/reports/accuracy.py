@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from cahqp.reports.inputs import put_first
+
 MODEL_TITLES = {
     "teacher-source": "Teacher, source only",
     "teacher-adapted": "Teacher, adapted",
@@ -31,7 +33,8 @@ def compare_models(metrics: Mapping[str, Any]) -> dict[str, Any]:
     models: Models = metrics.get("models", {})
     if not models:
         return {}
-    ordered, frames = _ordered(models), _frames(models)
+    ordered = put_first([name for key in MODEL_TITLES for name in (key, f"teacher-{key}")], models)
+    frames = put_first(FRAME_TITLES, [name for sets in models.values() for name in sets])
     titles = {name: FRAME_TITLES.get(name, name) for name in frames}
     images = [f"{titles[name]} ({_first(models, name)['images']} images)" for name in frames]
     return {
@@ -67,16 +70,6 @@ def _by_class(models: Models, frames: str) -> dict[str, Any]:
 
 def _first(models: Models, frames: str) -> Mapping[str, Any]:
     return next(sets[frames] for sets in models.values() if frames in sets)
-
-
-def _frames(models: Models) -> list[str]:
-    names = dict.fromkeys(name for sets in models.values() for name in sets)
-    return [name for name in FRAME_TITLES if name in names] + [name for name in names if name not in FRAME_TITLES]
-
-
-def _ordered(models: Models) -> list[str]:
-    titled = [name for key in MODEL_TITLES for name in (key, f"teacher-{key}") if name in models]
-    return titled + [name for name in models if name not in titled]
 
 
 def _title(model: str) -> str:

@@ -15,7 +15,7 @@ from cahqp.errors import RunError
 from cahqp.files import read_json
 from cahqp.reports.accuracy import compare_models
 from cahqp.reports.charts import read_log, training_panels
-from cahqp.reports.inputs import read_object
+from cahqp.reports.inputs import put_first, read_object
 from cahqp.reports.labels import compare_labels, read_labels
 from cahqp.reports.options import ReportOptions
 from cahqp.reports.page import write_page
@@ -87,18 +87,14 @@ def _inputs(run: Path) -> dict[str, Path]:
 
 def _cycle_command(run: Path, plan: Path | None) -> str | None:
     """Return the command that runs the cycle, if it is known."""
-    if plan is None:
-        cycle, saved = read_object(run / "cycle.json"), read_object(run / "plan.json")
-        if cycle.get("command"):
-            return str(cycle["command"])
-        plan = saved.get("plan") or saved.get("path")
-    return shlex.join(["cahqp", "cycle", "run", "--plan", str(plan)]) if plan else None
+    if plan is not None:
+        return shlex.join(["cahqp", "cycle", "run", "--plan", str(plan)])
+    return read_object(run / "cycle.json").get("command")
 
 
 def _trainings(run: Path) -> list[dict[str, Any]]:
     logs = {path.parent.name: path for path in sorted(run.glob("*/metrics.csv"))}
-    names = [name for name in STAGES if name in logs] + [name for name in logs if name not in STAGES]
-    return [{"name": name, **training_panels(read_log(logs[name]))} for name in names]
+    return [{"name": name, **training_panels(read_log(logs[name]))} for name in put_first(STAGES, logs)]
 
 
 def _stages(run: Path) -> list[dict[str, Any]]:

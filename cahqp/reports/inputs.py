@@ -1,4 +1,4 @@
-"""Optional JSON files of a cycle."""
+"""Optional JSON files of a cycle, and helpers to list their content."""
 
 from __future__ import annotations
 
@@ -23,3 +23,10 @@ def read_rejected(directory: Path) -> list[dict[str, Any]]:
 def count_reasons(boxes: Iterable[Mapping[str, Any]]) -> dict[str, int]:
     """Return the number of boxes by their `reason`, sorted by reason."""
     return dict(sorted(Counter(str(box.get("reason", "")) for box in boxes).items()))
+
+
+def put_first(preferred: Iterable[str], names: Iterable[str]) -> list[str]:
+    """Return the distinct names: the preferred ones in their order, then the others."""
+    distinct = dict.fromkeys(names)
+    first = [name for name in preferred if name in distinct]
+    return first + [name for name in distinct if name not in first]

@@ -14,7 +14,7 @@ class ReportOptions:
         run: The cycle's directory.
         output: New directory for `report.html` and its manifest, as a stage of the cycle. By default `report.html` in
             `run` is replaced.
-        plan: The cycle's plan, for the command that adds comparisons. Default: the plan in `cycle.json` or `plan.json`.
+        plan: The cycle's plan, for the command that adds comparisons. Default: the command in `cycle.json`.
     """
 
     run: Path
