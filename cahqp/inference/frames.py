@@ -117,8 +117,8 @@ def detect(detector: Detector, batch: Batch) -> list[Detections]:
         batch: Images, with the original sizes in its frames.
     """
     images = detector.preprocessing.normalise(batch.images, batch.padding_mask)
-    output: Output = detector(images, batch.padding_mask)
-    return detector.decode(output, torch.tensor([frame.size for frame in batch.frames], device=images.device))
+    sizes = torch.tensor([frame.size for frame in batch.frames], device=images.device)
+    return detector.decode(detector(images, batch.padding_mask), sizes)
 
 
 def as_arrays(detections: Detections) -> ImagePredictions:

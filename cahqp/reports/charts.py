@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,58 +18,37 @@ MAIN_CURVES = ("train/loss", "val/ap50")
 
 _MAX_POINTS = 240
 _MAX_MARKED_POINTS = 30
+# Width and height of the SVG; left, right, upper and lower edge of the plot area.
+_CHART_SIZE, _CHART_AREA = (640, 220), (44, 628, 10, 196)
+_PANEL_SIZE, _PANEL_AREA = (320, 130), (40, 312, 8, 112)
 
 
-@dataclass(frozen=True)
-class Axes:
-    """Map from data to SVG coordinates.
-
-    Attributes:
-        x: Range of the data along the horizontal axis.
-        y: Range of the data along the vertical axis.
-        size: Width and height of the SVG.
-        area: Left, right, upper and lower edge of the plot area.
-    """
-
-    x: Range
-    y: Range
-    size: tuple[int, int]
-    area: tuple[int, int, int, int]
-
-    def place(self, point: tuple[float, float]) -> tuple[float, float]:
-        """Return a data point in SVG coordinates, rounded to one decimal."""
-        left, right, top, bottom = self.area
-        across, up = ((v - low) / (high - low) for v, (low, high) in zip(point, (self.x, self.y), strict=True))
-        return round(left + across * (right - left), 1), round(bottom - up * (bottom - top), 1)
-
-
-def line_chart(lines: Mapping[str, Points], x_title: str, y_title: str, factor: float) -> dict[str, Any]:
+def line_chart(lines: Mapping[str, Points], factor: float = 1.0) -> dict[str, Any]:
     """Return the template's `line_chart`: several lines over one pair of axes; empty without points.
 
     Args:
         lines: Points by the line's name. Lines without points are left out.
-        x_title: Title of the horizontal axis.
-        y_title: Title of the vertical axis.
         factor: Multiplier of the displayed values, such as 100 for percent.
     """
     lines = {name: points for name, points in lines.items() if points}
     if not lines:
         return {}
     xs, ys = zip(*(point for points in lines.values() for point in points), strict=True)
-    x_range, (low, high) = _range(xs, (0.0, 1.0)), _range((0.0, *ys), (0.0, 1.0))
-    axes = Axes(x_range, (low, high), (640, 220), (44, 628, 10, 196))
-    ticks = [low + share * (high - low) for share in (0.0, 0.5, 1.0)]
+    x, (low, high) = _range(xs, (0.0, 1.0)), _range((0.0, *ys), (0.0, 1.0))
+    colours = list(zip(lines, itertools.cycle(COLOURS), strict=False))
+    ticks = [(x[0], low + share * (high - low)) for share in (0.0, 0.5, 1.0)]
+
+    def place(points: Points) -> list[tuple[float, float, str]]:
+        placed = _place(points, x, (low, high), _CHART_AREA)
+        return [(*at, f"{factor * value:.3g}") for at, (_, value) in zip(placed, points, strict=True)]
+
     return {
-        "axes": axes,
-        "x_title": x_title,
-        "y_title": y_title,
-        "last": f"{x_range[1]:.0f}",
-        "ticks": [(axes.place((x_range[0], tick))[1], f"{factor * tick:.3g}") for tick in ticks],
-        "colours": list(zip(lines, COLOURS * len(lines), strict=False)),
-        "lines": [
-            (name, colour, [(*axes.place(point), f"{factor * point[1]:.3g}") for point in points])
-            for (name, points), colour in zip(lines.items(), COLOURS * len(lines), strict=False)
-        ],
+        "size": _CHART_SIZE,
+        "area": _CHART_AREA,
+        "last": f"{x[1]:.0f}",
+        "ticks": place(ticks),
+        "colours": colours,
+        "lines": [(name, colour, place(lines[name])) for name, colour in colours],
     }
 
 
@@ -102,20 +81,33 @@ def _panel(name: str, curve: Points) -> dict[str, Any]:
     finite = [point for point in curve if math.isfinite(point[1])]
     gaps = f", {len(curve) - len(finite)} not finite" if len(curve) > len(finite) else ""
     if not finite:
-        return {"name": name, "summary": "no finite value" + gaps, "axes": None}
+        return {"name": name, "summary": "no finite value" + gaps, "points": []}
     points = _thin(finite)
     steps, values = zip(*points, strict=True)
-    axes = Axes(_range(steps, (-0.5, 0.5)), _range(values, (-0.5, 0.5)), (320, 130), (40, 312, 8, 112))
-    placed = [axes.place(point) for point in points]
+    y = _range(values, (-0.5, 0.5))
+    placed = _place(points, _range(steps, (-0.5, 0.5)), y, _PANEL_AREA)
     return {
         "name": name,
         "summary": f"last {_short(finite[-1][1])}" + gaps,
-        "axes": axes,
-        "values": [_short(value) for value in axes.y],
+        "size": _PANEL_SIZE,
+        "area": _PANEL_AREA,
+        "values": [_short(value) for value in y],
         "steps": [_short(step) for step in (min(steps), max(steps))],
         "points": placed,
         "marks": placed if len(placed) <= _MAX_MARKED_POINTS else placed[-1:],
     }
+
+
+def _place(points: Points, x: Range, y: Range, area: tuple[int, int, int, int]) -> list[tuple[float, float]]:
+    """Return data points in SVG coordinates, rounded to one decimal. The ranges fill the plot area."""
+    left, right, top, bottom = area
+    return [
+        (
+            round(left + (across - x[0]) / (x[1] - x[0]) * (right - left), 1),
+            round(bottom - (up - y[0]) / (y[1] - y[0]) * (bottom - top), 1),
+        )
+        for across, up in points
+    ]
 
 
 def _thin(points: Points) -> Points:

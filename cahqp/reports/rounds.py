@@ -91,7 +91,7 @@ def _accuracy(rounds: Sequence[Round]) -> dict[str, Any]:
     drops = ["largest drop below its best", *(_largest_drop(values) for values in history.values()), ""]
     return {
         "columns": [*domains, "mean"],
-        "chart": line_chart(points, "round", "AP50 in %", 100.0),
+        "chart": line_chart(points, 100.0),
         "running": [*(_row(*pair, domains) for pair in zip(titles, students, strict=True)), drops],
         "candidates": [_row(one.name, one.models["student-new"], domains) for one in rounds],
         "teachers": [
@@ -133,7 +133,7 @@ def _drift(run: Path) -> dict[str, Any]:
             verdict = state["verdict"] + (f": {state['fault']}" if state["fault"] else "")
             rows.append([f"{name}, {camera}", verdict, state["nearest"] or "-", str(state["frames"])])
         rows += [[f"{name}, {camera}", "silent", "-", "0"] for camera in content["silent"]]
-    return {"rows": rows, "chart": line_chart(distances, "window", "distance", 1.0)} if rows else {}
+    return {"rows": rows, "chart": line_chart(distances)} if rows else {}
 
 
 def _path_key(path: Path) -> list[tuple[int, int, str]]:
