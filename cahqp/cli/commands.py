@@ -141,18 +141,70 @@ COMMANDS: dict[str, Command] = {
         "cahqp.benchmarks.label_options:StoreBenchmarkOptions",
     ),
     # Cycles
-    "cycle": Command(CYCLE, "run or inspect a whole cycle: adapt, relabel, retrain, compare", f"{_LEGACY}:cycle"),
-    "publish": Command(CYCLE, "publish a candidate model file, or keep the running one", f"{_LEGACY}:publish"),
+    "cycle run": Command(
+        CYCLE,
+        "run or resume a cycle: adapt, relabel, retrain, compare, publish",
+        "cahqp.cycle.run:run",
+        "cahqp.cycle.run:CycleRunOptions",
+    ),
+    "cycle status": Command(
+        CYCLE,
+        "show the state of each stage and the next command",
+        "cahqp.cycle.status:status",
+        "cahqp.cycle.status:CycleStatusOptions",
+    ),
+    "cycle compare": Command(
+        CYCLE,
+        "compare finished cycles of one plan with several seeds",
+        "cahqp.cycle.compare:compare",
+        "cahqp.cycle.compare:CycleCompareOptions",
+    ),
+    "publish": Command(
+        CYCLE,
+        "publish a candidate model file, or keep the running one",
+        "cahqp.cycle.publish:publish",
+        "cahqp.cycle.publish:PublishOptions",
+    ),
     "report": Command(
         CYCLE, "rewrite the report of a cycle", "cahqp.reports.cycle:report", "cahqp.reports.options:ReportOptions"
     ),
-    "replay": Command(CYCLE, "update a bounded replay buffer of past domains", f"{_LEGACY}:replay"),
-    "apply-decision": Command(CYCLE, "carry out the decision of a gate", f"{_LEGACY}:apply_decision"),
+    "replay": Command(
+        CYCLE,
+        "update a bounded replay buffer of past domains",
+        "cahqp.cycle.replay_buffer:replay",
+        "cahqp.cycle.replay_buffer:ReplayOptions",
+    ),
+    "apply-decision": Command(
+        CYCLE,
+        "carry out the decision of a gate",
+        "cahqp.cycle.apply_decision:apply_decision",
+        "cahqp.cycle.apply_decision:ApplyDecisionOptions",
+    ),
     # Cameras
-    "fetch": Command(WATCH, "copy frames and videos from a folder or a URL", f"{_LEGACY}:fetch"),
-    "features": Command(WATCH, "write the per-frame signals that drift detection reads", f"{_LEGACY}:features"),
-    "drift": Command(WATCH, "detect drifted and faulty cameras", f"{_LEGACY}:drift"),
-    "sample": Command(WATCH, "choose frames to upload within a budget", f"{_LEGACY}:sample"),
+    "fetch": Command(
+        WATCH,
+        "copy frames and videos from a folder or a URL",
+        "cahqp.cycle.fetch:fetch",
+        "cahqp.cycle.fetch:FetchOptions",
+    ),
+    "features": Command(
+        WATCH,
+        "write the per-frame signals that drift detection reads",
+        "cahqp.drift.features:features",
+        "cahqp.drift.options:FeaturesOptions",
+    ),
+    "drift": Command(
+        WATCH,
+        "detect drifted and faulty cameras",
+        "cahqp.drift.command:drift",
+        "cahqp.drift.options:DriftOptions",
+    ),
+    "sample": Command(
+        WATCH,
+        "choose frames to upload within a budget",
+        "cahqp.cycle.sample:sample",
+        "cahqp.cycle.sample:SampleOptions",
+    ),
     # Edge
     "export": Command(EDGE, "export a model file as a checked package", f"{_LEGACY}:export"),
     "detect": Command(EDGE, "run a package over frames, a video or a stream, without torch", f"{_LEGACY}:detect"),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import json
 from collections.abc import Callable, Collection
-from pathlib import Path
 from typing import Any
 
 import docstring_parser
@@ -14,35 +13,11 @@ from jsonargparse import ArgumentParser, auto_cli
 from cahqp.cli.options import check_configs
 
 
-def cycle(arguments: list[str]) -> None:
-    """Run `cahqp cycle run|status|compare`."""
-    from cahqp.cycle.compare import compare
-    from cahqp.cycle.run import run
-    from cahqp.cycle.status import status
-
-    switches = {"--dry-run": "--dry_run=true", "--watch": "--watch=true"}
-    given = [switches.get(text, text) for text in arguments[1:]]
-    auto_cli(
-        {"run": run, "status": status, "compare": compare},
-        args=given,
-        exit_on_error=False,
-        prog="cahqp cycle",
-        as_positional=False,
-    )
-
-
 def scenes(arguments: list[str]) -> None:
     """Run `cahqp scenes`."""
     from cahqp.scenes import scenes as command
 
     auto_cli(command, args=arguments[1:], exit_on_error=False, prog="cahqp scenes", as_positional=False)
-
-
-def publish(arguments: list[str]) -> None:
-    """Run `cahqp publish`."""
-    from cahqp.cycle.publish import publish as command
-
-    auto_cli(command, args=arguments[1:], exit_on_error=False, prog="cahqp publish", as_positional=False)
 
 
 def run_with_lists(
@@ -82,48 +57,6 @@ def switched(arguments: list[str], *names: str) -> list[str]:
         f"{text}=true" if text in names and after.lower() not in ("true", "false") else text
         for text, after in zip(arguments, following, strict=True)
     ]
-
-
-def features(arguments: list[str]) -> None:
-    """Run `cahqp features`."""
-    from cahqp.drift.features import features as command
-
-    run_with_lists(command, arguments, {"frames": Path})
-
-
-def drift(arguments: list[str]) -> None:
-    """Run `cahqp drift`."""
-    from cahqp.drift.command import drift as command
-
-    run_with_lists(command, arguments, {"reference": str, "frames": Path})
-
-
-def sample(arguments: list[str]) -> None:
-    """Run `cahqp sample`."""
-    from cahqp.cycle.sample import sample as command
-
-    run_with_lists(command, arguments, {"features": Path}, {"cameras": str, "known": Path})
-
-
-def fetch(arguments: list[str]) -> None:
-    """Run `cahqp fetch`."""
-    from cahqp.cycle.fetch import fetch as command
-
-    run_with_lists(command, arguments, {}, {"after": Path})
-
-
-def replay(arguments: list[str]) -> None:
-    """Run `cahqp replay`."""
-    from cahqp.cycle.replay_buffer import replay as command
-
-    run_with_lists(command, arguments, {})
-
-
-def apply_decision(arguments: list[str]) -> None:
-    """Run `cahqp apply-decision`."""
-    from cahqp.cycle.apply_decision import apply_decision as command
-
-    run_with_lists(command, arguments, {})
 
 
 def export(arguments: list[str]) -> None:

@@ -1,93 +1,91 @@
-"""`cahqp apply-decision`: carry out what a gate decided, and leave exactly one student that runs."""
+"""`cahqp apply-decision`: carry out the decision of a gate, so that exactly one student runs."""
 
 from __future__ import annotations
 
-import shutil
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cahqp import files
+from cahqp.cycle.publish import copy_whole
 from cahqp.errors import RunError
-from cahqp.runs.directory import RunDirectory
+from cahqp.runs.directory import open_run
 
 if TYPE_CHECKING:
     from cahqp.registry.registry import Registry
 
-MODEL = "model.safetensors"
-PACKAGE = "package"
-DECISION = "decision.json"
 
+@dataclass(frozen=True, kw_only=True)
+class ApplyDecisionOptions:
+    """Take the candidate if the gate published it, else the running student.
 
-def apply_decision(
-    decision: Path,
-    candidate: Path,
-    running: Path,
-    candidate_package: Path,
-    running_package: Path,
-    output: Path,
-    registry: Path | None = None,
-) -> None:
-    """Take the candidate where the gate published it, the running student where it did not.
+    Writes `model.safetensors`, its `package/` and `decision.json`. With a registry the package is first promoted there.
+    This is refused if the registry runs a version other than the one the candidate was compared with.
 
-    Writes `model.safetensors`, its `package/` and `decision.json`; with a registry the package is promoted there first,
-    and refused where the registry runs another version than the one that it was compared with.
-
-    Args:
+    Attributes:
         decision: `decision.json` of `cahqp gate`.
         candidate: Model file of the candidate.
         running: Model file of the running student.
-        candidate_package: What `cahqp export` made of the candidate.
-        running_package: The running student's package.
-        output: Directory to make.
-        registry: Directory of the registry. Its first version is the student that runs now. Default none.
+        candidate_package: Package of the candidate, written by `cahqp export`.
+        running_package: Package of the running student.
+        output: New directory for the student.
+        registry: Directory of the registry. Its first version is the running student. Default: no registry.
     """
-    decided = files.read_json(decision)
-    published = bool(decided["published"])
-    model, package = (candidate, candidate_package) if published else (running, running_package)
-    inputs = {"decision": decision, "candidate": candidate, "running": running}
-    run = RunDirectory(output, "apply-decision", {"published": published}, inputs, seed=0)
-    if not run.begin():
-        print(f"{output} is finished already: nothing to do.")
-        return
-    if registry is not None:
-        _promote(registry, decided if published else None, candidate_package, running_package)
-    _copy(model, run.work / MODEL)
-    for path in sorted(p for p in package.rglob("*") if p.is_file()):
-        _copy(path, run.work / PACKAGE / path.relative_to(package))
-    files.write_json(run.work / DECISION, decided)
-    run.finish({"published": published})
-    print(decided["reason"])
+
+    decision: Path
+    candidate: Path
+    running: Path
+    candidate_package: Path
+    running_package: Path
+    output: Path
+    registry: Path | None = None
 
 
-def _promote(registry: Path, decision: dict[str, Any] | None, candidate: Path, running: Path) -> None:
-    """Promote the candidate where a decision says so; an empty registry gets the running student first."""
+def apply_decision(options: ApplyDecisionOptions) -> None:
+    """Run `cahqp apply-decision`."""
+    decision = files.read_json(options.decision)
+    published = bool(decision["published"])
+    inputs = {"decision": options.decision, "candidate": options.candidate, "running": options.running}
+    with open_run(options.output, "apply-decision", {"published": published}, inputs) as run:
+        if run is None:
+            return
+        if options.registry is not None:
+            _promote(options.registry, decision if published else None, options)
+        package = options.candidate_package if published else options.running_package
+        copy_whole(options.candidate if published else options.running, run.work / "model.safetensors")
+        for path in sorted(p for p in package.rglob("*") if p.is_file()):
+            copy_whole(path, run.work / "package" / path.relative_to(package))
+        files.write_json(run.work / "decision.json", decision)
+        run.metrics = {"published": published}
+    print(decision["reason"])
+
+
+def _promote(directory: Path, decision: dict[str, Any] | None, options: ApplyDecisionOptions) -> None:
+    """Promote the candidate with its decision, if any. An empty registry receives the running student first."""
     from cahqp.edge.package import read_package
     from cahqp.registry.registry import PromotionRequest, Registry
 
-    found = Registry(registry)
-    if found.pointer is None:
-        found.promote(running, PromotionRequest(reason="the student that the cycle began with"))
+    registry = Registry(directory)
+    packages = (options.running_package, options.candidate_package)
+    if registry.pointer is None:
+        registry.promote(packages[0], PromotionRequest(reason="the student at the start of the cycle"))
     if decision is None:
         return
-    now = found.pointer
-    digests = {read_package(path).digest for path in (running, candidate)}  # killed before, it runs the candidate
-    if now is not None and found.versions.read(now.version).get("package") not in digests:
-        raise RunError(_elsewhere(found, now.version, running))
-    found.promote(candidate, PromotionRequest(decision=decision))
+    current = registry.pointer
+    digests = {read_package(path).digest for path in packages}  # an interrupted attempt may have promoted the candidate
+    if current is not None and registry.versions.read(current.version).get("package") not in digests:
+        raise RunError(_other_version(registry, current.version, packages[0]))
+    registry.promote(packages[1], PromotionRequest(decision=decision))
 
 
-def _elsewhere(registry: Registry, version: str, running: Path) -> str:
-    """Say what a registry runs instead of the plan's student, and how to go on."""
-    known = registry.version_of(running)
-    back = f"rollback --registry {registry.root} --to {known}"
-    new = f"promote --registry {registry.root} --package {running} --reason TEXT"
+def _other_version(registry: Registry, version: str, running: Path) -> str:
+    """Return a message that a registry runs another student than the plan's, with the commands to continue."""
+    previous = registry.version_of(running)
+    rollback = f"rollback --registry {registry.root} --to {previous}"
+    promote = f"promote --registry {registry.root} --package {running} --reason TEXT"
     return (
         f"{registry.root} runs {version}, not the student that this candidate was compared with: it was rolled back, "
-        f"or another plan promotes into it. To let that student run again: `cahqp registry {back if known else new}`, "
-        "then the same command. To leave the registry as it is, take `gate.registry` out of the plan."
+        f"or another plan promotes into it. To run that student again: `cahqp registry "
+        f"{rollback if previous else promote}`, then rerun the same command. To leave the registry unchanged, remove "
+        "`gate.registry` from the plan."
     )
-
-
-def _copy(source: Path, target: Path) -> None:
-    with source.open("rb") as given, files.atomic_write(target, "wb") as copy:
-        shutil.copyfileobj(given, copy)

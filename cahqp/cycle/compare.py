@@ -1,16 +1,15 @@
-"""Several cycles of one plan, each from another seed, as one table."""
+"""`cahqp cycle compare`: several cycles of one plan with different seeds, as one table."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, stdev
-from typing import Any
 
-from cahqp.cycle.summary import NAMES
+from cahqp.cycle.summary import label, order
 from cahqp.errors import ConfigError
 from cahqp.files import read_json
 
-# What is asked of a cycle: is the adapted teacher ahead of its start, and the retrained student of its own?
 PAIRS = (
     ("teacher-adapted", "teacher-source"),
     ("teacher-mean-teacher", "teacher-source"),
@@ -18,53 +17,54 @@ PAIRS = (
     ("teacher-oracle", "teacher-source"),
     ("student-new", "student-old"),
 )
+"""Models, each with the model that its gain is computed against."""
 
 
-def compare(runs: list[Path]) -> None:
-    """Print AP50 of every model over several finished cycles: each run, mean and standard deviation.
+@dataclass(frozen=True, kw_only=True)
+class CycleCompareOptions:
+    """Print the mean and standard deviation of each model's AP50 over several finished cycles.
 
-    Args:
+    Attributes:
         runs: Directories of finished cycles of the same plan, one per seed.
     """
-    print("\n".join(lines(runs)))
+
+    runs: list[Path]
+
+
+def compare(options: CycleCompareOptions) -> None:
+    """Run `cahqp cycle compare`."""
+    print("\n".join(lines(options.runs)))
 
 
 def lines(runs: list[Path]) -> list[str]:
-    """Return the table's lines.
+    """Return the lines of the table.
 
     Raises:
-        ConfigError: There are fewer than two runs, or they share no model and frames.
+        ConfigError: There are fewer than two runs, or they have no model and frames in common.
     """
     if len(runs) < 2:
-        message = "Give --runs the directories of two or more finished cycles."
+        message = f"--runs needs the directories of two or more finished cycles, got {len(runs)}."
         raise ConfigError(message)
-    found = [_figures(run) for run in runs]
-    shared = sorted({key for key in found[0] if all(key in figures for figures in found)}, key=_place)
+    results = [_ap50(run) for run in runs]
+    shared = [key for key in results[0] if all(key in values for values in results)]
+    shared.sort(key=lambda key: (key[1], order(key[0])))
     if not shared:
-        message = "The runs measured no model on the same frames: compare cycles of one plan."
+        message = "The runs measured no model on the same frames. Compare cycles of one plan."
         raise ConfigError(message)
-    rows = [(f"{NAMES.get(m, m)}, {frames}", [f[m, frames] for f in found]) for m, frames in shared]
+    rows = [(f"{label(m)}, {frames}", [values[m, frames] for values in results]) for m, frames in shared]
     for model, start in PAIRS:
         for frames in [frames for name, frames in shared if name == model and (start, frames) in shared]:
-            gains = [f[model, frames] - f[start, frames] for f in found]
-            rows.append((f"gain of {NAMES.get(model, model)}, {frames}", gains))
+            gains = [values[model, frames] - values[start, frames] for values in results]
+            rows.append((f"gain of {label(model)}, {frames}", gains))
     width = max(len(name) for name, _ in rows)
-    table = [f"{'AP50 in %'.ljust(width)}{'mean':>8}{'sd':>7}   each run"] + [_row(*row, width) for row in rows]
-    others = {model for figures in found for model, frames in figures if (model, frames) not in shared}
-    left_out = ", ".join(NAMES.get(model, model) for model in sorted(others))
-    return table + ([f"Not in all runs, and left out: {left_out}."] if others else [])
+    table = [f"{'AP50 in %'.ljust(width)}{'mean':>8}{'sd':>7}   each run"]
+    for name, values in rows:
+        each = " ".join(f"{value:6.1f}" for value in values)
+        table.append(f"{name.ljust(width)}{mean(values):8.1f}{stdev(values):7.1f}  {each}")
+    omitted = {model for values in results for model, frames in values if (model, frames) not in shared}
+    return table + ([f"Not in all runs, and omitted: {', '.join(map(label, sorted(omitted)))}."] if omitted else [])
 
 
-def _place(key: tuple[str, str]) -> tuple[str, int]:
-    """Order by frames, then as a cycle goes."""
-    return key[1], list(NAMES).index(key[0]) if key[0] in NAMES else len(NAMES)
-
-
-def _figures(run: Path) -> dict[tuple[str, str], float]:
-    models: dict[str, Any] = read_json(run / "evaluate" / "metrics.json")["models"]
+def _ap50(run: Path) -> dict[tuple[str, str], float]:
+    models = read_json(run / "evaluate" / "metrics.json")["models"]
     return {(m, frames): 100 * (v["ap50"] or 0.0) for m, sets in models.items() for frames, v in sets.items()}
-
-
-def _row(name: str, values: list[float], width: int) -> str:
-    each = " ".join(f"{value:6.1f}" for value in values)
-    return f"{name.ljust(width)}{mean(values):8.1f}{stdev(values):7.1f}  {each}"

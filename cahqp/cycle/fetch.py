@@ -1,4 +1,4 @@
-"""`cahqp fetch`: frames from a folder or a URL into a directory of their own, each of them once."""
+"""`cahqp fetch`: copy frames from a folder or a URL into a directory, each of them once."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import shutil
 import stat
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -14,25 +14,58 @@ from typing import Any
 import cv2
 
 from cahqp.coco.sources import SUFFIXES, is_image, is_video
-from cahqp.coco.subset import build_document, copy_file
-from cahqp.cycle.rounds.incoming import TAKEN
+from cahqp.coco.subset import Image, build_document, copy_file
 from cahqp.edge.frames import read_picture
 from cahqp.errors import CahqpError, ConfigError, DataError, RunError
 from cahqp.files import atomic_write, natural_key, read_json, redact_url, write_json
-from cahqp.runs.directory import RunDirectory
+from cahqp.runs.directory import open_run
 
-_QUALITY = 95
-_TOLD = 10  # files that gave nothing, by name
+TAKEN = "taken.json"
+"""List of the files that a fetch copies, written before it starts."""
+
+_JPEG_QUALITY = 95
+_MAX_LISTED = 10  # names of failed files in messages
+
+
+@dataclass(frozen=True, kw_only=True)
+class FetchOptions:
+    """Copy images and videos of a folder or a URL; videos become images. Writes `frames.json` (COCO).
+
+    Attributes:
+        frames: A folder, or an fsspec URL such as `s3://bucket/cameras`. Its first level of folders names the cameras.
+        output: New directory for the frames.
+        after: Directories of earlier fetches, whose files are not fetched again.
+        frame_interval: Seconds between the frames taken from a video. Default: all frames.
+        limit: Largest number of files, the first ones by name. Default: all files.
+        until: Seconds since 1970. Files that changed later may be incomplete, and are skipped. Default: no limit.
+    """
+
+    frames: str
+    output: Path
+    after: list[Path] = field(default_factory=list)
+    frame_interval: float | None = None
+    limit: int | None = None
+    until: float | None = None
+
+    def __post_init__(self) -> None:
+        """Check the interval.
+
+        Raises:
+            ConfigError: It is not above 0.
+        """
+        if self.frame_interval is not None and not self.frame_interval > 0:
+            message = f"--frame_interval must be a number of seconds above 0, got {self.frame_interval}."
+            raise ConfigError(message)
 
 
 @dataclass(frozen=True)
-class Arrival:
+class RemoteFile:
     """A file that can be fetched.
 
     Attributes:
-        name: Relative to where it was looked for; its first folder is the camera, all its folders the recording.
-        size: In bytes.
-        changed: Seconds since 1970, or 0 where the store does not say.
+        name: Path below the listed folder. Its first folder is the camera, all its folders the recording.
+        size: Size in bytes.
+        changed: Time of the last change in seconds since 1970; 0 if the store does not provide it.
     """
 
     name: str
@@ -40,236 +73,207 @@ class Arrival:
     changed: float = 0.0
 
 
-def fetch(
-    frames: str,
-    output: Path,
-    after: list[Path] | None = None,
-    frame_interval: float | None = None,
-    limit: int | None = None,
-    until: float | None = None,
-) -> None:
-    """Bring images and videos of a folder or a URL here; videos become images. Writes `frames.json` (COCO).
-
-    Args:
-        frames: A folder, or an fsspec URL such as `s3://bucket/cameras`. Files lie in folders named like cameras.
-        output: Directory to make.
-        after: Directories of earlier fetches, whose files are not taken again. Default none.
-        frame_interval: Seconds between the frames taken from a video; all of them where not given.
-        limit: Most files; the first by name. Default all.
-        until: Seconds since 1970; files that changed after it may still be written, and are left for later. Default
-            all.
-    """
-    if frame_interval is not None and not frame_interval > 0:
-        message = f"--frame_interval is a number of seconds above 0, got {frame_interval}."
-        raise ConfigError(message)
-    settings = {"frames": PurePosixPath(redact_url(frames)).name, "frame_interval": frame_interval, "limit": limit}
-    inputs = {f"after.{number}": path for number, path in enumerate(after or [])}
-    run = RunDirectory(output, "fetch", settings, inputs, seed=0)
-    if not run.begin():
-        print(f"{output} is finished already: nothing to do.")
-        return
-    # What is there grows while we look: a fetch that was begun keeps to what it saw first.
-    seen = run.work / TAKEN
-    if not seen.is_file():
-        incoming = new(frames, after or [], until)[:limit]
-        if not incoming:
-            message = f"{redact_url(frames)} has no new image or video. Allowed are {SUFFIXES}."
-            raise DataError(message)
-        write_json(seen, {"files": {arrival.name: arrival.size for arrival in incoming}})
-    names = sorted(read_json(seen)["files"], key=natural_key)  # JSON sorts by text
-    images, lost = _bring_all(frames, names, run.work, frame_interval)
-    if not images:
-        shutil.rmtree(run.work / "checkpoints", ignore_errors=True)
-        seen.unlink()  # so that the same command looks again
-        message = f"None of the {len(names)} files of {redact_url(frames)} gave a frame:\n" + "\n".join(lost[:_TOLD])
-        raise DataError(message)
-    for number, image in enumerate(images, 1):
-        image["id"] = number
-    write_json(run.work / "frames.json", build_document(images, [], []))
-    run.finish({"files": len(names), "frames": len(images), "lost": len(lost)})
-    print("\n".join([*lost[:_TOLD], f"{output}: {len(images)} frames of {len(names) - len(lost)} files."]))
+def fetch(options: FetchOptions) -> None:
+    """Run `cahqp fetch`."""
+    shown = redact_url(options.frames)
+    settings = {
+        "frames": PurePosixPath(shown).name,
+        "frame_interval": options.frame_interval,
+        "limit": options.limit,
+    }
+    inputs = {f"after.{number}": path for number, path in enumerate(options.after)}
+    with open_run(options.output, "fetch", settings, inputs, resumable=True) as run:
+        if run is None:
+            return
+        # The folder may grow while files are copied: an interrupted fetch keeps its first list.
+        listed = run.work / TAKEN
+        if not listed.is_file():
+            new = list_new(options.frames, options.after, options.until)[: options.limit]
+            if not new:
+                message = f"{shown} has no new image or video. Allowed are {SUFFIXES}."
+                raise DataError(message)
+            write_json(listed, {"files": {file.name: file.size for file in new}})
+        names = sorted(read_json(listed)["files"], key=natural_key)  # JSON keys are sorted as text
+        images, failures = _fetch_all(options, names, run.work)
+        if not images:
+            shutil.rmtree(run.work / "checkpoints", ignore_errors=True)
+            listed.unlink()  # a rerun lists the folder again
+            lines = [f"None of the {len(names)} files of {shown} gave a frame:", *failures[:_MAX_LISTED]]
+            raise DataError("\n".join(lines))
+        for number, image in enumerate(images, 1):
+            image["id"] = number
+        write_json(run.work / "frames.json", build_document(images, [], []))
+        run.metrics = {"files": len(names), "frames": len(images), "lost": len(failures)}
+        total = f"{options.output}: {len(images)} frames of {len(names) - len(failures)} files."
+        print("\n".join([*failures[:_MAX_LISTED], total]))
 
 
-def _bring_all(
-    frames: str, names: list[str], work: Path, frame_interval: float | None
-) -> tuple[list[dict[str, Any]], list[str]]:
-    """Bring files; one camera's broken video must not stop a fleet.
-
-    Returns:
-        The images, and a line for each file that gave none.
-    """
-    images: list[dict[str, Any]] = []
-    lost: list[str] = []
-    folders, given = _folders(names), set(names)
-    for name in names:
-        try:
-            local = _local_copy(frames, name, work)
-            if name in folders:
-                images += _frames_of(local, name, folders[name], given, work, frame_interval)
-            else:
-                images.append(_image(local, name, str(PurePosixPath(name).parent), None))
-        except (DataError, FileNotFoundError) as error:
-            lost.append(f"Left out: {error}")
-    return images, lost
-
-
-def new(frames: str, after: list[Path], until: float | None = None) -> list[Arrival]:
-    """Return the files that no earlier fetch has taken, and that did not change after a time, by name."""
+def list_new(frames: str, after: list[Path], until: float | None = None) -> list[RemoteFile]:
+    """Return the files, by name, that no earlier fetch has taken and that did not change after `until`."""
     taken = {name for directory in after for name in read_json(directory / TAKEN)["files"]}
-    late = float("inf") if until is None else until
-    return [arrival for arrival in listing(frames) if arrival.name not in taken and arrival.changed <= late]
+    latest = float("inf") if until is None else until
+    return [file for file in list_files(frames) if file.name not in taken and file.changed <= latest]
 
 
-def is_url(frames: str) -> bool:
-    """Say whether frames lie in a store that fsspec reaches."""
-    return "://" in frames
-
-
-def listing(frames: str) -> list[Arrival]:
-    """Return all images and videos below a folder or a URL, by name: `2.jpg` before `10.jpg`.
-
-    Hidden ones are still being written.
+def list_files(frames: str) -> list[RemoteFile]:
+    """Return all images and videos below a folder or a URL in natural order. Hidden files are incomplete, and omitted.
 
     Raises:
-        DataError: There is no such folder, or the store cannot be reached.
+        DataError: The folder does not exist, or the store cannot be reached.
     """
-    found = list(_remote(frames) if is_url(frames) else _local(Path(frames)))
-    kept = [a for a in found if (is_image(a.name) or is_video(a.name)) and _shown(a.name)]
-    return sorted(kept, key=lambda arrival: natural_key(arrival.name))
+    files = list(_list_remote(frames) if "://" in frames else _list_local(Path(frames)))
+    kept = [file for file in files if (is_image(file.name) or is_video(file.name)) and not _is_hidden(file.name)]
+    return sorted(kept, key=lambda file: natural_key(file.name))
 
 
-def _shown(name: str) -> bool:
-    return not any(part.startswith(".") for part in PurePosixPath(name).parts)
+def _is_hidden(name: str) -> bool:
+    return any(part.startswith(".") for part in PurePosixPath(name).parts)
 
 
-def _local(folder: Path) -> Iterator[Arrival]:
+def _list_local(folder: Path) -> Iterator[RemoteFile]:
     if not folder.is_dir():
-        message = f"{folder} is no folder. Give the folder that the cameras write into, or a URL such as s3://bucket."
+        message = f"{folder} is not a folder. Give the folder of the cameras, or a URL such as s3://bucket."
         raise DataError(message)
     for path in folder.rglob("*"):
         try:
             status = path.stat()
-        except FileNotFoundError:  # renamed by who writes it; it is listed under its new name, or the next time
+        except FileNotFoundError:  # renamed by its writer since it was listed
             continue
         if stat.S_ISREG(status.st_mode):
-            yield Arrival(path.relative_to(folder).as_posix(), status.st_size, status.st_mtime)
+            yield RemoteFile(path.relative_to(folder).as_posix(), status.st_size, status.st_mtime)
 
 
-def _remote(url: str) -> Iterator[Arrival]:
-    system, root = _system(url)
+def _list_remote(url: str) -> Iterator[RemoteFile]:
+    system, root = _file_system(url)
     try:
         entries: dict[str, dict[str, Any]] = system.find(root, detail=True)
-    except Exception as error:  # every store has errors of its own
-        message = f"{redact_url(url)} cannot be listed ({error}). Check the URL, and the credentials that fsspec finds."
+    except Exception as error:  # each store has its own errors
+        message = f"{redact_url(url)} cannot be listed ({error}). Check the URL and the credentials of fsspec."
         raise DataError(message) from error
     for path, entry in entries.items():
         changed: Any = entry.get("LastModified") or entry.get("created") or entry.get("mtime") or 0.0
         seconds = changed.timestamp() if isinstance(changed, datetime) else float(changed)
-        yield Arrival(path.removeprefix(root).lstrip("/"), int(entry.get("size") or 0), seconds)
+        yield RemoteFile(path.removeprefix(root).lstrip("/"), int(entry.get("size") or 0), seconds)
 
 
-def _system(url: str) -> tuple[Any, str]:
-    """Return the fsspec file system of a URL, and its path there."""
+def _file_system(url: str) -> tuple[Any, str]:
+    """Return the fsspec file system of a URL, and the path in it."""
+    shown = redact_url(url)
     try:
         import fsspec
     except ModuleNotFoundError as error:
-        message = f"{redact_url(url)} needs fsspec, and s3:// needs s3fs: pip install 'cahqp[cloud]'."
+        message = f"{shown} needs fsspec, and s3:// needs s3fs: pip install 'cahqp[cloud]'."
         raise ConfigError(message) from error
     try:
         system, root = fsspec.core.url_to_fs(url)
     except (ImportError, ValueError) as error:
-        message = f"{redact_url(url)} cannot be opened ({error}). For s3:// install 'cahqp[cloud]'."
+        message = f"{shown} cannot be opened ({error}). For s3:// install 'cahqp[cloud]'."
         raise ConfigError(message) from error
-    except Exception as error:  # some stores connect at once, and each has errors of its own
-        message = f"{redact_url(url)} cannot be reached ({error}). Check the network, the URL and the credentials."
+    except Exception as error:  # some stores connect at once, and each has its own errors
+        message = f"{shown} cannot be reached ({error}). Check the network, the URL and the credentials."
         raise DataError(message) from error
     system.invalidate_cache()
     return system, str(root).rstrip("/")
 
 
-def _folders(names: list[str]) -> dict[str, str]:
-    """Return for each video the folder of its frames: its name without the suffix, where nothing else has that name."""
-    bare = {name: str(PurePosixPath(name).with_suffix("")) for name in names if not is_image(name)}
-    common = Counter([*bare.values(), *names])
-    return {name: stem if common[stem] == 1 else name for name, stem in bare.items()}
+def _fetch_all(options: FetchOptions, names: list[str], work: Path) -> tuple[list[Image], list[str]]:
+    """Copy files. The broken video of one camera must not stop a fleet.
+
+    Returns:
+        The images, and a line for each file without a frame.
+    """
+    images: list[Image] = []
+    failures: list[str] = []
+    folders, taken = _video_folders(names), set(names)
+    for name in names:
+        local = work / ("images" if is_image(name) else "checkpoints/videos") / name
+        try:
+            if not local.is_file():
+                _copy(options.frames, name, local)
+            if name in folders:
+                images += _extract_frames(local, folders[name], taken, work, options.frame_interval)
+            else:
+                images.append(_image(local, name, str(PurePosixPath(name).parent), None))
+        except (DataError, FileNotFoundError) as error:
+            failures.append(f"Skipped: {error}")
+    return images, failures
 
 
-def _local_copy(frames: str, name: str, work: Path) -> Path:
-    """Bring one file, unless it is here, and return where it lies."""
-    local = work / ("images" if is_image(name) else "checkpoints/videos") / name
-    if not local.is_file():
-        _copy(frames, name, local)
-    return local
+def _video_folders(names: list[str]) -> dict[str, str]:
+    """Return the folder of each video's frames: its name without the suffix, unless another file has that name."""
+    stems = {name: str(PurePosixPath(name).with_suffix("")) for name in names if not is_image(name)}
+    counts = Counter([*stems.values(), *names])
+    return {name: stem if counts[stem] == 1 else name for name, stem in stems.items()}
 
 
 def _copy(frames: str, name: str, local: Path) -> None:
-    if not is_url(frames):
+    if "://" not in frames:
         copy_file(Path(frames) / name, local)
         return
-    system, root = _system(frames)
+    system, root = _file_system(frames)
+    shown = f"{redact_url(frames)}/{name}"
     try:
         with atomic_write(local, "wb") as file:
             file.write(system.cat_file(f"{root}/{name}"))
     except FileNotFoundError as error:
-        message = f"{redact_url(frames)}/{name} is gone since it was listed."
+        message = f"{shown} was removed after it was listed."
         raise DataError(message) from error
     except CahqpError:
         raise
-    except Exception as error:  # every store has errors of its own
-        message = f"{redact_url(frames)}/{name} cannot be read ({error}). The same command again goes on from here."
+    except Exception as error:  # each store has its own errors
+        message = f"{shown} cannot be read ({error}). Rerun the same command to resume."
         raise RunError(message) from error
 
 
-def _frames_of(
-    video: Path, name: str, folder: str, given: set[str], work: Path, frame_interval: float | None
-) -> list[dict[str, Any]]:
-    """Take the frames out of a video: the first at or after each multiple of `frame_interval` seconds.
+def _extract_frames(
+    video: Path, folder: str, taken: set[str], work: Path, frame_interval: float | None
+) -> list[Image]:  # fmt: skip
+    """Extract the first frame at or after each multiple of `frame_interval` seconds from a video.
 
     Args:
-        video: The file.
-        name: What it is called where it was fetched from.
-        folder: Of its frames, which is their recording too.
-        given: Names that files of this fetch have; those of the frames are added.
+        video: Local copy of the video.
+        folder: Folder of its frames, which is also their recording.
+        taken: File names in use. The names of the frames are added.
         work: Directory of the fetch.
-        frame_interval: In seconds; all frames where `None`.
+        frame_interval: Interval in seconds; `None` extracts all frames.
     """
     capture = cv2.VideoCapture(str(video))
-    images: list[dict[str, Any]] = []
+    images: list[Image] = []
     due = 0.0
     while capture.isOpened() and capture.grab():
         seconds = capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
         if frame_interval is not None and seconds < due - 1e-6:
             continue
         due = (seconds // frame_interval + 1) * frame_interval if frame_interval is not None else 0.0
-        good, pixels = capture.retrieve()
-        if not good:
+        decoded, pixels = capture.retrieve()
+        if not decoded:
             continue
-        file_name = _free(f"{folder}/{round(1000 * seconds):09d}", given)
-        given.add(file_name)
-        if not (work / "images" / file_name).is_file():
-            encoded = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])[1]
-            with atomic_write(work / "images" / file_name, "wb") as file:
+        name = _free_name(f"{folder}/{round(1000 * seconds):09d}", taken)
+        taken.add(name)
+        if not (work / "images" / name).is_file():
+            encoded = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])[1]
+            with atomic_write(work / "images" / name, "wb") as file:
                 file.write(encoded.tobytes())
-        images.append(_image(work / "images" / file_name, file_name, folder, round(seconds, 6)))
+        images.append(_image(work / "images" / name, name, folder, round(seconds, 6)))
     capture.release()
     if not images:
-        message = f"{name} holds no frame that can be decoded. Is it whole?"
+        message = f"{video.relative_to(work / 'checkpoints/videos')} contains no frame that can be decoded."
         raise DataError(message)
     return images
 
 
-def _free(stem: str, given: set[str]) -> str:
-    """Return the name of a frame that no other has: a video may hold two frames of one millisecond."""
+def _free_name(stem: str, taken: set[str]) -> str:
+    """Return an unused name of a frame: two frames of a video may have the same millisecond."""
     name, number = f"{stem}.jpg", 2
-    while name in given:
+    while name in taken:
         name, number = f"{stem}-{number}.jpg", number + 1
     return name
 
 
-def _image(path: Path, name: str, recording: str, seconds: float | None) -> dict[str, Any]:
-    whole = read_picture(path)  # as it is stored: the reader applies no EXIF orientation either
-    # A broken image is kept: whoever reads it puts it into quarantine, and drift counts it as a fault.
-    height, width = (1, 1) if whole is None else (int(side) for side in whole.shape[:2])
+def _image(path: Path, name: str, recording: str, seconds: float | None) -> Image:
+    """Return the COCO entry of an image as stored. A broken image is kept, because drift counts it as a fault."""
+    pixels = read_picture(path)
+    height, width = (1, 1) if pixels is None else (int(side) for side in pixels.shape[:2])
     recording = "" if recording == "." else recording
     camera = PurePosixPath(recording).parts[0] if recording else "camera"
     return {

@@ -1,60 +1,71 @@
-"""Publish the retrained student, or keep the old one."""
+"""`cahqp publish`: publish the retrained student, or keep the running one, by their AP50."""
 
 from __future__ import annotations
 
 import re
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from cahqp import files
 from cahqp.errors import RunError
-from cahqp.runs.directory import RunDirectory
+from cahqp.runs.directory import open_run
 
 CANDIDATE = "student-new"
 RUNNING = "student-old"
 
 
-def publish(candidate: Path, running: Path, metrics: Path, output: Path, frames: str = "target-test") -> None:
-    """Publish the better of two students: the retrained one, unless it is worse on the same frames.
+@dataclass(frozen=True, kw_only=True)
+class PublishOptions:
+    """Publish the retrained student, unless its AP50 is below that of the running student.
 
     Writes `model.safetensors`, `decision.json` with the reason, and `manifest.json`.
 
-    Args:
+    Attributes:
         candidate: Model file of the retrained student.
-        running: Model file of the student that runs now.
-        metrics: What `cahqp evaluate` wrote; holds `student-new` and `student-old`.
-        output: Directory to make.
-        frames: Name of the frames whose AP50 decides; the mean of `NAME`, `NAME-2`, ... where there are several files.
+        running: Model file of the running student.
+        metrics: Metrics file that `cahqp evaluate` wrote for `student-new` and `student-old`.
+        output: New directory for the published model.
+        frames: Name of the frames whose AP50 decides. Files `NAME`, `NAME-2`, ... count by their mean.
     """
-    figures = files.read_json(metrics)
-    decision = decide(_ap50(figures, CANDIDATE, frames, metrics), _ap50(figures, RUNNING, frames, metrics), frames)
-    inputs = {"candidate": candidate, "running": running}
-    directory = RunDirectory(output, "publish", decision, inputs, seed=0)
-    if directory.begin():
-        with (
-            (candidate if decision["published"] else running).open("rb") as chosen,
-            files.atomic_write(directory.work / "model.safetensors", "wb") as copy,
-        ):
-            shutil.copyfileobj(chosen, copy)
-        files.write_json(directory.work / "decision.json", decision)
-        directory.finish({key: decision[key] for key in ("candidate_ap50", "running_ap50")})
+
+    candidate: Path
+    running: Path
+    metrics: Path
+    output: Path
+    frames: str = "target-test"
+
+
+def publish(options: PublishOptions) -> None:
+    """Run `cahqp publish`."""
+    metrics = files.read_json(options.metrics)
+    candidate, running = (_ap50(metrics, model, options) for model in (CANDIDATE, RUNNING))
+    decision = decide(candidate, running, options.frames)
+    inputs = {"candidate": options.candidate, "running": options.running}
+    with open_run(options.output, "publish", decision, inputs) as run:
+        if run is not None:
+            copy_whole(options.candidate if decision["published"] else options.running, run.work / "model.safetensors")
+            files.write_json(run.work / "decision.json", decision)
+            run.metrics = {key: decision[key] for key in ("candidate_ap50", "running_ap50")}
     print(decision["reason"])
 
 
 def decide(candidate: float | None, running: float | None, frames: str) -> dict[str, Any]:
-    """Weigh two AP50 in 0..1.
+    """Compare two AP50 in 0..1.
 
     Returns:
-        `published` (whether the candidate goes out), `reason`, and the figures.
+        `published` (whether the candidate is published), `reason`, and the values.
     """
     if candidate is None or running is None:
-        better, reason = False, f"Kept the running student: AP50 on {frames} is not known for both."
+        better, reason = False, f"Kept the running student: AP50 on {frames} is not available for both students."
     else:
         better = candidate >= running
-        figures = f"AP50 on {frames} is {100 * candidate:.1f}, the running one's {100 * running:.1f}"
         verdict = "Published the retrained student" if better else "Kept the running student"
-        reason = f"{verdict}: the retrained one's {figures}."
+        reason = (
+            f"{verdict}: AP50 on {frames} is {100 * candidate:.1f} % for the retrained student and "
+            f"{100 * running:.1f} % for the running student."
+        )
     return {
         "published": better,
         "reason": reason,
@@ -64,13 +75,19 @@ def decide(candidate: float | None, running: float | None, frames: str) -> dict[
     }
 
 
-def _ap50(figures: Any, model: str, frames: str, path: Path) -> float | None:
+def copy_whole(source: Path, target: Path) -> None:
+    """Copy a file, completely or not at all."""
+    with source.open("rb") as original, files.atomic_write(target, "wb") as copy:
+        shutil.copyfileobj(original, copy)
+
+
+def _ap50(metrics: Any, model: str, options: PublishOptions) -> float | None:
+    frames = options.frames
     try:
-        measured = figures["models"][model]
-        first = measured[frames]
-        others = [measured[name] for name in measured if re.fullmatch(rf"{re.escape(frames)}-\d+", name)]
-        values = [value["ap50"] for value in (first, *others)]
+        measured = metrics["models"][model]
+        others = [name for name in measured if re.fullmatch(rf"{re.escape(frames)}-\d+", name)]
+        values = [measured[name]["ap50"] for name in (frames, *others)]
     except (KeyError, TypeError) as error:
-        message = f"{path} has no AP50 of {model} on {frames}. Run `cahqp evaluate` with both."
+        message = f"{options.metrics} has no AP50 of {model} on {frames}. Run `cahqp evaluate` with both."
         raise RunError(message) from error
     return None if None in values else float(sum(values) / len(values))

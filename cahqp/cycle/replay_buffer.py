@@ -1,8 +1,8 @@
-"""`cahqp replay`: a bounded buffer of past domains, so that a student that learns fog does not forget the night.
+"""`cahqp replay`: a bounded buffer of frames of past domains, against forgetting.
 
-After ER-EMU (arXiv 2507.00042): a first-in-first-out buffer of limited size, filled by simple random sampling, of which
-the domains most unlike the current one, by MK-MMD, are replayed. What was published leaves open how many frames, how
-many domains and what is held out; those are settings here.
+After ER-EMU (arXiv 2507.00042): a first-in-first-out buffer of limited size, filled by simple random sampling. The
+domains with the largest MK-MMD to the current domain are replayed. The paper does not state the number of frames and
+domains, nor what is held out; these are settings here.
 """
 
 from __future__ import annotations
@@ -14,35 +14,94 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from cahqp.coco.document import read_document
 from cahqp.coco.image_folder import image_root
-from cahqp.coco.subset import build_document, camera_of, copy_file, recording_of
+from cahqp.coco.subset import Image, build_document, camera_of, copy_file, recording_of
 from cahqp.drift.mmd import distance, fit_scale
 from cahqp.drift.signals import Signals, read_signals, same_model, write_signals
 from cahqp.errors import ConfigError, DataError, check_numbers
 from cahqp.files import read_json, write_json
-from cahqp.runs.directory import RunDirectory
+from cahqp.runs.directory import open_run
 
 NEW = Path("new/labels.json")
 PAST = Path("past.json")
 BUFFER = "buffer.json"
 
-_FEWEST = 2  # frames that a domain needs to be one
-_PART_FOR_NEW = 0.5  # the newest domain may not push more than this share of the others out at once
+_MIN_FRAMES = 2  # a distribution needs two frames
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReplaySettings:
+    """Settings of the replay buffer.
+
+    Attributes:
+        capacity: Largest number of frames in the buffer. The oldest frames are removed first.
+        share: Share of the capacity, 0..1, for the new domain. Its frames are drawn at random.
+        select: Number of past domains to replay, those most unlike the new domain.
+        hold_out: Share of each recording's frames, 0..1, that is held out from training for the gate: the last ones.
+    """
+
+    capacity: int = 400
+    share: float = 0.25
+    select: int = 2
+    hold_out: float = 0.2
+
+    def __post_init__(self) -> None:
+        """Check the ranges.
+
+        Raises:
+            ConfigError: Settings are out of range.
+        """
+        check_numbers({"--share": self.share, "--hold_out": self.hold_out}, {"--capacity": self.capacity})
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReplayOptions(ReplaySettings):
+    """Add a domain to the buffer of past domains, and select the frames to replay while training on the new domain.
+
+    Writes `new/labels.json` (new frames to train on), `past.json` (frames to replay), and for each domain in the buffer
+    `NAME/train.json`, `NAME/held.json` and its features. `buffer.json` lists the domains, oldest first, with their
+    distances.
+
+    Attributes:
+        labels: Labels of the new domain, written by `cahqp relabel`.
+        features: Features of the same frames, by the model of all features in the buffer.
+        name: Name of the new domain. Older frames of the same name stay in the buffer as another entry.
+        output: New directory for the buffer.
+        buffer: Buffer directory of the round before. Default: an empty buffer.
+        seed: Seed of the random draws.
+    """
+
+    labels: Path
+    features: Path
+    name: str
+    output: Path
+    buffer: Path | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Check the ranges and the name.
+
+        Raises:
+            ConfigError: An option is invalid.
+        """
+        super().__post_init__()
+        if "/" in self.name or self.name.startswith(".") or self.name in ("new", ""):
+            message = f"--name must be a plain name other than `new`, got {self.name!r}."
+            raise ConfigError(message)
 
 
 @dataclass(frozen=True)
-class Domain:
+class BufferDomain:
     """Frames of one past domain in the buffer.
 
     Attributes:
-        name: Of the domain, numbered where the buffer has older frames of it.
-        domain: Its plain name.
-        directory: Where its labels, images and features lie.
-        frames: How many of them.
-        held: How many of them are held out for the gate.
+        name: Name of the domain, with a number if the buffer contains older frames of the same domain.
+        domain: Name of the domain without the number.
+        directory: Directory of its labels, images and features.
+        frames: Number of frames.
+        held: Number of frames that are held out for the gate.
     """
 
     name: str
@@ -52,92 +111,51 @@ class Domain:
     held: int
 
 
-def replay(
-    labels: Path,
-    features: Path,
-    name: str,
-    output: Path,
-    buffer: Path | None = None,
-    capacity: int = 400,
-    share: float = 0.25,
-    select: int = 2,
-    hold_out: float = 0.2,
-    seed: int = 0,
-) -> None:
-    """Add a domain to the buffer of past ones, and choose what the student replays while it learns the new one.
-
-    Writes `new/labels.json` (the new frames to train on, without those held out), `past.json` (the frames to replay),
-    and of each domain in the buffer `NAME/train.json`, `NAME/held.json` and its features. `buffer.json` lists them,
-    oldest first, with their distances.
-
-    Args:
-        labels: What `cahqp relabel` wrote for the new domain.
-        features: Of the same frames, by the model of all features in the buffer.
-        name: Of the new domain. A domain of that name in the buffer is kept beside it, as an older one.
-        output: Directory to make.
-        buffer: The directory that the round before has made. Default none: the buffer is empty.
-        capacity: Most frames of the buffer; the oldest go first.
-        share: Of the capacity, 0..1, that the new domain takes, drawn at random.
-        select: Past domains to replay: the most unlike the new one. All where there are no more.
-        hold_out: Share of each recording's frames, its last ones, that are never trained on but judged on.
-        seed: Of the draws.
-    """
-    check_numbers(shares={"--share": share, "--hold_out": hold_out}, counts={"--capacity": capacity})
-    if "/" in name or name.startswith(".") or name in ("new", ""):
-        message = f"--name must be a plain name other than `new`, got {name!r}."
-        raise ConfigError(message)
-    settings = {"name": name, "capacity": capacity, "share": share, "select": select, "hold_out": hold_out}
-    inputs = {"labels": labels, "features": features} | ({"buffer": buffer} if buffer else {})
-    run = RunDirectory(output, "replay", settings, inputs, seed)
-    if not run.begin():
-        print(f"{output} is finished already: nothing to do.")
-        return
-    document, signals = read_document(labels, ["images"]), read_signals(features)
-    past = read_buffer(buffer) if buffer else []
-    held = held_out(document["images"], hold_out)
-    distances = {domain.name: _distance(domain, signals) for domain in past}
-    _write_new(run.work, document, labels, held)
-    random = np.random.default_rng(seed)
-    taken = _take(
-        document, labels, signals, held, max(1, round(share * capacity)), random, run.work / _free(name, past)
-    )
-    room = capacity - len(taken)
-    kept = _keep(past, room, run.work)
-    chosen = sorted((domain.name for domain in kept), key=lambda name: -distances[name])[: max(select, 0)]
-    _write_past(run.work, [domain for domain in kept if domain.name in chosen])
-    own = _free(name, past)
-    listed = [*kept, Domain(own, name, run.work / own, len(taken), len(held & set(taken)))]
-    entries = [{"name": d.name, "domain": d.domain, "frames": d.frames, "held": d.held} for d in listed]
-    told = {"domains": entries, "distances": {n: round(d, 6) for n, d in distances.items()}, "replayed": chosen}
-    write_json(run.work / BUFFER, told)
-    run.finish({"frames": sum(d.frames for d in listed), "domains": len(listed)})
-    print(f"{output}: {', '.join(f'{d.name} {d.frames}' for d in listed)}; replayed: {', '.join(chosen) or 'none'}.")
+def replay(options: ReplayOptions) -> None:
+    """Run `cahqp replay`."""
+    names = ("name", "capacity", "share", "select", "hold_out")
+    inputs = {"labels": options.labels, "features": options.features}
+    inputs |= {"buffer": options.buffer} if options.buffer else {}
+    settings = {name: getattr(options, name) for name in names}
+    with open_run(options.output, "replay", settings, inputs, options.seed) as run:
+        if run is None:
+            return
+        past = read_buffer(options.buffer) if options.buffer else []
+        domains, distances = _update(options, past, run.work)
+        by_distance = sorted((domain.name for domain in domains[:-1]), key=lambda name: -distances[name])
+        replayed = by_distance[: max(options.select, 0)]
+        _write_past(run.work, [domain for domain in domains if domain.name in replayed])
+        entries = [{"name": d.name, "domain": d.domain, "frames": d.frames, "held": d.held} for d in domains]
+        rounded = {name: round(value, 6) for name, value in distances.items()}
+        write_json(run.work / BUFFER, {"domains": entries, "distances": rounded, "replayed": replayed})
+        run.metrics = {"frames": sum(d.frames for d in domains), "domains": len(domains)}
+        counts = ", ".join(f"{d.name} {d.frames}" for d in domains)
+        print(f"{options.output}: {counts}; replayed: {', '.join(replayed) or 'none'}.")
 
 
-def read_buffer(directory: Path) -> list[Domain]:
+def read_buffer(directory: Path) -> list[BufferDomain]:
     """Return the domains of a buffer, oldest first.
 
     Raises:
-        DataError: It is no buffer.
+        DataError: The directory is not a buffer.
     """
     if not (directory / BUFFER).is_file():
-        message = f"{directory} is no buffer: it has no {BUFFER}. Give what `cahqp replay` made."
+        message = f"{directory} is not a buffer: {BUFFER} is missing. Give a directory that `cahqp replay` wrote."
         raise DataError(message)
-    listed = read_json(directory / BUFFER)["domains"]
     return [
-        Domain(entry["name"], entry["domain"], directory / entry["name"], entry["frames"], entry["held"])
-        for entry in listed
+        BufferDomain(entry["name"], entry["domain"], directory / entry["name"], entry["frames"], entry["held"])
+        for entry in read_json(directory / BUFFER)["domains"]
     ]
 
 
-def held_out(images: list[dict[str, Any]], share: float) -> set[int]:
-    """Return ids of the last frames of each recording: neighbouring frames are nearly one picture, a draw would leak.
+def held_out(images: list[Image], share: float) -> set[int]:
+    """Return the ids of the last frames of each recording. Random frames would leak: neighbours are nearly equal.
 
     Args:
         images: COCO images.
-        share: Of each recording, 0..1; a recording of one frame is trained on.
+        share: Share of each recording, 0..1. A recording of one frame is used for training.
     """
-    recordings: dict[str, list[dict[str, Any]]] = {}
+    recordings: dict[str, list[Image]] = {}
     for image in images:
         recordings.setdefault(f"{camera_of(image)}/{recording_of(image)}", []).append(image)
     held: set[int] = set()
@@ -148,130 +166,138 @@ def held_out(images: list[dict[str, Any]], share: float) -> set[int]:
     return held
 
 
-def _free(name: str, past: list[Domain]) -> str:
-    """Return the name, numbered where an older domain of the buffer has it."""
-    taken = {domain.name for domain in past}
-    number = 2
-    free = name
+def free_name(name: str, taken: set[str]) -> str:
+    """Return the name, with a number if it is taken."""
+    free, number = name, 2
     while free in taken:
         free, number = f"{name}.{number}", number + 1
     return free
 
 
-def _distance(domain: Domain, signals: Signals) -> float:
+def _update(
+    options: ReplayOptions, past: list[BufferDomain], work: Path
+) -> tuple[list[BufferDomain], dict[str, float]]:
+    """Write the new domain and the kept past domains.
+
+    Returns:
+        The domains, oldest first, the new one last, and the distances of all past domains to the new one.
+    """
+    document, signals = read_document(options.labels, ["images"]), read_signals(options.features)
+    held = held_out(document["images"], options.hold_out)
+    distances = {domain.name: _distance(domain, signals) for domain in past}
+    _write_new(work, document, options.labels, held)
+    name = free_name(options.name, {domain.name for domain in past})
+    images = _draw(document, options, signals, held)
+    _write_domain(work / name, document, options.labels, images, held)
+    rows = _feature_rows(images, signals)
+    write_signals(work / name, signals.take([rows[image["id"]] for image in images]), None)
+    kept = _keep(past, options.capacity - len(images), work)
+    held_count = len(held & {image["id"] for image in images})
+    return [*kept, BufferDomain(name, options.name, work / name, len(images), held_count)], distances
+
+
+def _distance(domain: BufferDomain, signals: Signals) -> float:
     old = read_signals(domain.directory)
     if not same_model(old, signals):
-        message = f"The buffer's {domain.name} has features of another model. Begin the buffer anew, without --buffer."
+        message = f"The buffer's {domain.name} has features of another model. Start a new buffer, without --buffer."
         raise DataError(message)
     now = signals.features[signals.readable]
-    if min(len(old), len(now)) < _FEWEST:
-        return 0.0  # of one frame nobody can say how far it is from the next
+    if min(len(old), len(now)) < _MIN_FRAMES:
+        return 0.0
     return distance(old.features, now, fit_scale(old.features))
 
 
 def _write_new(work: Path, document: dict[str, Any], labels: Path, held: set[int]) -> None:
-    """Write the new domain's frames to train on; their images stay where they are."""
+    """Write the training frames of the new domain. Their images stay where they are."""
     images = [image for image in document["images"] if image["id"] not in held]
-    boxes = [box for box in document.get("annotations", []) if box["image_id"] not in held]
-    (work / NEW).parent.mkdir(exist_ok=True)
-    root = os.path.relpath(image_root(labels).resolve(), (work / NEW).parent.resolve())
-    write_json((work / NEW).parent / "source.json", {"root": Path(root).as_posix()})
-    write_json(work / NEW, build_document(images, boxes, document.get("categories", [])))
+    path = work / NEW
+    path.parent.mkdir(exist_ok=True)
+    root = os.path.relpath(image_root(labels).resolve(), path.parent.resolve())
+    write_json(path.parent / "source.json", {"root": Path(root).as_posix()})
+    annotations, categories = document.get("annotations", []), document.get("categories", [])
+    write_json(path, build_document(images, annotations, categories))
 
 
-def _take(
-    document: dict[str, Any],
-    labels: Path,
-    signals: Signals,
-    held: set[int],
-    most: int,
-    random: np.random.Generator,
-    directory: Path,
-) -> list[int]:
-    """Put a random sample of the new domain into the buffer: simple random sampling, held-out frames in proportion.
-
-    Returns:
-        Image ids of the sample.
-    """
+def _feature_rows(images: list[Image], signals: Signals) -> dict[int, int]:
+    """Return the row of the features of each image, by image id; file names may start at different folders."""
     rows = {name: row for row, name in enumerate(signals.names)}
-    root = image_root(labels)
-    known = [image for image in document["images"] if _row(image, rows, signals) is not None]
-    if not known:
-        message = f"None of the frames in {labels} has features. Make them of the same frames."
+    found = {}
+    for image in images:
+        name = str(image["file_name"])
+        suffixes = (row for key, row in rows.items() if key.endswith(f"/{name}") or name.endswith(f"/{key}"))
+        row = rows[name] if name in rows else next(suffixes, None)
+        if row is not None:
+            found[image["id"]] = row
+    return found
+
+
+def _draw(document: dict[str, Any], options: ReplayOptions, signals: Signals, held: set[int]) -> list[Image]:
+    """Return a simple random sample of the new domain, with held-out frames in proportion."""
+    rows = _feature_rows(document["images"], signals)
+    usable = [image for image in document["images"] if image["id"] in rows]
+    if not usable:
+        message = f"None of the frames in {options.labels} has features. Run `cahqp features` on the same frames."
         raise DataError(message)
-    parts = ([i for i in known if i["id"] not in held], [i for i in known if i["id"] in held])
-    counts = (most - round(most * len(parts[1]) / len(known)), round(most * len(parts[1]) / len(known)))
-    drawn = [image for part, count in zip(parts, counts, strict=True) for image in _draw(part, count, random)]
-    images = []
-    for number, image in enumerate(drawn, 1):
-        name = f"images/{number:05d}{Path(image['file_name']).suffix}"
-        copy_file(root / image["file_name"], directory / name)
-        images.append({**image, "file_name": name})
-    _write_domain(directory, images, document.get("annotations", []), document.get("categories", []), held)
-    write_signals(directory, signals.take([_row(image, rows, signals) or 0 for image in drawn]), None)
-    return [image["id"] for image in drawn]
-
-
-def _row(image: dict[str, Any], rows: dict[str, int], signals: Signals) -> int | None:
-    """Return an image's row among the features; names may begin at different folders."""
-    name = str(image["file_name"])
-    if name in rows:
-        return rows[name]
-    return next((row for known, row in rows.items() if known.endswith(f"/{name}") or name.endswith(f"/{known}")), None)
-
-
-def _draw(images: list[dict[str, Any]], count: int, random: np.random.Generator) -> list[dict[str, Any]]:
-    rows: NDArray[np.int64] = random.permutation(len(images))[:count]
-    return [images[row] for row in sorted(rows)]
+    random = np.random.default_rng(options.seed)
+    size = max(1, round(options.share * options.capacity))
+    parts = ([i for i in usable if i["id"] not in held], [i for i in usable if i["id"] in held])
+    held_size = round(size * len(parts[1]) / len(usable))
+    drawn = []
+    for part, count in zip(parts, (size - held_size, held_size), strict=True):
+        drawn += [part[row] for row in sorted(random.permutation(len(part))[:count])]
+    return drawn
 
 
 def _write_domain(
-    directory: Path, images: list[dict[str, Any]], boxes: list[dict[str, Any]], categories: list[Any], held: set[int]
-) -> None:
-    # Names begin at the domain's directory, so `images/` beside the file must not be taken for their root.
+    directory: Path, document: dict[str, Any], labels: Path, images: list[Image], held: set[int]
+) -> None:  # fmt: skip
+    copies = []
+    for number, image in enumerate(images, 1):
+        name = f"images/{number:05d}{Path(image['file_name']).suffix}"
+        copy_file(image_root(labels) / image["file_name"], directory / name)
+        copies.append({**image, "file_name": name})
+    # File names start at the domain's directory, not at `images/` beside the file.
     write_json(directory / "source.json", {"root": "."})
-    for name, part in (
-        ("train.json", [i for i in images if i["id"] not in held]),
-        ("held.json", [i for i in images if i["id"] in held]),
-    ):
-        write_json(directory / name, build_document(part, boxes, categories))
+    annotations, categories = document.get("annotations", []), document.get("categories", [])
+    for name, is_held in (("train.json", False), ("held.json", True)):
+        part = [image for image in copies if (image["id"] in held) is is_held]
+        write_json(directory / name, build_document(part, annotations, categories))
 
 
-def _keep(past: list[Domain], room: int, work: Path) -> list[Domain]:
-    """Carry the newest frames of the past over, as many as there is room for; the oldest domains go first."""
-    kept: list[Domain] = []
+def _keep(past: list[BufferDomain], room: int, work: Path) -> list[BufferDomain]:
+    """Copy the newest past domains into `work`, as many frames as there is room for; drop the oldest domains."""
+    kept: list[BufferDomain] = []
     for domain in reversed(past):
         count = min(domain.frames, room)
-        if count < _FEWEST:
+        if count < _MIN_FRAMES:
             break
         room -= count
-        kept.append(_carry(domain, count, work))
+        kept.append(_copy_domain(domain, count, work))
     return kept[::-1]
 
 
-def _carry(domain: Domain, count: int, work: Path) -> Domain:
-    """Carry a domain over, its first `count` frames at most, held-out ones in proportion."""
+def _copy_domain(domain: BufferDomain, count: int, work: Path) -> BufferDomain:
+    """Copy the first `count` frames of a domain, with held-out frames in proportion."""
     directory = work / domain.name
     held_count = min(domain.held, round(count * domain.held / domain.frames))
-    sizes = {"train.json": count - held_count, "held.json": held_count}
     rows: list[int] = []
-    before = 0
-    for file, size in sizes.items():
+    start = 0
+    for file, size in (("train.json", count - held_count), ("held.json", held_count)):
         document = read_document(domain.directory / file, ["images"])
         images = document["images"][:size]
         for image in images:
             copy_file(domain.directory / image["file_name"], directory / image["file_name"], link=True)
-        rows += range(before, before + len(images))  # features stand in the order of the files
-        before += len(document["images"])
+        rows += range(start, start + len(images))  # features are in the order of the files
+        start += len(document["images"])
         write_json(directory / file, build_document(images, document["annotations"], document["categories"]))
     write_json(directory / "source.json", {"root": "."})
     write_signals(directory, read_signals(domain.directory).take(rows), None)
-    return Domain(domain.name, domain.domain, directory, count, held_count)
+    return BufferDomain(domain.name, domain.domain, directory, count, held_count)
 
 
-def _write_past(work: Path, domains: list[Domain]) -> None:
-    """Write the frames to replay as one file, whose names begin at the buffer's directory."""
-    images: list[dict[str, Any]] = []
+def _write_past(work: Path, domains: list[BufferDomain]) -> None:
+    """Write the frames to replay as one file. File names start at the buffer's directory."""
+    images: list[Image] = []
     boxes: list[dict[str, Any]] = []
     categories: list[Any] = []
     for domain in domains:

@@ -1,145 +1,139 @@
-"""Carry out a plan, stage by stage, from wherever it stands."""
+"""`cahqp cycle run`: run a plan stage by stage. A rerun resumes, and skips current results."""
 
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from cahqp import files
 from cahqp.cycle import summary
-from cahqp.cycle.plan import Plan, read_plan
-from cahqp.cycle.rounds import run as rounds_run
+from cahqp.cycle.plan import CyclePlan, read_plan
 from cahqp.cycle.rounds.plan import has_rounds
-from cahqp.cycle.stages import CYCLE, Stages
+from cahqp.cycle.rounds.run import Rounds, open_rounds, run_rounds
+from cahqp.cycle.stages import CYCLE, CycleStages
 from cahqp.errors import ConfigError, RunError
 from cahqp.runs import locks
 from cahqp.runs.executor import run_stages
 from cahqp.runs.state import Stage
 
 
-@dataclass(frozen=True)
-class Cycle:
-    """A plan and the directory it is carried out in.
+@dataclass(frozen=True, kw_only=True)
+class CycleRunOptions:
+    """Run a plan: train or take the models, adapt, relabel, retrain, compare, publish, report.
+
+    If interrupted, rerun the same command to resume. Finished stages whose inputs are unchanged are skipped. If inputs
+    changed, the old result moves to `stale/` and the stage runs again.
 
     Attributes:
-        path: The plan's file, as it was given.
-        plan: The plan, with the seed and the arms that hold here.
-        root: The cycle's directory.
+        plan: YAML file of the plan, such as `configs/cycle/demo.yaml`.
+        output: Directory of the cycle. Default: `runs/<name>`, with `-seed<N>` if --seed differs from the plan's.
+        seed: Seed of every stage. Default: the plan's.
+        arms: Additional teachers for comparison, separated by spaces or commas: mean-teacher, ca-hqp, oracle.
+        dry_run: Print the commands and start nothing.
+        watch: With a plan that has `watch`: wait for more frames, until interrupted.
+        rounds: With a plan that has `watch`: largest number of rounds. Default: no limit.
+        replay: With a plan of rounds: use its replay buffer. `--replay=false` shows forgetting without it.
+    """
+
+    plan: Path
+    output: Path | None = None
+    seed: int | None = None
+    arms: list[str] = field(default_factory=list)
+    dry_run: bool = False
+    watch: bool = False
+    rounds: int | None = None
+    replay: bool = True
+
+    def __post_init__(self) -> None:
+        """Check the seed.
+
+        Raises:
+            ConfigError: It is negative.
+        """
+        if self.seed is not None and self.seed < 0:
+            message = f"--seed must be 0 or more, got {self.seed}."
+            raise ConfigError(message)
+
+
+@dataclass(frozen=True)
+class Cycle:
+    """A plan and its directory.
+
+    Attributes:
+        path: The plan's file, as given.
+        plan: The plan, with the seed and the arms of this run.
+        root: Directory of the cycle.
     """
 
     path: Path
-    plan: Plan
+    plan: CyclePlan
     root: Path
 
     @property
     def stages(self) -> list[Stage]:
         """The stages in order."""
-        return Stages(self.plan, self.root).all()
+        return CycleStages(self.plan, self.root).all()
 
     @property
     def command(self) -> str:
-        """The command that carries it out, or goes on with it."""
-        given = ["cahqp", "cycle", "run", f"--plan={self.path}", f"--output={self.root}", f"--seed={self.plan.seed}"]
-        return shlex.join(given)
+        """The command that starts or resumes the run."""
+        words = ["cahqp", "cycle", "run", f"--plan={self.path}", f"--output={self.root}", f"--seed={self.plan.seed}"]
+        return shlex.join(words)
 
 
-def run(
-    plan: Path,
-    output: Path | None = None,
-    seed: int | None = None,
-    arms: str = "",
-    dry_run: bool = False,
-    watch: bool = False,
-    rounds: int | None = None,
-    replay: bool = True,
-) -> None:
-    """Carry out a plan: train or take the models, adapt, relabel, retrain, compare, publish, report.
+def run(options: CycleRunOptions) -> None:
+    """Run `cahqp cycle run`."""
+    cycle: Cycle | Rounds
+    if has_rounds(options.plan):
+        cycle = open_rounds(options.plan, options.output, options.seed, options.replay)
+    else:
+        arms = [arm for text in options.arms for arm in text.split(",") if arm]
+        cycle = open_cycle(options.plan, options.output, options.seed, arms)
+    if options.dry_run:
+        # A URL is printed without its password.
+        print("\n".join(shlex.join(["cahqp", *map(files.redact_url, stage.arguments)]) for stage in cycle.stages))
+    elif isinstance(cycle, Rounds):
+        run_rounds(cycle, options.watch, options.rounds)
+    else:
+        _run_cycle(cycle)
 
-    Killed or failed, the same command goes on from there. Finished stages whose inputs are unchanged are skipped; where
-    inputs have changed, the old result is kept in `stale/` and made again.
 
-    Args:
-        plan: The YAML file; `configs/cycle/demo.yaml` is one to start from.
-        output: Directory of the cycle. Default `runs/<name>`, with `-seed<N>` where --seed differs from the plan's.
-        seed: Seed of every stage. Default the plan's.
-        arms: Further teachers to compare with, separated by commas: mean-teacher, ca-hqp, oracle.
-        dry_run: Print the commands and start nothing.
-        watch: Of a plan with `watch`: wait for more frames, until interrupted.
-        rounds: Of a plan with `watch`: end after so many rounds.
-        replay: Of a plan with rounds: use its replay; `false` to see what is forgotten without.
+def open_cycle(path: Path, output: Path | None, seed: int | None, arms: list[str] | None = None) -> Cycle:
+    """Read a plan and find its directory. Arms of earlier runs in the directory are kept.
+
+    Raises:
+        ConfigError: The plan or an arm is invalid.
+        RunError: The directory belongs to another name or seed.
     """
-    if has_rounds(plan):
-        _run_rounds(plan, output, seed, dry_run, watch, rounds, replay)
-        return
-    cycle = choose(plan, output, seed, arms)
-    if dry_run:
-        print(_commands(cycle.stages))
-        return
+    plan = read_plan(path, arms or [])
+    chosen = plan.seed if seed is None else seed
+    root = output or Path("runs") / (plan.name if chosen == plan.seed else f"{plan.name}-seed{chosen}")
+    if (root / CYCLE).is_file():
+        begun = files.read_json(root / CYCLE)
+        if begun["name"] != plan.name:
+            message = f"{root} was begun by the plan {begun['name']}, not {plan.name}. Choose another --output."
+            raise RunError(message)
+        if begun["seed"] != chosen:
+            message = f"{root} was begun with seed {begun['seed']}, not {chosen}. Give that seed, or another --output."
+            raise RunError(message)
+        plan = read_plan(path, [*begun["arms"], *(arms or [])])
+    return Cycle(path, replace(plan, seed=chosen), root)
+
+
+def _run_cycle(cycle: Cycle) -> None:
     locks.acquire(cycle.root)
     try:
-        _remember(cycle)
+        models = CycleStages(cycle.plan, cycle.root).models
+        entries = {
+            "name": cycle.plan.name,
+            "seed": cycle.plan.seed,
+            "arms": cycle.plan.arms,
+            "models": {name: path.as_posix() for name, path in models.items()},
+            "command": cycle.command,
+        }
+        files.write_json(cycle.root / CYCLE, entries)
         run_stages(cycle.root, cycle.stages)
     finally:
         locks.release(cycle.root)
     print("\n".join(["", *summary.lines(cycle.root)]))
-
-
-def _run_rounds(
-    plan: Path, output: Path | None, seed: int | None, dry_run: bool, watch: bool, max_rounds: int | None, replay: bool
-) -> None:
-    chosen = rounds_run.choose(plan, output, seed, replay)
-    if dry_run:
-        print(_commands(chosen.stages))
-        return
-    rounds_run.run_stages(chosen, watch, max_rounds)
-
-
-def _commands(stages: Sequence[Stage]) -> str:
-    """Return the stages' command lines; a URL stands in them without its password."""
-    return "\n".join(shlex.join(["cahqp", *map(files.redact_url, stage.arguments)]) for stage in stages)
-
-
-def choose(plan: Path, output: Path | None, seed: int | None, arms: str = "") -> Cycle:
-    """Read a plan and find its directory. Arms that were added to the directory before stay.
-
-    Raises:
-        ConfigError: The plan or a flag cannot be right.
-        RunError: The directory belongs to another name or seed.
-    """
-    asked = [arm.strip() for arm in arms.split(",") if arm.strip()]
-    chosen = read_plan(plan, asked)
-    if seed is not None and seed < 0:
-        message = f"--seed must be 0 or more, got {seed}."
-        raise ConfigError(message)
-    wanted = chosen.seed if seed is None else seed
-    root = output or Path("runs") / (chosen.name if wanted == chosen.seed else f"{chosen.name}-seed{wanted}")
-    if (root / CYCLE).is_file():
-        begun = files.read_json(root / CYCLE)
-        _check_same(root, begun["name"], begun["seed"], chosen.name, wanted)
-        chosen = read_plan(plan, [*begun["arms"], *asked])
-    return Cycle(plan, replace(chosen, seed=wanted), root)
-
-
-def _check_same(root: Path, name: str, seed: int, wanted_name: str, wanted_seed: int) -> None:
-    if name != wanted_name:
-        message = f"{root} was begun by the plan {name}, not {wanted_name}. Choose another --output, or remove it."
-        raise RunError(message)
-    if seed != wanted_seed:
-        message = f"{root} was begun with seed {seed}, not {wanted_seed}. Give --seed {seed}, or another --output."
-        raise RunError(message)
-
-
-def _remember(cycle: Cycle) -> None:
-    models = {name: path.as_posix() for name, path in Stages(cycle.plan, cycle.root).models.items()}
-    files.write_json(
-        cycle.root / CYCLE,
-        {
-            "name": cycle.plan.name,
-            "seed": cycle.plan.seed,
-            "arms": cycle.plan.arms,
-            "models": models,
-            "command": cycle.command,
-        },
-    )

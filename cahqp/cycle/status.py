@@ -1,84 +1,91 @@
-"""How far a cycle is."""
+"""`cahqp cycle status`: progress of a cycle."""
 
 from __future__ import annotations
 
 import csv
+from dataclasses import dataclass
 from pathlib import Path
 
 from cahqp import files
 from cahqp.cycle import summary
 from cahqp.cycle.rounds.plan import has_rounds
-from cahqp.cycle.rounds.run import Rounds
-from cahqp.cycle.rounds.run import choose as choose_rounds
-from cahqp.cycle.run import Cycle, choose
+from cahqp.cycle.rounds.run import Rounds, open_rounds
+from cahqp.cycle.run import Cycle, open_cycle
 from cahqp.cycle.stages import CYCLE
 from cahqp.runs import locks, process
 from cahqp.runs.executor import duration
 from cahqp.runs.state import Stage, State
 
 
-def status(plan: Path, output: Path | None = None) -> None:
-    """Say of each stage whether it is done, under way, partial or to do, how long it took, and what to run next.
+@dataclass(frozen=True, kw_only=True)
+class CycleStatusOptions:
+    """Print the state and the time of each stage, and the next command.
 
-    Args:
-        plan: The YAML file.
-        output: Directory of the cycle. Default `runs/<name>`.
+    Attributes:
+        plan: YAML file of the plan.
+        output: Directory of the cycle. Default: `runs/<name>`.
     """
-    print("\n".join(lines(plan, output)))
+
+    plan: Path
+    output: Path | None = None
+
+
+def status(options: CycleStatusOptions) -> None:
+    """Run `cahqp cycle status`."""
+    print("\n".join(lines(options.plan, options.output)))
 
 
 def lines(plan: Path, output: Path | None = None) -> list[str]:
-    """Return what `status` prints. Nothing is changed."""
-    begun = output / CYCLE if output else None
-    said = files.read_json(begun) if begun and begun.is_file() else {}
+    """Return the lines that `status` prints. Nothing is changed."""
+    path = output / CYCLE if output else None
+    begun = files.read_json(path) if path and path.is_file() else {}
     cycle: Cycle | Rounds
     if has_rounds(plan):
-        cycle = choose_rounds(plan, output, said.get("seed"), said.get("replay", True))
+        cycle = open_rounds(plan, output, begun.get("seed"), begun.get("replay", True))
     else:
-        cycle = choose(plan, output, said.get("seed"))
+        cycle = open_cycle(plan, output, begun.get("seed"))
     state = State(cycle.root)
-    unsettled: list[Stage] = []
-    told = []
+    unfinished: list[Stage] = []
+    rows = []
     for stage in cycle.stages:
-        says = _says(stage, state, unsettled)
-        if says != "done":
-            unsettled.append(stage)
+        text = _describe(stage, state, unfinished)
+        if text != "done":
+            unfinished.append(stage)
         record = state.records.get(stage.name)
-        seconds = duration(record.seconds) if record and record.seconds else ""
-        told.append((stage.name, says, seconds))
-    width = max(len(name) for name, _, _ in told)
-    rows = [f"{name:<{width}}  {seconds:>12}  {says}" for name, says, seconds in told]
-    return [str(cycle.root), *rows, "", *_next(cycle, unsettled)]
+        rows.append((stage.name, duration(record.seconds) if record and record.seconds else "", text))
+    width = max(len(name) for name, _, _ in rows)
+    table = [f"{name:<{width}}  {seconds:>12}  {text}" for name, seconds, text in rows]
+    return [str(cycle.root), *table, "", *_next(cycle, unfinished)]
 
 
-def _says(stage: Stage, state: State, unsettled: list[Stage]) -> str:
+def _describe(stage: Stage, state: State, unfinished: list[Stage]) -> str:
     if locks.is_held(stage.output):
-        return f"under way{_how_far(stage, state)}"
-    waits = [other.name for other in unsettled if any(other.output in (p, *p.parents) for p in stage.inputs)]
-    if waits:
-        return f"waits for {', '.join(waits)}"
+        return f"running{_progress(stage, state)}"
+    missing = [other.name for other in unfinished if any(other.output in (p, *p.parents) for p in stage.inputs)]
+    if missing:
+        return f"waits for {', '.join(missing)}"
     key = state.key(stage)
     if state.is_done(stage, key):
         return "done"
     if state.is_stale(stage, key):
         return "to do again: its inputs have changed"
-    return f"partial{_how_far(stage, state)}" if stage.partial.exists() else "to do"
+    return f"partial{_progress(stage, state)}" if stage.partial.exists() else "to do"
 
 
-def _how_far(stage: Stage, state: State) -> str:
+def _progress(stage: Stage, state: State) -> str:
     metrics = stage.partial / "metrics.csv"
     if metrics.is_file():
         with metrics.open(newline="", encoding="utf-8") as file:
             rows = list(csv.DictReader(file))
         if rows and {"epoch", "step"} <= rows[-1].keys():
             return f": epoch {rows[-1]['epoch']}, step {rows[-1]['step']}"
-    said = process.last_lines(state.root / "logs" / f"{stage.name}.log", 1)
-    return f": {said[0]}" if said else ""
+    last = process.last_lines(state.root / "logs" / f"{stage.name}.log", 1)
+    return f": {last[0]}" if last else ""
 
 
-def _next(cycle: Cycle | Rounds, unsettled: list[Stage]) -> list[str]:
+def _next(cycle: Cycle | Rounds, unfinished: list[Stage]) -> list[str]:
     if locks.is_held(cycle.root):
-        return ["A process is at work on it."]
-    if not unsettled:
+        return ["A process is running this cycle."]
+    if not unfinished:
         return summary.round_lines(cycle.root) if isinstance(cycle, Rounds) else summary.lines(cycle.root)
-    return [f"Next: {unsettled[0].name}", f"  {cycle.command}"]
+    return [f"Next: {unfinished[0].name}", f"  {cycle.command}"]

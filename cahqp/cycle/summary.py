@@ -1,9 +1,8 @@
-"""The few lines that a cycle ends with."""
+"""Summary at the end of a cycle."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from cahqp import files
 from cahqp.cycle.stages import TEST
@@ -17,16 +16,22 @@ NAMES = {
     "student-old": "student, before",
     "student-new": "student, retrained",
 }
+"""Labels of the models in tables, in their order."""
 
 
 def lines(root: Path) -> list[str]:
-    """Return the table of a finished cycle, what was published, and where the report is."""
+    """Return the table of a finished cycle, the decision, and the path of the report."""
     models = files.read_json(root / "evaluate" / "metrics.json")["models"]
-    decision = files.read_json(root / "published" / "decision.json")
+    names = sorted(models, key=order)
+    frames = list(dict.fromkeys(frame for name in names for frame in models[name]))
+    frames.sort(key=lambda name: not name.startswith(TEST))
+    width = max(len(label(name)) for name in names)
+    rows = [(label(m), [_percent(models[m].get(f, {}).get("ap50")) for f in frames]) for m in names]
+    table = [("AP50 in %", [name.replace("-", " ") for name in frames]), *rows]
     return [
-        *_table(models),
+        *(name.ljust(width) + "".join(f"{cell:>16}" for cell in cells) for name, cells in table),
         "",
-        decision["reason"],
+        files.read_json(root / "published" / "decision.json")["reason"],
         f"Published: {root / 'published' / 'model.safetensors'}",
         f"Report:    {root / 'report' / 'report.html'}",
     ]
@@ -34,41 +39,31 @@ def lines(root: Path) -> list[str]:
 
 def round_lines(root: Path) -> list[str]:
     """Return the table of a plan of rounds: AP50 of the running student by domain, after each round."""
-    told: list[str] = []
-    for evaluated in sorted(
-        root.glob("round-*/**/evaluate/metrics.json"), key=lambda path: files.natural_key(path.as_posix())
-    ):
-        models = files.read_json(evaluated)["models"]
-        decision = evaluated.parents[1] / "published" / "decision.json"
+    rows: list[tuple[str, list[str]]] = []
+    paths = root.glob("round-*/**/evaluate/metrics.json")
+    for path in sorted(paths, key=lambda path: files.natural_key(path.as_posix())):
+        models = files.read_json(path)["models"]
+        decision = path.parents[1] / "published" / "decision.json"
         published = files.read_json(decision)["published"] if decision.is_file() else None
-        figures = models["student-new" if published else "student-old"]
-        if not told:
-            told.append(_round_row("AP50 in % of the running student", {name: name for name in figures}))
-            told.append(_round_row("at the start", {n: _percent(f["ap50"]) for n, f in models["student-old"].items()}))
-        name = evaluated.parents[1].relative_to(root).as_posix()
-        how = {True: "published", False: "kept", None: "not decided"}[published]
-        told.append(_round_row(f"{name}, {how}", {n: _percent(f["ap50"]) for n, f in figures.items()}))
-    told = told or ["No round has been measured yet."]
-    return [*told, "", f"Report: {root / 'report.html'}"]
+        sets = models["student-new" if published else "student-old"]
+        if not rows:
+            rows.append(("AP50 in % of the running student", list(sets)))
+            rows.append(("at the start", [_percent(values["ap50"]) for values in models["student-old"].values()]))
+        outcome = {True: "published", False: "kept", None: "not decided"}[published]
+        name = path.parents[1].relative_to(root).as_posix()
+        rows.append((f"{name}, {outcome}", [_percent(values["ap50"]) for values in sets.values()]))
+    table = [name.ljust(36) + "".join(f"{cell[:12]:>13}" for cell in cells) for name, cells in rows]
+    return [*(table or ["No round has been measured yet."]), "", f"Report: {root / 'report.html'}"]
 
 
-def _round_row(name: str, cells: dict[str, str]) -> str:
-    return name.ljust(36) + "".join(f"{cell[:12]:>13}" for cell in cells.values())
+def label(model: str) -> str:
+    """Return the label of a model in tables."""
+    return NAMES.get(model, model)
 
 
-def _table(models: dict[str, dict[str, Any]]) -> list[str]:
-    # JSON files are sorted by name; a reader wants before above after.
-    models = dict(sorted(models.items(), key=lambda item: list(NAMES).index(item[0]) if item[0] in NAMES else 99))
-    frames = list(dict.fromkeys(name for figures in models.values() for name in figures))
-    frames.sort(key=lambda name: not name.startswith(TEST))
-    width = max(len(NAMES.get(name, name)) for name in models)
-    header = "AP50 in %".ljust(width) + "".join(f"{name.replace('-', ' '):>16}" for name in frames)
-    rows = [
-        NAMES.get(model, model).ljust(width)
-        + "".join(f"{_percent(figures.get(name, {}).get('ap50')):>16}" for name in frames)
-        for model, figures in models.items()
-    ]
-    return [header, *rows]
+def order(model: str) -> int:
+    """Return the position of a model in tables."""
+    return list(NAMES).index(model) if model in NAMES else len(NAMES)
 
 
 def _percent(value: float | None) -> str:

@@ -1,4 +1,4 @@
-"""A camera that is broken is no camera whose world has changed: faults are looked for before drift."""
+"""Camera faults. They are detected before drift, because a broken camera is not a changed scene."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ import numpy as np
 
 from cahqp.drift.signals import PLAIN, Signals, interval
 
-MOST = 0.5
-"""Share of a window's frames that show a fault for the window to be called faulty."""
+MIN_SHARE = 0.5
+"""Share of faulty frames above which a window counts as faulty."""
 
 _BLACK_MEAN, _BLACK_SPREAD = 12.0, 6.0  # grey values of 0..255; a lens cap with sensor noise stays below both
-_FLAT_SPREAD = 2.0  # one colour all over: what a video server sends for a camera that it has lost
-_STILL = 0.02  # grey values; a coder's noise on one repeated picture stays below, sensor noise of a real one does not
+_FLAT_SPREAD = 2.0  # uniform colour, as a video server sends for a lost camera
+_STILL = 0.02  # grey values; codec noise on a repeated image stays below, sensor noise does not
 _STILL_SHARE = 0.1  # of the reference's usual change
-_ALIKE = 2.0  # times that the seconds between frames may differ for changes between them to be compared
+_MAX_INTERVAL_RATIO = 2.0  # largest ratio of two frame intervals whose changes are comparable
 
 
 @dataclass(frozen=True)
 class Usual:
-    """How much a working camera's picture changes.
+    """Usual change between frames of a working camera.
 
     Attributes:
-        change: Grey values that all but one in twenty frames differ by from the one before.
-        interval: Seconds between those frames; `None` where unknown.
+        change: Mean difference in grey values from the frame before; 95 % of the frames exceed it.
+        interval: Seconds between the frames; `None` if unknown.
     """
 
     change: float
@@ -33,41 +33,37 @@ class Usual:
 
 
 def fault(window: Signals, usual: Sequence[Usual] = ()) -> str | None:
-    """Name what is wrong with a camera in a window of its frames.
+    """Return the fault of a camera in a window.
 
     Args:
-        window: Following frames of one camera.
-        usual: What is known of working cameras. Frames further apart change more, so only those count whose frames
-            are known to be about as far apart as the window's.
+        window: Consecutive frames of one camera.
+        usual: Usual changes of working cameras. Only those with about the window's frame interval count, because
+            frames further apart change more.
 
     Returns:
-        `unreadable`, `black`, `flat` (one colour), `frozen` (the same picture again and again), or `None`.
+        `unreadable`, `black`, `flat` (uniform colour), `frozen` (a repeated image), or `None`.
     """
-    found = {
+    own = interval(window)
+    comparable = [
+        u.change for u in usual if own and u.interval and max(own / u.interval, u.interval / own) <= _MAX_INTERVAL_RATIO
+    ]
+    still = max(_STILL, _STILL_SHARE * min(comparable, default=0.0))
+    faulty = {
         "unreadable": ~window.readable,
-        "black": _less(window, "brightness", _BLACK_MEAN) & _less(window, "contrast", _BLACK_SPREAD),
-        "flat": _less(window, "contrast", _FLAT_SPREAD),
-        "frozen": _less(window, "change", max(_STILL, _STILL_SHARE * _least(window, usual))),
+        "black": _below(window, "brightness", _BLACK_MEAN) & _below(window, "contrast", _BLACK_SPREAD),
+        "flat": _below(window, "contrast", _FLAT_SPREAD),
+        "frozen": _below(window, "change", still),
     }
-    return next((name for name, frames in found.items() if frames.mean() > MOST), None)
+    return next((name for name, frames in faulty.items() if frames.mean() > MIN_SHARE), None)
 
 
 def usual_change(reference: Signals) -> Usual | None:
-    """Return how much a working camera changes; `None` where nothing is known."""
+    """Return the usual change in a reference; `None` if no change is known."""
     change = reference.plain[:, PLAIN.index("change")]
-    known = change[np.isfinite(change)]
-    return Usual(float(np.quantile(known, 0.05)), interval(reference)) if len(known) else None
+    finite = change[np.isfinite(change)]
+    return Usual(float(np.quantile(finite, 0.05)), interval(reference)) if len(finite) else None
 
 
-def _least(window: Signals, usual: Sequence[Usual]) -> float:
-    """Return the least change of those cameras whose frames are as far apart as the window's, 0 where none is."""
-    apart = interval(window)
-    if not apart:
-        return 0.0
-    alike = [u.change for u in usual if u.interval and max(apart / u.interval, u.interval / apart) <= _ALIKE]
-    return min(alike, default=0.0)
-
-
-def _less(window: Signals, name: str, limit: float) -> np.ndarray[tuple[int, ...], np.dtype[np.bool_]]:
+def _below(window: Signals, name: str, limit: float) -> np.ndarray[tuple[int, ...], np.dtype[np.bool_]]:
     values = window.plain[:, PLAIN.index(name)]
     return np.isfinite(values) & (np.nan_to_num(values, nan=np.inf) < limit)

@@ -1,11 +1,10 @@
-"""`cahqp features`: what drift is watched on, for every frame of an input: features, scores and plain signals."""
+"""`cahqp features`: the signals of every frame that drift detection reads: features, scores and plain signals."""
 
 from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -17,60 +16,40 @@ from cahqp.data.frames import open_frames
 from cahqp.data.sources import FrameSource, JoinedFrames
 from cahqp.detectors.base import Detector, Output
 from cahqp.detectors.model_file import load
+from cahqp.drift.options import FeaturesOptions
 from cahqp.drift.signals import PLAIN, SCORE_EDGES, Signals, write_signals
-from cahqp.errors import check_numbers
 from cahqp.inference.frames import FrameLoader, FrameSet, fixed_batches
-from cahqp.runs.directory import RunDirectory
+from cahqp.runs.directory import open_run
 from cahqp.structures import Batch, Detections
 
 GRID = 2
-"""Cells along each side into which features are averaged: coarse enough to forget where a vehicle stands, fine enough
-to see that a camera was turned."""
+"""Cells along each side over which features are averaged: too coarse to locate a vehicle, fine enough to
+detect a turned camera."""
 
 _THUMBNAIL = (36, 64)
 _VIEW = (9, 16)
-_SEEN_FROM = 0.3  # where the model file states no threshold
+_DEFAULT_THRESHOLD = 0.3  # for model files without thresholds
 
 
-def features(
-    weights: Path,
-    frames: list[Path],
-    output: Path,
-    frame_interval: float | None = None,
-    batch_size: int = 8,
-    workers: int = 0,
-    max_invalid_share: float = 1.0,
-    device: str = "cpu",
-) -> None:
-    """Write features, scores and plain signals of frames, for `cahqp drift`, `sample` and `replay`: `features.npz`.
-
-    Args:
-        weights: Model file of a student or a teacher. Files of different models cannot be compared.
-        frames: Folders of images, videos or COCO files, whose labels are not read.
-        output: Directory to make.
-        frame_interval: Seconds between the frames taken from a video; all of them where not given.
-        batch_size: Frames in a batch.
-        workers: Processes that load images; 0 loads in the main one.
-        max_invalid_share: Share of unreadable images, 0..1, that is put up with: they are what a dying camera sends.
-        device: Where the model runs.
-    """
-    check_numbers(shares={"--max_invalid_share": max_invalid_share}, counts={"--batch_size": batch_size})
-    inputs = {"weights": weights, **{f"frames.{i}": path for i, path in enumerate(frames)}}
-    run = RunDirectory(output, "features", {"frame_interval": frame_interval, "batch_size": batch_size}, inputs, seed=0)
-    if not run.begin():
-        print(f"{output} is finished already: nothing to do.")
-        return
-    source = open_frames(frames, frame_interval)
-    detector = load(weights).to(device).eval()
-    signals = watch(detector, FrameSet(source, detector.preprocessing, max_invalid_share), batch_size, workers)
-    write_signals(run.work, signals, _root(source, run.work))
-    run.finish({"frames": len(source), "unreadable": int((~signals.readable).sum())})
-    print(f"{output}: {len(source)} frames of {len(set(signals.cameras))} camera(s).")
+def features(options: FeaturesOptions) -> None:
+    """Run `cahqp features`."""
+    inputs = {"weights": options.weights, **{f"frames.{i}": path for i, path in enumerate(options.frames)}}
+    settings = {"frame_interval": options.frame_interval, "batch_size": options.batch_size}
+    with open_run(options.output, "features", settings, inputs) as run:
+        if run is None:
+            return
+        source = open_frames(options.frames, options.frame_interval)
+        detector = load(options.weights).to(options.device).eval()
+        frames = FrameSet(source, detector.preprocessing, options.max_invalid_share)
+        signals = measure_signals(detector, frames, options.batch_size, options.workers)
+        write_signals(run.work, signals, _root(source, run.work))
+        run.metrics = {"frames": len(source), "unreadable": int((~signals.readable).sum())}
+        print(f"{options.output}: {len(source)} frames of {len(set(signals.cameras))} camera(s).")
 
 
 @dataclass
 class _Rows:
-    """What is gathered over the batches; row i belongs to frame i."""
+    """Signals collected over the batches. Row i belongs to frame i."""
 
     count: int
     features: NDArray[np.float32] | None = None
@@ -89,12 +68,12 @@ class _Rows:
 
 
 @torch.no_grad()
-def watch(detector: Detector, frames: FrameSet, batch_size: int = 8, workers: int = 0) -> Signals:
-    """Return the signals of every frame, those that cannot be read marked so.
+def measure_signals(detector: Detector, frames: FrameSet, batch_size: int = 8, workers: int = 0) -> Signals:
+    """Return the signals of every frame. Unreadable frames are marked.
 
     Args:
-        detector: In eval mode, on its device.
-        frames: The input.
+        detector: Detector in eval mode, on its device.
+        frames: The frames.
         batch_size: Frames in a batch.
         workers: Processes that load images.
     """
@@ -108,30 +87,25 @@ def watch(detector: Detector, frames: FrameSet, batch_size: int = 8, workers: in
         batch = item.batch.to(device)
         images = detector.preprocessing.normalise(batch.images, batch.padding_mask)
         output: Output = detector(images, batch.padding_mask)
-        found = detector.decode(output, output.sizes)
+        detections = detector.decode(output, output.sizes)
         pooled = pool(output, batch).cpu().numpy()
         if rows.features is None:
             rows.features = np.zeros((len(frames), pooled.shape[1]), np.float32)
         rows.features[item.positions] = pooled
         for row, position in enumerate(item.positions):
             rows.readable[position] = True
-            rows.scores[position] = _histogram(found[row])
-            rows.uncertainty[position] = uncertainty(found[row].scores.cpu().numpy())
+            rows.scores[position] = _histogram(detections[row])
+            rows.uncertainty[position] = uncertainty(detections[row].scores.cpu().numpy())
             grey = _grey(batch, row)
             rows.view[position] = _view(grey)
             key = batch.frames[row].camera or batch.frames[row].recording
-            rows.plain[position] = _plain(grey, _seen(found[row], detector), previous.get(key))
+            rows.plain[position] = _plain(grey, _count(detections[row], detector), previous.get(key))
             previous[key] = _thumbnail(grey)
     return _signals(rows, frames.source, detector.provenance.get("hash"))
 
 
 def pool(output: Output, batch: Batch) -> Tensor:
-    """Return (B, D) features: the coarsest level of the backbone's, averaged over a grid of the valid part.
-
-    Args:
-        output: Of the detector.
-        batch: What it saw.
-    """
+    """Return (B, D) features: the coarsest backbone level, averaged over a grid of the valid part of each image."""
     maps = output.features.backbone[-1].float()
     height, width = batch.images.shape[-2:]
     pooled = []
@@ -142,10 +116,10 @@ def pool(output: Output, batch: Batch) -> Tensor:
     return torch.stack(pooled)
 
 
-def uncertainty(scores: NDArray[Any]) -> float:
-    """Return how undecided a frame's detections are: the sum of their entropies in bits, over scores of 0.1 and more.
+def uncertainty(scores: NDArray[np.float32]) -> float:
+    """Return the summed entropy in bits of a frame's detections with scores of at least 0.1.
 
-    A frame without objects and one whose objects are all sure both have little of it.
+    It is small for frames without objects and for frames with certain objects.
     """
     kept = np.clip(scores[scores >= 0.1].astype(np.float64), 1e-6, 1 - 1e-6)
     return float(-(kept * np.log2(kept) + (1 - kept) * np.log2(1 - kept)).sum())
@@ -156,7 +130,7 @@ def _histogram(detections: Detections) -> NDArray[np.float32]:
 
 
 def _grey(batch: Batch, row: int) -> Tensor:
-    """Return (h, w) float grey values of the valid part of an image, 0..255."""
+    """Return (h, w) float32 grey values of the valid part of an image, 0..255."""
     valid = ~batch.padding_mask[row]
     height, width = int(valid.any(1).sum()), int(valid.any(0).sum())
     return batch.images[row, :, :height, :width].float().mean(0)
@@ -167,30 +141,29 @@ def _thumbnail(grey: Tensor, size: tuple[int, int] = _THUMBNAIL) -> Tensor:
 
 
 def _view(grey: Tensor) -> NDArray[np.float32]:
-    """Return where it is bright and where dark, whatever the light: the same as long as a camera is not moved."""
+    """Return the normalised brightness of a tiny image, which changes if the camera is moved, not with the light."""
     small = _thumbnail(grey, _VIEW).flatten()
     view: NDArray[np.float32] = ((small - small.mean()) / small.std().clamp_min(1.0)).cpu().numpy()
     return view
 
 
-def _seen(found: Detections, detector: Detector) -> int:
-    """Return how many detections reach the operating threshold of their class."""
-    limits = found.scores.new_tensor([detector.thresholds.get(name, _SEEN_FROM) for name in detector.classes])
-    return int((found.scores >= limits[found.labels]).sum())
+def _count(detections: Detections, detector: Detector) -> int:
+    """Return the number of detections that reach the operating threshold of their class."""
+    thresholds = [detector.thresholds.get(name, _DEFAULT_THRESHOLD) for name in detector.classes]
+    return int((detections.scores >= detections.scores.new_tensor(thresholds)[detections.labels]).sum())
 
 
-def _plain(grey: Tensor, seen: int, before: Tensor | None) -> NDArray[np.float32]:
+def _plain(grey: Tensor, count: int, before: Tensor | None) -> NDArray[np.float32]:
     """Return the plain signals of one frame, in the order of `PLAIN`."""
     edges = grey[1:-1, 1:-1] * 4 - grey[:-2, 1:-1] - grey[2:, 1:-1] - grey[1:-1, :-2] - grey[1:-1, 2:]
     change = float((_thumbnail(grey) - before).abs().mean()) if before is not None else np.nan
-    return np.array([grey.mean().item(), grey.std().item(), edges.std().item(), seen, change], np.float32)
+    return np.array([grey.mean().item(), grey.std().item(), edges.std().item(), count, change], np.float32)
 
 
 def _signals(rows: _Rows, source: FrameSource, model: str | None) -> Signals:
     frames = source.frames
-    nothing = np.zeros((rows.count, 1), np.float32)
     return Signals(
-        features=rows.features if rows.features is not None else nothing,
+        features=np.zeros((rows.count, 1), np.float32) if rows.features is None else rows.features,
         scores=rows.scores,
         plain=rows.plain,
         view=rows.view,
@@ -206,19 +179,20 @@ def _signals(rows: _Rows, source: FrameSource, model: str | None) -> Signals:
 
 
 def _root(source: FrameSource, work: Path) -> str | None:
-    """Return the folder that the frames' files lie in, relative to `work`; `None` for frames out of a video."""
+    """Return the folder of the frames' files, relative to `work`; `None` for frames of a video."""
     if any(source.path(position) is None for position in range(len(source))):
         return None
-    parts = source.sources if isinstance(source, JoinedFrames) else [source]
-    roots = [str(Path(getattr(part, "root", ".")).resolve()) for part in parts]
-    return Path(os.path.relpath(os.path.commonpath(roots), work.resolve())).as_posix()
+    return Path(os.path.relpath(os.path.commonpath(_roots(source)), work.resolve())).as_posix()
 
 
 def _name(source: FrameSource, position: int) -> str:
-    """Return a frame's name, relative to the folder that holds all of the input."""
-    path = source.path(position)
-    parts = source.sources if isinstance(source, JoinedFrames) else [source]
-    if path is None or len(parts) == 1:
+    """Return a frame's name, relative to the common folder of all sources."""
+    path, roots = source.path(position), _roots(source)
+    if path is None or len(roots) == 1:
         return source.frames[position].name
-    common = os.path.commonpath([str(Path(getattr(part, "root", ".")).resolve()) for part in parts])
-    return Path(os.path.relpath(path.absolute(), common)).as_posix()
+    return Path(os.path.relpath(path.absolute(), os.path.commonpath(roots))).as_posix()
+
+
+def _roots(source: FrameSource) -> list[str]:
+    parts = source.sources if isinstance(source, JoinedFrames) else [source]
+    return [str(Path(getattr(part, "root", ".")).resolve()) for part in parts]

@@ -1,4 +1,4 @@
-"""Are two sets of frames of one distribution? MK-MMD with blocks, so that neighbouring frames do not count twice."""
+"""Two-sample test of sets of frames: MK-MMD with blocks of consecutive frames, which are not independent."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from numpy.typing import NDArray
 Array = NDArray[np.float64]
 
 FACTORS = (0.25, 0.5, 1.0, 2.0, 4.0)
-"""Of the median squared distance: the bandwidths of the kernels that are averaged."""
+"""Bandwidths of the averaged kernels, as multiples of the median squared distance."""
 
-_MOST = 2000  # frames from which the median distance is taken
-_SPREAD = 0.25  # share of the mean spread below which a value's own does not count: dead features would shout
+_MAX_FRAMES = 2000  # frames for the median distance
+_MIN_SPREAD = 0.25  # smallest spread of a value, as a share of the mean spread: dead features would dominate
 
 
 @dataclass(frozen=True)
 class Scale:
-    """How values become comparable: what the reference says is usual.
+    """Scale of values, from a reference.
 
     Attributes:
         centre: (D,) means.
-        spread: (D,) standard deviations, none of them much smaller than their mean.
+        spread: (D,) standard deviations, bounded from below by a share of their mean.
         bandwidth: Median squared distance between two frames of the reference.
     """
 
@@ -37,16 +37,12 @@ class Scale:
 
 
 def fit_scale(values: NDArray[np.float32]) -> Scale:
-    """Learn the scale of a reference.
-
-    Args:
-        values: (N, D), two rows or more.
-    """
+    """Return the scale of (N, D) reference values with at least two rows."""
     wide = values.astype(np.float64)
     spread = wide.std(0)
-    floor = max(float(spread.mean()) * _SPREAD, 1e-6)
+    floor = max(float(spread.mean()) * _MIN_SPREAD, 1e-6)
     scale = Scale(wide.mean(0), np.maximum(spread, floor), 1.0)
-    rows = np.linspace(0, len(wide) - 1, min(len(wide), _MOST)).astype(int)
+    rows = np.linspace(0, len(wide) - 1, min(len(wide), _MAX_FRAMES)).astype(int)
     distances = squared_distances(scale.apply(values[rows]))
     return Scale(scale.centre, scale.spread, max(float(np.median(distances[np.triu_indices(len(rows), 1)])), 1e-6))
 
@@ -65,7 +61,7 @@ def kernel(values: Array, bandwidth: float, others: Array | None = None) -> Arra
     Args:
         values: (N, D) scaled values.
         bandwidth: Median squared distance.
-        others: (M, D); the same where not given.
+        others: (M, D) scaled values. Default: `values`.
     """
     distances = squared_distances(values, others)
     total: Array = sum((np.exp(-distances / (factor * bandwidth)) for factor in FACTORS), np.zeros_like(distances))
@@ -73,7 +69,7 @@ def kernel(values: Array, bandwidth: float, others: Array | None = None) -> Arra
 
 
 def distance(first: NDArray[np.float32], second: NDArray[np.float32], scale: Scale) -> float:
-    """Return the unbiased squared MK-MMD between two sets; about zero, also below it, where they are alike."""
+    """Return the unbiased squared MK-MMD between two sets: about zero, or negative, for equal distributions."""
     a, b = scale.apply(first), scale.apply(second)
     within = _off_diagonal(kernel(a, scale.bandwidth)) + _off_diagonal(kernel(b, scale.bandwidth))
     return float(within - 2 * kernel(a, scale.bandwidth, b).mean())
@@ -85,11 +81,11 @@ def _off_diagonal(gram: Array) -> float:
 
 
 def blocks(recordings: list[str], length: int) -> NDArray[np.int64]:
-    """Return (N,) numbers of the blocks of following frames; none reaches over two recordings.
+    """Return (N,) numbers of blocks of consecutive frames. No block spans two recordings.
 
     Args:
-        recordings: Name of each frame's recording, in the order of time.
-        length: Frames of a block; the short rest of a recording joins its last one.
+        recordings: Name of each frame's recording, in order of time.
+        length: Frames in a block. The remaining frames of a recording join its last block.
     """
     numbers = np.zeros(len(recordings), np.int64)
     starts = [row for row in range(len(recordings)) if row == 0 or recordings[row] != recordings[row - 1]]
@@ -102,13 +98,13 @@ def blocks(recordings: list[str], length: int) -> NDArray[np.int64]:
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """What a window looks like against a reference.
+class MmdResult:
+    """Result of a window's test against a reference.
 
     Attributes:
         distance: Unbiased squared MK-MMD.
-        p: Of the block permutation test, in 0..1.
-        limit: The largest distance that the reference's own windows come to, with a margin.
+        p: P-value of the block permutation test, 0..1.
+        limit: Largest distance of the reference's own windows, plus a margin.
     """
 
     distance: float
@@ -116,23 +112,23 @@ class Verdict:
     limit: float
 
     def over(self, alpha: float) -> bool:
-        """Say whether the window is of another distribution: both unlikely by chance and farther than usual."""
+        """Return whether the window has another distribution: significant at `alpha`, and farther than the limit."""
         return self.p <= alpha and self.distance > self.limit
 
 
 class Reference:
-    """Frames that count as usual, against which windows are tested.
+    """Reference frames that windows are tested against.
 
-    A permutation test alone takes frames, or blocks of them, for exchangeable, and traffic comes in waves: a window of
-    one minute is more alike within itself than a random draw of blocks. So the reference's own windows are measured
-    too, each against the rest, and a window has to be farther off than the farthest of them.
+    A permutation test assumes exchangeable blocks, but traffic comes in waves: the frames of a one-minute window are
+    more similar than random blocks. Therefore each window of the reference is also compared with the rest of it, and a
+    tested window must exceed the largest of these distances.
 
     Args:
-        values: (N, D) of one kind of signal.
+        values: (N, D) values of one kind of signal.
         groups: (N,) block numbers, from `blocks`.
-        window: Blocks of a window.
-        margin: How far above the reference's farthest window the limit lies, as a share of that window's distance
-            from the middle one.
+        window: Blocks in a window.
+        margin: Distance of the limit above the reference's largest distance, as a share of the difference between the
+            largest and the median one.
     """
 
     def __init__(self, values: NDArray[np.float32], groups: NDArray[np.int64], window: int, margin: float) -> None:
@@ -147,14 +143,14 @@ class Reference:
 
     def test(
         self, values: NDArray[np.float32], groups: NDArray[np.int64], random: np.random.Generator, permutations: int
-    ) -> Verdict:
+    ) -> MmdResult:
         """Compare a window with the reference.
 
         Args:
-            values: (M, D) of the same kind of signal.
+            values: (M, D) values of the same kind of signal.
             groups: (M,) block numbers, from `blocks`.
-            random: Draws the permutations.
-            permutations: How many.
+            random: Generator of the permutations.
+            permutations: Number of permutations.
         """
         scaled = self.scale.apply(values)
         cross, cross_pairs = _between(
@@ -170,10 +166,10 @@ class Reference:
         np.put_along_axis(chosen[1:], order, 1, axis=1)
         distances = _distances(chosen, sums, pairs)
         rank = 1 + int((distances[1:] >= distances[0]).sum())
-        return Verdict(float(distances[0]), rank / (permutations + 1), self.limit)
+        return MmdResult(float(distances[0]), rank / (permutations + 1), self.limit)
 
     def _usual(self, window: int) -> Array:
-        """Return the distance of each run of following blocks from all others."""
+        """Return the distance of each run of `window` consecutive blocks from the other blocks."""
         starts = np.arange(self.count - window + 1)
         chosen = np.zeros((len(starts), self.count))
         np.put_along_axis(chosen, starts[:, None] + np.arange(window), 1, axis=1)
@@ -181,7 +177,7 @@ class Reference:
 
 
 def _between(gram: Array, first: NDArray[np.int64], second: NDArray[np.int64]) -> tuple[Array, Array]:
-    """Return sums of a kernel over pairs of blocks, and how many pairs of frames each sum has."""
+    """Return the sum of a kernel over each pair of blocks, and the number of pairs of frames in it."""
     rows, columns = (np.eye(int(g.max()) + 1)[g] for g in (first, second))
     pairs: Array = np.outer(rows.sum(0), columns.sum(0))
     sums: Array = rows.T @ gram @ columns
@@ -189,10 +185,10 @@ def _between(gram: Array, first: NDArray[np.int64], second: NDArray[np.int64]) -
 
 
 def _distances(chosen: Array, sums: Array, pairs: Array) -> Array:
-    """Return the squared MK-MMD of each split of blocks into chosen and others; pairs within a block do not count.
+    """Return the squared MK-MMD of each split of blocks in two, without pairs of frames in one block.
 
     Args:
-        chosen: (P, N) ones and zeros.
+        chosen: (P, N) indicators of the first part.
         sums: (N, N) sums of the kernel between blocks.
         pairs: (N, N) numbers of pairs of frames.
     """

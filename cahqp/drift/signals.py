@@ -1,4 +1,4 @@
-"""What is known of frames without their labels, as a file: the input of drift, of the sampler and of the replay."""
+"""Signals of frames without labels, as a file: the input of `cahqp drift`, `sample` and `replay`."""
 
 from __future__ import annotations
 
@@ -19,8 +19,9 @@ FRAMES = "signals.json"
 
 SCORE_EDGES = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 PLAIN = ("brightness", "contrast", "sharpness", "detections", "change")
-"""Mean and spread of the grey values (0..255), spread of their second differences, detections above the operating
-threshold, and the mean difference of a small picture to that of the camera's frame before (NaN for its first)."""
+"""Mean and standard deviation of the grey values (0..255), standard deviation of their second differences, number of
+detections above the operating threshold, and mean difference of the thumbnail from that of the camera's frame before
+(NaN for its first frame)."""
 
 _ARRAYS = ("features", "scores", "plain", "view", "uncertainty", "readable")
 _LISTS = ("names", "cameras", "recordings", "indices", "times")
@@ -28,22 +29,22 @@ _LISTS = ("names", "cameras", "recordings", "indices", "times")
 
 @dataclass(frozen=True)
 class Signals:
-    """Signals of N frames, in the order of their input.
+    """Signals of N frames, in the order of the input.
 
     Attributes:
-        features: (N, D) float32, of one model.
+        features: (N, D) float32 features of one model.
         scores: (N, 10) float32 counts of detections by score, between `SCORE_EDGES`.
-        plain: (N, 5) float32, in the order of `PLAIN`; NaN where a frame cannot be read.
-        view: (N, 144) float32 grey values of a tiny picture, without their mean and spread.
+        plain: (N, 5) float32, in the order of `PLAIN`; NaN for unreadable frames.
+        view: (N, 144) float32 grey values of a thumbnail, normalised to mean 0 and standard deviation 1.
         uncertainty: (N,) float32, summed entropy of the detections in bits.
         readable: (N,) bool.
         names: File names.
         cameras: Names of the cameras.
         recordings: Names of the recordings.
-        indices: Places in the recordings; order only.
-        times: Seconds within the recording, `None` where unknown.
-        root: Folder that `names` are relative to; `None` where the frames have no files, as in a video.
-        model: Hash of the model whose features these are; `None` where that was not written down.
+        indices: Positions in the recordings; only their order counts.
+        times: Seconds within the recording; `None` if unknown.
+        root: Folder that `names` are relative to; `None` if the frames are not files, as in a video.
+        model: Hash of the model of the features; `None` if it was not recorded.
     """
 
     features: NDArray[np.float32]
@@ -65,14 +66,14 @@ class Signals:
         return len(self.names)
 
     def take(self, rows: NDArray[np.int64] | list[int]) -> Signals:
-        """Return the frames of these rows, in their order."""
+        """Return the frames of these rows, in the order of `rows`."""
         chosen = [int(row) for row in rows]
         columns: dict[str, Any] = {name: getattr(self, name)[chosen] for name in _ARRAYS}
         columns |= {name: [getattr(self, name)[row] for row in chosen] for name in _LISTS}
         return replace(self, **columns)
 
     def by_camera(self) -> dict[str, Signals]:
-        """Return each camera's frames, in the order of the input, which is that of time."""
+        """Return each camera's frames, in the order of the input, which is the order of time."""
         rows: dict[str, list[int]] = {}
         for row, camera in enumerate(self.cameras):
             rows.setdefault(camera, []).append(row)
@@ -80,26 +81,26 @@ class Signals:
 
 
 def same_model(*parts: Signals) -> bool:
-    """Say whether features may be of one model: as many values a frame, and no two different models named."""
-    named = {part.model for part in parts} - {None}
-    return len(named) <= 1 and len({part.features.shape[1] for part in parts}) <= 1
+    """Return whether features may be of one model: the same number of values, and no two different hashes."""
+    hashes = {part.model for part in parts} - {None}
+    return len(hashes) <= 1 and len({part.features.shape[1] for part in parts}) <= 1
 
 
 def interval(signals: Signals) -> float | None:
-    """Return the median of the seconds between following frames of a recording; `None` where times are unknown."""
-    told = list(zip(signals.recordings, signals.times, strict=True))
-    gaps = [b - a for (one, a), (other, b) in pairwise(told) if one == other and a is not None and b is not None]
+    """Return the median seconds between consecutive frames of a recording; `None` if times are unknown."""
+    frames = pairwise(zip(signals.recordings, signals.times, strict=True))
+    gaps = [b - a for (left, a), (right, b) in frames if left == right and a is not None and b is not None]
     return float(np.median(gaps)) if gaps else None
 
 
 def join(parts: list[Signals]) -> Signals:
-    """Return several inputs, one after the other, without a root.
+    """Return the concatenation of several inputs, without a root.
 
     Raises:
-        DataError: They have features of different models.
+        DataError: The inputs have features of different models.
     """
     if not same_model(*parts):
-        message = "These features are of different models. Make them again with one model."
+        message = "The features are of different models. Run `cahqp features` with one model."
         raise DataError(message)
     arrays: dict[str, Any] = {name: np.concatenate([getattr(part, name) for part in parts]) for name in _ARRAYS}
     lists: dict[str, Any] = {name: [value for part in parts for value in getattr(part, name)] for name in _LISTS}
@@ -110,9 +111,9 @@ def write_signals(directory: Path, signals: Signals, root: str | None) -> None:
     """Write `features.npz` and `signals.json`; the same signals give the same bytes.
 
     Args:
-        directory: Where to.
-        signals: Of all frames.
-        root: Folder of the images relative to `directory`; `None` where the frames have no files.
+        directory: Directory of the files.
+        signals: Signals of all frames.
+        root: Folder of the images relative to `directory`; `None` if the frames are not files.
     """
     with atomic_write(directory / FILE, "wb") as file:
         np.savez(file, **{name: getattr(signals, name) for name in _ARRAYS})
@@ -125,36 +126,36 @@ def write_signals(directory: Path, signals: Signals, root: str | None) -> None:
 
 
 def read_signals(path: Path) -> Signals:
-    """Read what `cahqp features` wrote.
+    """Read the files that `cahqp features` wrote.
 
     Args:
         path: The directory, or the `features.npz` in it.
 
     Raises:
-        DataError: It is not there, or not whole.
+        DataError: A file is missing or damaged.
     """
     directory = path if path.is_dir() else path.parent
     if not (directory / FILE).is_file():
-        message = f"{path} holds no {FILE}. Make it with `cahqp features --weights MODEL --frames ... --output DIR`."
+        message = f"{path} contains no {FILE}. Run `cahqp features --weights MODEL --frames ... --output DIR`."
         raise DataError(message)
     try:
         with np.load(directory / FILE, allow_pickle=False) as arrays:
-            found = {name: arrays[name] for name in _ARRAYS}
+            columns = {name: arrays[name] for name in _ARRAYS}
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        message = f"{directory / FILE} is damaged ({error}). Make it again with `cahqp features`."
+        message = f"{directory / FILE} is damaged ({error}). Rerun `cahqp features`."
         raise DataError(message) from error
-    said = read_json(directory / FRAMES)
-    images = said["images"]
-    if any(len(found[name]) != len(images) for name in _ARRAYS):
-        message = f"{directory} is damaged: {FILE} and {FRAMES} tell of different frames. Make it again."
+    frames = read_json(directory / FRAMES)
+    images = frames["images"]
+    if any(len(columns[name]) != len(images) for name in _ARRAYS):
+        message = f"{directory} is damaged: {FILE} and {FRAMES} list different frames. Rerun `cahqp features`."
         raise DataError(message)
     return Signals(
-        **found,
+        **columns,
         names=[image["file_name"] for image in images],
         cameras=[image["camera"] for image in images],
         recordings=[image["recording"] for image in images],
         indices=[image["frame"] for image in images],
         times=[image["timestamp"] for image in images],
-        root=None if said["root"] is None else directory / said["root"],
-        model=said.get("model"),
+        root=None if frames["root"] is None else directory / frames["root"],
+        model=frames.get("model"),
     )

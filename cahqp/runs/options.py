@@ -7,7 +7,7 @@ import json
 from typing import Any
 
 
-def flags(options: Any, prefix: str = "") -> list[str]:
+def flags(options: Any, prefix: str = "", kind: type[Any] | None = None) -> list[str]:
     """Return the command line of a dataclass: its fields that differ from their defaults.
 
     A boolean becomes `--name=true` or `--name=false`, a list `--name A B`, a nested dataclass `--outer.name=value`.
@@ -15,9 +15,10 @@ def flags(options: Any, prefix: str = "") -> list[str]:
     Args:
         options: An instance of a dataclass of options.
         prefix: Path of the dataclass within its command's options, such as `soft_store.`.
+        kind: Base class of the options whose fields and defaults count. Default: their own class.
     """
     arguments: list[str] = []
-    for field in dataclasses.fields(options):
+    for field in dataclasses.fields(kind or options):
         value, name = getattr(options, field.name), f"--{prefix}{field.name}"
         default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
         if value is None or value == default:

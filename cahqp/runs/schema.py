@@ -5,10 +5,8 @@ from __future__ import annotations
 import difflib
 import json
 import re
-import types
-import typing
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import MISSING, fields, is_dataclass
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from types import NoneType
 from typing import Annotated, Any, TypeVar, get_args, get_type_hints
@@ -125,15 +123,15 @@ def _describe(kind: Any, details: ErrorDetails) -> list[str]:
     where = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in (*parents, last)).lstrip(".")
     if details["type"] == "unexpected_keyword_argument":
         return [unknown(where, str(last), _fields(kind, parents), "key")]
-    if details["type"] == "missing":
-        return [f"{where} is missing."]
+    if details["type"] in ("missing", "too_short"):
+        return [f"{where} {'is missing' if details['type'] == 'missing' else 'must not be empty'}."]
     if details["type"] == "value_error":
         lines = str(details["ctx"]["error"]).splitlines()
         return [line.replace("--", f"{where}.") if "--" in line else _join(where, line) for line in lines]
     if details["type"] == "literal_error":
         choices = re.findall("'([^']*)'", details["ctx"]["expected"])
         return [unknown(f"{where}: {details['input']}", str(details["input"]), choices, "value")]
-    text = details["msg"].replace("Input should", "must", 1).replace("an object", "a mapping")
+    text = details["msg"].replace("Input should", "must", 1).replace("an object", "a mapping").replace("array", "list")
     return [f"{where} {text}, got {details['input']!r}."]
 
 
@@ -152,90 +150,3 @@ def _fields(kind: Any, location: Sequence[int | str]) -> list[str]:
 def _required(kind: Any) -> Any:
     """Return X for a type `X | None`, else the type itself."""
     return get_args(kind)[0] if NoneType in get_args(kind) else kind
-
-
-_WRONG = object()
-_SCALARS: dict[type, str] = {str: "a text", int: "a whole number", float: "a number", bool: "true or false"}
-
-
-def build(kind: type[T], value: Any, where: str, problems: list[str]) -> T:
-    """Build a dataclass from a mapping, as well as it can be.
-
-    What is wrong is told and takes its default, or an empty value, so that what else is wrong can be told as well.
-
-    Args:
-        kind: The dataclass. Its fields are texts, numbers, lists, mappings and dataclasses, optional or not.
-        value: What the YAML holds.
-        where: Dotted name of `value`, for messages; empty at the top.
-        problems: Receives one line for each thing that is wrong, each beginning with its dotted name.
-    """
-    known = {f.name: f for f in fields(typing.cast(Any, kind))}
-    if not isinstance(value, dict):
-        problems.append(f"{where or 'It'} must hold {', '.join(known)}, got {value!r}.")
-        return build(kind, {}, where, [])
-    hints = get_type_hints(kind)
-    problems += [unknown(_join_path(where, str(key)), str(key), known, "key") for key in value if key not in known]
-    found = {}
-    for name, field in known.items():
-        inner = _join_path(where, name)
-        required = field.default is MISSING and field.default_factory is MISSING
-        converted = _convert(hints[name], value[name], inner, problems) if name in value else _WRONG
-        if name not in value and required:
-            problems.append(f"{inner} is missing: give {describe(hints[name])}.")
-        if converted is not _WRONG:
-            found[name] = converted
-        elif required:
-            found[name] = _empty(hints[name])
-    return kind(**found)
-
-
-def describe(hint: Any) -> str:
-    """Return a type in words."""
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if _is_union(origin):
-        return " or ".join("nothing" if a is type(None) else describe(a) for a in arguments)
-    if origin is list:
-        return f"a list, each {describe(arguments[0])}"
-    if origin is dict:
-        return "a mapping of names"
-    return "a section" if is_dataclass(hint) else _SCALARS.get(hint, "a value")
-
-
-def _convert(hint: Any, value: Any, where: str, problems: list[str]) -> Any:
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if _is_union(origin):
-        if value is None and type(None) in arguments:
-            return None
-        return _convert(next(a for a in arguments if a is not type(None)), value, where, problems)
-    if is_dataclass(hint) and isinstance(hint, type):
-        return build(hint, value, where, problems)
-    if origin is list and isinstance(value, list):
-        items = [_convert(arguments[0], item, f"{where}[{index}]", problems) for index, item in enumerate(value)]
-        return [item for item in items if item is not _WRONG]
-    if origin is dict and isinstance(value, dict):
-        pairs = {str(k): _convert(arguments[1], item, _join_path(where, str(k)), problems) for k, item in value.items()}
-        return {name: item for name, item in pairs.items() if item is not _WRONG}
-    if hint is Any or _is_scalar(hint, value):
-        return value
-    problems.append(f"{where} must be {describe(hint)}, got {value!r}.")
-    return _WRONG
-
-
-def _empty(hint: Any) -> Any:
-    if is_dataclass(hint) and isinstance(hint, type):
-        return build(hint, {}, "", [])
-    return (typing.get_origin(hint) or hint)()
-
-
-def _is_scalar(hint: Any, value: Any) -> bool:
-    if isinstance(value, bool) or hint is bool:
-        return hint is bool and isinstance(value, bool)
-    return isinstance(value, int | float) if hint is float else hint in _SCALARS and isinstance(value, hint)
-
-
-def _is_union(origin: Any) -> bool:
-    return origin in (typing.Union, types.UnionType)
-
-
-def _join_path(where: str, name: str) -> str:
-    return f"{where}.{name}" if where else name

@@ -52,7 +52,7 @@ def timed(function):
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_of_every_command(command, capsys):
-    assert main([command, "--help"]) == 0
+    assert main([*command.split(), "--help"]) == 0
     told = capsys.readouterr().out
     assert told.startswith("usage: cahqp") and command in told
 

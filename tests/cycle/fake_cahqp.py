@@ -10,9 +10,9 @@ import sys
 import time
 from pathlib import Path
 
-from cahqp.cycle.apply_decision import apply_decision
-from cahqp.cycle.fetch import fetch
-from cahqp.cycle.publish import publish
+from cahqp.cycle.apply_decision import ApplyDecisionOptions, apply_decision
+from cahqp.cycle.fetch import FetchOptions, fetch
+from cahqp.cycle.publish import PublishOptions, publish
 from cahqp.runs.directory import RunDirectory
 
 RESULTS = {
@@ -35,7 +35,7 @@ def main(arguments):
     words = [word for a in arguments[1:] for word in _words(a)]
     if command == "publish":
         paths = {key: Path(flags[key]) for key in ("candidate", "running", "metrics")}
-        publish(**paths, output=output, frames=flags["frames"])
+        publish(PublishOptions(**paths, output=output, frames=flags["frames"]))
         return
     if command == "fetch":
         after = (
@@ -43,12 +43,12 @@ def main(arguments):
             if "--after" in arguments
             else []
         )
-        fetch(flags["frames"], output, after, until=float(flags["until"]) if "until" in flags else None)
+        until = float(flags["until"]) if "until" in flags else None
+        fetch(FetchOptions(frames=flags["frames"], output=output, after=after, until=until))
         return
     if command == "apply-decision":
-        apply_decision(**{key: Path(flags[key]) for key in ("decision", "candidate", "running")},
-              candidate_package=Path(flags["candidate_package"]), running_package=Path(flags["running_package"]),
-              output=output)  # fmt: skip
+        names = ("decision", "candidate", "running", "candidate_package", "running_package")
+        apply_decision(ApplyDecisionOptions(**{name: Path(flags[name]) for name in names}, output=output))
         return
     inputs = {f"{i}": Path(w) for i, w in enumerate(words) if Path(w).is_file()}
     settings = {"flags": [w for w in words if "/" not in w]}

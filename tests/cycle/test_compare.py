@@ -37,4 +37,4 @@ def test_an_arm_that_one_run_lacks_is_left_out_and_named(tmp_path: Path) -> None
     write_json(other / "evaluate" / "metrics.json", {"models": {"teacher-source": {"target-test": {"ap50": 0.3}}}})
     table = lines([one, other])
     assert [line.split(",")[0] for line in table[1:-1]] == ["teacher"]
-    assert table[-1] == "Not in all runs, and left out: teacher, adapted."
+    assert table[-1] == "Not in all runs, and omitted: teacher, adapted."

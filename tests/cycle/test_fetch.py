@@ -12,7 +12,7 @@ from PIL import Image
 
 from cahqp.__main__ import main
 from cahqp.coco.reader import read_coco_frames
-from cahqp.cycle.fetch import listing
+from cahqp.cycle.fetch import list_files
 
 
 @pytest.fixture
@@ -71,7 +71,7 @@ def test_nothing_new_and_nowhere_are_told(incoming, capsys):
     assert main(["fetch", "--frames=incoming", "--output=two", "--after", "one"]) == 1
     assert "has no new image or video" in capsys.readouterr().err
     assert main(["fetch", "--frames=gone", "--output=three"]) == 1
-    assert "gone is no folder" in capsys.readouterr().err
+    assert "gone is not a folder" in capsys.readouterr().err
 
 
 def test_frames_are_in_the_order_of_their_numbers(incoming):
@@ -93,7 +93,7 @@ def test_the_same_command_works_once_something_has_arrived(incoming, capsys):
 def test_a_broken_video_stops_nothing(incoming, capsys):
     Path("incoming/south/film.avi").write_bytes(b"torn")
     assert main(["fetch", "--frames=incoming", "--output=one"]) == 0
-    assert "Left out: south/film.avi holds no frame" in capsys.readouterr().out
+    assert "Skipped: south/film.avi contains no frame" in capsys.readouterr().out
     assert len(images("one")) == 4
 
 
@@ -181,7 +181,7 @@ def test_frames_come_from_s3_once(incoming, bucket, capsys):
     for name in ("north/0.jpg", "south/0.jpg", "north/.half.jpg"):
         bucket.pipe_file(f"fleet/cams/{name}", Path("incoming", name).read_bytes())
     bucket.pipe_file("fleet/others/0.jpg", b"not asked for")
-    arrived = listing("s3://fleet/cams")
+    arrived = list_files("s3://fleet/cams")
     assert [arrival.name for arrival in arrived] == ["north/0.jpg", "south/0.jpg"]
     assert all(arrival.size > 0 and abs(arrival.changed - time.time()) < 60 for arrival in arrived)
     assert main(["fetch", "--frames=s3://fleet/cams", "--output=one"]) == 0

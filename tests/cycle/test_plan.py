@@ -47,17 +47,17 @@ def test_all_problems_come_together(refuse):
         student=None,
     )
     for part in (
-        "6 problems",
-        "sead is no known key. Did you mean seed?",
-        "seed must be a whole number, got 'one'",
-        "source.train: gone.json does not exist",
-        "source.val must be a list, each a text, got 5",
-        "target.train: scenes:nihgt is no known recording. Did you mean scenes:night?",
-        "relabel.threshold must be in 0..1, got 2",
-        "relabel.stationary_weight must be in 0..1, got 7",
-        "relabel.views: 'flop' is unknown",
+        "sead is not a known key. Did you mean seed?",
+        "seed must be a valid integer, got 'one'",
+        "source.train[0]: gone.json does not exist",
+        "source.val must be a valid list, got 5",
+        "target.train[0]: scenes:nihgt is not a known recording. Did you mean scenes:night?",
+        "relabel.threshold must lie in 0..1, got 2",
+        "relabel.stationary_weight must lie in 0..1, got 7",
+        "'flop'",
+        "student must be a mapping, got None",
     ):
-        assert part.removeprefix("6 problems") in told
+        assert part in told
     assert "plan.yaml has 9 problems" in told
 
 
@@ -69,28 +69,28 @@ def test_missing_section_is_told_once(refuse, plan_values):
 
 
 def test_true_is_no_number(refuse):
-    assert "seed must be a whole number, got True" in refuse(seed=True)
+    assert "seed must be a valid integer, got True" in refuse(seed=True)
 
 
 def test_frames_cannot_be_trained_on_and_held_out(refuse):
     told = refuse(source={"train": ["train.json"], "val": ["train.json"]})
-    assert "source.val and source.train both hold train.json" in told
+    assert "source.val and source.train both contain train.json" in told
 
 
 def test_models_need_weights_or_training(refuse):
     told = refuse(teacher={"adapt": ["adapt.yaml"]}, student={"weights": "gone", "retrain": []})
-    assert "teacher has neither weights nor fit" in told
+    assert "teacher: neither weights nor fit is given" in told
     assert "student.weights: gone does not exist" in told
-    assert "student.retrain is missing" in told
+    assert "student.retrain must not be empty" in told
 
 
 def test_refits_need_a_refit(refuse, plan_values):
     teacher = plan_values["teacher"]
     assert "teacher.self_training is missing: name the configs" in refuse(teacher=teacher | {"self_training_rounds": 2})
-    assert "teacher.self_training_rounds must be at least 1, got 0" in refuse(
+    assert "teacher.self_training_rounds must be greater than or equal to 1, got 0" in refuse(
         teacher={**teacher, "self_training": ["a.yaml"], "self_training_rounds": 0}
     )
-    assert "teacher.self_training: gone.yaml does not exist" in refuse(
+    assert "teacher.self_training[0]: gone.yaml does not exist" in refuse(
         teacher=teacher | {"self_training": ["gone.yaml"]}
     )
 

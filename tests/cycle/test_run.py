@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from cahqp import files
-from cahqp.cycle import run as cycle
-from cahqp.cycle.publish import decide, publish
+from cahqp.cycle.publish import PublishOptions, decide, publish
+from cahqp.cycle.run import CycleRunOptions, run
 from cahqp.cycle.status import lines
 from cahqp.errors import ConfigError, RunError
 from cahqp.runs import locks
@@ -27,8 +27,12 @@ from pathlib import Path
 from cahqp.cycle import run
 from cahqp.runs import executor
 executor.PROGRAM = (sys.executable, {str(FAKE)!r})
-run.run(Path("plan.yaml"))
+run.run(run.CycleRunOptions(plan=Path("plan.yaml")))
 """
+
+
+def run_plan(plan, **settings):
+    run(CycleRunOptions(plan=plan, **settings))
 
 
 def manifests(root):
@@ -53,7 +57,7 @@ def kill_in(stage):
 
 
 def test_cycle_ends_with_the_table(started, capsys):
-    cycle.run(PLAN)
+    run_plan(PLAN)
     told = capsys.readouterr().out
     assert started == ALL
     assert "teacher, adapted" in told
@@ -62,95 +66,95 @@ def test_cycle_ends_with_the_table(started, capsys):
 
 
 def test_second_time_starts_nothing(started, capsys):
-    cycle.run(PLAN)
+    run_plan(PLAN)
     started.clear()
-    cycle.run(PLAN)
+    run_plan(PLAN)
     assert started == []
     assert capsys.readouterr().out.count("done before") == len(ALL)
 
 
 def test_changed_input_makes_only_what_hangs_on_it_again(started):
-    cycle.run(PLAN)
+    run_plan(PLAN)
     before = manifests(Path("runs/tiny"))
     started.clear()
     Path("retrain.yaml").write_text("epochs: 2\n")
-    cycle.run(PLAN)
+    run_plan(PLAN)
     assert started == ["student-retrain", "evaluate", "published", "report"]
     assert Path("runs/tiny/stale/student-retrain-1/student-retrain/manifest.json").exists()
     assert manifests(Path("runs/tiny"))["relabel"] == before["relabel"]
 
 
 def test_comment_in_a_config_changes_nothing(started):
-    cycle.run(PLAN)
+    run_plan(PLAN)
     started.clear()
     Path("retrain.yaml").write_text("# a word\nepochs: 1\n")
-    cycle.run(PLAN)
+    run_plan(PLAN)
     assert started == []
 
 
 def test_same_result_upstream_stops_there(started):
-    cycle.run(PLAN)
+    run_plan(PLAN)
     Path("runs/tiny/state.json").unlink()
     before = manifests(Path("runs/tiny"))
-    cycle.run(PLAN)
+    run_plan(PLAN)
     assert manifests(Path("runs/tiny")) == before
     assert not Path("runs/tiny/stale").exists()
 
 
 def test_removed_stage_is_made_again_and_nothing_else(started):
-    cycle.run(PLAN)
+    run_plan(PLAN)
     started.clear()
     shutil.rmtree("runs/tiny/relabel")
-    cycle.run(PLAN)
+    run_plan(PLAN)
     assert started == ["relabel"]
 
 
 def test_removed_file_is_named(started):
-    cycle.run(PLAN)
+    run_plan(PLAN)
     Path("runs/tiny/relabel/labels.json").unlink()
     with pytest.raises(RunError, match=r"student-retrain needs runs/tiny/relabel/labels\.json"):
-        cycle.run(PLAN)
+        run_plan(PLAN)
 
 
 def test_stage_directory_of_someone_else_is_not_touched(started):
     Path("runs/tiny/relabel").mkdir(parents=True)
     Path("runs/tiny/relabel/thesis.tex").write_text("mine")
     with pytest.raises(RunError, match="runs/tiny/relabel is not a finished run"):
-        cycle.run(PLAN)
+        run_plan(PLAN)
 
 
 def test_moved_cycle_goes_on(started):
-    cycle.run(PLAN)
+    run_plan(PLAN)
     started.clear()
     Path("runs/tiny").rename("elsewhere")
-    cycle.run(PLAN, output=Path("elsewhere"))
+    run_plan(PLAN, output=Path("elsewhere"))
     assert started == []
 
 
 def test_arms_are_added_and_stay(started):
-    cycle.run(PLAN)
+    run_plan(PLAN)
     started.clear()
-    cycle.run(PLAN, arms="mean-teacher")
+    run_plan(PLAN, arms=["mean-teacher"])
     assert started == ["teacher-mean-teacher", "evaluate", "report"]
     started.clear()
-    cycle.run(PLAN)
+    run_plan(PLAN)
     assert started == []
 
 
 def test_other_seed_has_a_directory_of_its_own(started):
-    cycle.run(PLAN, seed=7)
+    run_plan(PLAN, seed=7)
     assert Path("runs/tiny-seed7/published/model.safetensors").exists()
 
 
 def test_seed_of_a_begun_cycle_cannot_change(started):
-    cycle.run(PLAN, output=Path("out"))
+    run_plan(PLAN, output=Path("out"))
     with pytest.raises(RunError, match="out was begun with seed 0, not 1"):
-        cycle.run(PLAN, output=Path("out"), seed=1)
+        run_plan(PLAN, output=Path("out"), seed=1)
 
 
 def test_worse_student_is_not_published(started, monkeypatch):
     monkeypatch.setenv("FAKE_WORSE", "1")
-    cycle.run(PLAN)
+    run_plan(PLAN)
     published = Path("runs/tiny/published")
     assert (published / "model.safetensors").read_text() == "student.safetensors"
     assert "Kept the running student" in files.read_json(published / "decision.json")["reason"]
@@ -158,7 +162,7 @@ def test_worse_student_is_not_published(started, monkeypatch):
 
 
 def test_better_student_is_published(started):
-    cycle.run(PLAN)
+    run_plan(PLAN)
     new, published = (Path("runs/tiny") / name / "model.safetensors" for name in ("student-retrain", "published"))
     assert published.read_text() == new.read_text()
 
@@ -174,36 +178,44 @@ def test_several_test_files_decide_by_their_mean(tmp_path):
     files.write_json(tmp_path / "metrics.json", {"models": models})
     for name in ("old", "new"):
         (tmp_path / name).write_text(name)
-    publish(tmp_path / "new", tmp_path / "old", tmp_path / "metrics.json", tmp_path / "published")
+    paths = {"candidate": tmp_path / "new", "running": tmp_path / "old", "metrics": tmp_path / "metrics.json"}
+    publish(PublishOptions(**paths, output=tmp_path / "published"))
     assert (tmp_path / "published" / "model.safetensors").read_text() == "old"
 
 
 def test_unmeasured_student_is_an_error(tmp_path):
     files.write_json(tmp_path / "metrics.json", {"models": {"student-new": {}}})
     with pytest.raises(RunError, match="no AP50 of student-new on target-test"):
-        publish(tmp_path, tmp_path, tmp_path / "metrics.json", tmp_path / "published")
+        publish(
+            PublishOptions(
+                candidate=tmp_path,
+                running=tmp_path,
+                metrics=tmp_path / "metrics.json",
+                output=tmp_path / "published",
+            )
+        )
 
 
 def test_dry_run_prints_commands_and_touches_nothing(workplace, capsys):
     before = sorted(workplace.iterdir())
-    cycle.run(PLAN, dry_run=True)
+    run_plan(PLAN, dry_run=True)
     told = capsys.readouterr().out.splitlines()
     assert [line.split()[:2] for line in told[:2]] == [["cahqp", "scenes"], ["cahqp", "fit"]]
     assert len(told) == len(ALL)
     assert sorted(workplace.iterdir()) == before
 
 
-@pytest.mark.parametrize("flags", [{"arms": "oracel"}, {"seed": -1}])
+@pytest.mark.parametrize("flags", [{"arms": ["oracel"]}, {"seed": -1}])
 def test_flags_are_checked_first(workplace, flags):
     with pytest.raises(ConfigError):
-        cycle.run(PLAN, **flags)
+        run_plan(PLAN, **flags)
     assert not Path("runs").exists()
 
 
 def test_failed_stage_says_what_and_how_to_go_on(workplace, monkeypatch):
     monkeypatch.setenv("FAKE_FAIL", "teacher-adapt")
     with pytest.raises(RunError) as caught:
-        cycle.run(PLAN)
+        run_plan(PLAN)
     told = str(caught.value)
     assert "Stage teacher-adapt ended with exit code 3" in told
     assert "the lamp is broken" in told
@@ -215,9 +227,9 @@ def test_failed_stage_says_what_and_how_to_go_on(workplace, monkeypatch):
 def test_failed_stage_goes_on(workplace, monkeypatch, capsys):
     monkeypatch.setenv("FAKE_FAIL", "teacher-adapt")
     with pytest.raises(RunError):
-        cycle.run(PLAN)
+        run_plan(PLAN)
     monkeypatch.delenv("FAKE_FAIL")
-    cycle.run(PLAN)
+    run_plan(PLAN)
     assert "scenes-night: done before" in capsys.readouterr().out
 
 
@@ -248,8 +260,8 @@ def test_second_cycle_in_the_same_directory_is_refused(workplace, monkeypatch):
     wait_for(Path("runs/tiny/scenes-night.partial/first"))
     monkeypatch.setattr(locks, "GRACE_SECONDS", 0.0)
     with pytest.raises(RunError, match="runs/tiny is being made by another process"):
-        cycle.run(PLAN)
-    assert any("scenes-night" in line and "under way" in line for line in lines(PLAN))
+        run_plan(PLAN)
+    assert any("scenes-night" in line and "running" in line for line in lines(PLAN))
     driver.kill()
     driver.wait()
 
@@ -265,7 +277,7 @@ def test_status_before_anything(workplace):
 def test_status_of_a_partial_stage(workplace, monkeypatch):
     monkeypatch.setenv("FAKE_FAIL", "relabel")
     with pytest.raises(RunError):
-        cycle.run(PLAN)
+        run_plan(PLAN)
     told = {line.split()[0]: line for line in lines(PLAN) if line}
     assert told["teacher-adapt"].endswith("done")
     assert told["relabel"].endswith("partial: the lamp is broken")
@@ -273,7 +285,7 @@ def test_status_of_a_partial_stage(workplace, monkeypatch):
 
 
 def test_status_says_what_has_changed(started):
-    cycle.run(PLAN)
+    run_plan(PLAN)
     Path("retrain.yaml").write_text("epochs: 2\n")
     told = {line.split()[0]: line for line in lines(PLAN) if line}
     assert told["student-retrain"].endswith("its inputs have changed")
@@ -281,15 +293,15 @@ def test_status_says_what_has_changed(started):
 
 
 def test_status_of_a_finished_cycle_shows_the_table(started):
-    cycle.run(PLAN, output=Path("out"), seed=3)
+    run_plan(PLAN, output=Path("out"), seed=3)
     assert "Published: out/published/model.safetensors" in lines(PLAN, Path("out"))
 
 
 def test_damaged_state_says_what_to_do(started):
-    cycle.run(PLAN)
+    run_plan(PLAN)
     Path("runs/tiny/state.json").write_text("{")
     with pytest.raises(RunError, match="Remove it and rerun the same command"):
-        cycle.run(PLAN)
+        run_plan(PLAN)
 
 
 def test_no_torch_anywhere():

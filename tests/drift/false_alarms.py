@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from cahqp.drift.command import DriftSettings, judge
+from cahqp.drift.command import judge
+from cahqp.drift.options import DriftSettings
 
 stream = runpy.run_path(str(Path(__file__).with_name("signal_streams.py")))["stream"]
 SETTINGS = DriftSettings(permutations=199)

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from cahqp.__main__ import main
-from cahqp.drift.command import DriftSettings, first_run, judge, told
+from cahqp.drift.command import describe, first_run, judge
 from cahqp.drift.faults import Usual, fault
 from cahqp.drift.mmd import Reference, blocks, distance, fit_scale
+from cahqp.drift.options import DriftSettings
 from cahqp.drift.signals import PLAIN, join, read_signals, write_signals
 from cahqp.errors import ConfigError, DataError
 
@@ -80,8 +81,8 @@ def test_a_change_is_found_within_five_windows(change):
 @pytest.mark.parametrize(("usual", "told_so"), [(108, True), (120, False)])
 def test_an_alarm_on_a_short_reference_says_so(usual, told_so):
     found = judge({"day": stream(usual)}, [stream(60, seed=6, shift=2.5)], QUICK)
-    (line, *_) = told(found)
-    assert line.startswith("north: drift since window 1 of 5; nearest known: day")
+    (line, *_) = describe(found)
+    assert line.startswith("north: drift since window 1 of 5; nearest reference: day")
     assert (", of 9 windows" in line) == told_so
 
 
@@ -162,7 +163,7 @@ def test_cameras_that_change_alike_are_one_group():
 def test_few_frames_say_so():
     assert verdict(stream(5))["verdict"] == "too few frames"
     assert verdict(stream(13, shift=2.5))["verdict"] == "too few frames"  # one window, where two make drift
-    with pytest.raises(DataError, match="36 or more"):
+    with pytest.raises(DataError, match="at least 36"):
         verdict(stream(36), {"day": stream(20)})
 
 
@@ -188,7 +189,7 @@ def test_confirmation():
 @pytest.mark.parametrize("wrong", [{"window": 8}, {"alpha": 0.0}, {"confirm": 0}, {"permutations": 20}])
 def test_settings_are_checked(wrong):
     with pytest.raises(ConfigError, match=f"--{next(iter(wrong))}"):
-        DriftSettings(**wrong).check()
+        DriftSettings(**wrong)
 
 
 def test_files_say_the_same_again(tmp_path):
@@ -215,7 +216,7 @@ def test_the_command(tmp_path, capsys):
     flags = ["--window=12", "--block=3", "--permutations=199", f"--output={tmp_path / 'drift'}"]
     given = ["drift", "--reference", f"day={tmp_path / 'day'}", "--frames", str(tmp_path / "now"), *flags]
     assert main(given) == 0
-    assert "north: drift since window 1 of 4; nearest known: day" in capsys.readouterr().out
+    assert "north: drift since window 1 of 4; nearest reference: day" in capsys.readouterr().out
     assert json.loads((tmp_path / "drift/drift.json").read_text())["groups"] == [["north"]]
     assert main([*given, "--margin=2"]) == 1
     assert "belongs to another run" in capsys.readouterr().err

@@ -9,6 +9,7 @@ from typing import Any
 
 from cahqp.benchmarks.adapt.configs import count_steps
 from cahqp.cycle.plan import Relabel
+from cahqp.runs.schema import Section
 
 SCENES, DATA = "scenes:", "data:"
 SOURCE_ONLY, MEAN_TEACHER, CA_HQP = "source-only", "mean-teacher", "ca-hqp"
@@ -39,7 +40,7 @@ class Arm:
     steps: float = 1.0
     ground_truth: str | None = None
     self_training: bool = True
-    relabel: Relabel | None = None
+    relabel: Section[Relabel] | None = None
 
 
 ARMS: dict[str, Arm] = {
@@ -171,7 +172,7 @@ class BenchmarkPlan:
     epochs: int = 10
     batches: int = 25
     converged: float = 4.0
-    relabel: Relabel = field(default_factory=Relabel)
+    relabel: Section[Relabel] = field(default_factory=Relabel)
     classes: list[str] = field(default_factory=list)
     set: dict[str, Any] = field(default_factory=dict)
     backbone: bool = False

@@ -7,12 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from cahqp.benchmarks.adapt.options import AdaptBenchmarkOptions
 from cahqp.benchmarks.adapt.plan import ARMS, BACKBONE, DATA, SCENES, SOURCE_ONLY, BenchmarkPlan
-from cahqp.cycle.plan import relabel_problems
-from cahqp.errors import ConfigError
 from cahqp.runs import schema
 from cahqp.scenes.write import ScenesSettings
 
@@ -23,29 +19,15 @@ def read_plan(path: Path, options: AdaptBenchmarkOptions) -> BenchmarkPlan:
     Raises:
         ConfigError: The plan or an option is invalid. The message lists all problems.
     """
-    problems: list[str] = []
-    plan = schema.build(BenchmarkPlan, _parse(path), "", problems)
-    if not problems:
-        plan = replace(plan, seeds=options.seeds or plan.seeds)
-        plan = plan.with_data(options.data) if options.data is not None else plan
-        problems += [*_option_problems(plan, options), *_problems(plan)]
-    if problems:
-        lines = "\n".join(f"  {number}. {problem}" for number, problem in enumerate(problems, 1))
-        message = f"{path} has {len(problems)} problem{'s' * (len(problems) > 1)}; nothing was started:\n{lines}"
-        raise ConfigError(message)
+    plan = schema.validate(BenchmarkPlan, schema.parse(path), path)
+    plan = replace(plan, seeds=options.seeds or plan.seeds)
+    plan = plan.with_data(options.data) if options.data is not None else plan
+    schema.refuse(path, [*_option_problems(plan, options), *_problems(plan)])
     if plan.backbone:
         plan = replace(plan, teacher=replace(plan.teacher, set=plan.teacher.set | {BACKBONE: str(options.backbone)}))
     if not options.students:
         plan = replace(plan, students=[])
     return plan.with_arms(options.arms) if options.arms else plan
-
-
-def _parse(path: Path) -> Any:
-    try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        message = f"Cannot read the plan {path}: {error}"
-        raise ConfigError(message) from error
 
 
 def _option_problems(plan: BenchmarkPlan, options: AdaptBenchmarkOptions) -> Iterator[str]:
@@ -71,7 +53,6 @@ def _problems(plan: BenchmarkPlan) -> Iterator[str]:
     if not (plan.source.train and plan.source.val and plan.target.train):
         yield "source.train, source.val and target.train must each contain at least one file or `scenes:NAME`."
     yield from _arm_problems(plan)
-    yield from relabel_problems(plan.relabel)
     yield from _frame_problems(plan)
     yield from _overlap_problems(plan)
     yield from _file_problems(plan)
@@ -89,8 +70,6 @@ def _arm_problems(plan: BenchmarkPlan) -> Iterator[str]:
                 f"variants.{name} must have kind adapt or oracle and steps above 0, got kind {variant.kind} and "
                 f"{variant.steps} steps."
             )
-        if variant.relabel is not None:
-            yield from (f"variants.{name}.{problem}" for problem in relabel_problems(variant.relabel))
     names = [*plan.arms, *plan.variants]
     for name in plan.students:
         if name not in names:

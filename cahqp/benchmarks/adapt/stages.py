@@ -16,7 +16,9 @@ from cahqp.benchmarks.adapt.estimate import Estimate
 from cahqp.benchmarks.adapt.plan import SCENES, Arm, BenchmarkPlan, StudentConfigs, TeacherConfigs
 from cahqp.coco.reader import read_coco_frames
 from cahqp.cycle.stages import LABELS, MODEL
+from cahqp.relabel.options import LabelOptions
 from cahqp.runs.directory import content_hash
+from cahqp.runs.options import flags
 from cahqp.runs.state import Stage
 
 STAGES = "stages"
@@ -175,10 +177,10 @@ class _SeedStages:
         return {"source": self.source_train, "pseudo": labels, "val": self.source_val}
 
     def _relabel(self, arm: Arm, teacher: Path) -> Stage:
-        options = (arm.relabel or self.plan.relabel).flags()
-        flags = [f"--weights={teacher}", "--frames", *map(str, self.target_train), *options, *self._invalid_share()]
+        options = flags(arm.relabel or self.plan.relabel, kind=LabelOptions)
+        words = [f"--weights={teacher}", "--frames", *map(str, self.target_train), *options, *self._invalid_share()]
         inputs = [teacher, *self.target_train]
-        return self.graph.add("relabel", ["relabel"], flags, inputs, self.seed, self.estimate.relabel())
+        return self.graph.add("relabel", ["relabel"], words, inputs, self.seed, self.estimate.relabel())
 
     def _source_model(self, role: str, model: TeacherConfigs | StudentConfigs, seconds: float) -> Path:
         if model.weights is not None:

@@ -1,50 +1,49 @@
-"""The rounds that a watched folder has made so far."""
+"""Rounds that a watched folder has made so far."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
-from cahqp.files import read_json
+from cahqp.cycle.fetch import TAKEN
+from cahqp.files import read_json, write_json
 
-ARRIVED = "rounds.json"
-TAKEN = "taken.json"  # what a fetch has decided to take
-
-
-def add_arrival(root: Path, until: float, write: Any) -> str:
-    """Add a round to those that a watched folder has made, and return its name.
-
-    Args:
-        root: The cycle's directory.
-        until: Seconds since 1970; what changed after it is left to a later round.
-        write: Writes a file.
-    """
-    known = incoming(root)
-    name = f"arrival-{len(known) + 1:03d}"
-    write(root / ARRIVED, _listed(known | {name: until}))
-    return name
-
-
-def drop_unbegun(root: Path, fetched: Path, write: Any) -> None:
-    """Take the last round back whose fetch has taken nothing yet: what it was made for may be gone or mended since.
-
-    Args:
-        root: The cycle's directory.
-        fetched: Where the last round's files come to lie.
-        write: Writes a file.
-    """
-    known = incoming(root)
-    partial = fetched.with_name(f"{fetched.name}.partial")
-    if known and not (fetched.exists() or (partial / TAKEN).is_file()):
-        known.popitem()
-        write(root / ARRIVED, _listed(known))
-
-
-def _listed(known: dict[str, float]) -> dict[str, Any]:
-    return {"rounds": [{"name": name, "until": until} for name, until in known.items()]}
+INCOMING = "rounds.json"
 
 
 def incoming(root: Path) -> dict[str, float]:
-    """Return the rounds that a watched folder has made so far, each with the time up to which it takes files."""
-    path = root / ARRIVED
-    return {one["name"]: one["until"] for one in read_json(path)["rounds"]} if path.is_file() else {}
+    """Return the names of the rounds, each with the time up to which it takes files.
+
+    Args:
+        root: Directory of the cycle.
+    """
+    path = root / INCOMING
+    return {entry["name"]: entry["until"] for entry in read_json(path)["rounds"]} if path.is_file() else {}
+
+
+def add_round(root: Path, until: float) -> None:
+    """Add a round.
+
+    Args:
+        root: Directory of the cycle.
+        until: Seconds since 1970. Files that changed later are left to the next round.
+    """
+    rounds = incoming(root)
+    _write(root, rounds | {f"arrival-{len(rounds) + 1:03d}": until})
+
+
+def drop_unstarted(root: Path, fetched: Path) -> None:
+    """Remove the last round if its fetch has not listed files: the files that started it may have changed since.
+
+    Args:
+        root: Directory of the cycle.
+        fetched: Directory of the last round's fetch.
+    """
+    rounds = incoming(root)
+    partial = fetched.with_name(f"{fetched.name}.partial")
+    if rounds and not (fetched.exists() or (partial / TAKEN).is_file()):
+        rounds.popitem()
+        _write(root, rounds)
+
+
+def _write(root: Path, rounds: dict[str, float]) -> None:
+    write_json(root / INCOMING, {"rounds": [{"name": name, "until": until} for name, until in rounds.items()]})

@@ -3,14 +3,18 @@ from pathlib import Path
 import pytest
 
 from cahqp.__main__ import main
-from cahqp.cycle import run as cycle
 from cahqp.cycle.rounds.plan import read_rounds
-from cahqp.cycle.rounds.run import choose
+from cahqp.cycle.rounds.run import open_rounds
+from cahqp.cycle.run import CycleRunOptions, run
 from cahqp.errors import ConfigError
 
 
+def run_plan(plan, **settings):
+    run(CycleRunOptions(plan=plan, **settings))
+
+
 def arguments(path):
-    return {stage.name: " ".join(stage.arguments) for stage in choose(path, None, None).stages}
+    return {stage.name: " ".join(stage.arguments) for stage in open_rounds(path, None, None).stages}
 
 
 def test_a_gate_of_int8_packages_has_frames_to_measure_them_on(started, planned):
@@ -26,16 +30,16 @@ def test_the_gate_judges_what_int8_loses_and_no_candidate_stops_the_plan(planned
 
 
 def test_a_registry_taken_out_of_the_plan_repeats_no_training(started, planned):
-    cycle.run(planned(gate={"registry": "fleet"}))
+    run_plan(planned(gate={"registry": "fleet"}))
     started.clear()
-    cycle.run(planned())
+    run_plan(planned())
     assert set(started) == {"published"}
 
 
 @pytest.mark.parametrize("command", ["run", "status"])
 def test_a_config_that_is_no_yaml_is_named(started, planned, capsys, command):
     path = planned()
-    cycle.run(path)
+    run_plan(path)
     Path("adapt.yaml").write_text("a: [1\n b: }")
     capsys.readouterr()
     assert main(["cycle", command, f"--plan={path}"]) == 1
@@ -46,20 +50,20 @@ def test_a_config_that_is_no_yaml_is_named(started, planned, capsys, command):
 @pytest.mark.parametrize(
     ("more", "said"),
     [
-        ({"rounds": []}, "rounds or watch"),
-        ({"watch": {"frames": "x"}}, "rounds or watch"),
-        ({"drift": {"when": "never"}}, "drift.when must be drifted or always"),
+        ({"rounds": []}, "exactly one of rounds and watch is required"),
+        ({"watch": {"frames": "x"}}, "exactly one of rounds and watch is required"),
+        ({"drift": {"when": "never"}}, "drift.when: never is not a known value. Allowed: drifted, always"),
         ({"rounds": [{"name": "new", "train": ["night.json"]}]}, r"rounds\[0\].name"),
-        ({"rounds": [{"name": "a"}]}, "needs train or frames"),
-        ({"replay": {"share": 2}}, "replay.share must be in 0..1"),
-        ({"gate": {"canary": ["gone.json"]}}, "gate.canary: gone.json does not exist"),
-        ({"budget": 0}, "budget must be 1 or more"),
-        ({"drift": {"window": 8, "block": 4}}, "drift.window must be three drift.block or more, got 8 and 4"),
+        ({"rounds": [{"name": "a"}]}, "exactly one of train and frames is required"),
+        ({"replay": {"share": 2}}, "replay.share must lie in 0..1"),
+        ({"gate": {"canary": ["gone.json"]}}, r"gate.canary\[0\]: gone.json does not exist"),
+        ({"budget": 0}, "budget must be greater than or equal to 1, got 0"),
+        ({"drift": {"window": 8, "block": 4}}, "drift.window must be at least three drift.block, got 8 and 4"),
         ({"drift": {"alpha": -1}}, "drift.alpha must be between 0 and 1, got -1"),
-        ({"drift": {"alpha": 0.001}}, "drift.alpha must be 0.008 or more with 499 permutations, got 0.001"),
-        ({"drift": {"margin": float("nan")}}, "drift.margin must be 0 or more"),
-        ({"drift": {"confirm": 0}}, "drift.confirm 1 or more, got 1.0 and 0"),
-        ({"gate": {"max_ap50_drop": -3}}, "gate.max_ap50_drop must be in 0..1, got -3"),
+        ({"drift": {"alpha": 0.001}}, "drift.permutations must be 3999 or more for drift.alpha 0.001, got 499"),
+        ({"drift": {"margin": float("nan")}}, "drift.margin must be 0 or more, got nan"),
+        ({"drift": {"confirm": 0}}, "drift.confirm must be 1 or more, got 0"),
+        ({"gate": {"max_ap50_drop": -3}}, "gate.max_ap50_drop must lie in 0..1, got -3"),
         ({"gate": {"max_slowdown": -1}}, "gate.max_slowdown must be a number above 0, got -1"),
         ({"gate": {"max_slowdown": float("inf")}}, "gate.max_slowdown must be a number above 0, got inf"),
     ],
