@@ -1,4 +1,4 @@
-"""What all processes saw in a step."""
+"""Collection of Python objects from all processes."""
 
 from __future__ import annotations
 
@@ -6,13 +6,15 @@ from typing import TypeVar
 
 import torch.distributed as dist
 
+from cahqp.detectors.losses.distributed import world_size
+
 T = TypeVar("T")
 
 
 def gathered(items: list[T]) -> list[T]:
-    """Return the items of all processes, in the order of their ranks. Every process must call this equally often."""
-    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+    """Return the items of all processes in the order of their ranks. Every process must call this equally often."""
+    if world_size() == 1:
         return items
-    lists: list[list[T]] = [[] for _ in range(dist.get_world_size())]
+    lists: list[list[T]] = [[] for _ in range(world_size())]
     dist.all_gather_object(lists, items)
     return [item for rank in lists for item in rank]

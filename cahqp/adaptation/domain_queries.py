@@ -1,31 +1,32 @@
-"""DQFA: learned domain queries gather the global features of an image, and a discriminator tells its domain.
+"""DQFA: learned domain queries collect global features of an image, and discriminators judge the queries.
 
-This is the dense form (AQT, Huang et al. 2022; RT-DATR): a query attends to all tokens, from outside the detector. It
-reads and is not read, so the detector's own numbers do not change, and at inference it is simply not there.
+This is the dense form (AQT, Huang et al. 2022; RT-DATR): a query outside the detector attends to all tokens. Domain
+queries only read features; detector outputs are unchanged, and inference does not use them.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cahqp.adaptation.domain_adversary import AlignmentFeatures, Discriminator, domain_loss, gradient_reversal
+from cahqp.adaptation.domain_adversary import Discriminator, domain_loss, gradient_reversal
+from cahqp.detectors.base import Features
 from cahqp.errors import ConfigError
 
 
 def attend(attention: nn.MultiheadAttention, query: Tensor, tokens: Tensor, padding: Tensor | None) -> Tensor:
-    """Return what `attention(query, tokens, tokens)` gives for one query, without projecting the tokens.
+    """Return `attention(query, tokens, tokens)` for one query, without projecting the tokens.
 
-    With a single query, `q . (K x)` is `(K^T q) . x`, and the sum of `a V x` is `V` of the sum of `a x`: the tokens
-    meet `heads` vectors instead of two D x D matrices. On one CPU core, with 4 x 1260 tokens
-    of 128, that is 2 ms instead of 20, forward and backward.
+    With a single query, `q . (K x)` is `(K^T q) . x`, and the sum of `a V x` is `V` of the sum of `a x`. The tokens
+    meet `heads` vectors instead of two D x D matrices: 2 ms instead of 20 for 4 x 1260 tokens of 128, forward and
+    backward on one CPU core.
 
     Args:
-        attention: Holds the weights; the keys' bias shifts all scores alike and drops out of the softmax.
+        attention: Module with the weights; the keys' bias shifts all scores alike and cancels in the softmax.
         query: (B, 1, D).
         tokens: (B, S, D).
         padding: (B, S) bool, true where a token is padding.
@@ -61,8 +62,8 @@ class _QueryLayer(nn.Module):
         return updated
 
 
-class _Branch(nn.Module):
-    """One query that passes on from layer to layer, and the discriminator that judges it after each."""
+class _DenseBranch(nn.Module):
+    """Query that visits the chosen layers of encoder or decoder in turn."""
 
     def __init__(self, name: str, dim: int, layers: Sequence[int], heads: int, hidden: int) -> None:
         super().__init__()
@@ -72,37 +73,41 @@ class _Branch(nn.Module):
         self.layers = nn.ModuleList(_QueryLayer(dim, heads, hidden) for _ in layers)
         self.discriminator = Discriminator(dim, hidden)
 
-    def forward(
-        self, outputs: Sequence[Tensor], padding: Tensor | None, domain: int, scale: float | Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def forward(self, features: Features, domain: int, scale: float | Tensor) -> tuple[Tensor, Tensor]:
+        in_encoder = self.name == "encoder"
+        outputs, padding = (features.encoder, features.padding) if in_encoder else (features.decoder, None)
         check_layers(self.name, self.chosen, len(outputs))
         query = self.query.expand(len(outputs[0]), -1, -1)
-        losses, accuracies = [], []
+        judged = []
         for index, layer in zip(self.chosen, self.layers, strict=True):
             tokens = outputs[index]
             if padding is not None:
-                # The attention's mask keeps values out, but 0 x NaN would still reach the gradients.
+                # The attention's mask excludes values, but 0 x NaN would still reach the gradients.
                 tokens = tokens.masked_fill(padding[:, :, None], 0.0)
             query = layer(query, gradient_reversal(tokens, scale), padding)
-            loss, accuracy = domain_loss(self.discriminator(query[:, 0]), domain)
-            losses.append(loss)
-            accuracies.append(accuracy)
-        return torch.stack(losses).mean(), torch.stack(accuracies).mean()
+            judged.append(domain_loss(self.discriminator(query[:, 0]), domain))
+        return mean_over_layers(judged)
+
+
+def mean_over_layers(judged: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    """Return the mean loss and the mean accuracy of several layers."""
+    losses, accuracies = zip(*judged, strict=True)
+    return torch.stack(losses).mean(), torch.stack(accuracies).mean()
 
 
 def check_layers(name: str, chosen: Sequence[int], count: int) -> None:
-    """Refuse layers that are not there.
+    """Check that the chosen layers exist.
 
     Args:
         name: `encoder` or `decoder`.
-        chosen: Indices; negative ones from the end.
-        count: How many layers there are.
+        chosen: Indices; negative ones count from the end.
+        count: Number of layers.
 
     Raises:
         ConfigError: None is chosen, or one does not exist.
     """
     if not chosen:
-        message = f"DQFA needs a layer: give {name}_layers, such as [0, -1], or switch it off."
+        message = f"DQFA needs a layer: set {name}_layers, such as [0, -1], or switch DQFA off."
         raise ConfigError(message)
     missing = [index for index in chosen if not -count <= index < count]
     if missing:
@@ -110,18 +115,48 @@ def check_layers(name: str, chosen: Sequence[int], count: int) -> None:
         raise ConfigError(message)
 
 
-class DomainQueryAlignment(nn.Module):
-    """Aligns the global features of encoder and decoder through one domain query each.
+class QueryAlignment(nn.Module):
+    """Alignment of the global features of encoder and decoder through one domain query each.
+
+    Args:
+        branches: Modules by `encoder` or `decoder`, each called with features, domain and scale.
+    """
+
+    def __init__(self, branches: Mapping[str, nn.Module]) -> None:
+        super().__init__()
+        self.branches = nn.ModuleDict(dict(branches))
+
+    def forward(self, features: Features, domain: int, scale: float | Tensor = 1.0) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the loss, and each discriminator's accuracy as `encoder_query` and `decoder_query`.
+
+        The loss is the sum over the branches of the mean over their layers, as in SFA.
+
+        Args:
+            features: Features of one domain.
+            domain: 0 for source, 1 for target.
+            scale: Scale of the reversed gradient.
+
+        Raises:
+            ConfigError: A chosen layer does not exist.
+        """
+        losses, accuracies = [], {}
+        for name, branch in self.branches.items():
+            loss, accuracies[f"{name}_query"] = branch(features, domain, scale)
+            losses.append(loss)
+        return torch.stack(losses).sum(), accuracies
+
+
+class DomainQueryAlignment(QueryAlignment):
+    """Dense form of DQFA.
 
     The reversal sits on the features that enter a query's branch: the detector unlearns the domain there, while query,
-    attention and discriminator learn to tell it. A reversal behind the query would let the query hide the domain
-    alone. Tokens enter without position encodings: what tells domains apart in traffic is light and weather, and
-    detectors do not hand theirs out.
+    attention and discriminator learn it. A reversal behind the query would let the query alone hide the domain. Tokens
+    enter without position encodings, because domains differ in light and weather.
 
     Args:
         dim: Length of a token.
         encoder_layers: Encoder layers the query visits, in this order; 0 is the first and -1 the last. The default is
-            SFA's released choice. Empty leaves the branch out.
+            that of SFA's release. Empty leaves the branch out.
         decoder_layers: The same for the decoder.
         heads: Attention heads; must divide `dim`.
         hidden: Width of the discriminators and of the queries' multilayer perceptrons.
@@ -138,37 +173,13 @@ class DomainQueryAlignment(nn.Module):
         heads: int = 8,
         hidden: int = 256,
     ) -> None:
-        super().__init__()
         if not encoder_layers and not decoder_layers:
-            message = "DQFA needs a layer: give encoder_layers or decoder_layers, or switch it off."
+            message = "DQFA needs a layer: set encoder_layers or decoder_layers, or switch DQFA off."
             raise ConfigError(message)
         if dim % heads:
             message = f"heads={heads} must divide dim={dim} in DQFA."
             raise ConfigError(message)
         chosen = {"encoder": encoder_layers, "decoder": decoder_layers}
-        self.branches = nn.ModuleDict(
-            {name: _Branch(name, dim, layers, heads, hidden) for name, layers in chosen.items() if layers}
+        super().__init__(
+            {name: _DenseBranch(name, dim, layers, heads, hidden) for name, layers in chosen.items() if layers}
         )
-
-    def forward(
-        self, features: AlignmentFeatures, domain: int, scale: float | Tensor = 1.0
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the loss, and each discriminator's accuracy as `encoder_query` and `decoder_query`.
-
-        The loss is the sum over the branches of the mean over their layers, as in SFA.
-
-        Args:
-            features: Of one domain.
-            domain: 0 for source, 1 for target.
-            scale: Of the reversed gradient.
-
-        Raises:
-            ConfigError: A chosen layer does not exist.
-        """
-        losses, accuracies = [], {}
-        for name, branch in self.branches.items():
-            outputs = features.encoder if name == "encoder" else features.decoder
-            padding = features.padding if name == "encoder" else None
-            loss, accuracies[f"{name}_query"] = branch(outputs, padding, domain, scale)
-            losses.append(loss)
-        return torch.stack(losses).sum(), accuracies

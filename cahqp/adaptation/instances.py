@@ -1,4 +1,4 @@
-"""TIAFA: aligns the encoder's output where the instances are, each instance counting alike, steadied over time."""
+"""TIAFA: alignment of the encoder's output at instances, each with the same mass, smoothed over time."""
 
 from __future__ import annotations
 
@@ -8,13 +8,17 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from cahqp.adaptation.domain_adversary import AlignmentFeatures, Discriminator, domain_loss, gradient_reversal
+from cahqp.adaptation.domain_adversary import Discriminator, domain_loss, gradient_reversal
 from cahqp.adaptation.track_bank import TrackBank
+from cahqp.detectors.base import Features
 from cahqp.errors import ConfigError
 from cahqp.frame import Frame
 from cahqp.structures import Targets
 
 Unit = Literal["token", "instance"]
+Rows = list[tuple[Tensor, Tensor]]
+"""Features and weights of what a discriminator judges, per level."""
+
 _TINY = 1e-6
 
 
@@ -23,12 +27,12 @@ def box_masks(
 ) -> list[Tensor]:
     """Return per image (N, S) soft masks of its boxes over the tokens of all levels.
 
-    A token's share is the area of its cell that a box covers, so the border is soft; the shares of a box add up to 1 on
-    every level, so large boxes do not count more. A box that covers no unpadded cell falls to the nearest one.
+    A token's share is the area of its cell that a box covers. The shares of a box add up to 1 on every level, so large
+    boxes do not count more. A box that covers no unpadded cell gets the nearest one.
 
     Args:
         boxes: (N, 4) xyxy per image, in pixels of the image as it is in the batch.
-        image_size: Height and width in pixels of the batch, padding included: what the levels' grids span.
+        image_size: Height and width of the batch in pixels, padding included.
         spatial_shapes: Height and width per level.
         padding: (B, S) bool, true where a token is padding.
     """
@@ -67,14 +71,9 @@ def instance_masks(
     spatial_shapes: Sequence[tuple[int, int]],
     padding: Tensor,
 ) -> Tensor:
-    """Return (B, S) sums of the soft masks of each image's boxes, each with the mass of its weight on every level.
+    """Return (B, S) sums of the soft masks of each image's boxes, weighted by (N,) `weights` per image.
 
-    Args:
-        boxes: (N, 4) xyxy pixels per image.
-        weights: (N,) per image; scores, or ones for labels.
-        image_size: Height and width of the batch in pixels, padding included.
-        spatial_shapes: Height and width per level.
-        padding: (B, S) bool, true where a token is padding.
+    The other arguments are those of `box_masks`.
     """
     return _weighted(box_masks(boxes, image_size, spatial_shapes, padding), weights)
 
@@ -90,14 +89,9 @@ def instance_features(
     spatial_shapes: Sequence[tuple[int, int]],
     padding: Tensor,
 ) -> Tensor:
-    """Return (N, D) the mean token of every box of a batch, over all levels alike.
+    """Return (N, D) mean tokens of all boxes of a batch, over all levels, from (B, S, D) tokens.
 
-    Args:
-        tokens: (B, S, D).
-        boxes: (N, 4) xyxy pixels per image.
-        image_size: Height and width of the batch in pixels, padding included.
-        spatial_shapes: Height and width per level.
-        padding: (B, S) bool, true where a token is padding.
+    The other arguments are those of `box_masks`.
     """
     tokens = tokens.masked_fill(padding[..., None], 0.0)
     masks = box_masks(boxes, image_size, spatial_shapes, padding)
@@ -105,21 +99,21 @@ def instance_features(
 
 
 class InstanceAlignment(nn.Module):
-    """Aligns instances between the domains on the encoder's output, with a discriminator per level.
+    """Alignment of instances between the domains on the encoder's output, with a discriminator per level.
 
-    *Temporal* is read as: what a track has been steadies what it is now. With `unit="instance"` a track's pooled
-    feature and weight are blended with their past, with `unit="token"` its weight in the mask. Source and target are
-    treated alike, or the smoothness itself would tell the domain.
+    *Temporal* means that the past of a track smooths its present. With `unit="instance"` a track's pooled feature and
+    weight are blended with their past, with `unit="token"` its weight in the mask. Source and target are treated alike,
+    because smooth features of one domain would reveal the domain.
 
     Args:
         dim: Length of a token.
         levels: Number of feature levels.
-        unit: What the discriminators judge: every token under a mask, or each instance's mean token.
+        unit: Input of the discriminators: every token under a mask, or each instance's mean token.
         hidden: Width of the discriminators.
-        temporal: Whether tracks are remembered, where frames come with a time.
+        temporal: Whether to smooth tracks, if frames have time stamps.
         momentum: Share of the past in a blended value.
         max_gap: Longest time between neighbouring frames in seconds.
-        max_frames: Frames remembered; see `TrackBank` for the memory they take.
+        max_frames: Frames in the bank; see `TrackBank` for its memory.
 
     Raises:
         ConfigError: `unit` is unknown.
@@ -146,7 +140,7 @@ class InstanceAlignment(nn.Module):
 
     def forward(
         self,
-        features: AlignmentFeatures,
+        features: Features,
         targets: Sequence[Targets],
         image_size: tuple[int, int],
         domain: int,
@@ -158,16 +152,16 @@ class InstanceAlignment(nn.Module):
         """Return loss, accuracy and neighbours of a batch of one domain.
 
         Args:
-            features: Of one domain.
-            targets: Labels or pseudo-labels per image; the weights say how much each box counts.
+            features: Features of one domain.
+            targets: Labels or pseudo-labels per image; a box counts by its weight.
             image_size: Height and width of the batch in pixels, padding included.
             domain: 0 for source, 1 for target.
-            scale: Of the reversed gradient.
-            frames: Where the images come from; without them, or without their time, nothing is remembered.
-            track_boxes: (N, 4) the targets' boxes in coordinates that all frames of a recording share. Needed where
-                augmentation moves the boxes of neighbouring frames apart; the targets' own where not given.
-            labelled: Whether the boxes are labels. With `unit="token"` an image whose labels all weigh one then is
-                neither steadied nor remembered: the past of a weight that is always one is one.
+            scale: Scale of the reversed gradient.
+            frames: Origins of the images; without them, or without their time, nothing is smoothed.
+            track_boxes: (N, 4) boxes of the targets in coordinates that all frames of a recording share; by default
+                the targets' own. Needed if augmentation moves the boxes of neighbouring frames apart.
+            labelled: Whether the boxes are labels. With `unit="token"` an image whose labels all weigh one is then
+                neither smoothed nor stored, because the past of a constant weight is the same.
 
         Returns:
             Mean loss over the levels; accuracy as `instance`, NaN without any box; whether the bank contained a
@@ -191,18 +185,18 @@ class InstanceAlignment(nn.Module):
 
     def _token_rows(
         self, tokens: Tensor, masks: list[Tensor], cells: list[int], targets: Sequence[Targets], *where: Any
-    ) -> tuple[list[tuple[Tensor, Tensor]], list[bool]]:
-        """Return per level the tokens under a mask and their shares of it, and the neighbours."""
+    ) -> tuple[Rows, list[bool]]:
+        """Return the tokens under a mask with their shares of it, and the neighbours."""
         weights, neighbours = self._smooth([target.weights[:, None] for target in targets], targets, *where)
         mask = _weighted(masks, [weight[:, 0] for weight in weights])
-        # Most tokens lie in no box; to judge them all would cost as much as a layer of a small encoder.
+        # Most tokens lie in no box; judging them all would cost as much as a layer of a small encoder.
         levels = zip(torch.split(tokens, cells, 1), torch.split(mask, cells, 1), strict=True)
         return [(token[share > 0], share[share > 0]) for token, share in levels], neighbours
 
     def _instance_rows(
         self, tokens: Tensor, masks: list[Tensor], cells: list[int], targets: Sequence[Targets], *where: Any
-    ) -> tuple[list[tuple[Tensor, Tensor]], list[bool]]:
-        """Return per level each instance's mean token and its weight, and the neighbours."""
+    ) -> tuple[Rows, list[bool]]:
+        """Return each instance's mean token with its weight, and the neighbours."""
         pooled = [_pool(mask, row, cells) for mask, row in zip(masks, tokens, strict=True)]
         values = [torch.cat([pool, target.weights[:, None]], 1) for pool, target in zip(pooled, targets, strict=True)]
         smoothed, neighbours = self._smooth(values, targets, *where)
@@ -218,17 +212,9 @@ class InstanceAlignment(nn.Module):
         track_boxes: Sequence[Tensor] | None,
         skip_ones: bool = False,
     ) -> tuple[list[Tensor], list[bool]]:
-        """Blend the (N, K) values of each image with the past of their tracks.
+        """Return the (N, K) values per image blended with the past of their tracks, and the neighbours.
 
-        Args:
-            values: (N, K) per image.
-            targets: Boxes of the values.
-            frames: Origins of the images.
-            track_boxes: Boxes in shared coordinates.
-            skip_ones: Leave out images whose values are all one.
-
-        Returns:
-            The blended values, and whether the bank contained a neighbour for each timed frame.
+        Images whose values are all one are left out with `skip_ones`.
         """
         if self.bank is None:
             return values, []
@@ -245,12 +231,12 @@ class InstanceAlignment(nn.Module):
         return blended, neighbours
 
     def commit(self) -> None:
-        """Write what the step has seen to the bank. Every process must call this once a step."""
+        """Store the step's instances in the bank. Every process must call this once a step."""
         if self.bank is not None:
             self.bank.commit()
 
     def get_extra_state(self) -> dict[str, Any] | None:
-        """Return the bank for the checkpoint: a resumed run must remember what the uninterrupted one does."""
+        """Return the bank for the checkpoint, so that a resumed run equals an uninterrupted one."""
         return None if self.bank is None else self.bank.state_dict()
 
     def set_extra_state(self, state: dict[str, Any] | None) -> None:

@@ -1,4 +1,4 @@
-"""Masked target views (MIC, Hoyer et al. 2023): the learner must tell from the rest what the hidden part holds."""
+"""Masked target views (MIC, Hoyer et al. 2023): the learner infers hidden blocks from their context."""
 
 from __future__ import annotations
 
@@ -16,27 +16,23 @@ def mask_blocks(
     seeds: Sequence[int | None],
     sizes: Sequence[tuple[int, int]] | None = None,
 ) -> Tensor:
-    """Return the images with a share of their blocks hidden, which do not depend on what they are batched with.
+    """Return the images with a share of their blocks hidden; the blocks do not depend on the rest of the batch.
 
     Args:
         images: (B, 3, H, W) uint8.
         share: Probability, 0..1, that a block is hidden.
         block: Side of a block in pixels.
-        fill: RGB in 0..1 that hides; the mean of the normalisation, so that the network sees zeros.
+        fill: RGB of hidden blocks in 0..1; the mean of the normalisation gives zeros.
         seeds: One per image; `None` draws from the global generator.
-        sizes: Height and width of each image without its padding; the batch's where not given.
+        sizes: Height and width of each image without its padding; the batch's by default.
     """
     height, width = images.shape[2:]
     hidden = torch.zeros(len(images), -(-height // block), -(-width // block), dtype=torch.bool)
     for image, seed, (high, wide) in zip(hidden, seeds, sizes or [(height, width)] * len(images), strict=True):
         rows, columns = -(-high // block), -(-wide // block)
-        image[:rows, :columns] = _drawn(rows, columns, seed) < share
+        generator = None if seed is None else torch.Generator().manual_seed(seed)
+        image[:rows, :columns] = torch.rand(rows, columns, generator=generator) < share
     hidden = hidden.to(images.device)
     hidden = hidden.repeat_interleave(block, 1).repeat_interleave(block, 2)[:, None, :height, :width]
     colour = torch.tensor([round(255 * value) for value in fill], dtype=images.dtype, device=images.device)
     return torch.where(hidden, colour[None, :, None, None], images)
-
-
-def _drawn(rows: int, columns: int, seed: int | None) -> Tensor:
-    generator = None if seed is None else torch.Generator().manual_seed(seed)
-    return torch.rand(rows, columns, generator=generator)

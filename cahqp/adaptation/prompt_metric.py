@@ -1,4 +1,4 @@
-"""DA-VPT's metric term (Ren et al. 2025) on the components of a prompt: each is drawn to the classes it stands for."""
+"""DA-VPT's metric term (Ren et al. 2025), which draws each component of a prompt to its classes."""
 
 from __future__ import annotations
 
@@ -16,33 +16,33 @@ def proxy_anchor(
     """Return the proxy-anchor loss (Kim et al. 2020) of samples and proxies, in their cosine similarity.
 
     Args:
-        samples: (N, D).
-        proxies: (M, D).
-        proxy_of: (N,) which proxy a sample belongs to.
-        weights: (N,) in 0..1, how far a sample counts.
-        alpha: Sharpness; DA-VPT's.
-        delta: Margin; DA-VPT's.
+        samples: (N, D) features.
+        proxies: (M, D) features.
+        proxy_of: (N,) index of each sample's proxy.
+        weights: (N,) weight of each sample, 0..1.
+        alpha: Sharpness, as in DA-VPT.
+        delta: Margin, as in DA-VPT.
     """
     similarity = F.normalize(samples, dim=-1) @ F.normalize(proxies, dim=-1).T
     own = F.one_hot(proxy_of, len(proxies)).bool()
-    weighed = weights[:, None].expand_as(similarity)
-    pull = torch.where(own, weighed * (-alpha * (similarity - delta)).exp(), 0.0).sum(0)
-    push = torch.where(own, 0.0, weighed * (alpha * (similarity + delta)).exp()).sum(0)
+    weight = weights[:, None].expand_as(similarity)
+    pull = torch.where(own, weight * (-alpha * (similarity - delta)).exp(), 0.0).sum(0)
+    push = torch.where(own, 0.0, weight * (alpha * (similarity + delta)).exp()).sum(0)
     present = own.any(0)
     return pull.log1p().sum() / present.sum().clamp(min=1) + push.log1p().mean()
 
 
 @torch.no_grad()
 def class_map(means: Tensor, components: int, rounds: int = 20) -> Tensor:
-    """Return (C,) which component each class belongs to.
+    """Return (C,) index of the component of each class.
 
-    As many components as classes or more give every class one of its own; with fewer, classes whose mean features
-    point the same way share one (k-means by cosine).
+    If there are enough components, every class has its own. Otherwise classes with similar mean features share one
+    (k-means by cosine).
 
     Args:
         means: (C, D) mean feature per class.
         components: Number of components.
-        rounds: Of k-means.
+        rounds: Rounds of k-means.
     """
     count = len(means)
     if count <= components:
@@ -57,15 +57,15 @@ def class_map(means: Tensor, components: int, rounds: int = 20) -> Tensor:
 
 
 class PromptMetric(nn.Module):
-    """Draws the components of a prompt's bank towards the classes, by instances of known class.
+    """Loss that draws the components of a prompt's bank to the classes of instances.
 
-    DA-VPT pulls prompts to class tokens of a vision transformer; a detector has none, so an instance's mean token takes
-    their place, seen through the generator's own query projection.
+    DA-VPT draws prompts to the class tokens of a vision transformer. A detector has none, so an instance's mean token
+    replaces them, after the generator's query projection.
 
     Args:
         num_classes: Number of classes.
         dim: Length of a token.
-        momentum: Share of the old in the running mean feature of a class.
+        momentum: Share of the old value in the running mean feature of a class.
     """
 
     means: Tensor
@@ -76,20 +76,20 @@ class PromptMetric(nn.Module):
         self.register_buffer("means", torch.zeros(num_classes, dim))
 
     def forward(self, generator: VisualPromptGenerator, instances: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
-        """Return the loss; 0, still connected, without instances.
+        """Return the loss; without instances it is 0 and still has a gradient.
 
         Args:
-            generator: Whose components are the proxies.
+            generator: Generator whose components are the proxies.
             instances: (N, D) mean tokens.
             labels: (N,) class indices.
-            weights: (N,) how far each counts.
+            weights: (N,) weight of each instance.
         """
-        self._remember(instances, labels)
+        self._update_means(instances, labels)
         proxy_of = class_map(self.means, len(generator.values))[labels]
         return proxy_anchor(generator.query(instances), generator.values, proxy_of, weights)
 
     @torch.no_grad()
-    def _remember(self, instances: Tensor, labels: Tensor) -> None:
+    def _update_means(self, instances: Tensor, labels: Tensor) -> None:
         hot = F.one_hot(labels, len(self.means)).to(self.means)
         count = sum_over_ranks(hot.sum(0)[:, None])
         mean = sum_over_ranks(hot.T @ instances.to(self.means)) / count.clamp(min=1)

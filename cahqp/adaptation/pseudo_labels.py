@@ -1,17 +1,17 @@
-"""Which pseudo-labels train, and with what weight."""
+"""Selection of pseudo-labels and their thresholds."""
 
 from __future__ import annotations
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torchvision.ops import batched_nms, nms
 
+from cahqp.detectors.losses.distributed import sum_over_ranks
 from cahqp.errors import ConfigError
 from cahqp.structures import Detections, Targets
 
 
-def select(
+def select_pseudo_labels(
     detections: Detections,
     thresholds: float | Tensor = 0.4,
     nms_iou: float = 0.7,
@@ -20,39 +20,36 @@ def select(
     ignore_threshold: float | Tensor | None = None,
     weight_by_score: bool = False,
 ) -> Targets:
-    """Return the detections that train as pseudo-labels, and as ignored regions those one cannot be sure of.
+    """Return the detections that train as pseudo-labels, and uncertain ones as ignored regions.
 
-    Duplicates go first (NMS over confident and doubtful boxes together, the higher score stays). What reaches its
-    class's threshold trains, at most `max_boxes` of the highest scores. What lies in `[ignore_threshold, threshold)`,
-    and confident boxes beyond `max_boxes`, become ignored regions, neither object nor background. Boxes without area
-    or with a value that is not finite are left out.
+    NMS over confident and uncertain boxes together first drops duplicates. Then the boxes at or above the threshold of
+    their class train, at most `max_boxes` with the highest scores. Boxes with scores in `[ignore_threshold, threshold)`
+    and confident boxes beyond `max_boxes` are ignored: neither object nor background. Boxes without area or with
+    non-finite coordinates are dropped.
 
     Args:
-        detections: Of one image.
-        thresholds: Least score, or one per class.
-        nms_iou: Overlap from which the lower of two boxes is a duplicate; 1 switches it off.
-        class_agnostic: Whether boxes of different classes are duplicates too. Detectors without NMS name one object
-            twice more often than traffic hides two behind each other.
-        max_boxes: Most boxes that train.
-        ignore_threshold: Least score, or one per class, of a doubtful box. `None` ignores no doubtful box: they are
-            background.
-        weight_by_score: Whether a box counts by its score, or fully.
+        detections: Detections of one image.
+        thresholds: Lowest score, or (C,) one per class.
+        nms_iou: Overlap above which the lower-scored of two boxes is dropped; 1 keeps both.
+        class_agnostic: Whether boxes of different classes count as duplicates. Detectors without NMS often give one
+            object two classes; in traffic this is more frequent than two objects at one position.
+        max_boxes: Largest number of boxes that train.
+        ignore_threshold: Lowest score of an uncertain box, or (C,) one per class. `None`: they are background.
+        weight_by_score: Weight a box by its score; otherwise every box counts fully.
 
     Raises:
-        ConfigError: A single `ignore_threshold` lies above a single threshold, or the thresholds are for fewer classes
-            than the detections have.
+        ConfigError: A single `ignore_threshold` is above a single threshold, or a detection's class has no threshold.
     """
+    numbers = isinstance(thresholds, float | int) and isinstance(ignore_threshold, float | int)
+    if numbers and ignore_threshold > thresholds:  # type: ignore[operator]
+        message = f"ignore_threshold must not be above the threshold {thresholds}, got {ignore_threshold}."
+        raise ConfigError(message)
     needed = _per_box(thresholds, detections, "thresholds")
     doubtful = needed if ignore_threshold is None else _per_box(ignore_threshold, detections, "ignore_threshold")
-    if (
-        isinstance(thresholds, float | int)
-        and isinstance(ignore_threshold, float | int)
-        and ignore_threshold > thresholds
-    ):
-        message = f"ignore_threshold={ignore_threshold} lies above the threshold {thresholds}; give one below it."
-        raise ConfigError(message)
-    usable = _usable(detections) & (detections.scores >= torch.minimum(needed, doubtful))
-    kept = _without_duplicates(detections, usable, nms_iou, class_agnostic)
+    sides = detections.boxes[:, 2:] - detections.boxes[:, :2]
+    usable = detections.boxes.isfinite().all(1) & (sides > 0).all(1)
+    candidates = (usable & (detections.scores >= torch.minimum(needed, doubtful))).nonzero()[:, 0]
+    kept = _without_duplicates(detections, candidates, nms_iou, class_agnostic)
     confident = detections.scores[kept] >= needed[kept]
     trained = confident & (confident.cumsum(0) <= max_boxes)
     chosen = detections[kept[trained]]
@@ -69,14 +66,8 @@ def _per_box(threshold: float | Tensor, detections: Detections, name: str) -> Te
     return threshold.to(detections.scores)[detections.labels]
 
 
-def _usable(detections: Detections) -> Tensor:
-    sides = detections.boxes[:, 2:] - detections.boxes[:, :2]
-    return detections.boxes.isfinite().all(1) & (sides > 0).all(1)
-
-
-def _without_duplicates(detections: Detections, usable: Tensor, nms_iou: float, class_agnostic: bool) -> Tensor:
-    """Return the indices of the boxes that stay, highest score first."""
-    candidates = usable.nonzero()[:, 0]
+def _without_duplicates(detections: Detections, candidates: Tensor, nms_iou: float, class_agnostic: bool) -> Tensor:
+    """Return the candidates that NMS keeps, highest score first."""
     boxes, scores = detections.boxes[candidates].float(), detections.scores[candidates].float()
     if class_agnostic:
         kept: Tensor = nms(boxes, scores, nms_iou)
@@ -86,21 +77,21 @@ def _without_duplicates(detections: Detections, usable: Tensor, nms_iou: float, 
 
 
 class DynamicThresholds(nn.Module):
-    """Thresholds per class that follow how sure the detector is of labelled source objects (MRT, Zhao et al. 2023).
+    """Thresholds per class that follow the detector's scores on labelled source objects (MRT, Zhao et al. 2023).
 
-    `t <- g t + (1 - g) a sqrt(p)`, clipped, where p is the mean probability that matched queries gave to their true
-    class since the last update. A class without matches keeps its threshold.
+    `t <- g t + (1 - g) a sqrt(p)`, clipped, where p is the mean score of matched queries for their true class since the
+    last update. A class without matches keeps its threshold.
 
     Args:
         num_classes: Number of classes.
-        initial: The first threshold of every class, or (num_classes,) one each.
-        momentum: The share g of the old threshold.
-        factor: The factor a.
+        initial: First threshold of every class, or (num_classes,) one each.
+        momentum: Share g of the old threshold.
+        factor: Factor a.
         minimum: Lower clip.
         maximum: Upper clip.
 
     Attributes:
-        values: (num_classes,) the thresholds as they stand, for `select`.
+        values: (num_classes,) current thresholds.
     """
 
     values: Tensor
@@ -118,7 +109,7 @@ class DynamicThresholds(nn.Module):
     ) -> None:
         super().__init__()
         if not 0 <= minimum <= maximum <= 1:
-            message = f"Give 0 <= minimum <= maximum <= 1, got minimum={minimum} and maximum={maximum}."
+            message = f"The range must be 0 <= minimum <= maximum <= 1, got minimum={minimum} and maximum={maximum}."
             raise ConfigError(message)
         self.momentum, self.factor, self.minimum, self.maximum = momentum, factor, minimum, maximum
         self.register_buffer("values", torch.zeros(num_classes) + initial)
@@ -127,24 +118,23 @@ class DynamicThresholds(nn.Module):
 
     @torch.no_grad()
     def observe(self, probabilities: Tensor, labels: Tensor) -> None:
-        """Take note of matched source queries. Every process must call this equally often.
+        """Add matched source queries. Every process must call this equally often.
 
         Args:
-            probabilities: (N,) what each matched query gave to its true class.
-            labels: (N,) the true classes.
+            probabilities: (N,) scores of the matched queries for their true class.
+            labels: (N,) true classes.
         """
-        seen = torch.zeros(2, len(self.values), device=self.values.device)
-        seen[0].index_add_(0, labels, probabilities.to(seen))
-        seen[1].index_add_(0, labels, torch.ones_like(labels, dtype=seen.dtype))
-        # Summed at once, not at the update: DDP copies the first rank's buffers over the others' at every forward.
-        if dist.is_available() and dist.is_initialized():
-            dist.all_reduce(seen)
-        self._sums += seen[0]
-        self._counts += seen[1]
+        added = torch.zeros(2, len(self.values), device=self.values.device)
+        added[0].index_add_(0, labels, probabilities.to(added))
+        added[1].index_add_(0, labels, torch.ones_like(labels, dtype=added.dtype))
+        # Summed now, not at the update: DDP copies the first rank's buffers over the others' at every forward.
+        added = sum_over_ranks(added)
+        self._sums += added[0]
+        self._counts += added[1]
 
     @torch.no_grad()
     def update(self) -> Tensor:
-        """Move the thresholds by what was observed, forget it, and return them."""
+        """Move the thresholds by the observations, clear these, and return the thresholds."""
         mean = self._sums / self._counts.clamp(min=1)
         moved = self.momentum * self.values + (1 - self.momentum) * self.factor * mean.sqrt()
         self.values.copy_(torch.where(self._counts > 0, moved.clamp(self.minimum, self.maximum), self.values))

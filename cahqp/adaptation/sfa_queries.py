@@ -1,40 +1,32 @@
-"""DQFA in the form of SFA (Wang et al. 2021): the domain queries go through the detector's own layers.
+"""DQFA in the form of SFA (Wang et al. 2021): domain queries pass through copies of the detector's layers.
 
-SFA adds one cell as a fifth feature level to the encoder and one query to the decoder. With its one-way masks on, no
-token and no object query reads them, so what they become is computed here beside the detector, from what its layers
-were given: the same numbers as inside, and the detector's own stay what they are, bit for bit.
+SFA adds one cell as a fifth feature level to the encoder and one query to the decoder. Its one-way masks hide both from
+tokens and object queries. So they are computed here beside the detector, from the inputs of its layers: the numbers are
+the same as inside, and detector outputs are unchanged, bit for bit.
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
-from cahqp.adaptation.domain_adversary import AlignmentFeatures, Discriminator, domain_loss, gradient_reversal
-from cahqp.adaptation.domain_queries import check_layers
+from cahqp.adaptation.domain_adversary import Discriminator, domain_loss, gradient_reversal
+from cahqp.adaptation.domain_queries import QueryAlignment, check_layers, mean_over_layers
+from cahqp.detectors.base import Features
 from cahqp.detectors.dino import EncoderLayer
 from cahqp.detectors.layers.decoder import DecoderLayer
 from cahqp.detectors.layers.deformable import Shapes
 from cahqp.structures import valid_sizes
 
 
-class LayerFeatures(AlignmentFeatures, Protocol):
-    """What the SFA form reads beside: what enters the first encoder layer."""
+class _CopiedBranch(nn.Module):
+    """Domain query that passes through copies of the detector's layers.
 
-    @property
-    def backbone(self) -> Sequence[Tensor]:
-        """(B, D, h, w) per level."""
-
-
-class _Branch(nn.Module):
-    """A domain query on its way through copies of the detector's layers.
-
-    Copies, not the layers themselves: query and attention learn to tell the domain, and a shared attention would teach
-    the detector the same. They start where the detector stands.
+    The layers are copied because query and attention learn to separate the domains; shared weights would teach the
+    detector the same. The copies start from the detector's weights.
     """
 
     def __init__(self, layers: nn.ModuleList, chosen: Sequence[int], dim: int, hidden: int) -> None:
@@ -45,36 +37,36 @@ class _Branch(nn.Module):
         self.position = nn.Parameter(torch.randn(1, 1, dim))
         self.discriminator = Discriminator(dim, hidden)
 
-    def judge(self, queries: list[Tensor], domain: int) -> tuple[Tensor, Tensor]:
-        """Return the mean loss and accuracy over the chosen layers; `queries` are (B, 1, D) per layer."""
-        judged = [domain_loss(self.discriminator(queries[index][:, 0]), domain) for index in self.chosen]
-        losses, accuracies = zip(*judged, strict=True)
-        return torch.stack(losses).mean(), torch.stack(accuracies).mean()
+    def forward(self, features: Features, domain: int, scale: float | Tensor) -> tuple[Tensor, Tensor]:
+        queries = self.queries(features, scale)
+        return mean_over_layers([domain_loss(self.discriminator(queries[n][:, 0]), domain) for n in self.chosen])
+
+    def queries(self, features: Features, scale: float | Tensor) -> list[Tensor]:
+        """Return the (B, 1, D) query after each layer."""
+        raise NotImplementedError
 
 
-class _EncoderBranch(_Branch):
-    """The cell of the masked level: it reads the tokens that enter a layer round the middle of the image."""
+class _EncoderBranch(_CopiedBranch):
+    """Cell of the masked level; it reads the tokens that enter a layer around the middle of the image."""
 
-    def forward(self, features: LayerFeatures, domain: int, scale: float | Tensor) -> tuple[Tensor, Tensor]:
-        """Return the loss and the accuracy."""
+    def queries(self, features: Features, scale: float | Tensor) -> list[Tensor]:
         padding, shapes = features.padding, list(features.spatial_shapes)
         entering = [torch.cat([m.flatten(2).transpose(1, 2) for m in features.backbone], 1), *features.encoder]
         reference = 0.5 * _valid_ratios(padding, shapes)[:, None]
         query, queries = self.query.expand(len(padding), -1, -1), []
         for layer, tokens in zip(self.layers, entering, strict=False):
             assert isinstance(layer, EncoderLayer)
-            read = gradient_reversal(tokens.masked_fill(padding[..., None], 0.0), scale)
-            attended = layer.self_attn(query + self.position, reference, read, shapes, padding)
+            visible = gradient_reversal(tokens.masked_fill(padding[..., None], 0.0), scale)
+            attended = layer.self_attn(query + self.position, reference, visible, shapes, padding)
             query = layer.ffn(layer.norm(query + layer.dropout(attended)))
             queries.append(query)
-        return self.judge(queries, domain)
+        return queries
 
 
-class _DecoderBranch(_Branch):
-    """One more query: it reads the object queries, itself and, with the whole image as its box, the memory."""
+class _DecoderBranch(_CopiedBranch):
+    """One more query; it reads the object queries without denoising, itself and, as a full-image box, the memory."""
 
-    def forward(self, features: LayerFeatures, domain: int, scale: float | Tensor) -> tuple[Tensor, Tensor]:
-        """Return the loss and the accuracy. Denoising queries are not among the features, so none is read."""
+    def queries(self, features: Features, scale: float | Tensor) -> list[Tensor]:
         padding, shapes = features.padding, list(features.spatial_shapes)
         memory = gradient_reversal(features.encoder[-1].masked_fill(padding[..., None], 0.0), scale)
         ratios = _valid_ratios(padding, shapes)
@@ -82,14 +74,14 @@ class _DecoderBranch(_Branch):
         query, queries = self.query.expand(len(padding), -1, -1), []
         for layer, objects in zip(self.layers, features.decoder, strict=False):
             assert isinstance(layer, DecoderLayer)
-            seen = torch.cat([gradient_reversal(objects, scale), query], 1)
+            values = torch.cat([gradient_reversal(objects, scale), query], 1)
             own, block = query + self.position, layer.self_attn
-            attended = block.attention(own, torch.cat([seen[:, :-1], own], 1), seen, need_weights=False)[0]
+            attended = block.attention(own, torch.cat([values[:, :-1], own], 1), values, need_weights=False)[0]
             query = block.norm(query + block.dropout(attended))
-            read = layer.cross_attn(query + self.position, whole, memory, shapes, padding)
-            query = layer.ffn(layer.norm(query + layer.dropout(read)))
+            attended = layer.cross_attn(query + self.position, whole, memory, shapes, padding)
+            query = layer.ffn(layer.norm(query + layer.dropout(attended)))
             queries.append(query)
-        return self.judge(queries, domain)
+        return queries
 
 
 def _valid_ratios(padding: Tensor, shapes: Shapes) -> Tensor:
@@ -99,16 +91,16 @@ def _valid_ratios(padding: Tensor, shapes: Shapes) -> Tensor:
     return torch.stack(sizes, 1) / torch.tensor([(w, h) for h, w in shapes], device=padding.device)
 
 
-class SFAQueryAlignment(nn.Module):
-    """Aligns the global features of encoder and decoder through one domain query each, inside the detector's layers.
+class SFAQueryAlignment(QueryAlignment):
+    """SFA form of DQFA.
 
     The reversal sits on the features that enter a query's branch, as in `DomainQueryAlignment`. Two things differ from
-    the inside of a DINO: domain queries have a learned position instead of one from a box, and the decoder's reads
-    what object queries became in a layer, not what entered it.
+    a query inside a DINO: domain queries have a learned position instead of one from a box, and the decoder's query
+    reads the object queries after a layer, not before it.
 
     Args:
         encoder: The detector's encoder layers; copied.
-        decoder: The same of the decoder.
+        decoder: The detector's decoder layers; copied.
         dim: Length of a token.
         layers: Layers after which the queries are judged; 0 is the first and -1 the last.
         hidden: Width of the discriminators.
@@ -125,28 +117,10 @@ class SFAQueryAlignment(nn.Module):
         layers: Sequence[int] = (0, -1),
         hidden: int = 256,
     ) -> None:
-        super().__init__()
         check_layers("encoder", layers, len(encoder))
         check_layers("decoder", layers, len(decoder))
-        self.branches = nn.ModuleDict(
-            {
-                "encoder": _EncoderBranch(encoder, layers, dim, hidden),
-                "decoder": _DecoderBranch(decoder, layers, dim, hidden),
-            }
-        )
-
-    def forward(
-        self, features: LayerFeatures, domain: int, scale: float | Tensor = 1.0
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the loss, and each discriminator's accuracy as `encoder_query` and `decoder_query`.
-
-        Args:
-            features: Of one domain.
-            domain: 0 for source, 1 for target.
-            scale: Of the reversed gradient.
-        """
-        losses, accuracies = [], {}
-        for name, branch in self.branches.items():
-            loss, accuracies[f"{name}_query"] = branch(features, domain, scale)
-            losses.append(loss)
-        return torch.stack(losses).sum(), accuracies
+        branches = {
+            "encoder": _EncoderBranch(encoder, layers, dim, hidden),
+            "decoder": _DecoderBranch(decoder, layers, dim, hidden),
+        }
+        super().__init__(branches)

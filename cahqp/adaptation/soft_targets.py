@@ -1,4 +1,4 @@
-"""Soft targets: a pseudo-box teaches the teacher's scores of all classes instead of its best class alone."""
+"""Soft targets: a pseudo-box trains towards the teacher's scores of all classes instead of the best class alone."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from cahqp.structures import Targets
 
 @torch.no_grad()
 def class_scores(output: Output, targets: Sequence[Targets]) -> list[Tensor]:
-    """Return (N, C) scores of the query that each pseudo-box came from, per image.
+    """Return per image (N, C) scores of the query that each pseudo-box came from.
 
     Args:
-        output: Of the teacher that gave the boxes.
-        targets: In pixels of the batch.
+        output: Output of the teacher.
+        targets: Pseudo-labels in pixels of the batch.
     """
     sizes = output.sizes[:, None, [1, 0, 1, 0]]
     boxes = cxcywh_to_xyxy(output.pred_boxes.float()) * sizes
@@ -34,17 +34,17 @@ def class_scores(output: Output, targets: Sequence[Targets]) -> list[Tensor]:
 def soften(
     losses: Tensor, criterion: SetCriterion, output: Output, targets: Sequence[Targets], scores: Sequence[Tensor]
 ) -> Tensor:
-    """Return the class loss of every layer with soft targets in the place of hard ones.
+    """Return the class loss of every layer with soft targets instead of hard ones.
 
-    What a matched query costs, its focal loss, is replaced by the quality focal loss `|y - p|^gamma BCE(p, y)` (Li et
-    al. 2020) towards the teacher's scores y. Queries without a box keep theirs, and so do ignored ones.
+    The focal loss of a matched query is replaced by the quality focal loss `|y - p|^gamma BCE(p, y)` (Li et al. 2020)
+    towards the teacher's scores y. Unmatched and ignored queries keep their loss.
 
     Args:
-        losses: (L + 1,) `class` of the criterion.
-        criterion: That gave them; a focal one.
-        output: Of the learner.
+        losses: (L + 1,) losses `class` of the criterion.
+        criterion: Criterion that returned them, with focal loss.
+        output: Output of the learner.
         targets: Pseudo-labels of the same images.
-        scores: (N, C) per image, of `class_scores`.
+        scores: (N, C) per image, from `class_scores`.
     """
     with torch.autocast(losses.device.type, enabled=False):
         padded = pad_targets(targets, output.sizes)
@@ -52,18 +52,18 @@ def soften(
         logits, boxes = output.layers()
         matches = criterion.matcher(logits, boxes, padded)
         starts = torch.tensor([0, *padded.counts], device=losses.device).cumsum(0)
-        wanted = torch.cat(list(scores))[starts[matches.image] + matches.target]
+        teacher_scores = torch.cat(list(scores))[starts[matches.image] + matches.target]
         rows = logits[matches.layer, matches.image, matches.query]
         labels = padded.labels[matches.image, matches.target]
-        change = _quality_focal(rows, wanted, criterion.gamma) - _focal(rows, labels, criterion)
+        change = _quality_focal(rows, teacher_scores, criterion.gamma) - _focal(rows, labels, criterion)
         change = criterion.class_weight * change * padded.weights[matches.image, matches.target] / normaliser
         return losses.index_add(0, matches.layer, change)
 
 
-def _quality_focal(logits: Tensor, wanted: Tensor, gamma: float) -> Tensor:
+def _quality_focal(logits: Tensor, teacher_scores: Tensor, gamma: float) -> Tensor:
     """Return (K,) losses of (K, C) logits."""
-    distance = (wanted - logits.sigmoid()).abs() ** gamma
-    return (distance * F.binary_cross_entropy_with_logits(logits, wanted, reduction="none")).sum(-1)
+    distance = (teacher_scores - logits.sigmoid()).abs() ** gamma
+    return (distance * F.binary_cross_entropy_with_logits(logits, teacher_scores, reduction="none")).sum(-1)
 
 
 def _focal(logits: Tensor, labels: Tensor, criterion: SetCriterion) -> Tensor:

@@ -1,4 +1,4 @@
-"""What stands at one place of a camera's picture: lamps and windows that look like road users, and never move."""
+"""Memory of the positions of boxes in a recording: lamps and windows look like road users, and never move."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from cahqp.adaptation.all_gather import gathered
+from cahqp.adaptation.track_bank import visible_region
 from cahqp.association import LEAST_FRAMES, places_taken, stationary_factor
 from cahqp.frame import Frame
 
@@ -19,30 +20,30 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class _Seen:
-    """What one frame showed: its part of the original image, and the boxes there."""
+class _Entry:
+    """Boxes of one frame, and the visible part of the original image."""
 
     region: NDArray[np.float64]
     boxes: NDArray[np.float64]
 
 
 class StationaryMemory(nn.Module):
-    """Remembers where boxes were in each frame of a recording, and says which places are always taken.
+    """Memory of the boxes in each frame of a recording, which down-weights boxes at stationary positions.
 
-    The rule is that of `cahqp.association.standing_factor`. Frames are read with `factors` and written with `note`,
-    which takes effect with `commit`, from all processes in the same order.
+    The rule is `cahqp.association.stationary_factor`. `factors` reads the memory. `note` adds a frame, which takes
+    effect with `commit`, from all processes in the same order.
 
     Args:
-        stationary_weight: What a score counts whose place is always taken, 0..1.
-        max_frames: Frames remembered of each recording; those not seen for longest are forgotten first.
-        most: Frames remembered in all; recordings not seen for longest are forgotten first.
+        stationary_weight: Score multiplier of a box whose position is always occupied, 0..1.
+        max_frames: Frames stored per recording; the frames not seen for longest are dropped first.
+        max_total: Frames stored in all; the recordings not seen for longest are dropped first.
     """
 
-    def __init__(self, stationary_weight: float = 0.5, max_frames: int = 64, most: int = 8192) -> None:
+    def __init__(self, stationary_weight: float = 0.5, max_frames: int = 64, max_total: int = 8192) -> None:
         super().__init__()
-        self.stationary_weight, self.max_frames, self.most = stationary_weight, max_frames, most
-        self._recordings: dict[str, dict[int, _Seen]] = {}
-        self._pending: list[tuple[str, int, _Seen]] = []
+        self.stationary_weight, self.max_frames, self.max_total = stationary_weight, max_frames, max_total
+        self._recordings: dict[str, dict[int, _Entry]] = {}
+        self._pending: list[tuple[str, int, _Entry]] = []
         self._warned = False
 
     def __len__(self) -> int:
@@ -50,82 +51,80 @@ class StationaryMemory(nn.Module):
         return sum(map(len, self._recordings.values()))
 
     def factors(self, frame: Frame, boxes: Tensor) -> Tensor:
-        """Return (N,) what the scores of a frame's boxes count, `stationary_weight`..1.
+        """Return (N,) score multipliers, `stationary_weight`..1, for the boxes of a frame.
 
-        It is 1 where fewer than five other frames show that place, or the frame's recording is not known.
+        The multiplier is 1 if fewer than five other frames show the position, or the recording is unknown.
 
         Args:
-            frame: Where the boxes were found.
+            frame: Frame of the boxes.
             boxes: (N, 4) xyxy in pixels of the original image.
         """
-        others = [seen for id_, seen in self._recordings.get(_key(frame), {}).items() if id_ != frame.id]
+        others = [entry for id_, entry in self._recordings.get(_key(frame), {}).items() if id_ != frame.id]
         if not others or not len(boxes):
             return torch.ones(len(boxes), device=boxes.device)
         places = boxes.detach().cpu().double().numpy()
         centres = (places[:, None, :2] + places[:, None, 2:]) / 2
-        regions = np.stack([seen.region for seen in others])
+        regions = np.stack([entry.region for entry in others])
         inside = ((centres >= regions[:, :2]) & (centres < regions[:, 2:])).all(2)
         visible = inside.sum(1)
-        taken = (inside & places_taken(places, [seen.boxes for seen in others])).sum(1)
+        taken = (inside & places_taken(places, [entry.boxes for entry in others])).sum(1)
         shares = np.where(visible >= LEAST_FRAMES, taken / np.maximum(visible, 1), 0.0)
         return torch.from_numpy(stationary_factor(shares, self.stationary_weight)).to(boxes)
 
     def note(self, frame: Frame, boxes: Tensor) -> None:
-        """Note for `commit` what a frame showed; without camera and recording, which is logged once, it is left out.
+        """Add a frame's boxes for `commit`; a frame without camera and recording is left out, with one warning.
 
         Args:
-            frame: As it was seen.
-            boxes: (N, 4) xyxy in pixels of the original image, the doubtful ones too.
+            frame: Frame of the boxes.
+            boxes: (N, 4) xyxy in pixels of the original image, uncertain ones too.
         """
         if not _key(frame):
             self._warn(frame)
             return
-        view, (height, width) = frame.view, frame.size
-        region = (0, 0, width, height) if view is None else (view.left, view.top, view.right, view.bottom)
-        places = boxes.detach().cpu().double().numpy()
-        self._pending.append((_key(frame), frame.id, _Seen(np.array(region, np.float64), places)))
+        entry = _Entry(np.array(visible_region(frame), np.float64), boxes.detach().cpu().double().numpy())
+        self._pending.append((_key(frame), frame.id, entry))
 
     def commit(self) -> None:
-        """Write what was noted since the last time. Every process must call this equally often."""
+        """Store the frames added since the last call. Every process must call this equally often."""
         pending, self._pending = gathered(self._pending), []
-        for key, id_, seen in sorted(pending, key=lambda noted: noted[:2]):
-            # What is seen again goes to the end of the line of the forgotten.
+        for key, id_, entry in sorted(pending, key=lambda noted: noted[:2]):
+            # Removed and inserted again, so that the dictionaries are in the order of the last sighting.
             recording = self._recordings[key] = self._recordings.pop(key, {})
             recording.pop(id_, None)
-            recording[id_] = seen
+            recording[id_] = entry
             while len(recording) > self.max_frames:
                 del recording[next(iter(recording))]
-        while len(self) > self.most:
+        while len(self) > self.max_total:
             del self._recordings[next(iter(self._recordings))]
 
     def _warn(self, frame: Frame) -> None:
         if not self._warned:
             _log.warning(
-                "%r names no camera and no recording: whether something always stands at a place of such frames is not "
-                "known (pseudo_labels.stationary_weight). Give them a `recording`, or their folder.",
+                "%r has no camera and no recording, so stationary positions in such frames are unknown "
+                "(pseudo_labels.stationary_weight). Set their `recording`, or put them in a folder.",
                 frame.name,
             )
         self._warned = True
 
     def get_extra_state(self) -> dict[str, Any]:
-        """Return everything remembered for the checkpoint, as plain values and tensors: a resumed run knows as much."""
+        """Return the memory for the checkpoint, as plain values and tensors."""
         return {
             key: {
                 "ids": list(frames),
-                "regions": torch.from_numpy(np.stack([seen.region for seen in frames.values()])),
-                "counts": [len(seen.boxes) for seen in frames.values()],
-                "boxes": torch.from_numpy(np.concatenate([seen.boxes for seen in frames.values()])),
+                "regions": torch.from_numpy(np.stack([entry.region for entry in frames.values()])),
+                "counts": [len(entry.boxes) for entry in frames.values()],
+                "boxes": torch.from_numpy(np.concatenate([entry.boxes for entry in frames.values()])),
             }
             for key, frames in self._recordings.items()
         }
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
-        """Go on from what `get_extra_state` returned."""
+        """Restore the result of `get_extra_state`."""
         self._recordings, self._pending = {}, []
-        for key, told in state.items():
-            parts = told["boxes"].cpu().split(told["counts"])
-            seen = zip(told["ids"], told["regions"].cpu(), parts, strict=True)
-            self._recordings[key] = {id_: _Seen(region.numpy(), boxes.numpy()) for id_, region, boxes in seen}
+        for key, saved in state.items():
+            parts = saved["boxes"].cpu().split(saved["counts"])
+            rows = zip(saved["ids"], saved["regions"].cpu(), parts, strict=True)
+            self._recordings[key] = {id_: _Entry(region.numpy(), boxes.numpy()) for id_, region, boxes in rows}
 
 
 def _key(frame: Frame) -> str:

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from cahqp.adaptation import Discriminator, dann_schedule, domain_loss, gradient_reversal
+from cahqp.adaptation.domain_adversary import Discriminator, dann_schedule, domain_loss, gradient_reversal
 
 
 def test_reversal_keeps_values_and_turns_and_scales_the_gradient():

@@ -3,8 +3,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from cahqp.adaptation import DomainQueryAlignment
-from cahqp.adaptation.domain_queries import attend
+from cahqp.adaptation.domain_queries import DomainQueryAlignment, attend
 from cahqp.errors import ConfigError
 
 
@@ -84,7 +83,7 @@ def test_the_amount_of_padding_has_no_influence(alignment, features):
     without = replace(
         with_padding, encoder=[e[1:, valid] for e in features.encoder], padding=features.padding[1:, valid]
     )
-    some, none = (alignment.branches["encoder"](f.encoder, f.padding, 1, 1.0)[0] for f in (with_padding, without))
+    some, none = (alignment.branches["encoder"](f, 1, 1.0)[0] for f in (with_padding, without))
     torch.testing.assert_close(some, none)
 
 

@@ -1,8 +1,7 @@
 import pytest
 import torch
 
-from cahqp.adaptation import InstanceAlignment, box_masks, instance_masks
-from cahqp.adaptation.instances import instance_features
+from cahqp.adaptation.instances import InstanceAlignment, box_masks, instance_features, instance_masks
 from cahqp.errors import ConfigError
 from cahqp.frame import Frame
 from cahqp.structures import Targets

@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from cahqp.adaptation import PromptMetric, VisualPromptGenerator, class_map, proxy_anchor
+from cahqp.adaptation.prompt_metric import PromptMetric, class_map, proxy_anchor
+from cahqp.detectors.prompts.generator import VisualPromptGenerator
 
 CLASSES, SAMPLES = 4, 24
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from cahqp.adaptation import SFAQueryAlignment
+from cahqp.adaptation.sfa_queries import SFAQueryAlignment
 from cahqp.detectors.dino import EncoderLayer
 from cahqp.detectors.layers.decoder import DecoderLayer
 from cahqp.errors import ConfigError
@@ -92,9 +92,7 @@ def test_the_encoders_query_is_that_of_a_masked_fifth_level(alignment, layers, s
     wide = _with_masked_level(encoder[0])
     inside = wide(x, position, reference, shapes, padding)
     seen.encoder = [inside[:, :-1], *seen.encoder[1:]]
-    queries = []
-    branch.judge = lambda found, domain: queries.extend(found) or (torch.zeros(()), torch.zeros(()))
-    alignment(seen, 0)
+    queries = branch.queries(seen, 1.0)
     valid = ~padding[:, -1]
     torch.testing.assert_close(queries[0][valid, 0], inside[valid, -1])
     narrow = encoder[0](tokens, position[:, :-1], reference[:, :-1, :-1], shapes[:-1], seen.padding)
@@ -112,9 +110,7 @@ def test_the_decoders_query_is_one_more_whose_box_is_the_image(alignment, layers
     reference[1, -1] = torch.tensor([[2 / 6, 0.5, 4 / 6, 1], [1 / 3, 0.5, 2 / 3, 1]])  # its right part is padding
     memory = seen.encoder[-1].masked_fill(seen.padding[..., None], 0.0)
     inside = decoder[0](objects, position, reference, memory, list(seen.spatial_shapes), seen.padding)
-    queries = []
-    branch.judge = lambda found, domain: queries.extend(found) or (torch.zeros(()), torch.zeros(()))
-    alignment(seen, 0)
+    queries = branch.queries(seen, 1.0)
     torch.testing.assert_close(queries[0][:, 0], inside[:, -1])
 
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from cahqp.adaptation import StationaryMemory
+from cahqp.adaptation.stationary_memory import StationaryMemory
 from cahqp.frame import Frame, View
 
 LAMP, PASSING = [10.0, 10, 20, 20], [0.0, 50, 20, 60]
@@ -106,7 +106,7 @@ def test_frames_of_another_size_have_other_places():
 
 
 def test_recordings_not_seen_for_longest_are_forgotten_first():
-    memory = StationaryMemory(most=4)
+    memory = StationaryMemory(max_total=4)
     for recording in ("one", "two", "one"):
         for number in range(2):
             memory.note(frame(number + (recording == "one"), recording=recording), boxes(number))
@@ -122,4 +122,4 @@ def test_frames_that_name_no_place_are_told_of_once(caplog: pytest.LogCaptureFix
         memory.note(Frame(number, f"{number}.jpg", (100, 200), "", "", number), boxes(number))
     memory.commit()
     assert len(memory) == 0
-    assert [record.message[:38] for record in caplog.records] == ["'0.jpg' names no camera and no recordi"]
+    assert [record.message[:37] for record in caplog.records] == ["'0.jpg' has no camera and no recordin"]

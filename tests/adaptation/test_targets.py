@@ -5,7 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from cahqp.adaptation import class_scores, mask_blocks, soften
+from cahqp.adaptation.masking import mask_blocks
+from cahqp.adaptation.soft_targets import class_scores, soften
 from cahqp.detectors.base import Features, Output
 from cahqp.detectors.losses.criterion import SetCriterion
 from cahqp.structures import Targets

@@ -3,7 +3,7 @@ import logging
 import pytest
 import torch
 
-from cahqp.adaptation import TrackBank
+from cahqp.adaptation.track_bank import TrackBank
 from cahqp.frame import Frame, View
 
 BOX = [10.0, 10.0, 30.0, 30.0]

@@ -8,9 +8,9 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from cahqp.adaptation import VisualPrompt
 from cahqp.detectors import model_file
 from cahqp.detectors.model_file import content_hash, describe, load, save
+from cahqp.detectors.prompts.visual_prompt import VisualPrompt
 from cahqp.detectors.shrink import shrink
 from cahqp.errors import WeightsError
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from cahqp.adaptation.pseudo_labels import select
+from cahqp.adaptation.pseudo_labels import select_pseudo_labels
 from cahqp.adaptation.soft_targets import class_scores
 from cahqp.adaptation.stationary_memory import StationaryMemory
 from cahqp.association import DOUBTFUL_SHARE
@@ -66,7 +66,7 @@ class PseudoLabeller(nn.Module):
         output: Output = teacher(images, batch.padding_mask)
         detections = teacher.decode(output, output.sizes)
         targets = [
-            select(
+            select_pseudo_labels(
                 self._down_weight_stationary(found, frame, size),
                 thresholds,
                 settings.nms_iou,

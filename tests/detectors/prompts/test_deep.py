@@ -6,11 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from cahqp.adaptation import VisualPrompt
 from cahqp.detectors import DINO
 from cahqp.detectors.model_file import load, save
 from cahqp.detectors.prompts.deep import TokenInjection, exact_sum
-from cahqp.detectors.prompts.visual_prompt import record_attention
+from cahqp.detectors.prompts.visual_prompt import VisualPrompt, record_attention
 from cahqp.errors import ConfigError
 from cahqp.structures import Targets
 

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from cahqp.adaptation import CBAM, VisualPromptGenerator, attention_entropy
+from cahqp.detectors.prompts.generator import CBAM, VisualPromptGenerator, attention_entropy
 from cahqp.errors import ConfigError
 
 

@@ -3,8 +3,7 @@ import copy
 import pytest
 import torch
 
-from cahqp.adaptation import VisualPrompt
-from cahqp.detectors.prompts.visual_prompt import record_attention
+from cahqp.detectors.prompts.visual_prompt import VisualPrompt, record_attention
 from cahqp.errors import ConfigError
 
 INJECTIONS = ["add", "concat", "cross_attention"]
