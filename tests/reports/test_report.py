@@ -90,8 +90,8 @@ def test_the_decision_stands_on_top(cycle):
 def test_labels_are_drawn_before_and_after(cycle):
     text = page(cycle)
     assert text.index("Before adaptation: 1 label<") < text.index("After adaptation: 1 label<")
-    assert 'rect x="5"' in text
-    assert 'rect x="14"' in text
+    assert 'rect x="5.0"' in text
+    assert 'rect x="14.0"' in text
     assert text.count("data:image/jpeg;base64,") == 1
 
 
