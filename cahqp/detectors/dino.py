@@ -28,15 +28,9 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 class EncoderLayer(nn.Module):
-    """Deformable self-attention and feed-forward block, each followed by LayerNorm.
+    """Deformable self-attention and feed-forward block, each with residual and LayerNorm.
 
-    Args:
-        dim: Width of the tokens.
-        heads: Number of heads.
-        levels: Number of feature levels.
-        points: Points per head and level.
-        ffn_dim: Hidden width of the feed-forward block.
-        dropout: Dropout on every residual.
+    Arguments as in `DeformableAttention` and `FeedForwardBlock`.
     """
 
     def __init__(self, dim: int, heads: int, levels: int, points: int, ffn_dim: int, dropout: float) -> None:
@@ -169,18 +163,18 @@ class DINO(TwoStageDetector):
             padding_mask = torch.zeros_like(images[:, 0], dtype=torch.bool)
         sizes = valid_sizes(padding_mask)
         maps, masks = self._project(images, padding_mask)
-        deep_prompts = None
+        deep = None
         if self.prompt is not None:
-            maps, deep_prompts, _ = self.prompt(maps, masks)
+            maps, deep, _ = self.prompt(maps, masks)
         shapes = [(m.shape[2], m.shape[3]) for m in maps]
         padding = torch.cat([m.flatten(1) for m in masks], 1)
         valid = torch.stack([valid_sizes(m).flip(1) for m in masks], 1)  # (B, L, 2) width and height in cells
         ratios = valid / valid.new_tensor([(w, h) for h, w in shapes])
-        tokens = self._encode(maps, masks, ratios, padding, deep_prompts)
+        tokens = self._encode(maps, masks, ratios, padding, deep)
         proposed = self._propose(tokens[-1], shapes, valid, padding)
         noised = self._denoising_queries(targets, sizes)
         memory = (tokens[-1], shapes, padding)
-        hidden, logits, boxes = self._decode(memory, ratios, proposed.reference, noised, deep_prompts)
+        hidden, logits, boxes = self._decode(memory, ratios, proposed.reference, noised, deep)
         output = Output.from_layers(logits, boxes, noised, sizes, Features(maps, tokens, hidden, shapes, padding))
         output.encoder_logits, output.encoder_boxes = proposed.logits, proposed.boxes
         return output
@@ -196,12 +190,7 @@ class DINO(TwoStageDetector):
         return maps, masks
 
     def _encode(
-        self,
-        maps: list[Tensor],
-        masks: list[Tensor],
-        ratios: Tensor,
-        padding: Tensor,
-        deep_prompts: DeepPrompts | None,
+        self, maps: list[Tensor], masks: list[Tensor], ratios: Tensor, padding: Tensor, deep: DeepPrompts | None
     ) -> list[Tensor]:
         """Return the tokens (B, S, D) after each encoder layer."""
         shapes = [(m.shape[2], m.shape[3]) for m in maps]
@@ -216,8 +205,8 @@ class DINO(TwoStageDetector):
         x = torch.cat([to_tokens(m) for m in maps], 1)
         outputs = []
         for index, layer in enumerate(self.encoder):
-            if deep_prompts is not None:
-                x = deep_prompts.encoder(index, x, shapes, padding)
+            if deep is not None:
+                x = deep.encoder(index, x, shapes, padding)
             inputs = (x, position, reference, shapes, padding)
             x = checkpointed([layer], *inputs) if self.activation_checkpointing else layer(*inputs)
             outputs.append(x)
@@ -229,7 +218,7 @@ class DINO(TwoStageDetector):
         ratios: Tensor,
         reference: Tensor,
         noised: DenoisingQueries | None,
-        deep_prompts: DeepPrompts | None,
+        deep: DeepPrompts | None,
     ) -> tuple[list[Tensor], Tensor, Tensor]:
         """Return normed queries per layer, and logits and boxes (layers, B, denoising + queries, ...).
 
@@ -238,7 +227,7 @@ class DINO(TwoStageDetector):
             ratios: (B, L, 2) valid share of each level's width and height.
             reference: (B, Q, 4) boxes of the proposals before the sigmoid.
             noised: Denoising queries.
-            deep_prompts: Prompts of the decoder layers.
+            deep: Prompts of the decoder layers.
         """
         batch, queries = reference.shape[:2]
         content = self.query_content.weight[:queries].expand(batch, -1, -1)
@@ -251,7 +240,7 @@ class DINO(TwoStageDetector):
             class_head = self.class_heads[index % len(self.class_heads)]
             scaled = boxes[:, :, None] * scale
             position = self.query_position(box_positions(scaled[:, :, 0], content.shape[-1] // 2).to(content.dtype))
-            inject = None if deep_prompts is None else deep_prompts.decoder(index)
+            inject = None if deep is None else deep.decoder(index)
             content = layer(content, position, scaled, *memory, mask, inject)
             normed = self.decoder_norm(content)
             hidden.append(normed)

@@ -10,8 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from cahqp.detectors.base import Detector
-from cahqp.detectors.layers.basic import MLP
-from cahqp.detectors.layers.classes import ClassHead
+from cahqp.detectors.layers.basic import MLP, ClassHead
 from cahqp.detectors.layers.decoder import gather_rows, proposals
 from cahqp.detectors.layers.deformable import Shapes
 from cahqp.detectors.layers.denoising import DenoisingQueries, denoising_queries

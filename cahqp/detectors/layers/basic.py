@@ -1,16 +1,36 @@
-"""Small blocks and functions of all detectors."""
+"""Small blocks and functions of all detectors. Tokens are (B, N, D) unless stated otherwise."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import pairwise
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-Inject = Callable[[Tensor, Tensor, Tensor, nn.MultiheadAttention, Tensor | None], Tensor]
-"""Change of a self-attention's result by a prompt; see `SelfAttentionBlock`."""
+
+class AttentionCall(NamedTuple):
+    """Inputs and result of a dense self-attention.
+
+    Attributes:
+        attended: (B, N, D) result.
+        query: (B, N, D) tokens with their positions: queries and keys.
+        tokens: (B, N, D) values.
+        attention: The layer.
+        mask: (N, N) true where a query (row) must not see a key (column).
+    """
+
+    attended: Tensor
+    query: Tensor
+    tokens: Tensor
+    attention: nn.MultiheadAttention
+    mask: Tensor | None
+
+
+Inject = Callable[[AttentionCall], Tensor]
+"""Prompt injection: returns the changed (B, N, D) result of a self-attention."""
 
 
 def inverse_sigmoid(x: Tensor, eps: float) -> Tensor:
@@ -29,14 +49,7 @@ def to_tokens(maps: Tensor) -> Tensor:
 
 
 class MLP(nn.Module):
-    """Linear layers with ReLU between them, as in DETR's box head.
-
-    Args:
-        in_dim: Width of the input.
-        hidden_dim: Width between the layers.
-        out_dim: Width of the output.
-        depth: Number of linear layers.
-    """
+    """`depth` linear layers with ReLU between them, as in DETR's box head."""
 
     def __init__(self, in_dim: int, hidden_dim: int, out_dim: int, depth: int) -> None:
         super().__init__()
@@ -51,16 +64,39 @@ class MLP(nn.Module):
         return last
 
 
-class ConvNorm(nn.Sequential):
-    """Convolution without bias, BatchNorm, activation.
+class ClassHead(nn.Linear):
+    """Linear layer with one logit per class. The logit of a union is the largest logit of its members.
+
+    With the largest logit, a merged detector returns exactly the merged detections of its parts. A mean of the members'
+    rows would lower the score of a clear car because it is neither a bus nor a truck.
 
     Args:
-        in_channels: Channels of the input.
-        out_channels: Channels of the output.
-        kernel: Side of the kernel; padding keeps the size at stride 1.
-        stride: Step of the kernel.
-        activation: Final activation; none by default.
+        dim: Width of the queries.
+        classes: Number of classes.
+        members: Rows of the layer that belong to each class, in order; one each by default.
+
+    Raises:
+        ValueError: `members` has another length than the classes, or a class has no row.
     """
+
+    def __init__(self, dim: int, classes: int, members: Sequence[int] | None = None) -> None:
+        counts = [1] * classes if members is None else list(members)
+        if len(counts) != classes or min(counts, default=1) < 1:
+            message = f"members must be {classes} numbers of at least 1, one per class, got {counts}."
+            raise ValueError(message)
+        super().__init__(dim, sum(counts))
+        self.members = counts
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Return (..., classes) logits for (..., dim)."""
+        logits = super().forward(input)
+        if len(self.members) == self.out_features:
+            return logits
+        return torch.stack([rows.amax(-1) for rows in torch.split(logits, self.members, -1)], -1)
+
+
+class ConvNorm(nn.Sequential):
+    """Convolution without bias, BatchNorm and optional activation. Padding keeps the size at stride 1."""
 
     def __init__(
         self, in_channels: int, out_channels: int, kernel: int, stride: int = 1, activation: nn.Module | None = None
@@ -75,7 +111,7 @@ class SelfAttentionBlock(nn.Module):
     """Multi-head self-attention with residual, followed by LayerNorm.
 
     Args:
-        dim: Width of the tokens.
+        dim: Width D of the tokens.
         heads: Number of attention heads.
         dropout: Dropout on the attention's weights and output.
     """
@@ -93,12 +129,12 @@ class SelfAttentionBlock(nn.Module):
             x: (B, N, D).
             position: (B, N, D), added to queries and keys.
             mask: (N, N) true where a query (row) must not see a key (column).
-            inject: Prompt injection; gets the result (B, N, D), queries, values, the attention and the mask.
+            inject: Prompt injection.
         """
         query = x + position
         attended = self.attention(query, query, x, attn_mask=mask, need_weights=False)[0]
         if inject is not None:
-            attended = inject(attended, query, x, self.attention, mask)
+            attended = inject(AttentionCall(attended, query, x, self.attention, mask))
         out: Tensor = self.norm(x + self.dropout(attended))
         return out
 
@@ -107,7 +143,7 @@ class FeedForwardBlock(nn.Module):
     """Two linear layers with residual, followed by LayerNorm.
 
     Args:
-        dim: Width of the tokens.
+        dim: Width D of the tokens.
         hidden_dim: Width between the layers.
         activation: `relu` or `gelu`.
         dropout: Dropout between and after the layers.

@@ -10,15 +10,9 @@ from cahqp.detectors.layers.deformable import DeformableAttention, Shapes
 
 
 class DecoderLayer(nn.Module):
-    """Self-attention among queries, deformable attention to tokens and feed-forward block, each followed by LayerNorm.
+    """Self-attention of queries, deformable attention to tokens and feed-forward block, each with LayerNorm.
 
-    Args:
-        dim: Width of queries and tokens.
-        heads: Number of heads.
-        levels: Number of feature levels.
-        points: Points per head and level.
-        ffn_dim: Hidden width of the feed-forward block.
-        dropout: Dropout on every residual.
+    Arguments as in `DeformableAttention` and `FeedForwardBlock`.
     """
 
     def __init__(self, dim: int, heads: int, levels: int, points: int, ffn_dim: int, dropout: float = 0.0) -> None:

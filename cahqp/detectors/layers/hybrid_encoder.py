@@ -53,14 +53,7 @@ class HybridEncoder(nn.Module):
     """
 
     def __init__(
-        self,
-        channels: Sequence[int],
-        dim: int,
-        heads: int,
-        ffn_dim: int,
-        blocks: int,
-        expansion: float,
-        dropout: float,
+        self, channels: Sequence[int], dim: int, heads: int, ffn_dim: int, blocks: int, expansion: float, dropout: float
     ) -> None:
         super().__init__()
         steps = len(channels) - 1

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cahqp.detectors.layers.basic import Inject
+from cahqp.detectors.layers.basic import AttentionCall, Inject
 
 InjectionKind = Literal["add", "concat", "tokens", "cross_attention"]
 
@@ -25,40 +25,18 @@ def exact_sum(x: Tensor, delta: Tensor) -> Tensor:
 
 
 class DeepInjection(nn.Module):
-    """Injection of a prompt into one layer. Subclasses define `delta`, or `attended` for dense attention only."""
+    """Injection of a prompt into one layer. Subclasses define `delta`, or `attended` for dense attention only.
+
+    Shapes: prompt (B, Dp), weighted components (B, M, Dp), tokens (B, N, D).
+    """
 
     def delta(self, tokens: Tensor, prompt: Tensor, components: Tensor) -> Tensor:
-        """Return the (B, N, D) or (B, 1, D) change of (B, N, D) tokens.
-
-        Args:
-            tokens: (B, N, D).
-            prompt: (B, Dp).
-            components: (B, M, Dp) weighted components.
-        """
+        """Return the (B, N, D) or (B, 1, D) change of the tokens."""
         raise NotImplementedError
 
-    def attended(
-        self,
-        prompt: Tensor,
-        components: Tensor,
-        attended: Tensor,
-        query: Tensor,
-        tokens: Tensor,
-        attention: nn.MultiheadAttention,
-        mask: Tensor | None,
-    ) -> Tensor:
-        """Return the result of a dense self-attention with the prompt.
-
-        Args:
-            prompt: (B, Dp).
-            components: (B, M, Dp) weighted components.
-            attended: (B, N, D) result without the prompt.
-            query: (B, N, D) tokens with their positions: query and key of the attention.
-            tokens: (B, N, D) values of the attention.
-            attention: Attention of the layer.
-            mask: (N, N) true where a query must not see a key.
-        """
-        return exact_sum(attended, self.delta(tokens, prompt, components))
+    def attended(self, prompt: Tensor, components: Tensor, call: AttentionCall) -> Tensor:
+        """Return the (B, N, D) result of a dense self-attention with the prompt."""
+        return exact_sum(call.attended, self.delta(call.tokens, prompt, components))
 
 
 class AddInjection(DeepInjection):
@@ -137,23 +115,14 @@ class TokenInjection(DeepInjection):
         self.lift = nn.Linear(prompt_dim, dim)
         self.gate = nn.Parameter(torch.zeros(dim))
 
-    def attended(
-        self,
-        prompt: Tensor,
-        components: Tensor,
-        attended: Tensor,
-        query: Tensor,
-        tokens: Tensor,
-        attention: nn.MultiheadAttention,
-        mask: Tensor | None,
-    ) -> Tensor:
+    def attended(self, prompt: Tensor, components: Tensor, call: AttentionCall) -> Tensor:
         """Return the gated result of the attention with the extra tokens."""
-        extra = self.lift(components.to(tokens.dtype))
+        extra, mask = self.lift(components.to(call.tokens.dtype)), call.mask
         if mask is not None:
             mask = torch.cat([mask, mask.new_zeros(len(mask), extra.shape[1])], 1)
-        keys, values = torch.cat([query, extra], 1), torch.cat([tokens, extra], 1)
-        with_tokens: Tensor = attention(query, keys, values, attn_mask=mask, need_weights=False)[0]
-        return exact_sum(attended, (with_tokens - attended) * self.gate)
+        keys, values = torch.cat([call.query, extra], 1), torch.cat([call.tokens, extra], 1)
+        with_tokens: Tensor = call.attention(call.query, keys, values, attn_mask=mask, need_weights=False)[0]
+        return exact_sum(call.attended, (with_tokens - call.attended) * self.gate)
 
 
 DEEP_INJECTIONS: dict[str, type[DeepInjection]] = {

@@ -75,11 +75,7 @@ class VisualPromptGenerator(nn.Module):
     `q = Linear(GAP(CBAM(X)))`, `p = a V`. The weights `a` are `softmax(q K^T / sqrt(Dp))`, or those of CODA-Prompt,
     `cos(q * A_m, K_m)`, in -1..1 and without a fixed sum.
 
-    Args:
-        dim: Channels of the feature map.
-        prompt_dim: Length Dp of query, components and prompt.
-        components: Number M of components.
-        attention: Weighting of the components.
+    Arguments as in `VisualPrompt`: D is `dim`, Dp `prompt_dim`, M `components`.
     """
 
     def __init__(self, dim: int, prompt_dim: int = 128, components: int = 4, attention: Attention = "softmax") -> None:

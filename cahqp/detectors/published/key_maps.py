@@ -52,11 +52,10 @@ input_proj.*                                              input_proj.*
 transformer.level_embed                                   level_embed
 transformer.encoder.layers.#.self_attn.*                  encoder.#.self_attn.*
 transformer.encoder.layers.#.norm{1,2}.*                  encoder.#.{norm,ffn.norm}.*
-transformer.encoder.layers.#.linear#.*                    encoder.#.ffn.linear#.*
+transformer.{encoder,decoder}.layers.#.linear#.*          {encoder,decoder}.#.ffn.linear#.*
 transformer.decoder.layers.#.cross_attn.*                 decoder.#.cross_attn.*
 transformer.decoder.layers.#.self_attn.*                  decoder.#.self_attn.attention.*
 transformer.decoder.layers.#.norm{1,2,3}.*                decoder.#.{norm,self_attn.norm,ffn.norm}.*
-transformer.decoder.layers.#.linear#.*                    decoder.#.ffn.linear#.*
 transformer.enc_out_{class,bbox}_embed.*                  proposal_{class,box}.*
 """) + _parse(_DINO)
 

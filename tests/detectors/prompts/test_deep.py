@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from cahqp.detectors import DINO
+from cahqp.detectors.layers.basic import AttentionCall
 from cahqp.detectors.model_file import load, save
 from cahqp.detectors.prompts.deep import TokenInjection, exact_sum
 from cahqp.detectors.prompts.visual_prompt import VisualPrompt, record_attention
@@ -125,15 +126,15 @@ def test_cross_attention_starts_from_the_attention_beside_it(plain):
 
 def test_tokens_with_an_open_gate_are_extra_keys_and_values_that_queries_barred_from_others_see():
     torch.manual_seed(0)
-    way, attention = TokenInjection(8, 4, 2), nn.MultiheadAttention(8, 2, batch_first=True)
-    nn.init.ones_(way.gate)
+    injection, attention = TokenInjection(8, 4, 2), nn.MultiheadAttention(8, 2, batch_first=True)
+    nn.init.ones_(injection.gate)
     x, components = torch.randn(2, 5, 8), torch.randn(2, 3, 4)
     mask = torch.zeros(5, 5, dtype=torch.bool)
     mask[0, 1:] = True
     plain, _ = attention(x, x, x, attn_mask=mask)
-    keys = torch.cat([x, way.lift(components)], 1)
+    keys = torch.cat([x, injection.lift(components)], 1)
     expected, weights = attention(x, keys, keys, attn_mask=torch.cat([mask, mask.new_zeros(5, 3)], 1))
-    found = way.attended(components.mean(1), components, plain, x, x, attention, mask)
+    found = injection.attended(components.mean(1), components, AttentionCall(plain, x, x, attention, mask))
     torch.testing.assert_close(found, expected)
     assert weights[:, 0, 5:].gt(0).all() and not weights[:, 0, 1:5].any()
     assert torch.equal(exact_sum(torch.tensor(-0.0), torch.tensor(0.0)).signbit(), torch.tensor(True))
