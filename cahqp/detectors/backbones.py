@@ -14,9 +14,9 @@ from safetensors.torch import load_file
 from timm.models import FeatureListNet
 from torch import Tensor, nn
 
+from cahqp.detectors.base import weights_error
 from cahqp.detectors.layers.basic import ConvNorm
 from cahqp.detectors.layers.checkpointing import checkpointed
-from cahqp.errors import WeightsError
 
 
 class TimmBackbone(nn.Module):
@@ -25,7 +25,7 @@ class TimmBackbone(nn.Module):
     Args:
         name: A timm model that supports `features_only`.
         strides: Strides of the maps, ascending.
-        pretrained: Download timm's own weights, unless `weights` are given.
+        pretrained: Download timm's own weights, unless `weights` are set.
         weights: A local safetensors file in timm's names; see `load_backbone`.
         freeze_norm: Replace BatchNorm by a frozen one that keeps its statistics and scale.
         frozen_stages: Number of first feature stages, including the stem, that do not train.
@@ -91,11 +91,11 @@ class TimmBackbone(nn.Module):
         if not (self.checkpointing and self._stages):
             maps: list[Tensor] = checkpointed([self.body], images) if self.checkpointing else self.body(images)
             return maps
-        found, x = {}, images
+        maps_by_end, x = {}, images
         for names in self._stages:
             x = checkpointed([self.body.get_submodule(name) for name in names], x)
-            found[names[-1]] = x
-        return [found[name] for name in self.body.return_layers]  # type: ignore[union-attr]
+            maps_by_end[names[-1]] = x
+        return [maps_by_end[name] for name in self.body.return_layers]  # type: ignore[union-attr]
 
 
 def _flat(name: str) -> str:
@@ -128,31 +128,25 @@ def load_backbone(body: nn.Module, path: Path) -> None:
             a stage than this backbone, so it belongs to a deeper one.
     """
     try:
-        found = load_file(path)
+        state = load_file(path)
     except (SafetensorError, OSError) as error:
-        message = f"Backbone weights {path} cannot be read ({error}). Give a safetensors file in timm's names."
-        raise WeightsError(message) from error
+        raise weights_error(path, f"cannot be read ({error}). Give a safetensors file in timm's names") from error
     own = body.state_dict()
     names = {_flat(name): name for name in own}
-    matched = {names[_flat(k)]: v for k, v in found.items() if _flat(k) in names}
+    matched = {names[_flat(k)]: v for k, v in state.items() if _flat(k) in names}
+    remedy = "Change `backbone`, or give its own file"
     problems = [n for n in own if n not in matched and not n.endswith("num_batches_tracked")]
     problems += [n for n, v in matched.items() if v.shape != own[n].shape]
     if problems:
-        message = (
-            f"{path} does not fit this backbone: {len(problems)} weights are missing or misshapen, {problems[:5]}. "
-            "Change `backbone`, or give its own file."
-        )
-        raise WeightsError(message)
+        problem = f"does not fit this backbone: {len(problems)} weights are missing or misshapen, {problems[:5]}"
+        raise weights_error(path, f"{problem}. {remedy}")
     ends: Any = [_flat(info["module"]) + "_" for info in body.feature_info.info]  # type: ignore[union-attr]
     stages = tuple(end for end in ends if any(name.startswith(end) for name in names))  # stages of this backbone
-    unused = [name for name in found if _flat(name) not in names and name.endswith((".weight", ".bias"))]
+    unused = [name for name in state if _flat(name) not in names and name.endswith((".weight", ".bias"))]
     deeper = [name for name in unused if _flat(name).startswith(stages)]
     if deeper:
-        message = (
-            f"{path} belongs to a deeper backbone: its {deeper[0]} and {len(deeper) - 1} more weights do not exist in "
-            "the same stages of this backbone. Change `backbone`, or give its own file."
-        )
-        raise WeightsError(message)
+        problem = f"belongs to a deeper backbone: its {deeper[0]} and {len(deeper) - 1} more weights do not exist here"
+        raise weights_error(path, f"{problem}. {remedy}")
     body.load_state_dict(matched, strict=False)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from torchvision.ops import batched_nms
 from cahqp.detectors.layers.denoising import DenoisingQueries
 from cahqp.detectors.losses.boxes import cxcywh_to_xyxy
 from cahqp.detectors.prompts.visual_prompt import VisualPrompt
+from cahqp.errors import WeightsError
 from cahqp.structures import Detections, Preprocessing, Targets
 
 
@@ -190,6 +192,11 @@ class Detector(nn.Module, ABC):
         if self.nms_iou is None:
             return detections
         return [d[batched_nms(d.boxes, d.scores, d.labels, self.nms_iou)] for d in detections]
+
+
+def weights_error(path: Path, problem: str) -> WeightsError:
+    """Return the error of a weight file; `problem` is a predicate and a remedy without the final period."""
+    return WeightsError(f"{path} {problem}.")
 
 
 def mismatches(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> list[str]:

@@ -80,7 +80,7 @@ class DINO(TwoStageDetector):
         denoising: Requested number of positive denoising queries; 0 for none.
         label_noise: Half of this share of the denoising labels is replaced.
         box_noise: Scale of the denoising box noise. The official scripts override the 0.4 of their config with 1.0.
-        members: Number of class-head rows per class, whose logit is the largest of theirs; one each by default.
+        members: Number of class-head rows per class; the largest logit counts. One each by default.
         activation_checkpointing: Recompute activations of backbone stages and encoder layers in the backward pass. It
             needs less memory and more time, and gradients are equal. Model files do not contain it.
     """

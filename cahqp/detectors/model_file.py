@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
 from torch import Tensor
 
-from cahqp.detectors.base import Detector, mismatches
+from cahqp.detectors.base import Detector, mismatches, weights_error
 from cahqp.detectors.dino import DINO
 from cahqp.detectors.huggingface.detector import HuggingFaceDetector
 from cahqp.detectors.prompts.visual_prompt import VisualPrompt
@@ -55,16 +55,14 @@ def save(path: Path, detector: Detector, provenance: Mapping[str, Any] | None = 
         WeightsError: A weight is not finite, or `load` does not support the class of the detector.
     """
     if type(detector) not in ARCHITECTURES.values():
-        message = f"{path} was not written: {type(detector).__name__} is none of {', '.join(ARCHITECTURES)}."
-        raise WeightsError(message)
+        raise weights_error(path, f"was not written: {type(detector).__name__} is none of {', '.join(ARCHITECTURES)}")
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in detector.state_dict().items()}
     if half:
         tensors = {k: v.half() if v.is_floating_point() else v for k, v in tensors.items()}
     bad = [name for name, tensor in tensors.items() if tensor.is_floating_point() and not tensor.isfinite().all()]
     if bad:
-        reason = "Training diverged" + (", or they are too large for half precision." if half else ".")
-        message = f"{path} was not written: {len(bad)} weights are not finite, {bad[0]} among them. {reason}"
-        raise WeightsError(message)
+        reason = "Training diverged" + (", or they are too large for half precision" if half else "")
+        raise weights_error(path, f"was not written: {len(bad)} weights are not finite, {bad[0]} among them. {reason}")
     metadata: dict[str, Any] = {
         "format": FORMAT,
         "architecture": type(detector).__name__,
@@ -118,43 +116,36 @@ def _read(path: Path, *, with_tensors: bool) -> tuple[dict[str, Tensor], dict[st
     try:
         metadata: dict[str, Any] = json.loads(header["cahqp"])
     except json.JSONDecodeError as error:
-        message = f"{path} has damaged metadata ({error}). Restore a copy."
-        raise WeightsError(message) from error
-    problem = None
-    if metadata.get("format") != FORMAT:
-        problem = f"has format {metadata.get('format')}; this version reads {FORMAT}. Use the cahqp that wrote it"
-    elif with_tensors and content_hash(tensors, metadata) != header.get("hash"):
-        problem = f"does not match its own hash {header.get('hash')}: it was changed or damaged. Restore a copy"
-    if problem:
-        message = f"{path} {problem}."
-        raise WeightsError(message)
-    return tensors, {**metadata, "hash": header.get("hash")}
+        raise weights_error(path, f"has damaged metadata ({error}). Restore a copy") from error
+    if (found := metadata.get("format")) != FORMAT:
+        raise weights_error(path, f"has format {found}; this version reads {FORMAT}. Use the cahqp that wrote it")
+    digest = header.get("hash")
+    if with_tensors and content_hash(tensors, metadata) != digest:
+        raise weights_error(path, f"does not match its own hash {digest}: it was changed or damaged. Restore a copy")
+    return tensors, {**metadata, "hash": digest}
 
 
 def _open(path: Path, with_tensors: bool) -> tuple[dict[str, str], dict[str, Tensor]]:
-    """Return the header of a model file and, if wanted, its tensors."""
+    """Return the header of a model file and, if requested, its tensors."""
     if not path.is_file():
         message = f"Model file {path} does not exist. Give --weights the path of a model.safetensors."
         raise WeightsError(message)
     if path.suffix in PICKLES:
-        message = (
-            f"{path} is not a model file of cahqp. Convert a published checkpoint with `cahqp convert {path} "
-            f"{path.with_suffix('.safetensors').name}`; a training of cahqp writes model.safetensors."
-        )
-        raise WeightsError(message)
+        remedy = f"`cahqp convert {path} {path.with_suffix('.safetensors').name}`"
+        problem = f"is not a model file of cahqp. Convert a published checkpoint with {remedy}"
+        raise weights_error(path, f"{problem}; a training of cahqp writes model.safetensors")
     try:
         with safe_open(path, "pt") as file:
             header = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()} if with_tensors else {}
     except (SafetensorError, OSError, ValueError) as error:
-        message = f"{path} is no readable safetensors file ({error}). It may be cut short: copy or train it again."
-        raise WeightsError(message) from error
+        problem = f"is no readable safetensors file ({error}). It may be cut short: copy or train it again"
+        raise weights_error(path, problem) from error
     if "cahqp" not in header:
-        message = (
-            f"{path} is a safetensors file, but no model file of cahqp: its metadata lacks the architecture. Convert a "
-            f"published RT-DETR or DINO with `cahqp convert {path} model.safetensors`."
+        problem = "is a safetensors file, but no model file of cahqp: its metadata lacks the architecture"
+        raise weights_error(
+            path, f"{problem}. Convert a published checkpoint with `cahqp convert {path} model.safetensors`"
         )
-        raise WeightsError(message)
     return header, tensors
 
 
@@ -166,13 +157,10 @@ def load(path: Path) -> Detector:
     """
     tensors, metadata = _read(path, with_tensors=True)
     if metadata["architecture"] not in ARCHITECTURES:
-        message = f"{path} holds a {metadata['architecture']}; supported are {', '.join(ARCHITECTURES)}."
-        raise WeightsError(message)
+        raise weights_error(path, f"holds a {metadata['architecture']}; supported are {', '.join(ARCHITECTURES)}")
     detector = _build(path, metadata)
-    problems = mismatches(detector.state_dict(), tensors)
-    if problems:
-        message = f"{path} does not fit its own description: {'; '.join(problems[:10])}."
-        raise WeightsError(message)
+    if problems := mismatches(detector.state_dict(), tensors):
+        raise weights_error(path, f"does not fit its own description: {'; '.join(problems[:10])}")
     detector.load_state_dict(tensors)
     detector.thresholds = metadata["thresholds"]
     detector.provenance = {**metadata["provenance"], "hash": metadata["hash"]}
@@ -184,8 +172,8 @@ def _build(path: Path, metadata: Mapping[str, Any]) -> Detector:
     try:
         detector = ARCHITECTURES[metadata["architecture"]](**metadata["settings"])
     except (TypeError, ValueError) as error:
-        message = f"{path} has settings that this version does not support ({error}). Use the cahqp that wrote it."
-        raise WeightsError(message) from error
+        problem = f"has settings that this version does not support ({error}). Use the cahqp that wrote it"
+        raise weights_error(path, problem) from error
     # JSON has no tuples.
     rule: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in metadata["preprocessing"].items()}
     detector.preprocessing = Preprocessing(**rule)

@@ -63,7 +63,7 @@ class RTDETR(TwoStageDetector):
             RT-DETR-R50-m trains with six layers and evaluates at the third.
         sampling: Sampling of the decoder: `bilinear`, or `discrete`, the nearest cell (RT-DETRv2's dsp models).
         offset_scale: Largest sampling offset, as a share of the box's sides.
-        members: Number of class-head rows per class, whose logit is the largest of theirs; one each by default.
+        members: Number of class-head rows per class; the largest logit counts. One each by default.
     """
 
     def __init__(

@@ -36,11 +36,7 @@ class Proposals(NamedTuple):
 class TwoStageDetector(Detector):
     """Detector whose decoder starts from the best encoder proposals.
 
-    Args:
-        settings: Arguments of the subclass's constructor.
-        preprocessing: Size rule and normalisation.
-        class_loss: Default class loss.
-        eps: Lower bound in the inverse sigmoid.
+    `settings` are the arguments of the subclass's constructor, `eps` is the lower bound in the inverse sigmoid.
     """
 
     def __init__(self, settings: dict[str, Any], preprocessing: Preprocessing, class_loss: str, eps: float) -> None:

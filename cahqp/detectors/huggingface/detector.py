@@ -166,8 +166,8 @@ class HuggingFaceDetector(Detector):
             captured.shapes = [(int(height), int(width)) for height, width in kwargs["spatial_shapes_list"]]
             return args, self._prepend_denoising(kwargs, noised)
 
-        found = attrgetter(self.family.projections)(base)
-        projections = found if isinstance(found, nn.ModuleList) else [found]
+        module = attrgetter(self.family.projections)(base)
+        projections = module if isinstance(module, nn.ModuleList) else [module]
         hooks = [module.register_forward_hook(capture_map) for module in projections]
         for module in getattr(base, "decoder_input_proj", []):
             hooks.append(module.register_forward_hook(_make_gradient_contiguous))

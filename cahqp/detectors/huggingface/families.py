@@ -196,7 +196,7 @@ def read_weights(model: str, config: Any, own: nn.Module, classes: Sequence[str]
 
 
 def _select_rows(name: str, published: Tensor, own: Tensor, rows: Sequence[int | None]) -> Tensor:
-    """Return a published weight; in a class layer, its rows of the wanted classes and `own` for the others."""
+    """Return a published weight; in a class layer, its rows of the requested classes, and `own` rows for new ones."""
     layer = [part for part in name.split(".")[:-1] if not part.isdigit()][-1]
     if layer not in CLASS_LAYERS:
         return published

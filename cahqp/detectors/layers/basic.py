@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -108,13 +108,7 @@ class ConvNorm(nn.Sequential):
 
 
 class SelfAttentionBlock(nn.Module):
-    """Multi-head self-attention with residual, followed by LayerNorm.
-
-    Args:
-        dim: Width D of the tokens.
-        heads: Number of attention heads.
-        dropout: Dropout on the attention's weights and output.
-    """
+    """Multi-head self-attention with residual, followed by LayerNorm. Dropout is on its weights and output."""
 
     def __init__(self, dim: int, heads: int, dropout: float = 0.0) -> None:
         super().__init__()
@@ -123,14 +117,7 @@ class SelfAttentionBlock(nn.Module):
         self.norm = nn.LayerNorm(dim)
 
     def forward(self, x: Tensor, position: Tensor, mask: Tensor | None = None, inject: Inject | None = None) -> Tensor:
-        """Return (B, N, D).
-
-        Args:
-            x: (B, N, D).
-            position: (B, N, D), added to queries and keys.
-            mask: (N, N) true where a query (row) must not see a key (column).
-            inject: Prompt injection.
-        """
+        """Return (B, N, D); `position` (B, N, D) is added to queries and keys, `mask` as in `AttentionCall`."""
         query = x + position
         attended = self.attention(query, query, x, attn_mask=mask, need_weights=False)[0]
         if inject is not None:
@@ -140,16 +127,11 @@ class SelfAttentionBlock(nn.Module):
 
 
 class FeedForwardBlock(nn.Module):
-    """Two linear layers with residual, followed by LayerNorm.
+    """Two linear layers with residual, followed by LayerNorm. Dropout is between and after the layers."""
 
-    Args:
-        dim: Width D of the tokens.
-        hidden_dim: Width between the layers.
-        activation: `relu` or `gelu`.
-        dropout: Dropout between and after the layers.
-    """
-
-    def __init__(self, dim: int, hidden_dim: int, activation: str = "relu", dropout: float = 0.0) -> None:
+    def __init__(
+        self, dim: int, hidden_dim: int, activation: Literal["relu", "gelu"] = "relu", dropout: float = 0.0
+    ) -> None:
         super().__init__()
         self.linear1 = nn.Linear(dim, hidden_dim)
         self.linear2 = nn.Linear(hidden_dim, dim)

@@ -42,14 +42,7 @@ class _Fusion(nn.Module):
 class HybridEncoder(nn.Module):
     """Attention within the coarsest map, then top-down and bottom-up fusion of the maps.
 
-    Args:
-        channels: Channels of the backbone's maps.
-        dim: Channels of the returned maps.
-        heads: Attention heads.
-        ffn_dim: Hidden width of the feed-forward block.
-        blocks: RepVGG blocks per fusion.
-        expansion: Inner width of a fusion, as a share of `dim`.
-        dropout: Dropout in the attention layer.
+    Arguments as in `RTDETR`; `channels` are the backbone's, `dim` is the encoder's.
     """
 
     def __init__(

@@ -225,8 +225,8 @@ class VisualPrompt(nn.Module):
         """Give each image the prompt and weights of the next one, and keep the first image's for evaluation."""
         if len(prompt) < 2:
             message = (
-                "prompt.control: other_image needs a second image in each batch, got a batch of one: set "
-                "data.batch_size, and data.target_batch_size where it is given, to 2 or more."
+                "prompt.control: other_image needs a second image in each batch, got a batch of one. Set "
+                "data.batch_size, and data.target_batch_size if it is set, to 2 or more."
             )
             raise ConfigError(message)
         self.other_weights[level] = (weights[0].detach().float() * _UNIT).round().int()

@@ -15,6 +15,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from cahqp.detectors.base import weights_error
 from cahqp.errors import WeightsError
 from cahqp.files import sha256
 
@@ -70,28 +71,23 @@ def read_checkpoint(path: Path) -> CheckpointFile:
 def _check_download(path: Path, head: bytes) -> None:
     """Check that a download is not an error page, a pointer or empty."""
     start = head.lstrip()[:200].lower()
-    problem = None
     if not head:
-        problem = "is empty. Download it again"
-    elif start.startswith((b"<!doctype", b"<html", b"<?xml")):
-        problem = "is a web page, not a checkpoint: the server returned an error. Download it again"
-    elif start.startswith(b"version https://git-lfs"):
-        problem = "is a Git LFS pointer, not the file itself. Run `git lfs pull` in its repository"
-    if problem:
-        message = f"{path} {problem}."
-        raise WeightsError(message)
+        raise weights_error(path, "is empty. Download it again")
+    if start.startswith((b"<!doctype", b"<html", b"<?xml")):
+        raise weights_error(path, "is a web page: the server returned an error. Download it again")
+    if start.startswith(b"version https://git-lfs"):
+        raise weights_error(path, "is a Git LFS pointer, not the file itself. Run `git lfs pull` in its repository")
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
     try:
         with safe_open(path, "pt") as file:
             if "cahqp" in (file.metadata() or {}):
-                message = f"{path} is a model file of cahqp already. Use it without conversion."
-                raise WeightsError(message)
+                raise weights_error(path, "is a model file of cahqp already. Use it without conversion")
             return {name: file.get_tensor(name) for name in file.keys()}
     except (SafetensorError, OSError) as error:
-        message = f"{path} is no readable safetensors file ({error}). It may be cut short: download it again."
-        raise WeightsError(message) from error
+        problem = f"is no readable safetensors file ({error}). It may be cut short: download it again"
+        raise weights_error(path, problem) from error
 
 
 def _read_pickle(path: Path) -> Any:
@@ -107,33 +103,29 @@ def _read_pickle(path: Path) -> Any:
         # torch's message is not repeated: it recommends to load the file in the way that executes its code.
         found = re.search(r"GLOBAL (\S+)", str(error))
         reason = f"it needs {found[1]}" if found else "it is damaged, or of another format"
-        message = (
-            f"{path} is no checkpoint of tensors and plain values ({reason}). It is not read, because that could run "
-            "code. If you trust it, load it in a separate process and save only its state dict with torch.save."
+        problem = (
+            f"is no checkpoint of tensors and plain values ({reason}). It is not read, because that could run code"
         )
-        raise WeightsError(message) from error
+        remedy = "If you trust it, load it in a separate process and save only its state dict with torch.save"
+        raise weights_error(path, f"{problem}. {remedy}") from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError, AttributeError, TypeError) as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
-        message = f"{path} cannot be read ({reason[:200]}). It may be cut short: download it again."
-        raise WeightsError(message) from error
+        problem = f"cannot be read ({reason[:200]}). It may be cut short: download it again"
+        raise weights_error(path, problem) from error
 
 
 def _find_weights(path: Path, content: Any) -> tuple[dict[str, Tensor], str]:
     """Return the tensors of the first location that has any, and its name."""
     if not isinstance(content, Mapping):
-        message = f"{path} holds a {type(content).__name__}, not a checkpoint with named weights."
-        raise WeightsError(message)
+        raise weights_error(path, f"holds a {type(content).__name__}, not a checkpoint with named weights")
     for place in PLACES:
         inner: Any = content
         for key in place:
             inner = inner.get(key) if isinstance(inner, Mapping) else None
         if isinstance(inner, Mapping) and inner and all(isinstance(value, Tensor) for value in inner.values()):
             return {str(name): tensor for name, tensor in inner.items()}, ".".join(place)
-    message = (
-        f"{path} holds {', '.join(map(str, list(content)[:8])) or 'nothing'}, but no named weights at "
-        f"{', '.join('.'.join(place) for place in PLACES if place)} or at the top."
-    )
-    raise WeightsError(message)
+    keys, places = ", ".join(map(str, list(content)[:8])), ", ".join(".".join(place) for place in PLACES if place)
+    raise weights_error(path, f"holds {keys or 'nothing'}, but no named weights at {places} or at the top")
 
 
 def _read_config(path: Path) -> dict[str, Any]:
@@ -143,6 +135,5 @@ def _read_config(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(config.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        message = f"{config} beside the checkpoint is not readable JSON ({error}). Fix it or move it away."
-        raise WeightsError(message) from error
+        raise weights_error(config, f"is not readable JSON ({error}). Fix it or move it away") from error
     return content if isinstance(content, dict) else {}

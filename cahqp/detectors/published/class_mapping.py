@@ -108,7 +108,7 @@ def plan_classes(requested: Mapping[str, tuple[str, ...]] | None, known: Sequenc
     planned = tuple(tuple(rows[part] for part in parts if part in rows) for parts in requested.values())
     if not any(planned):
         message = (
-            f"--classes {_with_hints(list(requested), rows)}: the checkpoint knows none of them, so no class weights "
+            f"--classes {_with_hints(list(requested), rows)}: the checkpoint has none of them, so no class weights "
             f"would be kept. It has {', '.join(rows)}. Rename with NEW=KNOWN, such as lorry=truck."
         )
         raise WeightsError(message)

@@ -108,47 +108,29 @@ decoder.enc_{score,bbox}_head.*                           proposal_{class,box}.*
 decoder.dec_{score,bbox}_head.*                           {class,box}_heads.*
 """) + _parse(_HYBRID)
 
-# RTDetrForObjectDetection and RTDetrV2ForObjectDetection of transformers, as saved and as in memory.
-_AIFI = r"model.encoder.(?:encoder|aifi).0.layers.0."  # the second name since version 5
-RTDETR_TRANSFORMERS = (
-    _parse(
-        """
-self_attn.([qkv])_proj.*                                  encoder.attention.attention.#.*
-self_attn.(?:out|o)_proj.*                                encoder.attention.attention.out_proj.*
-self_attn_layer_norm.*                                    encoder.attention.norm.*
-(?:mlp.)?fc#.*                                            encoder.ffn.linear#.*
-final_layer_norm.*                                        encoder.ffn.norm.*
-""",
-        _AIFI,
-    )
-    + _parse(
-        """
-embedder.embedder.#.{convolution,normalization}.*         backbone.stem.#.{conv,norm}.*
-encoder.stages.#.layers.#.layer.#.{convolution,normalization}.*  backbone.stages.#.#.branch.#.{conv,norm}.*
-encoder.stages.#.layers.#.shortcut.(?:1.)?{convolution,normalization}.*  backbone.stages.#.#.shortcut.{conv,norm}.*
-""",
-        "model.backbone.model.",
-    )
-    + _parse(
-        """
-encoder_input_proj.#.{0,1}.*                              encoder.input_proj.#.{conv,norm}.*
-decoder_input_proj.#.{0,1}.*                              decoder_proj.#.{conv,norm}.*
-decoder.layers.#.self_attn.([qkv])_proj.*                 decoder.#.self_attn.attention.#.*
-decoder.layers.#.self_attn.(?:out|o)_proj.*               decoder.#.self_attn.attention.out_proj.*
-decoder.layers.#.encoder_attn.*                           decoder.#.cross_attn.*
-decoder.layers.#.{self_attn,encoder_attn,final}_layer_norm.*  decoder.#.{self_attn.norm,norm,ffn.norm}.*
-decoder.layers.#.(?:mlp.)?fc#.*                           decoder.#.ffn.linear#.*
+# RTDetrForObjectDetection and RTDetrV2ForObjectDetection of transformers, as saved and as in memory. The first encoder
+# layer is called `aifi` since version 5.
+_TRANSFORMERS = """
+backbone.model.embedder.embedder.#.{convolution,normalization}.*   backbone.stem.#.{conv,norm}.*
+backbone.model.encoder.stages.#.layers.#.layer.#.{convolution,normalization}.* backbone.stages.#.#.branch.#.{conv,norm}.*
+backbone.model.encoder.stages.#.layers.#.shortcut.(?:1.)?convolution.* backbone.stages.#.#.shortcut.conv.*
+backbone.model.encoder.stages.#.layers.#.shortcut.(?:1.)?normalization.* backbone.stages.#.#.shortcut.norm.*
+{encoder,decoder}_input_proj.#.0.*                        {encoder.input_proj,decoder_proj}.#.conv.*
+{encoder,decoder}_input_proj.#.1.*                        {encoder.input_proj,decoder_proj}.#.norm.*
+LAYER.self_attn.([qkv])_proj.*                            {encoder.attention,decoder.#.self_attn}.attention.#.*
+LAYER.self_attn.(?:out|o)_proj.*                          {encoder.attention,decoder.#.self_attn}.attention.out_proj.*
+LAYER.self_attn_layer_norm.*                              {encoder.attention,decoder.#.self_attn}.norm.*
+LAYER.(?:mlp.)?fc#.*                                      {encoder,decoder.#}.ffn.linear#.*
+LAYER.final_layer_norm.*                                  {encoder,decoder.#}.ffn.norm.*
+decoder.layers.#.encoder_attn{,_layer_norm}.*             decoder.#.{cross_attn,norm}.*
 denoising_class_embed.weight                              label_content.weight
 decoder.query_pos_head.*                                  query_position.*
 enc_output.{0,1}.*                                        proposal_{proj,norm}.*
 enc_{score,bbox}_head.*                                   proposal_{class,box}.*
 decoder.{class,bbox}_embed.#.*                            {class,box}_heads.#.*
-""",
-        "model.",
-    )
-    + _parse(_HYBRID, "model.")
-    + _parse("{class,bbox}_embed.#.* {class,box}_heads.#.*")
-)
+""".replace("LAYER", "{encoder.(?:encoder|aifi).0.layers.0,decoder.layers.#}")
+RTDETR_TRANSFORMERS = _parse(_TRANSFORMERS + _HYBRID.lstrip(), "model.")
+RTDETR_TRANSFORMERS += _parse("{class,bbox}_embed.#.* {class,box}_heads.#.*")
 
 
 @dataclass

@@ -387,7 +387,7 @@ def test_copies_of_a_shared_head_must_agree(build, refused, tmp_path):
 @pytest.mark.parametrize(
     ("option", "words"),
     [
-        ("--classes=rickshaw,tram", "knows none of them"),
+        ("--classes=rickshaw,tram", "has none of them"),
         ("--classes=lorrys=truk", "truk (did you mean truck?)"),
         ("--classes=car,,bus", "empty name"),
         ("--classes=car,car", "twice"),
