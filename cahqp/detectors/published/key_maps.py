@@ -112,7 +112,8 @@ decoder.dec_{score,bbox}_head.*                           {class,box}_heads.*
 # layer is called `aifi` since version 5.
 _TRANSFORMERS = """
 backbone.model.embedder.embedder.#.{convolution,normalization}.*   backbone.stem.#.{conv,norm}.*
-backbone.model.encoder.stages.#.layers.#.layer.#.{convolution,normalization}.* backbone.stages.#.#.branch.#.{conv,norm}.*
+backbone.model.encoder.stages.#.layers.#.layer.#.convolution.* backbone.stages.#.#.branch.#.conv.*
+backbone.model.encoder.stages.#.layers.#.layer.#.normalization.* backbone.stages.#.#.branch.#.norm.*
 backbone.model.encoder.stages.#.layers.#.shortcut.(?:1.)?convolution.* backbone.stages.#.#.shortcut.conv.*
 backbone.model.encoder.stages.#.layers.#.shortcut.(?:1.)?normalization.* backbone.stages.#.#.shortcut.norm.*
 {encoder,decoder}_input_proj.#.0.*                        {encoder.input_proj,decoder_proj}.#.conv.*
