@@ -44,7 +44,7 @@ def test_too_many_frozen_stages_are_refused():
         TimmBackbone("convnext_atto", (8,), frozen_stages=7)
 
 
-def test_frozen_norms_neither_learn_nor_count():
+def test_frozen_norms_change_neither_parameters_nor_statistics():
     backbone = TimmBackbone("resnet10t", (8,), freeze_norm=True).train()
     before = {n: b.clone() for n, b in backbone.named_buffers()}
     backbone(torch.randn(2, 3, 32, 32))
@@ -53,7 +53,7 @@ def test_frozen_norms_neither_learn_nor_count():
     assert not any(".bn" in name for name, _ in backbone.named_parameters())
 
 
-def test_backbone_weights_are_read_and_what_does_not_fit_is_named(tmp_path):
+def test_backbone_weights_are_read_and_misfits_are_named(tmp_path):
     trained, path = TimmBackbone("resnet10t", (8, 16, 32)), tmp_path / "backbone.safetensors"
     state = trained.body.state_dict()
     save_file({**state, "fc.weight": torch.zeros(10, 512)}, path)

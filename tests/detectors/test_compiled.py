@@ -1,6 +1,6 @@
-"""`torch.compile` takes either detector whole, at a fixed size: a graph break is an error with `fullgraph`.
+"""`torch.compile` of both detectors without a graph break, at a fixed size.
 
-Each compiles in a process of its own: compiling starts threads of autograd, after which no forked process can make a
+Each compiles in a separate process: compiling starts threads of autograd, after which no forked process can make a
 backward pass, and other tests fork.
 """
 
@@ -29,7 +29,7 @@ def compare_inference(detector, images):
 
 
 @pytest.mark.slow
-def test_training_has_no_graph_break_whatever_the_boxes(build, kind, images, targets, apart):
+def test_training_has_no_graph_break_for_any_boxes(build, kind, images, targets, apart):
     assert apart(lambda: compare_training(build, kind, images, targets)) == 0
 
 
@@ -48,7 +48,7 @@ def compare_training(build, kind, images, targets):
 
 
 @pytest.mark.slow
-def test_gradients_are_those_without_it(build, kind, images, targets, apart):
+def test_gradients_equal_those_without_compilation(build, kind, images, targets, apart):
     """Through AOTAutograd, which traces the backward pass too; the teacher with activation checkpointing."""
     assert apart(lambda: compare_gradients(build, kind, images, targets)) == 0
 

@@ -153,7 +153,7 @@ def listed(found: Detections) -> torch.Tensor:
     return torch.cat([found.boxes, found.scores[:, None], found.labels[:, None].float()], 1)
 
 
-def test_decode_does_not_care_for_the_order_of_queries(detector, images):
+def test_decode_does_not_depend_on_the_order_of_queries(detector, images):
     with torch.no_grad():
         out = detector(images)
     turned = replace(out, pred_logits=out.pred_logits.flip(1), pred_boxes=out.pred_boxes.flip(1))
@@ -208,7 +208,7 @@ def test_classes_must_differ(build, kind, classes):
         build(kind, classes=classes)
 
 
-def test_the_backbone_is_told_apart(detector):
+def test_the_backbone_has_its_own_parameter_group(detector):
     backbone = {id(p) for p in detector.backbone_parameters()}
     assert backbone == {id(p) for p in detector.backbone.parameters()}
 

@@ -59,7 +59,7 @@ def test_the_amount_of_padding_has_no_influence_on_encoder_and_proposals(build):
     assert among.sizes.tolist() == [[64, 96], [48, 64]]
 
 
-def test_what_stands_in_the_padding_has_no_influence(build):
+def test_padded_features_have_no_influence(build):
     detector, (images, mask) = build("dino"), padded_batch()
     with torch.no_grad():
         maps, masks = detector._project(images, mask)
@@ -101,7 +101,7 @@ def test_any_backbone_at_any_stride(build, backbone, strides, levels):
     assert len(out.features.spatial_shapes) == levels and out.pred_boxes.isfinite().all()
 
 
-def test_it_keeps_the_aspect_ratio_unless_told(build):
+def test_it_keeps_the_aspect_ratio_by_default(build):
     kept = build("dino", size=None, short_side=60, max_side=100).preprocessing
     assert kept.target_size(720, 1280) == (56, 99) and kept.target_size(100, 100) == (60, 60)
     assert build("dino", size=(64, 96)).preprocessing.target_size(720, 1280) == (64, 96)

@@ -53,7 +53,7 @@ def test_a_loaded_detector_detects_the_same_bits(detector, images, tmp_path, wit
     assert not loaded.training and loaded.provenance["hash"] == digest
 
 
-def test_what_belongs_to_it_travels_along(student, tmp_path):
+def test_classes_thresholds_and_preprocessing_are_in_the_file(student, tmp_path):
     student.thresholds, student.provenance = {"car": 0.31, "bus": 0.5}, {"from": "day"}
     digest = save(tmp_path / "a.safetensors", student)
     loaded = load(tmp_path / "a.safetensors")
@@ -69,7 +69,7 @@ def test_preprocessing_is_that_of_the_file(build, tmp_path):
     assert load(tmp_path / "a.safetensors").preprocessing == detector.preprocessing
 
 
-def test_given_provenance_stands_in_for_the_detectors_own(path):
+def test_explicit_provenance_replaces_the_detectors_own(path):
     assert describe(path)["provenance"] == {"epoch": 3}
 
 
@@ -88,7 +88,7 @@ def test_half_precision_halves_the_file_and_rounds_the_weights(student, images, 
         assert torch.equal(loaded.state_dict()[name], value.half().float() if value.is_floating_point() else value)
 
 
-def test_a_shrunk_file_names_what_it_comes_from(path, tmp_path):
+def test_a_shrunk_file_names_its_source(path, tmp_path):
     digest = shrink(path, tmp_path / "small.safetensors")
     assert load(tmp_path / "small.safetensors").provenance == {
         "epoch": 3,
@@ -97,13 +97,13 @@ def test_a_shrunk_file_names_what_it_comes_from(path, tmp_path):
     }
 
 
-def test_too_large_for_half_precision_is_told(student, tmp_path):
+def test_weights_too_large_for_half_precision_are_refused(student, tmp_path):
     student.query_position.layers[0].bias.data[0] = 1e6
     with pytest.raises(WeightsError, match="too large for half precision"):
         save(tmp_path / "a.safetensors", student, half=True)
 
 
-def test_the_hash_tells_content_apart():
+def test_the_hash_depends_on_the_content():
     tensors, settings = {"a": torch.zeros(4), "b": torch.zeros(2, 2)}, {"x": 1}
     digest = content_hash(tensors, settings)
     assert digest == content_hash(dict(reversed(tensors.items())), settings)
@@ -122,7 +122,7 @@ def test_a_flipped_byte_is_noticed(path, share):
         load(path)
 
 
-def test_every_byte_of_the_description_is_guarded(path):
+def test_every_byte_of_the_metadata_is_checked(path):
     data = path.read_bytes()
     length = struct.unpack("<Q", data[:8])[0]
     start = data.index(b"__metadata__")
@@ -170,7 +170,7 @@ def test_a_pickle_is_refused_and_not_run(tmp_path, writer):
 
 
 def rewritten(path: Path, change) -> None:
-    """Change tensors or metadata and sign them anew, as someone with another version would."""
+    """Change tensors or metadata and update the hash, as another version would."""
     tensors = load_file(path)
     with safe_open(path, "pt") as file:
         metadata = json.loads(file.metadata()["cahqp"])
@@ -193,7 +193,7 @@ def test_keys_that_do_not_fit_are_all_listed(path):
 
 
 @pytest.mark.parametrize(
-    ("changed", "said"),
+    ("changed", "words"),
     [
         ({"format": 2}, "has format 2; this version reads 1"),
         ({"architecture": "YOLO"}, "holds a YOLO; supported are DINO, RTDETR"),
@@ -201,9 +201,9 @@ def test_keys_that_do_not_fit_are_all_listed(path):
         ({"settings": {"classes": []}}, "settings that this version does not support .*different names"),
     ],
 )
-def test_files_of_other_versions_are_told(path, changed, said):
+def test_files_of_other_versions_are_refused(path, changed, words):
     rewritten(path, lambda tensors, metadata: metadata.update(changed))
-    with pytest.raises(WeightsError, match=said):
+    with pytest.raises(WeightsError, match=words):
         load(path)
 
 
@@ -234,7 +234,7 @@ def test_describing_reads_no_weights(path, monkeypatch):
 
 
 def test_no_local_path_enters_the_file(build, tmp_path):
-    """Hashed files hold no absolute path, and a backbone's file is read once."""
+    """Hashed files contain no absolute path, and a backbone's file is read once."""
     backbone = build("dino").backbone
     save_file(backbone.body.state_dict(), tmp_path / "backbone.safetensors")
     detector = build("dino", backbone_weights=tmp_path / "backbone.safetensors")

@@ -50,7 +50,7 @@ def test_the_encoder_keeps_the_sizes_of_its_maps():
     assert [tuple(f.shape) for f in fused] == [(1, 16, *shape) for shape in shapes]
 
 
-def test_every_map_tells_something_to_every_other():
+def test_every_map_influences_every_other():
     encoder = HybridEncoder([8, 8, 8], 16, 2, 16, 1, 0.5, 0.0).eval()
     maps = [torch.randn(1, 16, s, s, requires_grad=True) for s in (8, 4, 2)]
     for fused in encoder(maps):
@@ -58,7 +58,7 @@ def test_every_map_tells_something_to_every_other():
             assert gradient.any()
 
 
-def test_images_are_not_normalised_unless_told(build):
+def test_images_are_not_normalised_by_default(build):
     white = torch.full((1, 3, 4, 4), 255, dtype=torch.uint8)
     assert (build("rtdetr").preprocessing.normalise(white) == 1).all()
     assert (build("rtdetr", mean=(0.5, 0.5, 0.5)).preprocessing.normalise(white) == 0.5).all()

@@ -1,4 +1,4 @@
-"""Detectors of transformers as students, narrow and with random weights; nothing is fetched."""
+"""Detectors of transformers as students, narrow, with random weights and without downloads."""
 
 from dataclasses import replace
 
@@ -83,7 +83,7 @@ def make(family, **settings):
     detector = HuggingFaceDetector(
         CLASSES, config={"model_type": family, **CONFIGS[family]}, size=(64, 96), **settings
     ).eval()
-    # As after some training: boxes and the choice of queries depend on the image.
+    # Boxes and the choice of queries depend on the image, as after some training.
     for name, parameter in detector.named_parameters():
         if "bbox_embed" in name and name.endswith("layers.2.weight"):
             torch.nn.init.normal_(parameter, std=0.05)
@@ -100,7 +100,7 @@ def make(family, **settings):
 
 
 def published(family, folder, names, **settings):
-    """A folder as its authors would publish it."""
+    """Write a folder like a published one."""
     labels = {"id2label": dict(enumerate(names)), "label2id": {name: i for i, name in enumerate(names)}}
     config = transformers.CONFIG_MAPPING[family].from_dict({**CONFIGS[family], **labels, **settings})
     model = transformers.AutoModelForObjectDetection.from_config(config).eval()
@@ -112,19 +112,19 @@ def test_every_family_is_tested():
     assert CONFIGS.keys() == FAMILIES.keys()
 
 
-def test_it_answers_what_theirs_does(family, tmp_path, images):
+def test_outputs_equal_those_of_transformers(family, tmp_path, images):
     model = published(family, tmp_path, CLASSES)
     detector = HuggingFaceDetector(CLASSES, str(tmp_path)).eval()
     with torch.no_grad():
-        ours, theirs = detector(images), model(images)
-    torch.testing.assert_close(ours.pred_logits, theirs.logits, atol=1e-5, rtol=0)
-    torch.testing.assert_close(ours.pred_boxes, theirs.pred_boxes, atol=1e-5, rtol=0)
-    tokens = sum(h * w for h, w in ours.features.spatial_shapes)
-    assert ours.features.encoder[-1].shape == (2, tokens, 32) and ours.features.padding.shape == (2, tokens)
-    assert ours.features.backbone[-1].shape[:2] == (2, 32)
+        own, reference = detector(images), model(images)
+    torch.testing.assert_close(own.pred_logits, reference.logits, atol=1e-5, rtol=0)
+    torch.testing.assert_close(own.pred_boxes, reference.pred_boxes, atol=1e-5, rtol=0)
+    tokens = sum(h * w for h, w in own.features.spatial_shapes)
+    assert own.features.encoder[-1].shape == (2, tokens, 32) and own.features.padding.shape == (2, tokens)
+    assert own.features.backbone[-1].shape[:2] == (2, 32)
 
 
-def test_padding_is_not_looked_at(images):
+def test_padding_has_no_influence(images):
     detector = make("deformable_detr")
     mask = torch.zeros(2, 64, 96, dtype=torch.bool)
     mask[:, :, 64:] = True
@@ -165,8 +165,8 @@ def test_denoising_changes_no_other_prediction(images, targets):
         torch.testing.assert_close(found.pred_logits, without.pred_logits, atol=1e-5, rtol=0)
 
 
-def test_groups_of_queries_count_as_one_in_the_mean(images, targets):
-    """RF-DETR's three groups: each answers every box; were they alike, the losses would be those of one."""
+def test_losses_are_the_mean_over_groups_of_queries(images, targets):
+    """RF-DETR has three groups, each matched to every box. Losses of equal groups are those of one."""
     detector = make("rf_detr").train()
     out = detector(images, None, targets)
     assert out.groups == 3 and out.aux_logits.shape[:3] == (8, 2, 10) and out.pred_logits.shape[1] == 10
@@ -181,7 +181,7 @@ def test_groups_of_queries_count_as_one_in_the_mean(images, targets):
 
 
 def test_two_ranks_train_as_one(images, targets, monkeypatch):
-    """The second rank has no box. The same promise as our own detectors', whose test says more."""
+    """The second rank has no box; see the same test of cahqp's detectors."""
     detector = make("rt_detr").train()
     for module in detector.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
@@ -278,13 +278,13 @@ def test_preprocessing_is_that_of_the_image_processor(tmp_path):
     assert HuggingFaceDetector(CLASSES, str(tmp_path), size=(64, 64)).preprocessing.size == (64, 64)
 
 
-def test_what_theirs_trains_beside_ours_is_told(caplog):
+def test_missing_parts_of_the_published_training_are_logged(caplog):
     assert [len(make(family).left_out) for family in CONFIGS] == [0, 0, 2, 0, 1]
     assert caplog.text.count("FGL") <= 1
 
 
 @pytest.mark.parametrize(
-    ("config", "told"),
+    ("config", "words"),
     [
         ({"model_type": "detr"}, "softmax"),
         ({"model_type": "conditional_detr"}, "conditional_detr is not a supported detector.*Use one of rt_detr"),
@@ -294,12 +294,12 @@ def test_what_theirs_trains_beside_ours_is_told(caplog):
         ({"model_type": "deformable_detr", "two_stage": True, "with_box_refine": True}, "two_stage"),
     ],
 )
-def test_other_models_are_refused_by_name(config, told):
-    with pytest.raises(ConfigError, match=told):
+def test_other_models_are_refused_by_name(config, words):
+    with pytest.raises(ConfigError, match=words):
         HuggingFaceDetector(CLASSES, config=config)
 
 
-def test_a_folder_that_is_none_is_refused(tmp_path):
+def test_a_folder_without_a_model_is_refused(tmp_path):
     with pytest.raises(ConfigError, match=r"cannot be read .*save_pretrained"):
         HuggingFaceDetector(CLASSES, str(tmp_path))
     with pytest.raises(ConfigError, match="not both or neither"):

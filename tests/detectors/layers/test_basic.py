@@ -37,7 +37,7 @@ def test_a_barred_key_has_no_influence():
     assert torch.equal(before[0, 0], after[0, 0]) and not torch.allclose(before[0, 1], after[0, 1])
 
 
-def test_position_moves_attention_but_is_not_what_is_read():
+def test_position_changes_attention_but_not_the_values():
     block, x = SelfAttentionBlock(8, 2).eval(), torch.randn(1, 1, 8)
     assert torch.equal(block(x, torch.zeros(1, 8)), block(x, torch.randn(1, 8)))  # one key: all attention is its
     x = torch.randn(1, 3, 8)

@@ -1,4 +1,4 @@
-"""Activation checkpointing changes what is kept, and nothing else."""
+"""Activation checkpointing changes the saved memory and nothing else."""
 
 import gc
 
@@ -59,7 +59,7 @@ def test_less_is_kept(build, images, targets):
     assert kept_for_backward(saving, images, targets) < 0.6 * kept_for_backward(plain, images, targets)
 
 
-def test_the_model_file_does_not_know_of_it(build):
+def test_the_model_file_does_not_contain_it(build):
     assert "activation_checkpointing" not in build("dino", activation_checkpointing=True).settings
 
 

@@ -79,7 +79,7 @@ def test_points_lie_around_their_reference(corners):
     torch.testing.assert_close(attention(query, reference, tokens, SHAPES), expected, atol=1e-5, rtol=1e-5)
 
 
-def test_padding_reads_as_zero_whatever_it_holds():
+def test_padding_reads_as_zero():
     attention, tokens, query = module(), torch.randn(1, 30, 6), torch.randn(1, 5, 6)
     reference, padding = torch.rand(1, 5, 1, 2), torch.rand(1, 30) < 0.5
     out = attention(query, reference, tokens, SHAPES, padding)
@@ -88,7 +88,7 @@ def test_padding_reads_as_zero_whatever_it_holds():
     assert not torch.allclose(out, attention(query, reference, tokens, SHAPES))
 
 
-def test_a_fresh_module_looks_in_as_many_directions_as_it_has_heads():
+def test_each_head_of_a_new_module_samples_its_own_direction():
     bias = DeformableAttention(8, 4, 2, 3).sampling_offsets.bias.view(4, 2, 3, 2)
     directions = torch.tensor([[1.0, 0], [0, 1], [-1, 0], [0, -1]])
     torch.testing.assert_close(bias[:, 1, 2], 3 * directions, atol=1e-6, rtol=0)
@@ -117,10 +117,10 @@ def results(form, *arguments):
     return [out, *torch.autograd.grad(out, arguments, torch.linspace(-1, 1, out.numel()).view_as(out))]
 
 
-def test_gathers_give_what_grid_sample_gives():
+def test_gathers_equal_grid_sample():
     given = inputs()
-    for ours, reference in zip(results("gather", *given), results("grid_sample", *given), strict=True):
-        torch.testing.assert_close(ours, reference, atol=1e-5, rtol=1e-5)
+    for gathered, reference in zip(results("gather", *given), results("grid_sample", *given), strict=True):
+        torch.testing.assert_close(gathered, reference, atol=1e-5, rtol=1e-5)
 
 
 def test_the_form_for_export_needs_no_grid_sample():

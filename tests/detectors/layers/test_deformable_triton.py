@@ -1,4 +1,4 @@
-"""The Triton kernels beside the reference, in Triton's interpreter: it needs no GPU, but a process of its own."""
+"""Triton kernels compared with the reference in Triton's interpreter, without a GPU, in a separate process."""
 
 import os
 import subprocess
@@ -28,13 +28,13 @@ for kind, tolerance in ((torch.float32, 1e-6), (torch.float16, 2e-3)):
     reference = run("grid_sample", *[t.detach().double().requires_grad_() for t in (value, locations, weights)])
     found = run("triton", value, locations, weights)
     assert [t.dtype for t in found] == [kind, kind, torch.float32, torch.float32], [t.dtype for t in found]
-    for name, ours, theirs in zip(("output", "value", "locations", "weights"), found, reference):
-        error = float((ours.double() - theirs).abs().max() / theirs.abs().max())
+    for name, own, expected in zip(("output", "value", "locations", "weights"), found, reference):
+        error = float((own.double() - expected).abs().max() / expected.abs().max())
         assert error < tolerance, (kind, name, error)
 """
 
 
-def test_the_kernels_give_what_the_reference_gives():
+def test_the_kernels_equal_the_reference():
     environment = {**os.environ, "TRITON_INTERPRET": "1"}
     done = subprocess.run([sys.executable, "-c", CODE], env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]

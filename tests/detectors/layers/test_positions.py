@@ -35,7 +35,7 @@ def test_box_positions_are_y_x_w_h():
     torch.testing.assert_close(box_positions(torch.tensor([x, y, w, h]), 6), torch.tensor(expected))
 
 
-def test_grid_positions_tell_the_row_then_the_column():
+def test_grid_positions_encode_the_row_then_the_column():
     positions = grid_positions(2, 3, 8).view(2, 3, 8)
     for row in range(2):
         for column in range(3):

@@ -53,7 +53,7 @@ def test_box_arithmetic():
 
 
 @pytest.mark.parametrize("counts", [(3, 2), (0, 4), (8, 1)])
-def test_matches_are_those_of_a_loop_over_images(counts):
+def test_assignments_equal_a_loop_over_images(counts):
     logits, boxes = predictions()
     targets = [target(n) for n in counts]
     padded = pad_targets(targets, SIZES)
@@ -77,14 +77,14 @@ def test_no_boxes_match_nothing():
 
 @pytest.mark.parametrize("broken", [0, 1], ids=["logits", "boxes"])
 @pytest.mark.parametrize("count", [0, 2])
-def test_predictions_that_are_not_finite_are_told(broken, count):
+def test_predictions_that_are_not_finite_are_refused(broken, count):
     made = predictions()
     made[broken][1, 1, 3, 0] = torch.nan
     with pytest.raises(FloatingPointError, match="Lower the learning rate"):
         HungarianMatcher()(*made, pad_targets([target(count), target(count)], SIZES))
 
 
-def test_targets_are_put_side_by_side():
+def test_targets_are_padded():
     weighted = Targets(torch.tensor([[10.0, 5, 30, 25]]), torch.tensor([2]), torch.tensor([0.25]))
     padded = pad_targets([Targets.empty(), weighted], SIZES)
     assert padded.counts == [0, 1] and padded.weights.tolist() == [[0], [0.25]] and padded.labels[1].tolist() == [2]

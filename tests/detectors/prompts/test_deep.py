@@ -66,7 +66,7 @@ def test_a_fresh_prompt_changes_no_bit_of_any_detection(plain, injection, places
 
 
 @each_form
-def test_nor_in_training_with_denoising_queries(plain, injection, places):
+def test_a_fresh_prompt_changes_no_training_output_with_denoising_queries(plain, injection, places):
     targets = [Targets(torch.tensor([[5.0, 5, 30, 40]]), torch.tensor([1]), seed=3), Targets.empty()]
     one, two = (run(d, True, targets) for d in (plain, prompted(plain, injection, places)))
     torch.testing.assert_close(one.pred_logits, two.pred_logits, atol=1e-6, rtol=0)
@@ -74,7 +74,7 @@ def test_nor_in_training_with_denoising_queries(plain, injection, places):
 
 
 @each_form
-def test_an_open_prompt_changes_detections_and_travels_in_the_file(plain, injection, places, tmp_path):
+def test_an_open_prompt_changes_detections_and_is_in_the_file(plain, injection, places, tmp_path):
     detector = prompted(plain, injection, places, opened=True)
     opened = run(detector)
     assert not torch.allclose(opened.pred_logits, run(plain).pred_logits, atol=1e-4)
@@ -112,7 +112,7 @@ def test_padded_tokens_have_no_influence(plain, injection, places):
         assert torch.equal(after, tokens) == ("encoder" not in places)
 
 
-def test_cross_attention_starts_from_the_attention_beside_it(plain):
+def test_cross_attention_starts_from_the_attention_of_its_layer(plain):
     detector = prompted(plain, "cross_attention", ["encoder", "decoder"])
     dense, own = detector.decoder[1].self_attn.attention, detector.prompt.decoder_ways[1].attention
     assert all(torch.equal(own.state_dict()[name], value) for name, value in dense.state_dict().items())
@@ -163,7 +163,7 @@ def in_control(plain):
     return detector, attention[0]
 
 
-def test_the_other_image_of_an_evaluation_is_one_of_training_whatever_the_batch(plain, tmp_path):
+def test_the_other_image_of_an_evaluation_comes_from_training(plain, tmp_path):
     detector, attention = in_control(plain)
     first = attention[:, 1]  # rolled by one: the second got the first one's
     save(tmp_path / "model.safetensors", detector, {})

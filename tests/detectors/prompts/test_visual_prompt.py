@@ -38,7 +38,7 @@ def test_fresh_prompt_changes_no_bit(injection, attention, training):
 
 
 @each_injection
-def test_the_way_in_opens_after_a_step(injection):
+def test_the_injection_opens_after_a_step(injection):
     (features, masks), module = levels(), prompt(injection)
     optimizer = torch.optim.SGD(module.parameters(), lr=0.1)
     for _ in range(2):
@@ -65,7 +65,7 @@ def test_padding_passes_unchanged_and_has_no_influence_even_on_gradients(injecti
 
 
 @each_injection
-def test_opened_prompt_carries_the_image(injection):
+def test_an_opened_prompt_depends_on_the_bank(injection):
     (features, masks), module = levels(), prompt(injection, opened=True)
     before = module(features, masks).features[0][0] - features[0][0]
     module.generator.values.data *= 2
@@ -104,7 +104,7 @@ def test_attention_is_recorded_inside_the_block_only_and_the_module_can_be_copie
     assert not attention.requires_grad
 
 
-def test_wrong_settings_name_what_is_allowed():
+def test_errors_list_the_allowed_settings():
     with pytest.raises(ConfigError, match="add, concat, tokens, cross_attention"):
         VisualPrompt(16, 2, injection="multiply")
     with pytest.raises(ConfigError, match="heads=3 must divide dim=16"):

@@ -1,7 +1,7 @@
-"""Checkpoints under published names, from the command line to a detector that answers the same.
+"""Checkpoints under published names, converted from the command line to an equal detector.
 
-Each is made by writing a small detector of ours under their names; those of official DINO and RT-DETR were recorded
-from the published code as well, see `test_published.py`.
+Each checkpoint is a small detector of cahqp written under the published names. Outputs of official DINO and RT-DETR
+were also recorded from the published code, see `test_published.py`.
 """
 
 import json
@@ -104,11 +104,11 @@ NARROW = {"backbone": "resnet18", "backbone_options": {"channels": [8, 16, 16, 3
 
 
 def under(names, detector):
-    """Return a detector's weights under other names."""
+    """Return a detector's weights under published names."""
     state = {}
     for name, tensor in detector.state_dict().items():
-        for pattern, theirs in names:
-            name = re.sub(pattern, theirs, name)
+        for pattern, published in names:
+            name = re.sub(pattern, published, name)
         state[name] = tensor
     return state
 
@@ -120,10 +120,10 @@ def with_copies(state):
 
 
 def official(build, levels, shared):
-    """Ids from 0 to 90 with 92 labels; heads stand there again for every layer."""
+    """Ids from 0 to 90 with 92 labels; heads are stored once per layer."""
     wide = {"strides": [4, 8, 16, 32][1 - levels :], "levels": levels, "shared_heads": shared}
     detector = build("dino", **{**NARROW, **wide, "classes": [str(i) for i in range(91)]})
-    with torch.no_grad():  # outputs without a class are never sure
+    with torch.no_grad():  # outputs without a class have low scores
         for head in [detector.proposal_class, *detector.class_heads]:
             head.bias[[row for row, name in enumerate(COCO_91) if name is None]] = -20.0
     state = under(OFFICIAL, detector)
@@ -143,7 +143,7 @@ def detrex(build):
 
 
 def second(build, points=(1, 2, 1), **settings):
-    """With buffers that the first version does not have, and an encoder wider than the decoder as with 101 layers."""
+    """With the buffers of the second version, and an encoder wider than the decoder, as with 101 layers."""
     own = {"classes": list(COCO_NAMES), "heads": 8, "points": list(points), "encoder_dim": 48, "encoder_ffn_dim": 40}
     detector = build("rtdetr", **{**own, "queries": 300, "size": (96, 96), **settings})
     state = under(SECOND, detector)
@@ -157,7 +157,7 @@ def second(build, points=(1, 2, 1), **settings):
 
 @pytest.fixture
 def converted(tmp_path):
-    """Convert what is given, from the command line."""
+    """Convert a checkpoint from the command line."""
 
     def run(content, *options):
         torch.save(content, tmp_path / "published.pth")
@@ -167,7 +167,7 @@ def converted(tmp_path):
     return run
 
 
-def answers(detector, rows=slice(None), size=(96, 96), padded=False):
+def outputs(detector, rows=slice(None), size=(96, 96), padded=False):
     torch.manual_seed(3)
     images, mask = torch.rand(2, 3, *size), torch.zeros(2, *size, dtype=torch.bool)
     mask[1, :, size[1] // 2 :] = padded
@@ -182,11 +182,11 @@ def equal(one, other):
 
 @pytest.mark.parametrize(("levels", "shared"), [(4, True), (5, False)])
 def test_official_dino(build, converted, levels, shared):
-    """Its 91 outputs become COCO's 80 classes; a batch that is padded and not square."""
+    """Its 91 outputs become COCO's 80 classes, on a padded batch that is not square."""
     original, content = official(build, levels, shared)
     detector = converted(content)
     rows = [row for row, name in enumerate(COCO_91) if name is not None]
-    assert equal(answers(detector, size=(64, 96), padded=True), answers(original, rows, (64, 96), padded=True))
+    assert equal(outputs(detector, size=(64, 96), padded=True), outputs(original, rows, (64, 96), padded=True))
     assert detector.classes == COCO_NAMES and len(detector.class_heads) == (1 if shared else 2)
     assert (detector.preprocessing.short_side, detector.preprocessing.max_side) == (800, 1333)
     assert torch.equal(detector.label_content.weight[2], original.label_content.weight[3])
@@ -195,36 +195,36 @@ def test_official_dino(build, converted, levels, shared):
 def test_dino_of_detrex(build, converted):
     original, content = detrex(build)
     detector = converted(content)
-    assert equal(answers(detector, size=(64, 96), padded=True), answers(original, size=(64, 96), padded=True))
+    assert equal(outputs(detector, size=(64, 96), padded=True), outputs(original, size=(64, 96), padded=True))
     assert torch.equal(detector.label_content.weight[:80], original.label_content.weight[:80])
 
 
 def test_the_second_rtdetr(build, converted):
     original, content = second(build)
     detector = converted(content)
-    assert equal(answers(detector), answers(original))
+    assert equal(outputs(detector), outputs(original))
     assert detector.preprocessing.size == (96, 96) and detector.settings["points"] == [1, 2, 1]
     assert detector.preprocessing.mean == (0, 0, 0) and detector.provenance["place"] == "ema.module"
 
 
-def test_the_medium_one_answers_with_its_third_layer(build, converted):
+def test_the_medium_model_predicts_with_its_third_layer(build, converted):
     medium = {"backbone": "resnet50vd", "decoder_layers": 6, "expansion": 0.5, "points": (2, 2, 2)}
     original, content = second(build, **medium)
-    detector, whole = converted(content), answers(original)
+    detector, whole = converted(content), outputs(original)
     original.eval_layer = 2
-    assert equal(answers(detector), answers(original)) and not equal(answers(detector), whole)
+    assert equal(outputs(detector), outputs(original)) and not equal(outputs(detector), whole)
     assert detector.settings["points"] == 2 and len(detector.train()(torch.rand(2, 3, 96, 96)).aux_logits) == 5
 
 
-def test_classes_keep_their_rows_merge_and_start_anew(build, converted, capsys):
+def test_classes_keep_rows_merge_or_start_untrained(build, converted, capsys):
     original, content = second(build)
     detector = converted(content, "--classes=car,tram,heavy=bus+truck")
-    said = capsys.readouterr().out
-    assert "untrained: tram" in said and "best of their parts: heavy" in said and "77 classes" in said
+    printed = capsys.readouterr().out
+    assert "untrained: tram" in printed and "best of their parts: heavy" in printed and "77 classes" in printed
     assert detector.classes == ("car", "tram", "heavy") and detector.provenance["untrained_classes"] == ["tram"]
-    for theirs, ours in zip(original.class_heads, detector.class_heads, strict=True):
-        assert torch.equal(ours.weight[[0, 2, 3]], theirs.weight[[2, 5, 7]])
-        assert torch.equal(ours.bias[[0, 2, 3]], theirs.bias[[2, 5, 7]])
+    for published, own in zip(original.class_heads, detector.class_heads, strict=True):
+        assert torch.equal(own.weight[[0, 2, 3]], published.weight[[2, 5, 7]])
+        assert torch.equal(own.bias[[0, 2, 3]], published.bias[[2, 5, 7]])
     labels = original.label_content.weight
     assert torch.equal(detector.label_content.weight[[0, 2]], torch.stack([labels[2], (labels[5] + labels[7]) / 2]))
     assert not detector.label_content.weight[3].any()
@@ -233,22 +233,22 @@ def test_classes_keep_their_rows_merge_and_start_anew(build, converted, capsys):
     )
 
 
-def test_a_union_answers_as_the_best_of_its_parts(build, converted):
+def test_a_union_scores_as_the_best_of_its_parts(build, converted):
     _, content = second(build)
     parts, union = converted(content, "--classes=car,bus,truck"), converted(content, "--classes=vehicle=car+bus+truck")
-    logits, boxes = answers(parts)
-    assert equal(answers(union), (logits.amax(-1, keepdim=True), boxes))
+    logits, boxes = outputs(parts)
+    assert equal(outputs(union), (logits.amax(-1, keepdim=True), boxes))
     assert logits.argmax(-1).unique().numel() > 1
 
 
-def test_info_tells_where_it_comes_from(build, converted, tmp_path, capsys):
+def test_info_prints_the_provenance(build, converted, tmp_path, capsys):
     detector = converted(second(build)[1], "--classes=car,bus")
     capsys.readouterr()
     assert main(["info", str(tmp_path / "own.safetensors")]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert told["classes"] == ["car", "bus"] and told["preprocessing"]["size"] == [96, 96] and told["thresholds"] == {}
-    assert told["provenance"]["converted_from"] == "published.pth" and len(told["provenance"]["sha256"]) == 64
-    assert told["parameters"] == sum(p.numel() for p in detector.parameters()) and len(told["hash"]) == 64
+    info = json.loads(capsys.readouterr().out)
+    assert info["classes"] == ["car", "bus"] and info["preprocessing"]["size"] == [96, 96] and info["thresholds"] == {}
+    assert info["provenance"]["converted_from"] == "published.pth" and len(info["provenance"]["sha256"]) == 64
+    assert info["parameters"] == sum(p.numel() for p in detector.parameters()) and len(info["hash"]) == 64
 
 
 def test_the_same_file_gives_the_same_bytes(build, converted, tmp_path):
@@ -260,25 +260,25 @@ def test_the_same_file_gives_the_same_bytes(build, converted, tmp_path):
     assert (tmp_path / "own.safetensors").read_bytes() == first
 
 
-# What is refused
+# Refused checkpoints
 
 
 @pytest.fixture
 def refused(tmp_path, capsys):
-    """Run a conversion that fails with one message, and return it; nothing is written."""
+    """Run a failing conversion and return its message; no file may be written."""
 
     def run(*options, path=tmp_path / "published.pth"):
         assert main(["convert", f"--weights={path}", f"--output={tmp_path / 'own.safetensors'}", *options]) == 1
         assert not (tmp_path / "own.safetensors").exists()
-        said = capsys.readouterr().err
-        assert str(path.name) in said or options
-        return said
+        printed = capsys.readouterr().err
+        assert str(path.name) in printed or options
+        return printed
 
     return run
 
 
 class Touch:
-    """Would leave a file behind, were it unpickled."""
+    """Creates a file when unpickled."""
 
     def __init__(self, path):
         self.path = path
@@ -333,13 +333,13 @@ def test_checkpoints_of_something_else(refused, tmp_path, content, words):
     assert words in refused()
 
 
-def test_a_file_that_is_not_there(refused, tmp_path):
+def test_a_missing_file(refused, tmp_path):
     assert "does not exist" in refused()
     (tmp_path / "empty").mkdir()
     assert "holds no model.safetensors" in refused(path=tmp_path / "empty")
 
 
-def strange(state, change):
+def break_state(state, change):
     """Break a checkpoint in one way."""
     if change == "unknown":
         state["decoder.wings"] = torch.zeros(1)
@@ -366,11 +366,11 @@ def strange(state, change):
 )
 def test_weights_that_do_not_fit(build, refused, tmp_path, change, words):
     _, content = second(build)
-    torch.save(strange(content["ema"]["module"], change), tmp_path / "published.pth")
+    torch.save(break_state(content["ema"]["module"], change), tmp_path / "published.pth")
     assert words in refused()
 
 
-def test_a_layer_that_lacks_is_no_smaller_model(build, refused, tmp_path):
+def test_a_missing_layer_is_no_smaller_model(build, refused, tmp_path):
     _, content = official(build, 4, shared=True)
     content["model"] = {n: t for n, t in content["model"].items() if "decoder.layers.1." not in n}
     torch.save(content, tmp_path / "published.pth")
@@ -394,12 +394,12 @@ def test_copies_of_a_shared_head_must_agree(build, refused, tmp_path):
         ("--names=a,b", "80 outputs, and --names has 2"),
     ],
 )
-def test_classes_that_cannot_be(build, refused, tmp_path, option, words):
+def test_impossible_classes(build, refused, tmp_path, option, words):
     torch.save(second(build)[1], tmp_path / "published.pth")
     assert words in refused(option)
 
 
-def test_a_fit_says_that_a_published_file_wants_converting(arguments, tmp_path, capsys):
+def test_fit_with_a_published_file_names_the_convert_command(arguments, tmp_path, capsys):
     torch.save({}, tmp_path / "coco.pth")
     given = [*arguments("retrain"), f"--model.weights={tmp_path / 'coco.pth'}", f"--output={tmp_path / 'run'}"]
     assert main(given) == 1

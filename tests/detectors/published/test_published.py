@@ -1,6 +1,6 @@
-"""Both detectors beside what the published code computed (IDEA-Research/DINO, lyuwenyu/RT-DETR; float32, CPU).
+"""Both detectors compared with the published code (IDEA-Research/DINO, lyuwenyu/RT-DETR; float32, CPU).
 
-`data/*.npz` hold recorded outputs and losses only. Weights, images and targets are made again from names and seeds.
+`data/*.npz` hold recorded outputs and losses only. Weights, images and targets are generated from names and seeds.
 """
 
 import json
@@ -31,7 +31,7 @@ def case(name: str) -> tuple[dict, dict[str, np.ndarray]]:
 
 
 def parameter(key: str, shape: list[int]) -> torch.Tensor:
-    """Return the values that a parameter had in the recorded run, a function of its name and shape."""
+    """Return the values of a parameter in the recorded run, from its name and shape."""
     z = np.random.default_rng(zlib.crc32(key.encode())).standard_normal(shape).astype(np.float32)
     if key.endswith("running_var"):
         z = np.abs(z) * np.float32(0.2) + np.float32(0.9)
@@ -51,7 +51,7 @@ def parameter(key: str, shape: list[int]) -> torch.Tensor:
 
 
 def loaded(meta, hints=None):
-    """Return the recorded model, read as a checkpoint is."""
+    """Return the recorded model, read like a checkpoint."""
     state = {name: parameter(key, shape) for name, shape, dtype, key in meta["parameters"] if "float" in dtype}
     names = tuple(str(i) for i in range(meta["config"]["num_classes"]))
     file = CheckpointFile(Path("published.pth"), "", "model", state)
@@ -100,9 +100,9 @@ def near_detections(detector, output, sizes, arrays) -> None:
 
 
 def published_losses(recorded: dict, names: list[str], class_name: str, weights=(1, 1, 1)) -> dict[str, list[float]]:
-    """Return losses in our order: the decoder's layers, then the encoder's."""
+    """Return losses in the order of cahqp: the decoder's layers, then the encoder's."""
     parts = zip(("class", "bbox", "giou"), (class_name, "loss_bbox", "loss_giou"), weights, strict=True)
-    return {ours: [weight * recorded[theirs + name] for name in names] for ours, theirs, weight in parts}
+    return {own: [weight * recorded[published + name] for name in names] for own, published, weight in parts}
 
 
 def near_losses(found: dict[str, torch.Tensor], expected: dict[str, list[float]], total: float) -> None:
@@ -111,7 +111,7 @@ def near_losses(found: dict[str, torch.Tensor], expected: dict[str, list[float]]
     assert sum(float(v.detach().sum()) for v in found.values()) == pytest.approx(total, rel=1e-4)
 
 
-def test_dino_is_the_published_one():
+def test_dino_equals_the_published_one():
     """ResNet-50, four scales; the second image is smaller and padded."""
     meta, arrays = case("dino_r50_4scale.npz")
     detector = loaded(meta)
@@ -130,7 +130,7 @@ def test_dino_is_the_published_one():
     near_losses(SetCriterion("focal")(output, targets(meta)), expected, meta["total_loss"])
 
 
-def test_rtdetr_is_the_published_one():
+def test_rtdetr_equals_the_published_one():
     """ResNet-18vd at 256 pixels, also in training mode with BatchNorm frozen."""
     meta, arrays = case("rtdetr_r18.npz")
     detector = loaded(meta, ArchitectureHints(queries=40, size=(256, 256)))
@@ -154,16 +154,16 @@ def test_rtdetr_is_the_published_one():
 
 
 @pytest.mark.parametrize("name", ["encoder.input_proj.1.norm.weight", "decoder.enc_output.proj.bias"])
-def test_the_second_versions_names_are_known_too(name):
+def test_the_second_versions_names_have_rules(name):
     assert rename({name: torch.zeros(1)}, RTDETR_PUBLISHED).unknown == []
 
 
-def test_names_that_no_rule_knows_are_told():
+def test_names_without_a_rule_are_listed():
     found = rename({"label_enc.weight": torch.zeros(1), "ema.step": torch.zeros(1)}, DINO_OFFICIAL)
     assert list(found.tensors) == ["label_content.weight"] and found.unknown == ["ema.step"]
 
 
-def test_one_weight_under_two_names_must_be_one():
+def test_copies_of_a_weight_must_be_equal():
     state = {"class_embed.0.bias": torch.zeros(1), "transformer.decoder.class_embed.0.bias": torch.ones(1)}
     assert rename(state, DINO_OFFICIAL).differing == ["class_embed.0.bias and transformer.decoder.class_embed.0.bias"]
     state["transformer.decoder.class_embed.0.bias"] = torch.zeros(1)

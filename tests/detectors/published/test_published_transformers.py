@@ -1,9 +1,9 @@
-"""RT-DETR beside transformers' with the same random weights, on squares and rectangles.
+"""RT-DETR compared with transformers' with the same random weights, on squares and rectangles.
 
-Where theirs differs from the published code on purpose, ours does as they do: on rectangles the encoder's position grid
-keeps rows and columns apart (the published one mixes them up), and discrete sampling bounds x by the width (the
-published one by the height). On squares, the only shape the published models are meant for, all three agree.
-Theirs has no layer to stop at before the last, so that RT-DETR-R50-m cannot be compared.
+Both deviate from the published code on purpose. On rectangles the encoder's position grid keeps rows and columns apart
+(the published one mixes them up), and discrete sampling bounds x by the width (the published one by the height). On
+squares, the only shape of the published models, all three agree. transformers cannot stop before the last layer, so
+RT-DETR-R50-m is not compared.
 """
 
 import pytest
@@ -65,14 +65,14 @@ def load_published(folder, names=None):
     return build(file, published, plan_classes(None, published.names))
 
 
-def far_apart(detector, ours, model, theirs, size) -> float:
-    """Return how far the two answers differ at most, in scores and in shares of the image, whatever their order."""
+def far_apart(detector, own, model, reference, size) -> float:
+    """Return the largest difference of detections in any order, in scores and in shares of the image."""
     processor = transformers.RTDetrImageProcessor()
-    sizes = torch.tensor([size] * len(ours.pred_boxes))
+    sizes = torch.tensor([size] * len(own.pred_boxes))
     worst = 0.0
     for one, other in zip(
-        detector.decode(ours, sizes),
-        processor.post_process_object_detection(theirs, threshold=0.0, target_sizes=sizes),
+        detector.decode(own, sizes),
+        processor.post_process_object_detection(reference, threshold=0.0, target_sizes=sizes),
         strict=True,
     ):
         assert len(one) == len(other["scores"]) == model.config.num_queries
@@ -92,7 +92,7 @@ def pair(request, tmp_path):
     return detector, model
 
 
-def test_it_detects_what_theirs_does(pair):
+def test_detections_equal_those_of_transformers(pair):
     detector, model = pair
     for size in ((96, 96), (64, 128)):
         images = torch.rand(2, 3, *size)
@@ -100,8 +100,8 @@ def test_it_detects_what_theirs_does(pair):
             assert far_apart(detector, detector(images), model, model(images), size) < 1e-4
 
 
-def test_its_losses_are_theirs(pair):
-    """All layers and the proposals; without denoising, whose noise is random. An empty image is among them."""
+def test_losses_equal_those_of_transformers(pair):
+    """All layers and the proposals, on a batch with an empty image, without denoising, whose noise is random."""
     detector, model = pair
     images = torch.rand(2, 3, 96, 96)
     boxes = torch.tensor([[10.0, 20, 50, 60], [30, 5, 90, 70], [60, 60, 80, 94]])
@@ -110,12 +110,12 @@ def test_its_losses_are_theirs(pair):
     labels = [{"class_labels": targets[0].labels, "boxes": centred}]
     labels += [{"class_labels": torch.zeros(0, dtype=torch.long), "boxes": torch.zeros(0, 4)}]
     with torch.no_grad():
-        ours = SetCriterion(detector.class_loss)(detector(images), targets)
-        theirs = model(images, labels=labels).loss
-    assert float(sum(value.sum() for value in ours.values())) == pytest.approx(float(theirs), rel=1e-3)
+        own = SetCriterion(detector.class_loss)(detector(images), targets)
+        reference = model(images, labels=labels).loss
+    assert float(sum(value.sum() for value in own.values())) == pytest.approx(float(reference), rel=1e-3)
 
 
-def test_its_own_names_of_classes_are_kept(tmp_path):
+def test_class_names_of_the_config_are_kept(tmp_path):
     model = random_model("RTDetr", "basic", {})
     model.config.id2label = dict(enumerate(["motorbike", "car", "b", "c", "d", "e", "f"]))
     model.save_pretrained(tmp_path)
