@@ -29,7 +29,7 @@ PICKLES = (".pth", ".pt", ".bin", ".ckpt", ".pkl")
 ARCHITECTURES: dict[str, type[Detector]] = {"DINO": DINO, "RTDETR": RTDETR, "HuggingFaceDetector": HuggingFaceDetector}
 
 
-def content_hash(tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> str:
+def weights_hash(tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> str:
     """Return the SHA-256 over the sorted tensors (names, types, shapes, bytes) and the metadata."""
     digest = hashlib.sha256(json.dumps(metadata, sort_keys=True).encode())
     for name in sorted(tensors):
@@ -74,7 +74,7 @@ def save(path: Path, detector: Detector, provenance: Mapping[str, Any] | None = 
         "provenance": dict(detector.provenance if provenance is None else provenance),
     }
     metadata = json.loads(json.dumps(metadata))  # tuples become lists, as a reader gets them
-    digest = content_hash(tensors, metadata)
+    digest = weights_hash(tensors, metadata)
     header = {"cahqp": json.dumps(metadata, sort_keys=True), "hash": digest}
     with atomic_write(Path(path), "wb") as file:
         file.write(_with_sorted_header(to_bytes(tensors, header)))
@@ -89,7 +89,7 @@ def _with_sorted_header(data: bytes) -> bytes:
     return len(header).to_bytes(8, "little") + header + data[start:]
 
 
-def describe(path: Path) -> dict[str, Any]:
+def read_metadata(path: Path) -> dict[str, Any]:
     """Return a model file's metadata and its `hash`, without reading the weights.
 
     Raises:
@@ -120,7 +120,7 @@ def _read(path: Path, *, with_tensors: bool) -> tuple[dict[str, Tensor], dict[st
     if (found := metadata.get("format")) != FORMAT:
         raise weights_error(path, f"has format {found}; this version reads {FORMAT}. Use the cahqp that wrote it")
     digest = header.get("hash")
-    if with_tensors and content_hash(tensors, metadata) != digest:
+    if with_tensors and weights_hash(tensors, metadata) != digest:
         raise weights_error(path, f"does not match its own hash {digest}: it was changed or damaged. Restore a copy")
     return tensors, {**metadata, "hash": digest}
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from cahqp.detectors.base import Detector
 from cahqp.detectors.layers.basic import MLP, ClassHead
-from cahqp.detectors.layers.decoder import gather_rows, proposals
+from cahqp.detectors.layers.decoder import anchor_proposals, gather_rows
 from cahqp.detectors.layers.deformable import Shapes
 from cahqp.detectors.layers.denoising import DenoisingQueries, denoising_queries
 from cahqp.structures import Preprocessing, Targets
@@ -68,7 +68,7 @@ class TwoStageDetector(Detector):
 
     def _propose(self, tokens: Tensor, shapes: Shapes, valid: Tensor, padding: Tensor) -> Proposals:
         """Return the best proposals of (B, S, D) tokens; `valid` and `padding` have B rows, or one for all images."""
-        anchors, proposed = proposals(shapes, valid, padding)
+        anchors, proposed = anchor_proposals(shapes, valid, padding)
         memory = self.proposal_norm(self.proposal_proj(tokens.masked_fill(~proposed[..., None], 0.0)))
         logits = self.proposal_class(memory)
         best = logits.amax(-1).topk(min(self.queries, logits.shape[1]), 1).indices

@@ -102,7 +102,7 @@ class EvaluationFrames:
 
 def info(options: InfoOptions) -> None:
     """Print a model file's architecture, classes, preprocessing, thresholds, provenance, hash and parameter count."""
-    description = model_file.describe(options.file) | {"parameters": model_file.count_parameters(options.file)}
+    description = model_file.read_metadata(options.file) | {"parameters": model_file.count_parameters(options.file)}
     print(json.dumps(description, indent=2, sort_keys=True))
 
 

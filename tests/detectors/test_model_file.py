@@ -9,7 +9,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from cahqp.detectors import model_file
-from cahqp.detectors.model_file import content_hash, describe, load, save
+from cahqp.detectors.model_file import load, read_metadata, save, weights_hash
 from cahqp.detectors.prompts.visual_prompt import VisualPrompt
 from cahqp.detectors.shrink import shrink
 from cahqp.errors import WeightsError
@@ -70,7 +70,7 @@ def test_preprocessing_is_that_of_the_file(build, tmp_path):
 
 
 def test_explicit_provenance_replaces_the_detectors_own(path):
-    assert describe(path)["provenance"] == {"epoch": 3}
+    assert read_metadata(path)["provenance"] == {"epoch": 3}
 
 
 def test_saving_again_gives_the_same_bytes(path, tmp_path):
@@ -92,7 +92,7 @@ def test_a_shrunk_file_names_its_source(path, tmp_path):
     digest = shrink(path, tmp_path / "small.safetensors")
     assert load(tmp_path / "small.safetensors").provenance == {
         "epoch": 3,
-        "shrunk_from": describe(path)["hash"],
+        "shrunk_from": read_metadata(path)["hash"],
         "hash": digest,
     }
 
@@ -105,11 +105,11 @@ def test_weights_too_large_for_half_precision_are_refused(student, tmp_path):
 
 def test_the_hash_depends_on_the_content():
     tensors, settings = {"a": torch.zeros(4), "b": torch.zeros(2, 2)}, {"x": 1}
-    digest = content_hash(tensors, settings)
-    assert digest == content_hash(dict(reversed(tensors.items())), settings)
+    digest = weights_hash(tensors, settings)
+    assert digest == weights_hash(dict(reversed(tensors.items())), settings)
     others = [{**tensors, "a": torch.tensor([0, 0, 0, 1e-30])}, {**tensors, "b": torch.zeros(4)}]
     others += [{**tensors, "a": torch.zeros(4, dtype=torch.int32)}, {"c": torch.zeros(4), "b": tensors["b"]}]
-    hashes = {content_hash(t, settings) for t in others} | {content_hash(tensors, {"x": 2})}
+    hashes = {weights_hash(t, settings) for t in others} | {weights_hash(tensors, {"x": 2})}
     assert len(hashes) == 5 and digest not in hashes
 
 
@@ -163,7 +163,7 @@ def test_a_pickle_is_refused_and_not_run(tmp_path, writer):
     path, touched = tmp_path / "model.safetensors", tmp_path / "touched"
     with path.open("wb") as file:
         writer({"model": Sentinel(touched)}, file)
-    for read in (load, describe):
+    for read in (load, read_metadata):
         with pytest.raises(WeightsError, match="no readable safetensors"):
             read(path)
     assert not touched.exists()
@@ -175,7 +175,7 @@ def rewritten(path: Path, change) -> None:
     with safe_open(path, "pt") as file:
         metadata = json.loads(file.metadata()["cahqp"])
     change(tensors, metadata)
-    digest = content_hash(tensors, metadata)
+    digest = weights_hash(tensors, metadata)
     save_file(tensors, path, {"cahqp": json.dumps(metadata, sort_keys=True), "hash": digest})
 
 
@@ -223,14 +223,14 @@ def test_unknown_kinds_of_detector_are_not_written(student, tmp_path):
 
 
 def test_describing_reads_no_weights(path, monkeypatch):
-    monkeypatch.setattr(model_file, "content_hash", None)
-    found = describe(path)
+    monkeypatch.setattr(model_file, "weights_hash", None)
+    found = read_metadata(path)
     assert found["architecture"] == "RTDETR" and len(found["hash"]) == 64
     assert found["classes"] == ["car", "bus", "person"] and found["settings"]["dim"] == 32
     data = path.read_bytes()
     cut = 8 + struct.unpack("<Q", data[:8])[0]
     path.write_bytes(data[:cut] + bytes(len(data) - cut))
-    assert describe(path) == found
+    assert read_metadata(path) == found
 
 
 def test_no_local_path_enters_the_file(build, tmp_path):

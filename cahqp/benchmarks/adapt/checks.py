@@ -12,7 +12,7 @@ from cahqp.coco.reader import class_indices, read_coco, read_coco_frames
 from cahqp.data.frames import open_frames
 from cahqp.data.images import Quarantine, check_header
 from cahqp.data.splits import Located, check_leakage
-from cahqp.detectors.model_file import describe
+from cahqp.detectors.model_file import read_metadata
 from cahqp.errors import ConfigError, DataError
 from cahqp.evaluation.bootstrap import group_frames
 from cahqp.evaluation.ground_truth import read_ground_truth
@@ -59,7 +59,7 @@ def _classes(plan: BenchmarkPlan) -> Sequence[str] | None:
     """Return the teacher's classes from its model file or its configs, `None` if the configs name none."""
     teacher = plan.teacher
     if teacher.weights is not None:
-        return list(describe(Path(teacher.weights))["classes"])
+        return list(read_metadata(Path(teacher.weights))["classes"])
     model = merge_configs(teacher.fit).get("model", {}).get("init_args", {})
     classes: Sequence[str] | None = model.get("detector", {}).get("init_args", {}).get("classes")
     return teacher.set.get(CLASSES, classes)

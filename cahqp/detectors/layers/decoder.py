@@ -42,7 +42,7 @@ class DecoderLayer(nn.Module):
         return out
 
 
-def proposals(shapes: Shapes, valid: Tensor, padding: Tensor, eps: float = 0.01) -> tuple[Tensor, Tensor]:
+def anchor_proposals(shapes: Shapes, valid: Tensor, padding: Tensor, eps: float = 0.01) -> tuple[Tensor, Tensor]:
     """Return one anchor box per token, centred on its cell, with sides of 0.05 * 2^level.
 
     Args:

@@ -20,7 +20,7 @@ from cahqp.errors import WeightsError
 from cahqp.files import sha256
 
 # Locations of the weights in a training checkpoint, best first: the published results are those of the average.
-PLACES = (("ema", "module"), ("ema_model",), ("ema",), ("model",), ("state_dict",), ())
+LOCATIONS = (("ema", "module"), ("ema_model",), ("ema",), ("model",), ("state_dict",), ())
 # Weight files in a Hugging Face folder.
 FOLDER_FILES = ("model.safetensors", "pytorch_model.bin")
 
@@ -118,13 +118,13 @@ def _find_weights(path: Path, content: Any) -> tuple[dict[str, Tensor], str]:
     """Return the tensors of the first location that has any, and its name."""
     if not isinstance(content, Mapping):
         raise weights_error(path, f"holds a {type(content).__name__}, not a checkpoint with named weights")
-    for place in PLACES:
+    for place in LOCATIONS:
         inner: Any = content
         for key in place:
             inner = inner.get(key) if isinstance(inner, Mapping) else None
         if isinstance(inner, Mapping) and inner and all(isinstance(value, Tensor) for value in inner.values()):
             return {str(name): tensor for name, tensor in inner.items()}, ".".join(place)
-    keys, places = ", ".join(map(str, list(content)[:8])), ", ".join(".".join(place) for place in PLACES if place)
+    keys, places = ", ".join(map(str, list(content)[:8])), ", ".join(".".join(place) for place in LOCATIONS if place)
     raise weights_error(path, f"holds {keys or 'nothing'}, but no named weights at {places} or at the top")
 
 

@@ -29,14 +29,14 @@ def convert(options: ConvertOptions) -> None:
     file = read_checkpoint(options.weights)
     published = recognise(file, names, options)
     plan = plan_classes(requested, published.names)
-    detector = build(file, published, plan)
+    detector = build_detector(file, published, plan)
     digest = save(options.output, detector)
     for line in summary(published, plan, detector, count_parameters(options.output)):
         print(line)
     print(f"{options.output} {digest}")
 
 
-def build(file: CheckpointFile, published: PublishedModel, plan: ClassPlan) -> Detector:
+def build_detector(file: CheckpointFile, published: PublishedModel, plan: ClassPlan) -> Detector:
     """Return the detector in eval mode with the checkpoint's weights and its provenance.
 
     Raises:

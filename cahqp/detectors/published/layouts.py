@@ -18,7 +18,7 @@ from cahqp.errors import WeightsError
 
 
 @dataclass(frozen=True)
-class Layout:
+class CheckpointLayout:
     """One family of checkpoints.
 
     Attributes:
@@ -48,7 +48,7 @@ class PublishedModel:
         names: The class of each row of the class heads; `None` for an unused row.
     """
 
-    layout: Layout
+    layout: CheckpointLayout
     architecture: Architecture
     names: tuple[str | None, ...]
 
@@ -151,7 +151,7 @@ def _class_names(file: CheckpointFile, outputs: int, names: Sequence[str] | None
 
 
 LAYOUTS = (
-    Layout(
+    CheckpointLayout(
         "DINO of IDEA-Research/DINO",
         ("transformer.enc_out_class_embed.weight", "transformer.level_embed"),
         key_maps.DINO_OFFICIAL,
@@ -159,7 +159,7 @@ LAYOUTS = (
         DINO,
         read_official,
     ),
-    Layout(
+    CheckpointLayout(
         "DINO of detrex",
         ("neck.convs.0.conv.weight", "transformer.level_embeds"),
         key_maps.DINO_DETREX,
@@ -167,7 +167,7 @@ LAYOUTS = (
         DINO,
         read_detrex,
     ),
-    Layout(
+    CheckpointLayout(
         "RT-DETR of lyuwenyu/RT-DETR",
         ("decoder.dec_score_head.0.weight", "decoder.enc_score_head.weight"),
         key_maps.RTDETR_PUBLISHED,
@@ -175,7 +175,7 @@ LAYOUTS = (
         RTDETR,
         read_rtdetr,
     ),
-    Layout(
+    CheckpointLayout(
         "RT-DETR of transformers",
         ("model.enc_score_head.weight", "model.decoder.class_embed.0.weight"),
         key_maps.RTDETR_TRANSFORMERS,

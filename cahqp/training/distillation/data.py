@@ -10,7 +10,7 @@ from cahqp.data.base import DetectionData, TrainingSet
 from cahqp.data.frames import open_frames
 from cahqp.data.loaders import Loader
 from cahqp.data.transforms import strong
-from cahqp.detectors.model_file import describe
+from cahqp.detectors.model_file import read_metadata
 from cahqp.errors import ConfigError, check_numbers
 from cahqp.structures import Preprocessing
 from cahqp.training.distillation.records import Rest
@@ -67,7 +67,7 @@ class DistillationData(DetectionData):
         if self.store is not None:
             store = SoftLabelStore(self.store, self.rest)
             if self.teacher is not None:
-                store.check_teacher(describe(self.teacher)["hash"])
+                store.check_teacher(read_metadata(self.teacher)["hash"])
             self._check_classes(store.key.classes, str(self.store))
             return SoftFrames(
                 stored_frames(store), seen, views=store.key.views, max_invalid_share=self.max_invalid_share, store=store
@@ -75,7 +75,7 @@ class DistillationData(DetectionData):
         if self.teacher is None:
             message = "Without data.store the teacher has to be asked: give its model file as --model.teacher."
             raise ConfigError(message)
-        described = describe(self.teacher)
+        described = read_metadata(self.teacher)
         self._check_classes(described["classes"], str(self.teacher))
         return SoftFrames(
             open_frames(self.frames),

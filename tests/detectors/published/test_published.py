@@ -15,7 +15,7 @@ import torch
 from cahqp.detectors.losses.criterion import SetCriterion
 from cahqp.detectors.published.checkpoint_file import CheckpointFile
 from cahqp.detectors.published.class_mapping import plan_classes
-from cahqp.detectors.published.convert import build
+from cahqp.detectors.published.convert import build_detector
 from cahqp.detectors.published.key_maps import DINO_OFFICIAL, RTDETR_PUBLISHED, rename
 from cahqp.detectors.published.layouts import recognise
 from cahqp.detectors.published.options import ArchitectureHints
@@ -56,7 +56,7 @@ def loaded(meta, hints=None):
     names = tuple(str(i) for i in range(meta["config"]["num_classes"]))
     file = CheckpointFile(Path("published.pth"), "", "model", state)
     published = recognise(file, names, hints or ArchitectureHints())
-    detector = build(file, published, plan_classes(None, names))
+    detector = build_detector(file, published, plan_classes(None, names))
     detector.max_detections = 30
     return detector
 

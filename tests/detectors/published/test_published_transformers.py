@@ -14,7 +14,7 @@ from scipy.optimize import linear_sum_assignment
 from cahqp.detectors.losses.criterion import SetCriterion
 from cahqp.detectors.published.checkpoint_file import read_checkpoint
 from cahqp.detectors.published.class_mapping import plan_classes
-from cahqp.detectors.published.convert import build
+from cahqp.detectors.published.convert import build_detector
 from cahqp.detectors.published.layouts import recognise
 from cahqp.detectors.published.options import ArchitectureHints
 from cahqp.errors import WeightsError
@@ -62,7 +62,7 @@ def random_model(kind, block, settings):
 def load_published(folder, names=None):
     file = read_checkpoint(folder)
     published = recognise(file, names, ArchitectureHints())
-    return build(file, published, plan_classes(None, published.names))
+    return build_detector(file, published, plan_classes(None, published.names))
 
 
 def far_apart(detector, own, model, reference, size) -> float:

@@ -8,7 +8,7 @@ import yaml
 from safetensors.torch import load_file
 
 from cahqp.__main__ import main
-from cahqp.detectors.model_file import describe, load
+from cahqp.detectors.model_file import load, read_metadata
 from cahqp.errors import ConfigError
 from cahqp.training import TeacherAdaptation
 from cahqp.training.ca_hqp.module import AlignmentSettings, PromptSettings
@@ -65,9 +65,9 @@ def test_every_part_changes_what_is_learnt(flags, adapted):
 
 
 def test_the_file_tells_its_prompt_and_its_parent(adapted, teacher):
-    told = describe(adapted() / "model.safetensors")
+    told = read_metadata(adapted() / "model.safetensors")
     assert told["prompt"]["injection"] == "add"
-    assert told["provenance"]["parent"] == describe(teacher)["hash"]
+    assert told["provenance"]["parent"] == read_metadata(teacher)["hash"]
 
 
 def test_the_accuracy_of_every_discriminator_is_written(adapted):
