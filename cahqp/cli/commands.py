@@ -212,7 +212,12 @@ COMMANDS: dict[str, Command] = {
     "registry": Command(EDGE, "list, promote, roll back and verify versions", f"{_LEGACY}:registry"),
     "keygen": Command(EDGE, "make a key pair for signing packages", f"{_LEGACY}:keygen"),
     # Tools
-    "scenes": Command(TOOLS, "render recordings of synthetic traffic", f"{_LEGACY}:scenes"),
+    "scenes": Command(
+        TOOLS,
+        "render recordings of synthetic traffic",
+        "cahqp.scenes.write:scenes",
+        "cahqp.scenes.options:ScenesOptions",
+    ),
 }
 
 

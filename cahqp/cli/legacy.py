@@ -13,13 +13,6 @@ from jsonargparse import ArgumentParser, auto_cli
 from cahqp.cli.options import check_configs
 
 
-def scenes(arguments: list[str]) -> None:
-    """Run `cahqp scenes`."""
-    from cahqp.scenes import scenes as command
-
-    auto_cli(command, args=arguments[1:], exit_on_error=False, prog="cahqp scenes", as_positional=False)
-
-
 def run_with_lists(
     function: Callable[..., Any],
     arguments: list[str],

@@ -1,4 +1,4 @@
-"""Random generators that are known by their names, so that nothing depends on the order of drawing."""
+"""Random generators identified by names, so that results do not depend on the order of draws."""
 
 from __future__ import annotations
 

@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 
 from cahqp.errors import ConfigError
-from cahqp.scenes import CLASSES, Conditions, Recording, scenes
+from cahqp.scenes import CLASSES, Conditions, Recording
 from cahqp.scenes.geometry import Camera, Path, in_front, rectangle
 from cahqp.scenes.layout import build_layout
+from cahqp.scenes.options import ScenesOptions
 from cahqp.scenes.road_users import build
 from cahqp.scenes.traffic import RoadUser, Traffic
+from cahqp.scenes.write import scenes
 
 SIZE = (96, 160)
 
@@ -258,7 +260,7 @@ def test_fast_enough():
 
 def written(folder, **arguments):
     settings = {"recordings": 2, "frames": 3, "width": 160, "height": 96, **arguments}
-    scenes(folder, **settings)
+    scenes(ScenesOptions(output=folder, **settings))
     return json.loads((folder / "annotations.json").read_text())
 
 
@@ -321,13 +323,13 @@ def test_killed_and_started_again_gives_the_same(tmp_path, monkeypatch):
 )
 def test_bad_arguments_are_named_and_nothing_is_written(tmp_path, arguments, words):
     with pytest.raises(ConfigError, match=words):
-        scenes(tmp_path / "out", **arguments)
+        scenes(ScenesOptions(output=tmp_path / "out", **arguments))
     assert not list(tmp_path.iterdir())
 
 
 def test_all_faults_come_together(tmp_path):
     with pytest.raises(ConfigError, match=r"(?s)--recordings.*--rain.*--hour"):
-        scenes(tmp_path / "out", rain=2, recordings=0, hour=(1, 2))
+        scenes(ScenesOptions(output=tmp_path / "out", rain=2, recordings=0, hour=(1, 2)))
 
 
 @pytest.mark.parametrize("bad", [{"hour": 25}, {"hour": float("nan")}, {"rain": -0.1}, {"overexposure": 2}])

@@ -9,7 +9,7 @@ from pathlib import Path
 from cahqp.benchmarks.adapt.configs import count_steps, merge_configs
 from cahqp.benchmarks.adapt.plan import ARMS, SCENES, SOURCE_CONTINUED, Arm, BenchmarkPlan
 from cahqp.coco.document import read_document
-from cahqp.scenes.write import ScenesSettings
+from cahqp.scenes.options import ScenesOptions
 
 _SOURCE_ONLY_CONFIGS = ARMS[SOURCE_CONTINUED].configs  # the one adaptation without target frames
 
@@ -74,7 +74,7 @@ class Estimate:
         if not entry.startswith(SCENES):
             return _count_images(Path(entry))
         scenes = self.plan.scenes[entry.removeprefix(SCENES)]
-        recordings, frames = (int(scenes.get(key, getattr(ScenesSettings, key))) for key in ("recordings", "frames"))
+        recordings, frames = (int(scenes.get(key, getattr(ScenesOptions, key))) for key in ("recordings", "frames"))
         return recordings * frames
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from cahqp.benchmarks.adapt.options import AdaptBenchmarkOptions
 from cahqp.benchmarks.adapt.plan import ARMS, BACKBONE, DATA, SCENES, SOURCE_ONLY, BenchmarkPlan
 from cahqp.runs import schema
-from cahqp.scenes.write import ScenesSettings
+from cahqp.scenes.options import ScenesOptions
 
 
 def read_plan(path: Path, options: AdaptBenchmarkOptions) -> BenchmarkPlan:
@@ -113,7 +113,7 @@ def _same_recordings(plan: BenchmarkPlan, one: str, two: str) -> bool:
 
 
 def _recording_numbers(scenes: dict[str, Any]) -> set[int]:
-    first, count = (str(scenes.get(key, getattr(ScenesSettings, key))) for key in ("first_recording", "recordings"))
+    first, count = (str(scenes.get(key, getattr(ScenesOptions, key))) for key in ("first_recording", "recordings"))
     return set(range(int(first), int(first) + int(count))) if first.isdigit() and count.isdigit() else set()
 
 
