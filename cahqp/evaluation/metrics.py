@@ -73,7 +73,7 @@ def average_precision(ground_truth: GroundTruth, predictions: Predictions) -> Me
     precision, matches = evaluate_boxes(ground_truth, predictions)
     ap50, ap = precision[0].mean(0), precision.mean((0, 1))
     per_class = {
-        name: ClassMetrics(_number(ap50[row]), _number(ap[row]), int(matches.per_class[row].objects.sum()))
+        name: ClassMetrics(macro(ap50[[row]]), macro(ap[[row]]), int(matches.per_class[row].objects.sum()))
         for row, name in enumerate(ground_truth.classes)
     }
     return Metrics(macro(ap50), macro(ap), per_class, len(ground_truth.images), matches)
@@ -119,7 +119,3 @@ def _point(own: ClassMatches, threshold: float, count: int) -> OperatingPoint:
     hits, objects = int(np.count_nonzero(own.hits[:count])), int(own.objects.sum())
     precision = hits / count if count else 0.0
     return OperatingPoint(float(threshold), precision, hits / objects, 2 * hits / (count + objects))
-
-
-def _number(value: float) -> float | None:
-    return None if np.isnan(value) else float(value)

@@ -6,11 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from cahqp.labels.calibration.curves import Bin, expected_error, reliability
+from cahqp.labels.calibration.curves import expected_error, reliability
 from cahqp.labels.calibration.file import Calibration
 from cahqp.reports.page import write_page
-
-_SIDE = 200
 
 
 def write_calibration_page(
@@ -26,21 +24,7 @@ def write_calibration_page(
     """
     diagrams = []
     for name in calibration.curves:
-        for title, scores in (("before", calibration.scores[name]), ("after", calibration.calibrated(name))):
+        for state, scores in (("before", calibration.scores[name]), ("after", calibration.calibrated(name))):
             bins = reliability(scores, calibration.hits[name])
-            bars = [_bar(each) for each in bins]
-            diagrams.append({"title": f"{name}, {title}", "bars": bars, "error": expected_error(bins)})
-    write_page(path, "calibration.html.j2", summary=summary, per_class=per_class, diagrams=diagrams, side=_SIDE)
-
-
-def _bar(each: Bin) -> dict[str, Any]:
-    """Return a bar of the diagram. A calibrated detector's bars end on the diagonal."""
-    return {
-        "text": f"{each.low:.2f} to {each.high:.2f}: {each.count} boxes, {each.precision:.0%} correct",
-        "box": {
-            "x": round(each.low * _SIDE, 1),
-            "y": round((1 - each.precision) * _SIDE, 1),
-            "width": round((each.high - each.low) * _SIDE - 1, 1),
-            "height": round(each.precision * _SIDE, 1),
-        },
-    }
+            diagrams.append({"title": f"{name}, {state}", "bins": bins, "error": expected_error(bins)})
+    write_page(path, "calibration.html.j2", summary=summary, per_class=per_class, diagrams=diagrams)

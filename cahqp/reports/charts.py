@@ -35,7 +35,7 @@ def line_chart(lines: Mapping[str, Points], factor: float = 1.0) -> dict[str, An
         return {}
     xs, ys = zip(*(point for points in lines.values() for point in points), strict=True)
     x, (low, high) = _range(xs, (0.0, 1.0)), _range((0.0, *ys), (0.0, 1.0))
-    colours = list(zip(lines, itertools.cycle(COLOURS), strict=False))
+    colours = dict(zip(lines, itertools.cycle(COLOURS), strict=False))
     ticks = [(x[0], low + share * (high - low)) for share in (0.0, 0.5, 1.0)]
 
     def place(points: Points) -> list[tuple[float, float, str]]:
@@ -48,7 +48,7 @@ def line_chart(lines: Mapping[str, Points], factor: float = 1.0) -> dict[str, An
         "last": f"{x[1]:.0f}",
         "ticks": place(ticks),
         "colours": colours,
-        "lines": [(name, colour, place(lines[name])) for name, colour in colours],
+        "lines": [(name, colour, place(lines[name])) for name, colour in colours.items()],
     }
 
 

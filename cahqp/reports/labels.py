@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from cahqp.errors import DataError
-from cahqp.labels.formats.coco import LabelBox, LabelImage, Labels, read_coco
+from cahqp.labels.formats.coco import LabelBox, LabelImage, read_coco
 from cahqp.reports.inputs import count_reasons, read_object, read_rejected
 from cahqp.reports.pictures import class_colours, draw_boxes, load_picture
 
@@ -65,14 +65,9 @@ def compare_labels(before: Relabelling | None, after: Relabelling) -> dict[str, 
         "kept": _rows([file.kept for file in files]),
         "ignored": _rows([file.ignored for file in files]),
         "rejected": _rows([file.rejected for file in files]),
-        "colours": legend(after.labels),
+        "colours": class_colours(after.labels.categories.values()),
         "examples": [_example(image, before, after) for image in _choose(files)],
     }
-
-
-def legend(labels: Labels) -> list[tuple[str, str]]:
-    """Return the name and the colour of each class."""
-    return list(class_colours(labels.categories.values()).items())
 
 
 def _rows(counts: list[Mapping[str, int]]) -> list[list[str | int]]:

@@ -40,11 +40,6 @@ class Picture:
     width: int
     height: int
 
-    @property
-    def unit(self) -> float:
-        """Approximate size of one page pixel, in pixels of the original frame."""
-        return max(self.width, self.height) / 480
-
 
 def load_picture(roots: Sequence[Path], name: str) -> Picture:
     """Find a frame by its name in a label file and shrink it for the page.
@@ -70,44 +65,30 @@ def load_picture(roots: Sequence[Path], name: str) -> Picture:
 
 
 def draw_boxes(picture: Picture, boxes: Sequence[LabelBox], classes: Iterable[str]) -> list[dict[str, Any]]:
-    """Return the position, colour and text (class and score) of each box for the template's `picture`.
+    """Return position, colour and text (class and score) of each box for the template's `picture`.
 
-    `label` is the position of the visible text, or `None` for a small box in a crowded frame, whose text appears only
-    as a tooltip.
+    `labelled` is false for a small box in a crowded frame, whose text appears only as a tooltip.
 
     Args:
         picture: The frame.
         boxes: Boxes of the frame.
         classes: All class names.
     """
-    colours, drawings = class_colours(classes), []
-    for box in boxes:
-        visible = len(boxes) <= _ALWAYS_TEXT or box.bbox[2] >= _MIN_WIDTH_SHARE * picture.width
-        drawings.append(
-            {
-                "bbox": dict(zip(("x", "y", "width", "height"), box.bbox, strict=True)),
-                "colour": colours[box.name],
-                "text": box.name if box.score is None else f"{box.name} {box.score:.2f}",
-                "label": _label_position(picture, *box.bbox[:3]) if visible else None,
-            }
-        )
-    return drawings
+    colours = class_colours(classes)
+    return [
+        {
+            "bbox": dict(zip(("x", "y", "width", "height"), box.bbox, strict=True)),
+            "colour": colours[box.name],
+            "text": box.name if box.score is None else f"{box.name} {box.score:.2f}",
+            "labelled": len(boxes) <= _ALWAYS_TEXT or box.bbox[2] >= _MIN_WIDTH_SHARE * picture.width,
+        }
+        for box in boxes
+    ]
 
 
 def class_colours(classes: Iterable[str]) -> dict[str, str]:
     """Return the colour of each class."""
     return {name: CLASS_COLOURS[number % len(CLASS_COLOURS)] for number, name in enumerate(classes)}
-
-
-def _label_position(picture: Picture, x: float, y: float, width: float) -> dict[str, Any]:
-    """Return the text's position: above the box, or inside it at the upper border of the frame."""
-    baseline = y - 3 * picture.unit if y > 14 * picture.unit else y + 11 * picture.unit
-    at_right = x > 0.8 * picture.width
-    return {
-        "x": round(x + width if at_right else x, 1),
-        "y": round(baseline, 1),
-        "text-anchor": "end" if at_right else "start",
-    }
 
 
 def _find(roots: Sequence[Path], name: str) -> Path:

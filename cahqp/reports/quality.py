@@ -12,10 +12,10 @@ from cahqp.files import write_json
 from cahqp.labels.formats.coco import LabelImage, Labels, read_coco
 from cahqp.reports.inputs import count_reasons, read_object, read_rejected
 from cahqp.reports.label_statistics import class_balance, count_labels, estimate_drift, measure_labels
-from cahqp.reports.labels import legend, used_boxes
+from cahqp.reports.labels import used_boxes
 from cahqp.reports.options import QualityOptions
 from cahqp.reports.page import write_page
-from cahqp.reports.pictures import Picture, draw_boxes, load_picture
+from cahqp.reports.pictures import Picture, class_colours, draw_boxes, load_picture
 from cahqp.runs.directory import open_run
 
 
@@ -34,7 +34,7 @@ def quality(options: QualityOptions) -> None:
             "quality.html.j2",
             **result,
             frames=_draw_frames(options, labels),
-            colours=legend(labels),
+            colours=class_colours(labels.categories.values()),
         )
         run.metrics |= {"images": result["images"], "labels": sum(result["labels"].values())}
     print(f"{options.output}: {run.metrics['labels']} labels on {run.metrics['images']} images.")

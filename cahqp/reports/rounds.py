@@ -21,13 +21,11 @@ class Round:
 
     Attributes:
         name: Path of its directory, relative to the cycle's.
-        path: Its directory.
         models: AP50 in 0..1 by model and domain.
         decision: Content of `decision.json`; empty before the gate.
     """
 
     name: str
-    path: Path
     models: Mapping[str, Mapping[str, float | None]]
     decision: Mapping[str, Any]
 
@@ -54,7 +52,7 @@ def describe_rounds(run: Path) -> dict[str, Any]:
         run: The cycle's directory.
     """
     rounds = read_rounds(run)
-    labels = [(one.name, read_labels(one.path / "relabel")) for one in rounds[-_MAX_LABEL_ROUNDS:]]
+    labels = [(one.name, read_labels(run / one.name / "relabel")) for one in rounds[-_MAX_LABEL_ROUNDS:]]
     return {
         "name": str(read_json(run / "cycle.json")["name"]),
         "rounds": rounds,
@@ -67,14 +65,14 @@ def describe_rounds(run: Path) -> dict[str, Any]:
 def read_rounds(run: Path) -> list[Round]:
     """Return the evaluated rounds in natural order."""
     rounds = []
-    for path in sorted(run.glob("round-*/**/evaluate/metrics.json"), key=_path_key):
+    for path in sorted(run.glob("round-*/**/evaluate/metrics.json"), key=lambda path: natural_key(path.as_posix())):
         directory = path.parents[1]
         models = {
             model: {frames: entry["ap50"] for frames, entry in sets.items()}
             for model, sets in read_json(path)["models"].items()
         }
         decision = read_object(directory / "published" / "decision.json")
-        rounds.append(Round(directory.relative_to(run).as_posix(), directory, models, decision))
+        rounds.append(Round(directory.relative_to(run).as_posix(), models, decision))
     return rounds
 
 
@@ -122,7 +120,7 @@ def _drift(run: Path) -> dict[str, Any]:
     rows: list[list[str]] = []
     distances: dict[str, list[tuple[float, float]]] = {}
     windows: dict[str, int] = {}
-    for path in sorted(run.glob("round-*/drift/drift.json"), key=_path_key):
+    for path in sorted(run.glob("round-*/drift/drift.json"), key=lambda path: natural_key(path.as_posix())):
         content, name = read_json(path), path.parts[-3]
         for camera, state in content["cameras"].items():
             for window in state["windows"]:
@@ -134,7 +132,3 @@ def _drift(run: Path) -> dict[str, Any]:
             rows.append([f"{name}, {camera}", verdict, state["nearest"] or "-", str(state["frames"])])
         rows += [[f"{name}, {camera}", "silent", "-", "0"] for camera in content["silent"]]
     return {"rows": rows, "chart": line_chart(distances)} if rows else {}
-
-
-def _path_key(path: Path) -> list[tuple[int, int, str]]:
-    return natural_key(path.as_posix())

@@ -9,7 +9,7 @@ def rendered(template, **context):
 
 
 def test_attributes_are_escaped():
-    page = rendered("{{ m.legend(colours) }}", colours=[("car", '"><script>')])
+    page = rendered("{{ m.legend(colours) }}", colours={"car": '"><script>'})
     assert 'fill="&#34;&gt;&lt;script&gt;"' in page
     assert "<script" not in page
 
@@ -22,11 +22,11 @@ def test_children_are_escaped_once():
 
 def test_attribute_names():
     box = {"bbox": {"x": 1, "y": 2, "width": 3, "height": 4}, "colour": "red", "text": "car"}
-    box["label"] = {"x": 1, "y": 2, "text-anchor": "end"}
-    picture = {"width": 480, "height": 100, "unit": 1.0, "data": "data:image/jpeg;base64,"}
+    box["labelled"] = True
+    picture = {"width": 480, "height": 100, "data": "data:image/jpeg;base64,"}
     page = rendered('{{ m.picture(p, [box], "key") }}', p=picture, box=box)
     assert '<rect x="1" y="2" width="3" height="4" stroke="red" stroke-width="1.5"><title>car</title></rect>' in page
-    assert '<text fill="red" x="1" y="2" text-anchor="end" font-size="10.0" stroke-width="2.2">car</text>' in page
+    assert '<text fill="red" x="1" y="13.0" text-anchor="start" font-size="10.0" stroke-width="2.2">car</text>' in page
 
 
 def test_a_section_of_nothing_is_nothing():
