@@ -55,9 +55,7 @@ class LabelPipeline:
             calibration = read_calibration(options.calibration, ensemble.scope(options.nms_iou), detector.classes)
         elif not ensemble.single and options.threshold is None and options.top_share is None:
             # Agreement lowers the scores of fused boxes, so thresholds of single views are too high for them.
-            print(
-                "The thresholds of the model are for one view, not for fused scores. Give --calibration or --threshold."
-            )
+            print("The thresholds of the model do not fit fused scores. Give --calibration or --threshold.")
         self.rules = _calibrated_rules(options, detector, calibration)
 
 

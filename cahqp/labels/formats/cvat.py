@@ -11,53 +11,52 @@ from cahqp.labels.formats.coco import HUMAN, MODEL, LabelBox, LabelImage, Labels
 
 FILE = "annotations.xml"
 _ATTRIBUTES = ("confidence", "track_id", "ignored")
+_CORNERS = ("xtl", "ytl", "xbr", "ybr")
 _OTHER_SHAPES = ("polygon", "polyline", "points", "ellipse", "cuboid", "skeleton", "mask")
 _BY_MODEL = ("auto", "file")
-"""What CVAT writes as `source` of boxes that nobody touched; edited ones become `manual` or `semi-auto`."""
+"""Values of `source` for untouched boxes; CVAT writes `manual` or `semi-auto` for edited ones."""
 
 
 def write(labels: Labels, folder: Path) -> None:
-    """Write `annotations.xml`, to be uploaded as "CVAT 1.1" into a task with these images."""
+    """Write `annotations.xml`, for upload as "CVAT 1.1" into a task with these images."""
     root = ElementTree.Element("annotations")
-    _text(root, "version", "1.1")
+    _add_text(root, "version", "1.1")
     task = ElementTree.SubElement(ElementTree.SubElement(root, "meta"), "task")
-    _text(task, "size", str(len(labels.images)))
-    listed = ElementTree.SubElement(task, "labels")
+    _add_text(task, "size", str(len(labels.images)))
+    classes = ElementTree.SubElement(task, "labels")
     for name in labels.categories.values():
-        label = ElementTree.SubElement(listed, "label")
-        _text(label, "name", name)
+        label = ElementTree.SubElement(classes, "label")
+        _add_text(label, "name", name)
         attributes = ElementTree.SubElement(label, "attributes")
         for attribute in _ATTRIBUTES:
             entry = ElementTree.SubElement(attributes, "attribute")
-            for key, value in (("name", attribute), ("mutable", "False"), ("input_type", "text")):
-                _text(entry, key, value)
-            for key in ("default_value", "values"):
-                _text(entry, key, "")
+            texts = {"name": attribute, "mutable": "False", "input_type": "text", "default_value": "", "values": ""}
+            for key, text in texts.items():
+                _add_text(entry, key, text)
     for number, image in enumerate(labels.images):
-        root.append(_image(number, image))
+        root.append(_write_image(number, image))
     ElementTree.indent(root)
     with atomic_write(Path(folder) / FILE, "wb") as file:
         ElementTree.ElementTree(root).write(file, encoding="utf-8", xml_declaration=True)
 
 
-def _image(number: int, image: LabelImage) -> ElementTree.Element:
+def _write_image(number: int, image: LabelImage) -> ElementTree.Element:
     size = {key: str(image.entry[key]) for key in ("width", "height")}
     element = ElementTree.Element("image", {"id": str(number), "name": image.name, **size})
     for box in image.boxes:
         x, y, width, height = box.bbox
-        corners = zip(("xtl", "ytl", "xbr", "ybr"), (x, y, x + width, y + height), strict=True)
-        given = {"label": box.name, "source": "manual" if box.origin == HUMAN else "auto", "occluded": "0"}
-        given |= {key: f"{value:.2f}" for key, value in corners} | {"z_order": "0"}
-        child = ElementTree.SubElement(element, "box", given)
+        corners = zip(_CORNERS, (x, y, x + width, y + height), strict=True)
+        fields = {"label": box.name, "source": "manual" if box.origin == HUMAN else "auto", "occluded": "0"}
+        fields |= {key: f"{value:.2f}" for key, value in corners} | {"z_order": "0"}
+        child = ElementTree.SubElement(element, "box", fields)
         values = (box.score, box.track, "true" if box.ignored else None)
         for name, value in zip(_ATTRIBUTES, values, strict=True):
             if value is not None:
-                attribute = ElementTree.SubElement(child, "attribute", {"name": name})
-                attribute.text = str(value)
+                ElementTree.SubElement(child, "attribute", {"name": name}).text = str(value)
     return element
 
 
-def _text(parent: ElementTree.Element, tag: str, text: str) -> None:
+def _add_text(parent: ElementTree.Element, tag: str, text: str) -> None:
     ElementTree.SubElement(parent, tag).text = text
 
 
@@ -68,13 +67,13 @@ def read(path: Path) -> Labels:
         path: The file, or its folder.
 
     Raises:
-        DataError: It is no such file, a box lacks something, or a shape is no upright rectangle.
+        DataError: The file is of another kind, a box is incomplete, or a shape is no upright rectangle.
     """
     path = Path(path) / FILE if Path(path).is_dir() else Path(path)
     try:
         data = path.read_bytes()
         if b"<!DOCTYPE" in data or b"<!ENTITY" in data:
-            message = f"{path} declares entities, which no file of CVAT does. It is not read."
+            message = f"{path} declares entities, which CVAT never writes. Export the task again."
             raise DataError(message)
         root = ElementTree.fromstring(data)
     except (OSError, ElementTree.ParseError) as error:
@@ -83,11 +82,10 @@ def read(path: Path) -> Labels:
     if root.tag != "annotations" or root.find("track") is not None:
         message = f"{path} is no file of CVAT for images. Export the task as `CVAT for images 1.1`, not for video."
         raise DataError(message)
-    names = [label.text or "" for label in root.iterfind("./meta//labels/label/name")]
     images = [_read_image(path, number, element) for number, element in enumerate(root.iterfind("image"), 1)]
-    seen = [box.name for image in images for box in image.boxes]
-    ordered = dict.fromkeys([*names, *seen])
-    return Labels(dict(enumerate(ordered, 1)), tuple(images))
+    listed = [label.text or "" for label in root.iterfind("./meta//labels/label/name")]
+    names = dict.fromkeys([*listed, *(box.name for image in images for box in image.boxes)])
+    return Labels(dict(enumerate(names, 1)), tuple(images))
 
 
 def _read_image(path: Path, number: int, element: ElementTree.Element) -> LabelImage:
@@ -97,7 +95,7 @@ def _read_image(path: Path, number: int, element: ElementTree.Element) -> LabelI
         _check_shapes(path, element)
         boxes = tuple(_read_box(box) for box in element.iterfind("box"))
     except (KeyError, ValueError) as error:
-        message = f"{path}: image {number} or one of its boxes lacks a value or has one that is no number ({error})."
+        message = f"{path}: image {number} or one of its boxes lacks a value or has an invalid number ({error})."
         raise DataError(message) from error
     return LabelImage(entry, boxes, any(box.origin == HUMAN for box in boxes))
 
@@ -112,10 +110,10 @@ def _check_shapes(path: Path, element: ElementTree.Element) -> None:
 
 
 def _read_box(element: ElementTree.Element) -> LabelBox:
-    x1, y1, x2, y2 = (float(element.attrib[key]) for key in ("xtl", "ytl", "xbr", "ybr"))
-    said = {a.attrib["name"]: (a.text or "").strip() for a in element.iterfind("attribute")}
+    x1, y1, x2, y2 = (float(element.attrib[key]) for key in _CORNERS)
+    values = {a.attrib["name"]: (a.text or "").strip() for a in element.iterfind("attribute")}
     origin = MODEL if element.attrib.get("source", "manual") in _BY_MODEL else HUMAN
-    score = float(said["confidence"]) if said.get("confidence") and origin == MODEL else None
-    track = int(said["track_id"]) if said.get("track_id") else None
+    score = float(values["confidence"]) if values.get("confidence") and origin == MODEL else None
+    track = int(values["track_id"]) if values.get("track_id") else None
     bbox = (x1, y1, round(x2 - x1, 2), round(y2 - y1, 2))
-    return LabelBox(element.attrib["label"], bbox, score, track, origin, said.get("ignored") == "true")
+    return LabelBox(element.attrib["label"], bbox, score, track, origin, values.get("ignored") == "true")

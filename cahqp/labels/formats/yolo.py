@@ -1,4 +1,4 @@
-"""YOLO: one text file for each image, as Ultralytics trains from; scores lie beside, because trainers refuse them."""
+"""YOLO, as Ultralytics reads it: one text file per image, and scores in separate files because trainers refuse them."""
 
 from __future__ import annotations
 
@@ -16,17 +16,16 @@ from cahqp.labels.formats.coco import HUMAN, LabelBox, LabelImage, Labels
 DATA = "data.yaml"
 LIST = "train.txt"
 _DECIMALS = 8
-"""Of a share of the image: a hundredth of a pixel survives on any image that fits into memory."""
-
+"""Decimals of a share of the image, exact to a hundredth of a pixel."""
 
 _SAME = 0.025
-"""Pixels that a side may be off and still be untouched: tools write six decimals of a share, and pixels have two."""
+"""Tolerance in pixels for untouched boxes: tools write shares with six decimals."""
 
 
 def write(labels: Labels, folder: Path) -> None:
     """Write `data.yaml`, `train.txt`, `labels/train/*.txt` and, with the score of each line, `scores/train/*.txt`.
 
-    Put the images at `images/train`, or link them there. Regions to ignore are left out: the format has none.
+    The images belong at `images/train`. Regions to ignore are left out, because the format has none.
 
     Raises:
         DataError: A name leads out of the folder, or two images would share one text file.
@@ -47,7 +46,7 @@ def write(labels: Labels, folder: Path) -> None:
 
 
 def check_names(names: Iterable[str]) -> None:
-    """Refuse image names that YOLO's text files cannot be named after.
+    """Check that each image name gives a text file of its own.
 
     Raises:
         DataError: A name leads out of the folder, or two images would share one text file.
@@ -55,11 +54,11 @@ def check_names(names: Iterable[str]) -> None:
     texts: dict[PurePosixPath, str] = {}
     for name in names:
         if leads_out(name):
-            message = f"The image {name!r} lies outside the folder of the images, so YOLO has no place for its labels."
+            message = f"The image {name!r} lies outside the folder of the images. YOLO needs all images in it."
             raise DataError(message)
         other = texts.setdefault(PurePosixPath(name).with_suffix(".txt"), name)
         if other != name:
-            message = f"YOLO keeps the labels of {other!r} and {name!r} in one text file. Rename one of the images."
+            message = f"YOLO stores the labels of {other!r} and {name!r} in one text file. Rename one of the images."
             raise DataError(message)
 
 
@@ -77,22 +76,21 @@ def _line(box: LabelBox, image: LabelImage, names: list[str]) -> str:
 def read(path: Path, like: Labels | None) -> Labels:
     """Read a folder in YOLO's format.
 
-    A line of the class and at the place of a box of `like` is that box, untouched; any other is a person's.
+    A line with class and position of a box of `like` is that box, untouched. All other lines are boxes of a person.
 
     Args:
-        path: The folder with `data.yaml`.
-        like: Labels with the same images: the format holds neither their sizes nor regions to ignore.
+        path: Folder with `data.yaml`.
+        like: Labels of the same images, because the format has neither image sizes nor regions to ignore.
 
     Raises:
-        DataError: Something is missing, a line is no box, or a name leads out of the folder.
+        DataError: Files or `like` are missing, a line is no box, or a name leads out of the folder.
     """
     folder = Path(path).parent if Path(path).is_file() else Path(path)
     if like is None:
-        message = f"{folder} does not hold the sizes of its images. Give --like the labels.json it was made from."
+        message = f"{folder} does not contain image sizes. Give --like the labels.json it was made from."
         raise DataError(message)
     try:
-        given: Any = yaml.safe_load((folder / DATA).read_text(encoding="utf-8"))
-        listed = given["names"]
+        listed: Any = yaml.safe_load((folder / DATA).read_text(encoding="utf-8"))["names"]
         pairs = listed.items() if isinstance(listed, dict) else enumerate(listed)
         names = {int(number): str(name) for number, name in pairs}
     except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError) as error:
@@ -102,10 +100,9 @@ def read(path: Path, like: Labels | None) -> Labels:
     images = []
     for image in like.images:
         file = _text_file(folder, "labels", image.name)
-        if file.is_file():  # what is not there did not come back
-            kept_back = tuple(box for box in image.boxes if box.ignored)  # which the format has no place for
-            boxes = _boxes(file, image, names) + kept_back
-            images.append(LabelImage(image.entry, boxes, image.reviewed))
+        if file.is_file():  # a missing file did not come back
+            regions = tuple(box for box in image.boxes if box.ignored)
+            images.append(LabelImage(image.entry, _boxes(file, image, names) + regions, image.reviewed))
     return Labels(dict(enumerate((names[number] for number in sorted(names)), 1)), tuple(images))
 
 
@@ -121,7 +118,7 @@ def _boxes(file: Path, image: LabelImage, names: Mapping[int, str]) -> tuple[Lab
 
 
 def _untouched(box: LabelBox, left: list[LabelBox]) -> LabelBox:
-    """Return the box of `left` that a line is, and take it from there; the line's own where it is none of them."""
+    """Return the matching box of `left` and remove it there; without a match, return the box itself."""
     for other in left:
         if other.name == box.name and all(abs(a - b) < _SAME for a, b in zip(other.bbox, box.bbox, strict=True)):
             left.remove(other)
@@ -133,17 +130,15 @@ def _box(where: str, line: str, image: LabelImage, names: Mapping[int, str]) -> 
     try:
         label, x, y, width, height, *confidence = line.split()
         if len(confidence) > 1:
-            message = "polygons and oriented boxes are no labels here"
+            message = "polygons and oriented boxes are not supported"
             raise ValueError(message)
         across, down = float(image.entry["width"]), float(image.entry["height"])
         w, h = float(width) * across, float(height) * down
-        bbox = (float(x) * across - w / 2, float(y) * down - h / 2, w, h)
-        name = names[int(label)]
-        x1, y1, w, h = (round(value, 2) for value in bbox)
-        return LabelBox(name, (x1, y1, w, h), origin=HUMAN)
+        left, top = round(float(x) * across - w / 2, 2), round(float(y) * down - h / 2, 2)
+        return LabelBox(names[int(label)], (left, top, round(w, 2), round(h, 2)), origin=HUMAN)
     except (ValueError, KeyError) as error:
         message = (
-            f"{where}: {line[:60]!r} must be a class number of {DATA} and four shares: x and y of the middle, width, "
+            f"{where}: {line[:60]!r} must be a class number of {DATA} and four shares: x and y of the centre, width, "
             f"height; a confidence may follow ({error})."
         )
         raise DataError(message) from error

@@ -19,7 +19,7 @@ from cahqp.labels.tracking.temporal import FILLED, STANDING, STATIC, WEAK_TRACK,
 
 Floats = NDArray[np.float64]
 
-MIN_EVIDENCE = 0.7
+MIN_STRENGTH = 0.7
 """Multiple of the threshold below which a box joins no track, because noise makes tracks. Of the values 0.4 to 0.7, the
 highest gained most on synthetic nights of seeds 5 and 6, with a detector that detects nothing twice."""
 
@@ -38,7 +38,7 @@ class PreparedFrame:
         candidates: All boxes of the frame.
         rows: (K,) rows of the boxes that may join tracks.
         sightings: Boxes of these rows.
-        classes: (K, C) evidence for each class at each of them, as multiples of the thresholds.
+        classes: (K, C) strength for each class at each of them, as multiples of the thresholds.
     """
 
     record: Mapping[str, Any]
@@ -49,18 +49,18 @@ class PreparedFrame:
 
 
 def prepare(record: Mapping[str, Any], candidates: Candidates, rules: Rules) -> PreparedFrame:
-    """Choose the boxes of a frame that may join tracks: one at each position, with enough evidence."""
+    """Choose the boxes of a frame that may join tracks: one at each position, with enough strength."""
     rows, classes = _distinct(candidates, rules)
-    evidence = classes.max(1, initial=0.0)
-    strong = evidence >= MIN_EVIDENCE
-    rows, classes, evidence = rows[strong], classes[strong], evidence[strong]
+    strength = classes.max(1, initial=0.0)
+    strong = strength >= MIN_STRENGTH
+    rows, classes, strength = rows[strong], classes[strong], strength[strong]
     time = float(record["image"].get("timestamp") or 0.0)
-    sightings = Sightings(time, candidates.boxes[rows], evidence, candidates.labels[rows])
+    sightings = Sightings(time, candidates.boxes[rows], strength, candidates.labels[rows])
     return PreparedFrame(record, candidates, rows, sightings, classes)
 
 
 def _distinct(candidates: Candidates, rules: Rules) -> tuple[NDArray[np.int64], Floats]:
-    """Return one row for each position, and the evidence for every class at that position.
+    """Return one row for each position, and the strength for every class at that position.
 
     A detector without suppression reports one object several times, with several classes. The box with the highest
     multiple of its threshold is kept. Evidence of the other boxes counts in the class vote of the track.
@@ -68,12 +68,12 @@ def _distinct(candidates: Candidates, rules: Rules) -> tuple[NDArray[np.int64], 
     Returns:
         (K,) rows, strongest first, and (K, C) multiples of the thresholds.
     """
-    evidence = candidates.scores / rules.limits[candidates.labels]
-    rows = nms(candidates.boxes, evidence, rules.options.nms_iou)
+    strength = candidates.scores / rules.limits[candidates.labels]
+    rows = nms(candidates.boxes, strength, rules.options.nms_iou)
     classes = np.zeros((len(rows), len(rules.limits)))
     overlap = pairwise_iou(candidates.boxes[rows], candidates.boxes)
     positions, others = np.nonzero(overlap > rules.options.nms_iou)
-    np.maximum.at(classes, (positions, candidates.labels[others]), evidence[others])
+    np.maximum.at(classes, (positions, candidates.labels[others]), strength[others])
     return rows, classes
 
 
@@ -93,18 +93,18 @@ def label_recording(
 
 
 def _label_frame(frame: PreparedFrame, tracked: TrackedBoxes, rules: Rules) -> dict[str, Any]:
-    # A threshold above 1 excludes a class. Moving tracks gain evidence, but must not reach such a threshold.
+    # A threshold above 1 excludes a class. Moving tracks gain strength, but must not reach such a threshold.
     excluded = rules.limits[tracked.labels] > 1
-    tracked = replace(tracked, sure=np.where(excluded, np.minimum(tracked.sure, _BELOW_ONE), tracked.sure))
+    tracked = replace(tracked, strength=np.where(excluded, np.minimum(tracked.strength, _BELOW_ONE), tracked.strength))
     height, width = frame.record["image"]["height"], frame.record["image"]["width"]
     boxes = np.clip(tracked.boxes, 0, [width, height, width, height])
     inside = shortest_sides(boxes) >= 1
-    in_band = np.asarray(tracked.sure >= rules.options.ignore_share)
+    in_band = np.asarray(tracked.strength >= rules.options.ignore_share)
     eligible = np.array([reason in ("", FILLED, WEAK_TRACK) for reason in tracked.reasons], np.bool_)
     alive = np.flatnonzero(inside & in_band & eligible)
-    unsuppressed = set(alive[nms(boxes[alive], tracked.sure[alive], SAME_OBJECT_IOU)].tolist())
+    unsuppressed = set(alive[nms(boxes[alive], tracked.strength[alive], SAME_OBJECT_IOU)].tolist())
     parts: dict[str, list[dict[str, Any]]] = {"kept": [], "ignored": [], "rejected": []}
-    for number in np.argsort(-tracked.sure, kind="stable").tolist():
+    for number in np.argsort(-tracked.strength, kind="stable").tolist():
         if not inside[number]:
             continue
         part, reason = _decide(tracked, number, number in unsuppressed, bool(in_band[number]))
@@ -127,12 +127,12 @@ def _decide(tracked: TrackedBoxes, number: int, unsuppressed: bool, in_band: boo
         return "rejected", reason or BELOW
     if not unsuppressed:
         return "rejected", OVERLAP
-    return ("kept", reason) if tracked.sure[number] >= 1 else ("ignored", reason or DOUBTFUL)
+    return ("kept", reason) if tracked.strength[number] >= 1 else ("ignored", reason or DOUBTFUL)
 
 
 def _entry(frame: PreparedFrame, tracked: TrackedBoxes, number: int, box: Floats, rules: Rules) -> dict[str, Any]:
     label, row = int(tracked.labels[number]), int(tracked.rows[number])
-    entry = box_entry(label, box, tracked.sure[number] * rules.limits[label])
+    entry = box_entry(label, box, tracked.strength[number] * rules.limits[label])
     entry["track_id"] = int(tracked.tracks[number])
     entry["steady"] = round(float(tracked.steady[number]), SCORE_DECIMALS)
     if row >= 0:
@@ -143,7 +143,7 @@ def _entry(frame: PreparedFrame, tracked: TrackedBoxes, number: int, box: Floats
 
 
 def _untracked(frame: PreparedFrame) -> list[dict[str, Any]]:
-    """Return the candidates that joined no track: they overlap a tracked box, or lack evidence."""
+    """Return the candidates that joined no track: they overlap a tracked box, or lack strength."""
     candidates = frame.candidates
     others = np.setdiff1d(np.arange(len(candidates)), frame.rows)
     overlap = pairwise_iou(candidates.boxes[others], frame.sightings.boxes).max(1, initial=0.0)

@@ -45,7 +45,7 @@ def recording(count, *objects, rate=RATE):
     return frames, classes
 
 
-def settled(count, *objects, **settings):
+def tracked(count, *objects, **settings):
     return smooth(*recording(count, *objects), TemporalSettings(**settings))[0]
 
 
@@ -58,7 +58,7 @@ def reasons(found):
 
 
 def test_one_object_is_one_track():
-    found = settled(10, car)
+    found = tracked(10, car)
     assert {int(frame.tracks[0]) for frame in found} == {0}
     assert reasons(found) == [("",)] * 10
     assert all(frame.steady[0] == 1 for frame in found)
@@ -71,7 +71,7 @@ def test_two_objects_that_cross_keep_their_tracks():
 
 
 def test_a_gap_is_filled_on_the_line():
-    found = settled(10, lambda n: None if n in (4, 5) else car(n), max_gap=0.7)
+    found = tracked(10, lambda n: None if n in (4, 5) else car(n), max_gap=0.7)
     assert reasons(found)[4:6] == [(FILLED,)] * 2
     assert found[4].rows.tolist() == [-1]
     for number in (4, 5):
@@ -80,7 +80,7 @@ def test_a_gap_is_filled_on_the_line():
 
 
 def test_a_gap_that_is_too_long_is_not_filled():
-    found = settled(14, lambda n: None if 4 <= n <= 9 else car(n))
+    found = tracked(14, lambda n: None if 4 <= n <= 9 else car(n))
     assert [len(frame.reasons) for frame in found[4:10]] == [0] * 6
 
 
@@ -88,32 +88,32 @@ def test_a_flicker_is_dropped_unless_it_is_sure_or_at_the_border():
     def blink(at, sure):
         return lambda n: (car_at(0, y=60), sure, 0) if n == at else None
 
-    assert reasons(settled(10, car, blink(5, 1.2)))[5] == ("", FLICKER)
-    assert reasons(settled(10, car, blink(5, 2.5)))[5] == ("", "")
-    assert reasons(settled(10, car, blink(9, 1.2)))[9] == ("", "")
+    assert reasons(tracked(10, car, blink(5, 1.2)))[5] == ("", FLICKER)
+    assert reasons(tracked(10, car, blink(5, 2.5)))[5] == ("", "")
+    assert reasons(tracked(10, car, blink(9, 1.2)))[9] == ("", "")
 
 
 def test_a_weak_sighting_of_a_sure_track_is_believed_and_a_weak_track_is_not():
-    found = settled(10, lambda n: (car_at(n), 0.6 if n % 2 else 1.4, 0))
-    assert all(frame.sure[0] >= 1 for frame in found)
-    assert reasons(settled(10, lambda n: (car_at(n), 0.8, 0))) == [(WEAK_TRACK,)] * 10
+    found = tracked(10, lambda n: (car_at(n), 0.6 if n % 2 else 1.4, 0))
+    assert all(frame.strength[0] >= 1 for frame in found)
+    assert reasons(tracked(10, lambda n: (car_at(n), 0.8, 0))) == [(WEAK_TRACK,)] * 10
 
 
 def test_a_track_that_stands_has_to_be_surer_than_one_that_moves():
     def stationary_weight(sure):
         return lambda n: ([100, 60, 130, 80], sure, 0)
 
-    assert reasons(settled(10, stationary_weight(1.5))) == [(STANDING,)] * 10
-    assert reasons(settled(10, stationary_weight(2.1))) == [("",)] * 10
-    assert reasons(settled(10, stationary_weight(1.5), stationary_weight=1.0)) == [("",)] * 10
-    assert reasons(settled(10, stationary_weight(0.9))) == [(WEAK_TRACK,)] * 10
-    assert reasons(settled(10, lambda n: (car_at(n), 0.95, 0))) == [("",)] * 10
-    slow = settled(10, lambda n: (car_at(n, speed=2.0), 1.5, 0))  # half its diagonal in all
-    assert slow[0].sure[0] == pytest.approx(1.5 * (0.5 + 0.6 * 18 / np.hypot(30, 20)))
+    assert reasons(tracked(10, stationary_weight(1.5))) == [(STANDING,)] * 10
+    assert reasons(tracked(10, stationary_weight(2.1))) == [("",)] * 10
+    assert reasons(tracked(10, stationary_weight(1.5), stationary_weight=1.0)) == [("",)] * 10
+    assert reasons(tracked(10, stationary_weight(0.9))) == [(WEAK_TRACK,)] * 10
+    assert reasons(tracked(10, lambda n: (car_at(n), 0.95, 0))) == [("",)] * 10
+    slow = tracked(10, lambda n: (car_at(n, speed=2.0), 1.5, 0))  # half its diagonal in all
+    assert slow[0].strength[0] == pytest.approx(1.5 * (0.5 + 0.6 * 18 / np.hypot(30, 20)))
 
 
 def test_the_class_is_voted_along_the_track():
-    found = settled(10, lambda n: (car_at(n), 1.5, int(n in (3, 6))))
+    found = tracked(10, lambda n: (car_at(n), 1.5, int(n in (3, 6))))
     assert {int(frame.labels[0]) for frame in found} == {0}
 
 
@@ -121,16 +121,16 @@ def test_a_lamp_is_found_and_a_parked_car_is_not():
     def lamp(sure):
         return lambda n: ([100, 60, 110, 70], sure, 0)
 
-    assert STATIC in reasons(settled(60, car, lamp(1.2), static_seconds=10.0))[30]
-    assert STATIC not in reasons(settled(60, car, lamp(2.5), static_seconds=10.0))[30]
-    assert STATIC not in reasons(settled(60, car, lamp(1.2), static_seconds=0.0))[30]
-    assert STATIC not in reasons(settled(40, car, lamp(1.2), static_seconds=10.0))[30]
+    assert STATIC in reasons(tracked(60, car, lamp(1.2), static_seconds=10.0))[30]
+    assert STATIC not in reasons(tracked(60, car, lamp(2.5), static_seconds=10.0))[30]
+    assert STATIC not in reasons(tracked(60, car, lamp(1.2), static_seconds=0.0))[30]
+    assert STATIC not in reasons(tracked(40, car, lamp(1.2), static_seconds=10.0))[30]
 
 
 def test_trembling_boxes_are_smoothed():
     rng = np.random.default_rng(0)
     noise = rng.normal(0, 2, (20, 4))
-    found = settled(20, lambda n: ((np.array(car_at(n)) + noise[n]).tolist(), 1.5, 0))
+    found = tracked(20, lambda n: ((np.array(car_at(n)) + noise[n]).tolist(), 1.5, 0))
     off = [np.abs(frame.boxes[0] - car_at(n)).mean() for n, frame in enumerate(found)]
     assert np.mean(off) < 0.75 * np.abs(noise).mean()
 
@@ -173,7 +173,7 @@ def test_frames_in_order_are_followed_and_shuffled_or_sparse_ones_are_not():
     assert "too far apart" in str(too_sparse(frames, 0.1))  # others with frames as far apart cannot be followed
     assert "too few boxes" in str(too_sparse(frames, None))
     order = np.random.default_rng(0).permutation(50)
-    shuffled = [Sightings(n * RATE, frames[m].boxes, frames[m].sure, frames[m].labels) for n, m in enumerate(order)]
+    shuffled = [Sightings(n * RATE, frames[m].boxes, frames[m].strength, frames[m].labels) for n, m in enumerate(order)]
     assert "too far apart, or in no order: 0.2 s" in str(too_sparse(shuffled, 0.5))
     assert "too far apart" in str(too_sparse(recording(200, *streets(200))[0][::11], 0.5))
     assert "too few boxes" in str(too_sparse(recording(50)[0], 0.5))
@@ -197,7 +197,7 @@ def shards_of(folder, frames, times=None, sizes=None):
             time = number * RATE if times is None else times[number]
             size = (120, 240) if sizes is None else sizes[number]
             named = Frame(number + 1, f"{number}.jpg", size, "one", "one", number, time)
-            found = Candidates(frame.boxes, frame.sure * 0.4, frame.labels)
+            found = Candidates(frame.boxes, frame.strength * 0.4, frame.labels)
             shards.append(encode(number, named, found))
     return folder
 
@@ -229,7 +229,7 @@ def test_recordings_that_time_says_nothing_of_are_left_as_they_are(tmp_path, cha
 
 def test_a_recording_is_decided_over_time_and_twice_the_same(tmp_path):
     frames, _ = recording(50, *streets(50), lambda n: (car_at(0, y=98), 1.2, 1) if n == 20 else None)
-    frames[30].boxes, frames[30].sure, frames[30].labels = np.zeros((0, 4)), np.zeros(0), np.zeros(0, np.int64)
+    frames[30].boxes, frames[30].strength, frames[30].labels = np.zeros((0, 4)), np.zeros(0), np.zeros(0, np.int64)
     folder = shards_of(tmp_path / "shards", frames)
     found, records = refined(folder, "one", temporal=True)
     assert (found.recordings, found.untracked) == (1, {})
@@ -294,7 +294,7 @@ def test_every_interval_is_asked_for_however_rare(tmp_path):
             for row, frame in enumerate(frames):
                 time = row * (0.1 if number == 1 else RATE)
                 named = Frame(8 * number + row + 1, f"{row}.jpg", (120, 240), "one", f"{number:03d}", row, time)
-                found = Candidates(frame.boxes, frame.sure * 0.4, frame.labels)
+                found = Candidates(frame.boxes, frame.strength * 0.4, frame.labels)
                 shards.append(encode(8 * number + row, named, found))
     found, _ = refined(tmp_path / "shards", "one", temporal=True)
     assert (found.recordings, found.untracked) == (70, {})
