@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -178,7 +178,7 @@ def smooth(
 def _stack(boxes: Sequence[_Box]) -> TrackedBoxes:
     columns = list(zip(*boxes, strict=True)) if boxes else [()] * len(_Box._fields)
     kinds = (np.float64, np.float64, np.int64, np.int64, np.int64, np.float64)
-    arrays = [np.array(column, kind) for column, kind in zip(columns, kinds, strict=False)]
+    arrays: list[Any] = [np.array(column, kind) for column, kind in zip(columns, kinds, strict=False)]
     return TrackedBoxes(arrays[0].reshape(-1, 4), *arrays[1:], tuple(columns[-1]))
 
 
