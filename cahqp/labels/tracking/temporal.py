@@ -175,11 +175,12 @@ def smooth(
     return [_stack(boxes[number]) for number in range(len(frames))], first_track + count
 
 
-def _stack(boxes: Sequence[_Box]) -> TrackedBoxes:
-    columns = list(zip(*boxes, strict=True)) if boxes else [()] * len(_Box._fields)
+def _stack(rows: Sequence[_Box]) -> TrackedBoxes:
+    columns = list(zip(*rows, strict=True)) if rows else [()] * len(_Box._fields)
     kinds = (np.float64, np.float64, np.int64, np.int64, np.int64, np.float64)
-    arrays: list[Any] = [np.array(column, kind) for column, kind in zip(columns, kinds, strict=False)]
-    return TrackedBoxes(arrays[0].reshape(-1, 4), *arrays[1:], tuple(columns[-1]))
+    values: list[Any] = [np.array(column, kind) for column, kind in zip(columns, kinds, strict=False)]
+    boxes, strength, labels, tracks, numbers, steady = values
+    return TrackedBoxes(boxes.reshape(-1, 4), strength, labels, tracks, numbers, steady, tuple(columns[-1]))
 
 
 def _collect(frames: Sequence[Sightings], classes: Sequence[Floats]) -> list[_Track]:
