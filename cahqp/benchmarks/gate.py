@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cahqp.benchmarks.gate_options import GateBenchmarkOptions
+from cahqp.benchmarks.markdown import render
+from cahqp.benchmarks.options import GateBenchmarkOptions
 from cahqp.evaluation.bootstrap import Groups
 from cahqp.evaluation.matching import ClassMatches, Matches, average_precisions
 from cahqp.files import atomic_write, write_json
@@ -42,18 +42,16 @@ def gate(options: GateBenchmarkOptions) -> None:
             return
         published = curve(options, POINTS)
         write_json(run.work / "gate.json", {"settings": settings, "published": published})
-        text = "\n".join(_table(published, options)) + "\n"
+        text = render("gate.md.j2", {**settings, "published": published})
         with atomic_write(run.work / "gate.md") as file:
             file.write(text)
     print(text, end="")
 
 
 def curve(options: GateBenchmarkOptions, points: Sequence[int]) -> dict[str, dict[str, float]]:
-    """Return the share of published candidates, and mean and spread of their measured differences.
+    """Return the share of published candidates, and mean and spread of their measured differences, in points of AP50.
 
-    Args:
-        options: Options of the simulation.
-        points: True differences of the candidates, in points of AP50.
+    The keys are the true differences `points`.
     """
     result = {}
     for point, gain in zip(points, _gains(options, points), strict=True):
@@ -66,17 +64,6 @@ def curve(options: GateBenchmarkOptions, points: Sequence[int]) -> dict[str, dic
             "standard_error": round(100 * float(np.std(differences)), 3),
         }
     return result
-
-
-def _table(published: dict[str, dict[str, Any]], options: GateBenchmarkOptions) -> list[str]:
-    return [
-        f"{options.decisions} decisions for each difference, {options.sets} labelled set(s) of {options.recordings} "
-        f"recordings with {options.frames} frames and {options.objects:g} objects.",
-        "",
-        "| true difference, points of AP50 | published, % | spread of the measured mean, points |",
-        "|---|---|---|",
-        *(f"| {p} | {100 * row['published']:.1f} | {row['standard_error']:.2f} |" for p, row in published.items()),
-    ]
 
 
 def _decide(random: np.random.Generator, options: GateBenchmarkOptions, gain: float, seed: int) -> tuple[bool, float]:
@@ -106,15 +93,9 @@ def _gains(options: GateBenchmarkOptions, points: Sequence[int]) -> list[float]:
 def simulate(
     random: np.random.Generator, options: GateBenchmarkOptions, gain: float
 ) -> tuple[Matches, Matches, Groups]:
-    """Simulate the detections of two models on one set of recordings.
+    """Return simulated matches of candidate and running model on one set of recordings, and its bootstrap groups.
 
-    Args:
-        random: Source of all randomness.
-        options: Size of the set.
-        gain: Mean gain of the candidate in recall.
-
-    Returns:
-        Matches of the candidate and of the running model, and the groups of the bootstrap.
+    The candidate's recall is higher by `gain` on average.
     """
     recording = np.repeat(np.arange(options.recordings), options.frames)
     recall = np.clip(random.normal(RECALL, RECALL_SPREAD, options.recordings), 0.05, 0.95)

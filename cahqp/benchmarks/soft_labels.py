@@ -14,7 +14,7 @@ import torch
 from lightning.pytorch import seed_everything
 
 from cahqp.benchmarks.label_options import StoreBenchmarkOptions
-from cahqp.benchmarks.speed.command import build_module
+from cahqp.benchmarks.speed.inputs import build_module
 from cahqp.data.frames import open_frames
 from cahqp.data.transforms import strong
 from cahqp.detectors.base import Detector

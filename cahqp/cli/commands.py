@@ -102,25 +102,25 @@ COMMANDS: dict[str, Command] = {
         MEASURE,
         "compare adaptation arms over seeds, with intervals",
         "cahqp.benchmarks.adapt.command:adapt",
-        "cahqp.benchmarks.adapt.options:AdaptBenchmarkOptions",
+        "cahqp.benchmarks.options:AdaptBenchmarkOptions",
     ),
     "benchmark attention": Command(
         MEASURE,
         "time the forms of deformable attention on this machine",
         "cahqp.benchmarks.speed.attention:attention",
-        "cahqp.benchmarks.speed.options:AttentionBenchmarkOptions",
+        "cahqp.benchmarks.options:AttentionBenchmarkOptions",
     ),
     "benchmark gate": Command(
         MEASURE,
         "measure how often the gate is wrong, on simulated candidates",
         "cahqp.benchmarks.gate:gate",
-        "cahqp.benchmarks.gate_options:GateBenchmarkOptions",
+        "cahqp.benchmarks.options:GateBenchmarkOptions",
     ),
     "benchmark measure": Command(
         MEASURE,
         "measure AP and operating points of models on labelled frames",
         "cahqp.benchmarks.adapt.measure:measure",
-        "cahqp.benchmarks.adapt.options:MeasureBenchmarkOptions",
+        "cahqp.inference.options:MeasureOptions",
     ),
     "benchmark relabel": Command(
         MEASURE,
@@ -132,7 +132,7 @@ COMMANDS: dict[str, Command] = {
         MEASURE,
         "measure images per second and memory of a config, beside a reference",
         "cahqp.benchmarks.speed.command:speed",
-        "cahqp.benchmarks.speed.options:SpeedBenchmarkOptions",
+        "cahqp.benchmarks.options:SpeedBenchmarkOptions",
     ),
     "benchmark store": Command(
         MEASURE,

@@ -28,7 +28,7 @@ def evaluate(options: EvaluateOptions) -> None:
 
     Unreadable frames are left out for all models and listed in `quarantine.json`.
     """
-    models, files = _parse_named(options.weights, "--weights"), _parse_named(options.frames, "--frames")
+    models, files = parse_named(options.weights, "--weights"), parse_named(options.frames, "--frames")
     settings = {key: getattr(options, key) for key in ("batch_size", "resamples", "max_invalid_share")}
     settings |= {"models": list(models), "frames": list(files)}
     inputs = {f"weights.{k}": v for k, v in models.items()} | {f"frames.{k}": v for k, v in files.items()}
@@ -106,7 +106,7 @@ def info(options: InfoOptions) -> None:
     print(json.dumps(description, indent=2, sort_keys=True))
 
 
-def _parse_named(values: list[str], flag: str) -> dict[str, Path]:
+def parse_named(values: list[str], flag: str) -> dict[str, Path]:
     """Return paths by name. A repeated name gets a number from its second path on."""
     named: dict[str, Path] = {}
     for text in values:

@@ -9,18 +9,15 @@ from cahqp.errors import check_numbers
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateOptions:
-    """Options of `cahqp evaluate`.
+class MeasureOptions:
+    """Models, and labelled frames to measure them on. These are all options of `cahqp benchmark measure`.
 
     Attributes:
-        weights: NAME=FILE of each model. A model is compared with the first model whose name has the same part before
-            the first dash.
+        weights: NAME=FILE of each model.
         frames: NAME=FILE of each COCO file with ground truth.
-        output: Directory for `metrics.json`; never overwritten.
+        output: New directory for `metrics.json`.
         batch_size: Frames per batch.
-        resamples: Number of bootstrap resamples.
-        device: Device of the models, such as cpu or cuda:0.
-        seed: Seed of the bootstrap.
+        seed: Seed in the manifest.
         max_invalid_share: Largest accepted share of unreadable images, 0..1.
 
     Raises:
@@ -31,16 +28,34 @@ class EvaluateOptions:
     frames: list[str]
     output: Path
     batch_size: int = 8
-    resamples: int = 1000
-    device: str = "cpu"
     seed: int = 0
     max_invalid_share: float = 0.05
 
     def __post_init__(self) -> None:
-        check_numbers(
-            shares={"--max_invalid_share": self.max_invalid_share},
-            counts={"--batch_size": self.batch_size, "--resamples": self.resamples},
-        )
+        check_numbers({"--max_invalid_share": self.max_invalid_share}, {"--batch_size": self.batch_size})
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateOptions(MeasureOptions):
+    """Options of `cahqp evaluate`.
+
+    Attributes:
+        weights: NAME=FILE of each model. A model is compared with the first model whose name has the same part before
+            the first dash.
+        resamples: Number of bootstrap resamples.
+        device: Device of the models, such as cpu or cuda:0.
+        seed: Seed of the bootstrap.
+
+    Raises:
+        ConfigError: An option is out of range.
+    """
+
+    resamples: int = 1000
+    device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_numbers(shares={}, counts={"--resamples": self.resamples})
 
 
 @dataclass(frozen=True, kw_only=True)

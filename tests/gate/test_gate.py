@@ -8,7 +8,7 @@ from onnx import helper, numpy_helper
 
 from cahqp.__main__ import main
 from cahqp.benchmarks.gate import curve
-from cahqp.benchmarks.gate_options import GateBenchmarkOptions
+from cahqp.benchmarks.options import GateBenchmarkOptions
 from cahqp.edge.package import MODEL, read_package, write_manifest
 from cahqp.errors import ConfigError
 from cahqp.gate.decision import RuntimeCost, SetEvidence, decide, lower_bound

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from cahqp.benchmarks.adapt.configs import merge_configs
-from cahqp.benchmarks.adapt.plan import SCENES, BenchmarkPlan
+from cahqp.benchmarks.adapt.plan import BenchmarkPlan
 from cahqp.coco.reader import class_indices, read_coco, read_coco_frames
+from cahqp.cycle.plan import SCENES
 from cahqp.data.frames import open_frames
 from cahqp.data.images import Quarantine, check_header
 from cahqp.data.splits import Located, check_leakage

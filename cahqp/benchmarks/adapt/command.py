@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from cahqp.benchmarks.adapt.checks import check_files
-from cahqp.benchmarks.adapt.options import AdaptBenchmarkOptions
 from cahqp.benchmarks.adapt.plan import BenchmarkPlan
 from cahqp.benchmarks.adapt.plan_reader import read_plan
 from cahqp.benchmarks.adapt.results import results
 from cahqp.benchmarks.adapt.stages import ArmRun, StageGraph
 from cahqp.benchmarks.adapt.table import markdown, read_page, write_section
+from cahqp.benchmarks.options import AdaptBenchmarkOptions
 from cahqp.errors import ConfigError
 from cahqp.files import atomic_write, write_json
 from cahqp.runs import locks
 from cahqp.runs.executor import duration, run_stages
+from cahqp.runs.options import flags
 from cahqp.runs.state import State
 
 RESULTS, TABLE = "results.json", "table.md"
@@ -68,12 +70,9 @@ def _write_results(plan: BenchmarkPlan, runs: Sequence[ArmRun], command: str, op
 
 def _command_line(path: Path, plan: BenchmarkPlan, options: AdaptBenchmarkOptions) -> str:
     """Return the command for the docs: private paths are replaced by placeholders."""
-    words = ["cahqp", "benchmark", "adapt", "--plan", str(path)]
-    words += ["--seeds", *map(str, options.seeds)] if options.seeds else []
-    words += ["--arms", *options.arms] if options.arms else []
-    words += [] if options.data is None else ["--data", "FOLDER"]
-    words += ["--backbone", "FILE"] if plan.backbone else []
-    return shlex.join(words + ([] if options.students else ["--students", "false"]))
+    data, backbone = Path("FOLDER") if options.data else None, Path("FILE") if plan.backbone else None
+    shared = replace(options, data=data, backbone=backbone, plan=[path], docs=None, jobs=1)
+    return shlex.join(["cahqp", "benchmark", "adapt", *flags(replace(shared, output=AdaptBenchmarkOptions.output))])
 
 
 def _estimates(

@@ -2,40 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from cahqp.benchmarks.adapt.configs import count_steps, merge_configs
-from cahqp.benchmarks.adapt.plan import ARMS, SCENES, SOURCE_CONTINUED, Arm, BenchmarkPlan
+from cahqp.benchmarks.adapt.plan import ARMS, SOURCE_CONTINUED, Arm, BenchmarkPlan
 from cahqp.coco.document import read_document
+from cahqp.cycle.plan import SCENES
 from cahqp.scenes.options import ScenesOptions
 
 _SOURCE_ONLY_CONFIGS = ARMS[SOURCE_CONTINUED].configs  # the one adaptation without target frames
 
 
 class Estimate:
-    """Estimates of one plan, in seconds.
-
-    Args:
-        plan: Plan whose `cost` contains the measured times.
-    """
+    """Estimates of one plan, in seconds, from its `cost`."""
 
     def __init__(self, plan: BenchmarkPlan) -> None:
         self.plan, self.cost = plan, plan.cost
 
-    def labelled(self, configs: Sequence[str]) -> float:
-        """Return the duration of a teacher's training on labels."""
-        return self.cost.start + self.cost.labelled * count_steps(configs)
-
-    def student(self, configs: Sequence[str]) -> float:
-        """Return the duration of a student's training."""
-        return self.cost.start + self.cost.student * count_steps(configs)
-
-    def adaptation(self, arm: Arm) -> float:
-        """Return the duration of an arm's training, without self-training."""
-        labelled = arm.kind == "oracle" or arm.configs == _SOURCE_ONLY_CONFIGS
-        return self.cost.start + (self.cost.labelled if labelled else self.cost.adapt) * self._steps(arm)
+    def fit(self, kind: str, configs: Sequence[str], settings: Mapping[str, Any]) -> float:
+        """Return the duration of a training of a kind such as `adapt`, with settings laid over its configs."""
+        epochs, batches = (settings.get(name) for name in ("trainer.max_epochs", "data.batches_per_epoch"))
+        per_step = self.cost.student if kind.startswith("student") else self.cost.labelled
+        if kind == "adapt" and not set(_SOURCE_ONLY_CONFIGS) & set(configs):
+            per_step = self.cost.adapt
+        return self.cost.start + per_step * (epochs * batches if epochs and batches else count_steps(configs))
 
     def relabel(self) -> float:
         """Return the duration of relabelling the target's training frames."""
@@ -61,14 +54,11 @@ class Estimate:
         per_step = int(data.get("batch_size", 8))
         if arm.kind == "adapt" and arm.configs != _SOURCE_ONLY_CONFIGS:
             per_step += int(data.get("target_batch_size") or per_step)
-        images = per_step * self._steps(arm)
+        images = per_step * max(1, round(self.plan.epochs * arm.steps)) * self.plan.batches
         if self.plan.self_training_rounds(arm):
             batch_size = int(merge_configs(teacher.self_training)["data"]["init_args"]["batch_size"])
             images += batch_size * self.plan.self_training_steps
         return images
-
-    def _steps(self, arm: Arm) -> int:
-        return max(1, round(self.plan.epochs * arm.steps)) * self.plan.batches
 
     def _count_frames(self, entry: str) -> int:
         if not entry.startswith(SCENES):

@@ -9,28 +9,26 @@ from pathlib import Path
 from typing import Any
 
 from cahqp.benchmarks.adapt.matches import write_matches
-from cahqp.benchmarks.adapt.options import MeasureBenchmarkOptions
 from cahqp.detectors import model_file as model_files
 from cahqp.detectors.base import Detector
-from cahqp.errors import ConfigError
 from cahqp.evaluation.bootstrap import group_frames
 from cahqp.evaluation.ground_truth import GroundTruth, read_ground_truth
 from cahqp.evaluation.matching import Matches
 from cahqp.evaluation.metrics import Metrics, at_thresholds, average_precision
 from cahqp.files import write_json
-from cahqp.inference.evaluate import EvaluationFrames
+from cahqp.inference.evaluate import EvaluationFrames, parse_named
+from cahqp.inference.options import MeasureOptions
 from cahqp.runs.directory import open_run
 
 _log = logging.getLogger(__name__)
 
 
-def measure(options: MeasureBenchmarkOptions) -> None:
-    """Run `cahqp benchmark measure`.
+def measure(options: MeasureOptions) -> None:
+    """Measure models on labelled frames: AP, and precision, recall and F1 at the thresholds in each model file.
 
-    Raises:
-        ConfigError: A NAME=FILE pair is malformed or a name occurs twice.
+    The thresholds were fixed on source validation frames during training; nothing is chosen here.
     """
-    models, sets = _named_files(options.weights, "--weights"), _named_files(options.frames, "--frames")
+    models, sets = parse_named(options.weights, "--weights"), parse_named(options.frames, "--frames")
     inputs = {f"weights.{k}": v for k, v in models.items()} | {f"frames.{k}": v for k, v in sets.items()}
     settings = {"batch_size": options.batch_size, "max_invalid_share": options.max_invalid_share}
     with open_run(options.output, "benchmark measure", settings, inputs, options.seed) as run:
@@ -38,7 +36,7 @@ def measure(options: MeasureBenchmarkOptions) -> None:
             _measure(models, sets, EvaluationFrames(options.batch_size, options.max_invalid_share), run.work)
 
 
-def _measure(models: Mapping[str, Path], sets: Mapping[str, Path], seen: EvaluationFrames, folder: Path) -> None:
+def _measure(models: Mapping[str, Path], sets: Mapping[str, Path], frames: EvaluationFrames, folder: Path) -> None:
     metrics: dict[str, dict[str, Any]] = {name: {} for name in models}
     matches: dict[str, dict[str, Matches]] = {name: {} for name in models}
     ground_truths: dict[str, GroundTruth] = {}
@@ -47,13 +45,13 @@ def _measure(models: Mapping[str, Path], sets: Mapping[str, Path], seen: Evaluat
         for key, file in sets.items():
             ground_truth = read_ground_truth(file, detector.classes)
             _warn_left_out(ground_truth, file, name)
-            predictions = seen.predict(detector, file)
-            ground_truths[key] = seen.keep_readable(file, ground_truth)
+            predictions = frames.predict(detector, file)
+            ground_truths[key] = frames.keep_readable(file, ground_truth)
             measured = average_precision(ground_truths[key], predictions)
             metrics[name][key], matches[name][key] = _metrics(measured, detector), measured.matches
     write_matches(folder, matches, {key: group_frames(ground_truth) for key, ground_truth in ground_truths.items()})
     write_json(folder / "metrics.json", {"models": metrics})
-    seen.write_quarantine(folder)
+    frames.write_quarantine(folder)
 
 
 def _warn_left_out(ground_truth: GroundTruth, file: Path, model: str) -> None:
@@ -76,11 +74,3 @@ def _metrics(measured: Metrics, detector: Detector) -> dict[str, Any]:
         "operating": {name: asdict(point) for name, point in points.items()},
         **means,
     }
-
-
-def _named_files(texts: list[str], flag: str) -> dict[str, Path]:
-    pairs = [text.partition("=") for text in texts]
-    if not all(all(pair) for pair in pairs) or len({name for name, _, _ in pairs}) != len(pairs):
-        message = f"{flag} must be NAME=FILE, each name once, got {' '.join(texts)}."
-        raise ConfigError(message)
-    return {name: Path(path) for name, _, path in pairs}

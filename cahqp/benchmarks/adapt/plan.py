@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
 
 from cahqp.benchmarks.adapt.configs import count_steps
-from cahqp.cycle.plan import Relabel
-from cahqp.runs.schema import Section
+from cahqp.cycle.plan import CocoEntry, Relabel, Student, Teacher
+from cahqp.runs.schema import ExistingFile, Name, Section
 
-SCENES, DATA = "scenes:", "data:"
 SOURCE_ONLY, MEAN_TEACHER, CA_HQP = "source-only", "mean-teacher", "ca-hqp"
 SOURCE_CONTINUED, CONVERGED = "source-continued", "oracle-converged"
 ORACLES = (CONVERGED, "oracle")
@@ -19,97 +19,95 @@ ORACLES = (CONVERGED, "oracle")
 
 BACKBONE = "model.detector.init_args.backbone_weights"
 
+Count = Annotated[int, Field(ge=1)]
+Factor = Annotated[float, Field(gt=0)]
+FitOptions = dict[str, Any]
+"""Options of `cahqp fit`, named without the dashes."""
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, kw_only=True)
 class Arm:
     """One way to obtain a target teacher from the source teacher.
 
     Attributes:
         kind: `adapt` without target labels, `oracle` with them, `none` for the source teacher unchanged.
         configs: Laid over `teacher.adapt`, or over `teacher.oracle` if `kind` is `oracle`.
-        set: `cahqp fit` options laid over the configs, named without the dashes.
+        set: Options laid over the configs.
         steps: Training steps as a multiple of the plan's adaptation steps.
         ground_truth: Option that receives the labelled target files, for upper bounds that read target labels.
         self_training: Whether the plan's self-training rounds follow the adaptation. Oracles have none.
         relabel: Label options for this arm's student. Default: the plan's.
     """
 
-    kind: str = "adapt"
-    configs: list[str] = field(default_factory=list)
-    set: dict[str, Any] = field(default_factory=dict)
-    steps: float = 1.0
+    kind: Literal["adapt", "oracle", "none"] = "adapt"
+    configs: list[ExistingFile] = field(default_factory=list)
+    set: FitOptions = field(default_factory=dict)
+    steps: Factor = 1.0
     ground_truth: str | None = None
     self_training: bool = True
     relabel: Section[Relabel] | None = None
 
 
 ARMS: dict[str, Arm] = {
-    SOURCE_ONLY: Arm("none"),
+    SOURCE_ONLY: Arm(kind="none"),
     SOURCE_CONTINUED: Arm(configs=["configs/overlays/source_continued.yaml"], self_training=False),
     MEAN_TEACHER: Arm(configs=["configs/overlays/mean_teacher.yaml"]),
     "alignment-only": Arm(configs=["configs/overlays/alignment_only.yaml"], self_training=False),
     CA_HQP: Arm(configs=["configs/overlays/ca_hqp.yaml"]),
-    "oracle": Arm("oracle"),
-    CONVERGED: Arm("oracle"),
+    "oracle": Arm(kind="oracle"),
+    CONVERGED: Arm(kind="oracle"),
 }
 
 
-@dataclass(frozen=True)
-class DomainFrames:
-    """Frames of one domain. Each entry is a COCO file, `scenes:NAME`, or `data:FILE` below the folder of --data.
+@dataclass(frozen=True, kw_only=True)
+class TargetFrames:
+    """Frames of the new conditions. An entry is a COCO file, `scenes:NAME`, or `data:FILE` below the folder of --data.
 
     Attributes:
-        train: Training frames. Target labels are read by oracles only.
+        train: Frames to adapt to. Their labels are read by oracles only.
         test: Other recordings, opened by the evaluation only.
-        val: Source frames that fix the thresholds. The target has none.
     """
 
-    train: list[str]
-    test: str
-    val: list[str] = field(default_factory=list)
+    train: Annotated[list[CocoEntry], Field(min_length=1)]
+    test: CocoEntry
 
 
-@dataclass(frozen=True)
-class TeacherConfigs:
-    """Configs of the teacher's trainings; later ones are laid over earlier ones.
+@dataclass(frozen=True, kw_only=True)
+class SourceFrames(TargetFrames):
+    """Labelled frames.
 
     Attributes:
-        fit: Training on the source.
-        adapt: Adaptation to the target.
-        oracle: Training on the target labels.
-        self_training: Training of the adapted teacher on its own target labels. Default: none.
-        self_training_rounds: Rounds of relabelling and self-training, at least 1.
-        weights: Existing source model file, shared by all seeds; otherwise each seed trains its own with `fit`.
-        set: Options of `fit`, named without the dashes.
+        val: Frames that fix the thresholds.
     """
 
-    fit: list[str]
-    adapt: list[str]
-    oracle: list[str] = field(default_factory=list)
-    self_training: list[str] = field(default_factory=list)
-    self_training_rounds: int = 1
-    weights: str | None = None
-    set: dict[str, Any] = field(default_factory=dict)
+    val: Annotated[list[CocoEntry], Field(min_length=1)]
 
 
-@dataclass(frozen=True)
-class StudentConfigs:
-    """Configs of the student's trainings; later ones are laid over earlier ones.
+@dataclass(frozen=True, kw_only=True)
+class BenchmarkTeacher(Teacher):
+    """Large detector. Its `weights` are shared by all seeds; otherwise each seed trains its own with `fit`.
 
     Attributes:
-        fit: Training on the source.
-        retrain: Training on pseudo-labels and source.
-        weights: Existing source model file, shared by all seeds; otherwise each seed trains its own with `fit`.
-        set: Options of `fit`, named without the dashes.
+        oracle: Configs of the training on target labels.
+        set: Options of `fit`.
     """
 
-    fit: list[str]
-    retrain: list[str]
-    weights: str | None = None
-    set: dict[str, Any] = field(default_factory=dict)
+    oracle: list[ExistingFile] = field(default_factory=list)
+    set: FitOptions = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
+class BenchmarkStudent(Student):
+    """Small detector. Its `weights` are shared by all seeds; otherwise each seed trains its own with `fit`.
+
+    Attributes:
+        set: Options of `fit`.
+    """
+
+    set: FitOptions = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
 class StepCost:
     """Measured seconds on two CPU cores, for the estimate of a dry run.
 
@@ -130,15 +128,15 @@ class StepCost:
     start: float = 8.0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class BenchmarkPlan:
     """One benchmark: a domain shift, arms and seeds.
 
     Attributes:
         name: Name of the output folder and of the section in the docs.
         about: Description above the table, one sentence.
-        shift: `reported`, or `development` if settings are chosen on its figures.
-        seeds: Different integers >= 0. Each repeats all stages with its own scenes, weights and order.
+        shift: `development` if settings are chosen by its figures, otherwise `reported`.
+        seeds: Different seeds. Each repeats all stages with its own scenes, weights and order.
         source: Labelled frames.
         target: Frames of the new conditions.
         teacher: Large detector.
@@ -147,44 +145,53 @@ class BenchmarkPlan:
         students: Arms whose labels retrain a student.
         variants: Further arms by name.
         scenes: Synthetic recordings: name, and options of `cahqp scenes`. Default seed: the run's.
-        epochs: Epochs of an adaptation, at least 1.
-        batches: Steps per epoch of an adaptation, at least 1.
-        converged: Steps of `oracle-converged` as a multiple of the adaptation steps, above 0.
+        epochs: Epochs of an adaptation.
+        batches: Steps per epoch of an adaptation.
+        converged: Steps of `oracle-converged` as a multiple of the adaptation steps.
         relabel: Label options for the students.
         classes: Classes whose AP50 is shown beside the mean.
-        set: Options of every `cahqp fit`, named without the dashes.
+        set: Options of every `cahqp fit`.
         backbone: Whether the source teacher needs --backbone, a file of pretrained weights.
         cost: Seconds for the estimate.
     """
 
-    name: str
+    name: Name
     about: str
-    seeds: list[int]
-    source: DomainFrames
-    target: DomainFrames
-    teacher: TeacherConfigs
-    student: StudentConfigs
+    seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
+    source: SourceFrames
+    target: TargetFrames
+    teacher: Section[BenchmarkTeacher]
+    student: Section[BenchmarkStudent]
     arms: list[str]
-    shift: str = "reported"
+    shift: Literal["reported", "development"] = "reported"
     students: list[str] = field(default_factory=list)
     variants: dict[str, Arm] = field(default_factory=dict)
     scenes: dict[str, dict[str, Any]] = field(default_factory=dict)
-    epochs: int = 10
-    batches: int = 25
-    converged: float = 4.0
+    epochs: Count = 10
+    batches: Count = 25
+    converged: Factor = 4.0
     relabel: Section[Relabel] = field(default_factory=Relabel)
     classes: list[str] = field(default_factory=list)
-    set: dict[str, Any] = field(default_factory=dict)
+    set: FitOptions = field(default_factory=dict)
     backbone: bool = False
     cost: StepCost = field(default_factory=StepCost)
 
     @property
-    def arms_by_name(self) -> dict[str, Arm]:
-        """All arms in table order. `oracle` and `source-continued` train as long as adaptation and self-training."""
+    def known_arms(self) -> dict[str, Arm]:
+        """Built-in arms and variants. `oracle` and `source-continued` train as long as adaptation and self-training."""
         matched = 1 + self.self_training_steps / (self.epochs * self.batches)
         steps = {CONVERGED: self.converged, "oracle": matched, SOURCE_CONTINUED: matched}
+        configs = {MEAN_TEACHER: self.teacher.mean_teacher, CA_HQP: self.teacher.ca_hqp}
         arms = ARMS | {name: replace(ARMS[name], steps=factor) for name, factor in steps.items()}
-        return {name: arms.get(name) or self.variants[name] for name in [*self.arms, *self.variants]}
+        return (
+            arms | {name: replace(ARMS[name], configs=overlays) for name, overlays in configs.items()} | self.variants
+        )
+
+    @property
+    def arms_by_name(self) -> dict[str, Arm]:
+        """Arms of the plan in table order."""
+        known = self.known_arms
+        return {name: known[name] for name in [*self.arms, *self.variants]}
 
     @property
     def self_training_steps(self) -> int:
@@ -196,24 +203,6 @@ class BenchmarkPlan:
         """Return the number of self-training rounds of an arm."""
         enabled = arm.kind == "adapt" and arm.self_training and self.teacher.self_training
         return self.teacher.self_training_rounds if enabled else 0
-
-    def entries(self) -> Iterator[tuple[str, str]]:
-        """Yield the plan key and the value of every entry of frames."""
-        for domain, frames in (("source", self.source), ("target", self.target)):
-            yield from ((f"{domain}.{role}", e) for role in ("train", "val") for e in getattr(frames, role))
-            yield f"{domain}.test", frames.test
-
-    def with_data(self, folder: Path) -> BenchmarkPlan:
-        """Return the plan with every `data:FILE` replaced by the path below a folder."""
-
-        def locate(entry: str) -> str:
-            return str(folder / entry.removeprefix(DATA)) if entry.startswith(DATA) else entry
-
-        source, target = (
-            DomainFrames([*map(locate, frames.train)], locate(frames.test), [*map(locate, frames.val)])
-            for frames in (self.source, self.target)
-        )
-        return replace(self, source=source, target=target)
 
     def with_arms(self, names: Sequence[str]) -> BenchmarkPlan:
         """Return the plan with the named arms and `source-only`, the baseline of every gain."""

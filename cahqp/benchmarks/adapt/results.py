@@ -11,8 +11,9 @@ from statistics import mean, stdev
 from typing import Any
 
 from cahqp.benchmarks.adapt.matches import read_matches
-from cahqp.benchmarks.adapt.plan import CA_HQP, MEAN_TEACHER, ORACLES, SCENES, SOURCE_ONLY, BenchmarkPlan
+from cahqp.benchmarks.adapt.plan import CA_HQP, MEAN_TEACHER, ORACLES, SOURCE_ONLY, BenchmarkPlan
 from cahqp.benchmarks.adapt.stages import SOURCE_TEST, TARGET_TEST, ArmRun
+from cahqp.cycle.plan import SCENES
 from cahqp.evaluation.seeds import Draws, Interval
 from cahqp.files import read_json
 from cahqp.runs.state import State
@@ -23,13 +24,7 @@ BEFORE = "student-before"
 
 
 def results(plan: BenchmarkPlan, runs: Sequence[ArmRun], root: Path) -> dict[str, Any]:
-    """Return all figures of a plan; AP and shares in 0..1.
-
-    Args:
-        plan: The plan.
-        runs: Finished runs, one per arm and seed.
-        root: Directory of the benchmark.
-    """
+    """Return all figures of a plan from its finished runs below `root`; AP and shares in 0..1."""
     return _Results(plan, runs, root).all()
 
 

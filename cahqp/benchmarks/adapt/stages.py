@@ -13,8 +13,9 @@ from typing import Any
 import yaml
 
 from cahqp.benchmarks.adapt.estimate import Estimate
-from cahqp.benchmarks.adapt.plan import SCENES, Arm, BenchmarkPlan, StudentConfigs, TeacherConfigs
+from cahqp.benchmarks.adapt.plan import Arm, BenchmarkPlan, BenchmarkStudent, BenchmarkTeacher, FitOptions
 from cahqp.coco.reader import read_coco_frames
+from cahqp.cycle.plan import SCENES
 from cahqp.cycle.stages import LABELS, MODEL
 from cahqp.relabel.options import LabelOptions
 from cahqp.runs.directory import content_hash
@@ -26,8 +27,9 @@ STAGES = "stages"
 WITHOUT_ALARMS = dict.fromkeys(
     ("alarms.min_box_rate", "alarms.max_box_rate", "alarms.class_drift", "alarms.discriminator_patience"), None
 )
-_ALLOW_EMPTY_LABELS = {"data.empty_pseudo": True}
 TARGET_TEST, SOURCE_TEST = "target-test", "source-test"
+
+_Frames = Mapping[str, list[Path]]
 
 
 @dataclass(frozen=True)
@@ -36,14 +38,12 @@ class ArmRun:
 
     Attributes:
         arm: Name of the arm.
-        seed: Seed of all its stages.
         training: Names of the stages that trained the teacher; empty for the source teacher.
         measured: Directory of its metrics.
         images: Number of training images, repetitions included.
     """
 
     arm: str
-    seed: int
     training: tuple[str, ...]
     measured: Path
     images: int
@@ -81,29 +81,21 @@ class StageGraph:
                 required |= {folder for path in stage.inputs for folder in path.parents}
         return [stage for stage in self.stages.values() if stage.output in required]
 
-    def add(
-        self, kind: str, command: Sequence[str], flags: Sequence[str], inputs: Sequence[Path], seed: int, seconds: float
-    ) -> Stage:
-        """Add a stage if it is new, and return it.
+    def add(self, kind: str, arguments: Sequence[str], inputs: Sequence[Path], seed: int, seconds: float) -> Stage:
+        """Return the stage of a command line without output and seed; add it if it is new.
 
-        Args:
-            kind: First part of its name.
-            command: Words after `cahqp`.
-            flags: Command line options besides output and seed.
-            inputs: Files it reads. Outputs of other stages enter the hash by those stages' own hashes.
-            seed: Value of --seed.
-            seconds: Estimated duration.
+        Inputs that are outputs of other stages enter the hash by the hashes of those stages.
         """
-        movable = list(flags)
+        movable = list(arguments)
         for number, path in enumerate(inputs):
-            movable = [flag.replace(str(path), f"{{{number}}}") for flag in movable]
-        recipe = json.dumps([list(command), movable, seed, [self._digest(path) for path in inputs]])
+            movable = [argument.replace(str(path), f"{{{number}}}") for argument in movable]
+        recipe = json.dumps([movable, seed, [self._digest(path) for path in inputs]])
         digest = hashlib.sha256(recipe.encode()).hexdigest()
         name = f"{STAGES}/{kind}-seed{seed}-{digest[:10]}"
         if name not in self.stages:
             output = self.root / name
-            arguments = (*command, *flags, f"--output={output}", f"--seed={seed}")
-            self.stages[name] = Stage(name, arguments, tuple(inputs), output)
+            command = (*arguments, f"--output={output}", f"--seed={seed}")
+            self.stages[name] = Stage(name, command, tuple(inputs), output)
             self.seconds[name] = seconds
             self._digests[output] = digest
         return self.stages[name]
@@ -124,7 +116,7 @@ class _SeedStages:
         self.source_train, self.source_val = self._files(plan.source.train), self._files(plan.source.val)
         self.target_train = self._files(plan.target.train)
         self.target_test, self.source_test = self._files([plan.target.test, plan.source.test])
-        self.teacher = self._source_model("teacher", plan.teacher, self.estimate.labelled(plan.teacher.fit))
+        self.teacher = self._source_model("teacher", plan.teacher)
 
     def runs(self) -> list[ArmRun]:
         """Return one run for each arm."""
@@ -137,13 +129,12 @@ class _SeedStages:
         teacher = training[-1].output / MODEL if training else self.teacher
         models = {"teacher": teacher}
         if name in self.plan.students:
-            student = self.plan.student
-            running = self._source_model("student", student, self.estimate.student(student.fit))
+            running = self._source_model("student", self.plan.student)
             models["student"] = self._retrain(arm, teacher, running)
             if arm.kind == "none":
                 models["student-before"] = running
         measured = self._measure(models).output
-        return ArmRun(name, self.seed, tuple(stage.name for stage in training), measured, self.estimate.images(arm))
+        return ArmRun(name, tuple(stage.name for stage in training), measured, self.estimate.images(arm))
 
     def _adapt(self, arm: Arm) -> Stage:
         plan, oracle = self.plan, arm.kind == "oracle"
@@ -154,47 +145,42 @@ class _SeedStages:
         if arm.ground_truth is not None:
             settings[arm.ground_truth] = [str(path) for path in self.target_train]
         configs = [*(plan.teacher.oracle if oracle else plan.teacher.adapt), *arm.configs]
-        seconds = self.estimate.adaptation(arm)
-        return self._fit("oracle" if oracle else "adapt", configs, self.teacher, frames, settings, seconds)
+        return self._fit("oracle" if oracle else "adapt", configs, self.teacher, frames, settings)
 
     def _self_train(self, arm: Arm, teacher: Path) -> list[Stage]:
         """Return the stages of one self-training round: labels, and a training on them."""
-        labels, configs = self._relabel(arm, teacher), self.plan.teacher.self_training
-        frames = self._labelled([labels.output / LABELS])
-        seconds = self.estimate.labelled(configs)
-        return [labels, self._fit("self_training", configs, teacher, frames, _ALLOW_EMPTY_LABELS, seconds)]
+        labels = self._relabel(arm, teacher)
+        return [
+            labels,
+            self._fit_labels("self_training", self.plan.teacher.self_training, teacher, [labels.output / LABELS]),
+        ]
 
     def _retrain(self, arm: Arm, teacher: Path, running: Path) -> Path:
         # An oracle's student learns from the labels that the oracle learnt from.
         labels = self.target_train if arm.kind == "oracle" else [self._relabel(arm, teacher).output / LABELS]
-        configs = self.plan.student.retrain
-        seconds = self.estimate.student(configs)
-        return (
-            self._fit("student", configs, running, self._labelled(labels), _ALLOW_EMPTY_LABELS, seconds).output / MODEL
-        )
+        return self._fit_labels("student", self.plan.student.retrain, running, labels).output / MODEL
 
-    def _labelled(self, labels: list[Path]) -> dict[str, list[Path]]:
-        return {"source": self.source_train, "pseudo": labels, "val": self.source_val}
+    def _fit_labels(self, kind: str, configs: Sequence[str], weights: Path, labels: list[Path]) -> Stage:
+        frames = {"source": self.source_train, "pseudo": labels, "val": self.source_val}
+        return self._fit(kind, configs, weights, frames, {"data.empty_pseudo": True})
 
     def _relabel(self, arm: Arm, teacher: Path) -> Stage:
-        options = flags(arm.relabel or self.plan.relabel, kind=LabelOptions)
-        words = [f"--weights={teacher}", "--frames", *map(str, self.target_train), *options, *self._invalid_share()]
-        inputs = [teacher, *self.target_train]
-        return self.graph.add("relabel", ["relabel"], words, inputs, self.seed, self.estimate.relabel())
+        arguments = ["relabel", f"--weights={teacher}", "--frames", *map(str, self.target_train)]
+        arguments += [*flags(arm.relabel or self.plan.relabel, kind=LabelOptions), *self._invalid_share()]
+        return self.graph.add("relabel", arguments, [teacher, *self.target_train], self.seed, self.estimate.relabel())
 
-    def _source_model(self, role: str, model: TeacherConfigs | StudentConfigs, seconds: float) -> Path:
+    def _source_model(self, role: str, model: BenchmarkTeacher | BenchmarkStudent) -> Path:
         if model.weights is not None:
             return Path(model.weights)
         frames = {"train": self.source_train, "val": self.source_val}
-        return self._fit(f"{role}-source", model.fit, None, frames, model.set, seconds).output / MODEL
+        return self._fit(f"{role}-source", model.fit, None, frames, model.set).output / MODEL
 
     def _measure(self, models: Mapping[str, Path]) -> Stage:
-        flags = ["--weights", *(f"{name}={path}" for name, path in models.items())]
-        flags += ["--frames", f"{TARGET_TEST}={self.target_test}", f"{SOURCE_TEST}={self.source_test}"]
-        flags += self._invalid_share()
+        arguments = ["benchmark", "measure", "--weights", *(f"{name}={path}" for name, path in models.items())]
+        arguments += ["--frames", f"{TARGET_TEST}={self.target_test}", f"{SOURCE_TEST}={self.source_test}"]
         inputs = [*models.values(), self.target_test, self.source_test]
         seconds = self.estimate.measure(len(models))
-        return self.graph.add("measure", ["benchmark", "measure"], flags, inputs, self.seed, seconds)
+        return self.graph.add("measure", arguments + self._invalid_share(), inputs, self.seed, seconds)
 
     def _invalid_share(self) -> list[str]:
         """Return the plan's `data.max_invalid_share` as an option of commands other than `fit`."""
@@ -207,30 +193,28 @@ class _SeedStages:
         configs: Sequence[str],
         weights: Path | None,
         frames: Mapping[str, list[Path]],
-        settings: dict[str, Any],
-        seconds: float,
+        settings: FitOptions,
     ) -> Stage:
+        seconds = self.estimate.fit(kind, configs, settings)
         settings = self.plan.set | settings
-        flags = [f"--config={config}" for config in configs]
-        flags += [] if weights is None else [f"--model.weights={weights}"]
-        flags += [f"--data.{role}={json.dumps([str(p) for p in paths])}" for role, paths in sorted(frames.items())]
-        flags += [f"--{name}={_flag_value(value)}" for name, value in settings.items()]
+        arguments = ["fit", *(f"--config={config}" for config in configs)]
+        arguments += [] if weights is None else [f"--model.weights={weights}"]
+        arguments += [f"--data.{role}={json.dumps([str(p) for p in paths])}" for role, paths in sorted(frames.items())]
+        arguments += [f"--{name}={_flag_value(value)}" for name, value in settings.items()]
         inputs = [Path(config) for config in configs] + ([] if weights is None else [weights])
         inputs += [path for _, paths in sorted(frames.items()) for path in paths]
         inputs += [Path(value) for value in settings.values() if isinstance(value, str) and Path(value).is_file()]
-        return self.graph.add(kind, ["fit"], flags, inputs, self.seed, seconds)
+        return self.graph.add(kind, arguments, inputs, self.seed, seconds)
 
     def _files(self, entries: Sequence[str]) -> list[Path]:
         return [self._scenes(e.removeprefix(SCENES)) if e.startswith(SCENES) else Path(e) for e in entries]
 
     def _scenes(self, name: str) -> Path:
         settings = self.plan.scenes[name]
-        flags = [f"--{key}={_flag_value(value)}" for key, value in sorted(settings.items()) if key != "seed"]
+        options = [f"--{key}={_flag_value(value)}" for key, value in sorted(settings.items()) if key != "seed"]
         seed = int(settings.get("seed", self.seed))
-        return (
-            self.graph.add("scenes", ["scenes"], flags, [], seed, self.estimate.scenes(name)).output
-            / "annotations.json"
-        )
+        stage = self.graph.add("scenes", ["scenes", *options], [], seed, self.estimate.scenes(name))
+        return stage.output / "annotations.json"
 
 
 def _flag_value(value: Any) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -11,8 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cahqp.benchmarks.speed.options import AttentionBenchmarkOptions
-from cahqp.benchmarks.speed.timer import Workload, alternate, peak
+from cahqp.benchmarks.markdown import render
+from cahqp.benchmarks.options import AttentionBenchmarkOptions
+from cahqp.benchmarks.speed.timer import Workload, alternate, describe_machine, peak
 from cahqp.detectors.layers.deformable import Form, Shapes, deformable_attention, sampling_form
 from cahqp.errors import ConfigError
 from cahqp.files import write_json
@@ -77,7 +77,7 @@ def attention(options: AttentionBenchmarkOptions) -> None:
         "decoder": Sizes(options.batch_size, height, width, options.queries),
     }
     measured = measure_attention(layers, options.rounds, device)
-    page = attention_page(measured)
+    page = render("attention.md.j2", measured)
     if options.output is not None:
         write_json(options.output / "attention.json", measured)
         (options.output / "attention.md").write_text(page, encoding="utf-8")
@@ -91,12 +91,7 @@ def measure_attention(layers: dict[str, Sizes], rounds: int, device: torch.devic
     forms: list[Form] = [REFERENCE, "gather"] if reason else [REFERENCE, "gather", "triton"]
     types = list(TYPES) if on_gpu else ["float32"]
     return {
-        "machine": {
-            "device": device.type,
-            "name": torch.cuda.get_device_name() if on_gpu else platform.machine(),
-            "threads": torch.get_num_threads(),
-            "torch": torch.__version__,
-        },
+        "machine": describe_machine(device),
         "triton": f"not measured: {reason}" if reason else "measured",
         "memory": "tensors at the peak of forward and backward" if on_gpu else "what forward keeps for backward",
         "rooms": {
@@ -163,28 +158,3 @@ def _saved_bytes(form: Form, inputs: tuple[Tensor, ...], shapes: Shapes) -> int:
         output = deformable_attention(value, shapes, locations, weights)
     del output
     return sum(saved.values())
-
-
-def attention_page(measured: dict[str, Any]) -> str:
-    """Return the Markdown of `attention.json`."""
-    machine = measured["machine"]
-    lines = [
-        f"Deformable attention, forward and backward, on {machine['name']}, {machine['threads']} threads",
-        "",
-        "| layer | type | form | ms | speed ratio: min, median, max | MiB | largest error |",
-        "|---" * 7 + "|",
-    ]
-    for layer, of_layer in measured["rooms"].items():
-        for kind, compared in of_layer["types"].items():
-            for form, figures in compared["forms"].items():
-                ratio = ", ".join(f"{figures['times_as_fast'][key]:.2f}" for key in ("min", "median", "max"))
-                memory = "-" if figures["bytes"] is None else f"{figures['bytes'] / 2**20:.0f}"
-                error = max(figures["errors"].values())
-                ms = 1e3 * figures["median"]
-                lines.append(f"| {layer} | {kind} | {form} | {ms:.1f} | {ratio} | {memory} | {error:.1e} |")
-    lines += [
-        "",
-        f"Triton: {measured['triton']}. Memory: {measured['memory']}. Errors: relative norm of the difference from",
-        "float64 on the same rounded inputs, the largest of output and gradients.",
-    ]
-    return "\n".join([*lines, ""])

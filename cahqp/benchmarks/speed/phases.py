@@ -10,9 +10,11 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
+from lightning.pytorch import seed_everything
 from torch import Tensor, nn
 
-from cahqp.benchmarks.speed.options import Precision
+from cahqp.benchmarks.options import SpeedBenchmarkOptions
+from cahqp.benchmarks.speed.inputs import build_module, make_batch
 from cahqp.benchmarks.speed.reference import build_reference, reference_labels
 from cahqp.benchmarks.speed.timer import Workload
 from cahqp.data.frames import open_frames
@@ -24,8 +26,6 @@ from cahqp.labels.candidates import encode
 from cahqp.labels.rules import CANDIDATE_FLOOR
 from cahqp.labels.shards.shards import LabelShards
 from cahqp.relabel.shard_writer import SingleTeacher
-from cahqp.structures import Batch
-from cahqp.training.base import DetectionModule
 
 STEP, INFERENCE, RELABELLING, CRITERION = "training step", "inference", "relabelling", "criterion"
 MATCHING = "matching and denoising"
@@ -33,39 +33,30 @@ CAHQP, TRANSFORMERS = "cahqp", "transformers"
 
 
 class PhaseBenchmark:
-    """Workloads of a detector and of its reference on one batch.
+    """Workloads of a detector and of its reference on one random batch; the folder is for frames to relabel."""
 
-    Args:
-        module: Module with the detector, on the CPU.
-        batch: Random images with boxes, on the CPU.
-        folder: Directory for the frames to relabel.
-        device: Device of all computations.
-        precision: `bf16` runs the models under autocast.
-        with_reference: Whether to build a reference.
-    """
-
-    def __init__(
-        self,
-        module: DetectionModule,
-        batch: Batch,
-        folder: Path,
-        device: torch.device,
-        precision: Precision = "float32",
-        with_reference: bool = True,
-    ) -> None:
-        self.detector, self.batch, self.folder = module.detector.to(device), batch.to(device), folder
-        self.criterion, self.device, self.precision = module.criterion, device, precision
+    def __init__(self, options: SpeedBenchmarkOptions, folder: Path) -> None:
+        torch.set_num_threads(options.threads or torch.get_num_threads())
+        seed_everything(options.seed, verbose=False)
+        module = build_module(options.fit_config)
+        batch = make_batch(module, options.batch_size, options.boxes)
+        self.device, self.precision, self.folder = torch.device(options.device), options.precision, folder
+        self.detector, self.criterion, self.batch = (
+            module.detector.to(self.device),
+            module.criterion,
+            batch.to(self.device),
+        )
         self.reference: Any
-        self.reference, self.about = build_reference(self.detector) if with_reference else (None, "not requested")
+        self.reference, self.about = build_reference(self.detector) if options.reference else (None, "not requested")
         height, width = self.batch.images.shape[-2:]
-        self.sizes = torch.tensor([[height, width]] * len(batch), dtype=torch.float32, device=device)
+        self.sizes = torch.tensor([[height, width]] * len(batch), dtype=torch.float32, device=self.device)
         self.labels = reference_labels(self.batch.targets, height, width)
         self.shape = criterion_shape(self.detector)
         self.slots = max(len(targets) for targets in self.batch.targets)
         # The rate is too low to move weights: all steps are timed on the same boxes.
         self.optimizer = torch.optim.AdamW(self.detector.parameters(), lr=1e-9)
         if self.reference is not None:
-            self.reference = self.reference.to(device)
+            self.reference = self.reference.to(self.device)
             self.reference_optimizer = torch.optim.AdamW(self.reference.parameters(), lr=1e-9)
 
     def phases(self) -> dict[str, dict[str, Workload]]:
@@ -136,12 +127,7 @@ class PhaseBenchmark:
         shards.close()
 
     def _predictions(self) -> tuple[Tensor, Tensor, Tensor, Tensor, int]:
-        """Return random training outputs.
-
-        Returns:
-            Decoder logits (layers, images, noised + queries, classes) and boxes, proposal logits and boxes (images,
-            queries, ...), and the number of noised queries.
-        """
+        """Return random outputs: of the decoder (layers, images, noised + queries, ...), of proposals, and `noised`."""
         size, classes, denoising = len(self.batch), len(self.detector.classes), self.shape["denoising"]
         layers, queries = self.shape["decoder_layers"], self.shape["queries"]
         noised = max(1, denoising // self.slots) * 2 * self.slots if denoising else 0

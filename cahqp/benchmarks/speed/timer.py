@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -90,6 +91,16 @@ def peak(run: Callable[[], Any], device: torch.device) -> int | None:
     before = _status_bytes("VmRSS")
     run()
     return _status_bytes("VmHWM") - before
+
+
+def describe_machine(device: torch.device) -> dict[str, Any]:
+    """Return the device, its name, the number of CPU threads and the version of torch."""
+    return {
+        "device": device.type,
+        "name": torch.cuda.get_device_name() if device.type == "cuda" else platform.machine(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+    }
 
 
 def _synchronize(device: torch.device) -> None:
