@@ -54,21 +54,6 @@ class OptimizerSettings:
         return 0.1 if self.schedule == "step" and progress >= 0.9 else 1.0
 
 
-def resolve_detector(detector: Detector | None, weights: Path | None) -> Detector:
-    """Return the given detector, or load it from the model file.
-
-    Raises:
-        ConfigError: Neither or both are given.
-    """
-    if (detector is None) == (weights is None):
-        message = "Give either model.detector, to train from scratch, or model.weights, to start from a model file."
-        raise ConfigError(message)
-    if detector is not None:
-        return detector
-    assert weights is not None
-    return load(weights).train()
-
-
 def report_nonfinite(step: Step) -> Step:
     """Decorate a `training_step`: non-finite predictions give a NaN loss if `nonfinite_observer` is set.
 
@@ -100,6 +85,9 @@ class DetectionModule(LightningModule):
         selection: Weights that a fit saves: those of the `best` source validation, or the `last`.
         nonfinite_observer: Called with the error if predictions are not finite; `None` raises the error.
         run_seed: Seed of the run, set when training starts.
+
+    Raises:
+        ConfigError: Neither or both of `detector` and `weights` are given.
     """
 
     selection: Literal["best", "last"] = "best"
@@ -113,7 +101,12 @@ class DetectionModule(LightningModule):
         optimizer: OptimizerSettings | None = None,
     ) -> None:
         super().__init__()
-        self.detector = resolve_detector(detector, weights)
+        if detector is None and weights is not None:
+            detector = load(weights).train()
+        elif detector is None or weights is not None:
+            message = "Give either model.detector, to train from scratch, or model.weights, to start from a model file."
+            raise ConfigError(message)
+        self.detector = detector
         self.optimizer_settings = optimizer or OptimizerSettings()
         self.criterion = SetCriterion(self.detector.class_loss)
         # Its own synchronisation gathers tensor by tensor and hangs if ranks have unequal numbers of frames.
@@ -160,22 +153,17 @@ class DetectionModule(LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Collect detections and ground truth."""
-        self._collect(batch)
+        for found, ground_truth in zip(self.detections(batch), batch.targets, strict=True):
+            predictions = {"boxes": found.boxes.cpu(), "scores": found.scores.cpu(), "labels": found.labels.cpu()}
+            self._collected.append((predictions, _with_regions(ground_truth, len(self.detector.classes))))
 
-    def test_step(self, batch: Batch, batch_idx: int) -> None:
-        """Collect detections and ground truth."""
-        self._collect(batch)
+    test_step = validation_step
 
     def predict_step(self, batch: Batch, batch_idx: int) -> list[Detections]:
         """Return detections in pixels of the original images."""
         output = self.detect(batch)
         sizes = torch.tensor([frame.size for frame in batch.frames], device=output.sizes.device)
         return self.detector.decode(output, sizes)
-
-    def _collect(self, batch: Batch) -> None:
-        for found, ground_truth in zip(self.detections(batch), batch.targets, strict=True):
-            predictions = {"boxes": found.boxes.cpu(), "scores": found.scores.cpu(), "labels": found.labels.cpu()}
-            self._collected.append((predictions, _with_regions(ground_truth, len(self.detector.classes))))
 
     def on_validation_epoch_end(self) -> None:
         """Log average precision on the source's validation frames."""

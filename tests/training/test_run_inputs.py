@@ -13,7 +13,7 @@ from cahqp.training.run_inputs import split_inputs
 
 
 def split(kind="AdaptationData", **data):
-    module = "training" if kind == "DistillationData" else "data.modules"
+    module = "training.distillation.data" if kind == "DistillationData" else "data.modules"
     config = {"data": {"class_path": f"cahqp.{module}.{kind}", "init_args": data}}
     return split_inputs(json.dumps(config), ())
 

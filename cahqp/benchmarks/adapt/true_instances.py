@@ -15,8 +15,8 @@ from cahqp.coco.reader import class_indices, read_coco
 from cahqp.errors import DataError
 from cahqp.frame import Frame
 from cahqp.structures import Targets
-from cahqp.training import TeacherAdaptation
 from cahqp.training.ca_hqp.domain_passes import Passes
+from cahqp.training.ca_hqp.module import TeacherAdaptation
 
 
 class TrueInstances(TeacherAdaptation):

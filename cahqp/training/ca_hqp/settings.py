@@ -135,31 +135,9 @@ class PseudoLabelSettings:
     mask_block: int = 32
 
 
-_SHARES = (
-    "alignment.momentum",
-    "pseudo_labels.dynamic_momentum",
-    "pseudo_labels.ignore_share",
-    "pseudo_labels.nms_iou",
-    "pseudo_labels.masked",
-    "pseudo_labels.stationary_weight",
-)
-_FACTORS = (
-    "prompt.metric",
-    "alignment.dqfa",
-    "alignment.tiafa",
-    "alignment.reversal",
-    "alignment.max_gap",
-    "alignment.discriminator_factor",
-    "pseudo_labels.weight",
-    "pseudo_labels.threshold_scale",
-)
-_COUNTS = (
-    "prompt.prompt_dim",
-    "prompt.components",
-    "alignment.remembered_frames",
-    "pseudo_labels.max_boxes",
-    "pseudo_labels.mask_block",
-)
+_SHARES = ("momentum", "dynamic_momentum", "ignore_share", "nms_iou", "masked", "stationary_weight")
+_NOT_NEGATIVE = ("metric", "dqfa", "tiafa", "reversal", "max_gap", "discriminator_factor", "weight", "threshold_scale")
+_COUNTS = ("prompt_dim", "components", "remembered_frames", "max_boxes", "mask_block")
 
 
 def check_settings(
@@ -174,12 +152,19 @@ def check_settings(
     Raises:
         ConfigError: Some are out of range or contradict one another; the message lists all of them.
     """
-    groups = {"prompt": prompt, "alignment": alignment, "pseudo_labels": labels}
-    values = {f"{group}.{name}": v for group, settings in groups.items() for name, v in vars(settings).items()}
-    shares = {name: values[name] for name in _SHARES} | _thresholds(labels.threshold)
-    wrong = [f"{name} must lie in 0..1, got {value}." for name, value in shares.items() if not 0 <= value <= 1]
-    wrong += [f"{name} must not be negative, got {values[name]}." for name in _FACTORS if not values[name] >= 0]
-    wrong += [f"{name} must be at least 1, got {values[name]}." for name in _COUNTS if values[name] < 1]
+    wrong = []
+    thresholds = labels.threshold if isinstance(labels.threshold, dict) else {}
+    shares = {f"pseudo_labels.threshold of {name}": value for name, value in thresholds.items()}
+    if isinstance(labels.threshold, float | int):
+        shares["pseudo_labels.threshold"] = labels.threshold
+    for group, settings in (("prompt", prompt), ("alignment", alignment), ("pseudo_labels", labels)):
+        values = vars(settings)
+        shares |= {f"{group}.{name}": values[name] for name in _SHARES if name in values}
+        negative = [name for name in _NOT_NEGATIVE if name in values and not values[name] >= 0]
+        wrong += [f"{group}.{name} must not be negative, got {values[name]}." for name in negative]
+        low = [name for name in _COUNTS if name in values and values[name] < 1]
+        wrong += [f"{group}.{name} must be at least 1, got {values[name]}." for name in low]
+    wrong = [f"{name} must lie in 0..1, got {value}." for name, value in shares.items() if not 0 <= value <= 1] + wrong
     wrong += _contradictions(prompt, alignment, labels)
     if domain_passes == "joint" and batch_norm in ("source", "target"):
         wrong.append(
@@ -187,15 +172,6 @@ def check_settings(
         )
     if wrong:
         raise ConfigError("\n".join(wrong))
-
-
-def _thresholds(threshold: float | dict[str, float] | None) -> dict[str, float]:
-    """Return thresholds by the name of their setting."""
-    if threshold is None:
-        return {}
-    if isinstance(threshold, dict):
-        return {f"pseudo_labels.threshold of {name}": value for name, value in threshold.items()}
-    return {"pseudo_labels.threshold": threshold}
 
 
 def _contradictions(prompt: PromptSettings, alignment: AlignmentSettings, labels: PseudoLabelSettings) -> list[str]:

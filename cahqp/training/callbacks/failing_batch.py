@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +16,13 @@ from cahqp.training.callbacks.ema import find_ema
 from cahqp.training.distillation.loss import SoftTargets
 from cahqp.training.distillation.views import SoftBatch
 
+_TYPES = [Batch, Frame, SoftBatch, SoftTargets, Targets, View]
+
 
 def save_failing(
     path: Path, trainer: Trainer, module: LightningModule, average: LightningModule | None, batch: Any, seed: int
 ) -> None:
-    """Write a batch, the weights of its step, and the seeds of its noise, as plain tensors and values.
+    """Write a batch, the weights of its step, and the seeds of its noise.
 
     Args:
         path: Path of the file.
@@ -32,8 +33,7 @@ def save_failing(
         seed: Seed of the run.
     """
     saved = {
-        "soft": vars(batch.soft) if isinstance(batch, SoftBatch) and batch.soft is not None else None,
-        "batch": {name: _plain(part) for name, part in _parts(batch).items()},
+        "batch": batch,
         "module": module.state_dict(),
         "average": None if average is None else average.state_dict(),
         "seed": seed,
@@ -53,7 +53,8 @@ def load_failing(path: Path) -> dict[str, Any]:
     if not path.is_file():
         message = f"--alarms.replay {path} does not exist. Use the path in the alarm's message."
         raise DataError(message)
-    saved: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    with torch.serialization.safe_globals(_TYPES):  # type: ignore[arg-type]
+        saved: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     return saved
 
 
@@ -72,31 +73,7 @@ def put_back(saved: dict[str, Any], trainer: Trainer, module: LightningModule, b
         ema.average.load_state_dict(saved["average"])
     module.run_seed = saved["seed"]
     trainer.fit_loop.epoch_loop.batch_progress.total.ready = saved["number"]
-    for name, part in _parts(batch).items():
-        restored = _restored(saved["batch"][name]).to(part.images.device)
-        for field in fields(Batch):
-            setattr(part, field.name, getattr(restored, field.name))
-    if isinstance(batch, SoftBatch) and batch.soft is not None:
-        batch.soft = SoftTargets(**saved["soft"]).to(batch.batch.images.device)
-
-
-def _parts(batch: Any) -> dict[str, Batch]:
-    if isinstance(batch, SoftBatch):
-        return {"batch": batch.batch} | ({} if batch.asked is None else {"asked": batch.asked})
-    return {"batch": batch} if isinstance(batch, Batch) else dict(batch)
-
-
-def _plain(batch: Batch) -> dict[str, Any]:
-    """Return a batch as values that `torch.load(weights_only=True)` can read."""
-    frames = [{**vars(frame), "view": None if frame.view is None else vars(frame.view)} for frame in batch.frames]
-    targets = [{field.name: getattr(target, field.name) for field in fields(Targets)} for target in batch.targets]
-    return {"images": batch.images, "padding_mask": batch.padding_mask, "targets": targets, "frames": frames}
-
-
-def _restored(plain: dict[str, Any]) -> Batch:
-    frames = [
-        Frame(**{**frame, "view": None if frame["view"] is None else View(**frame["view"])})
-        for frame in plain["frames"]
-    ]
-    targets = [Targets(**target) for target in plain["targets"]]
-    return Batch(plain["images"], plain["padding_mask"], targets, frames)
+    if isinstance(batch, dict):
+        batch.update({name: part.to(module.device) for name, part in saved["batch"].items()})
+    else:
+        vars(batch).update(vars(saved["batch"].to(module.device)))

@@ -16,7 +16,7 @@ from cahqp.detectors.model_file import load, save
 from cahqp.edge.export.to_onnx import to_onnx
 from cahqp.errors import ConfigError, WeightsError
 from cahqp.structures import Batch, Targets
-from cahqp.training import StudentTraining
+from cahqp.training.student import StudentTraining
 
 RESNET = {
     "model_type": "resnet",

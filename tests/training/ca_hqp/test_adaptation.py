@@ -10,8 +10,7 @@ from safetensors.torch import load_file
 from cahqp.__main__ import main
 from cahqp.detectors.model_file import load, read_metadata
 from cahqp.errors import ConfigError
-from cahqp.training import TeacherAdaptation
-from cahqp.training.ca_hqp.module import AlignmentSettings, PromptSettings
+from cahqp.training.ca_hqp.module import AlignmentSettings, PromptSettings, TeacherAdaptation
 
 SHORT = "--trainer.max_epochs=1"
 ALONE = ["--model.prompt.enabled=false", "--model.alignment.dqfa=0", "--model.alignment.tiafa=0"]

@@ -15,7 +15,6 @@ from cahqp.detectors.model_file import load
 from cahqp.errors import ConfigError, DataError
 from cahqp.frame import Frame, View
 from cahqp.structures import Batch, Detections, Targets
-from cahqp.training import TeacherAdaptation
 from cahqp.training.ca_hqp.alignment import Progress
 from cahqp.training.ca_hqp.domain_passes import (
     DomainPass,
@@ -27,7 +26,7 @@ from cahqp.training.ca_hqp.domain_passes import (
 )
 from cahqp.training.ca_hqp.factory import build_thresholds
 from cahqp.training.ca_hqp.labelling import PseudoLabels
-from cahqp.training.ca_hqp.module import AlignmentSettings, PromptSettings, PseudoLabelSettings
+from cahqp.training.ca_hqp.module import AlignmentSettings, PromptSettings, PseudoLabelSettings, TeacherAdaptation
 
 SHORT = "--trainer.max_epochs=1"
 
