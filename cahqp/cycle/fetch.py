@@ -15,7 +15,7 @@ import cv2
 
 from cahqp.coco.sources import SUFFIXES, is_image, is_video
 from cahqp.coco.subset import Image, build_document, copy_file
-from cahqp.edge.frames import read_picture
+from cahqp.edge.sources import read_bgr
 from cahqp.errors import CahqpError, ConfigError, DataError, RunError
 from cahqp.files import atomic_write, natural_key, read_json, redact_url, write_json
 from cahqp.runs.directory import open_run
@@ -272,7 +272,7 @@ def _free_name(stem: str, taken: set[str]) -> str:
 
 def _image(path: Path, name: str, recording: str, seconds: float | None) -> Image:
     """Return the COCO entry of an image as stored. A broken image is kept, because drift counts it as a fault."""
-    pixels = read_picture(path)
+    pixels = read_bgr(path)
     height, width = (1, 1) if pixels is None else (int(side) for side in pixels.shape[:2])
     recording = "" if recording == "." else recording
     camera = PurePosixPath(recording).parts[0] if recording else "camera"

@@ -1,4 +1,4 @@
-"""`cahqp detect`: a package over frames, on onnxruntime alone."""
+"""`cahqp detect`: detections of a package on frames, without torch."""
 
 from __future__ import annotations
 
@@ -8,174 +8,147 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-from cahqp.edge.draw import Drawing
-from cahqp.edge.frames import EdgeFrame, is_stream, read_frames
+from cahqp.edge.detections import EdgeDetections, Floats
+from cahqp.edge.draw import draw
+from cahqp.edge.options import DetectOptions
 from cahqp.edge.package import find_package, read_package
 from cahqp.edge.prefetch import Prefetch
-from cahqp.edge.runtime import Answer, Found, Runtime
-from cahqp.errors import DataError, RunError, check_numbers
+from cahqp.edge.runtime import RawOutput, Runtime
+from cahqp.edge.sources import EdgeFrame, is_stream, read_frames
+from cahqp.errors import DataError, RunError
 from cahqp.files import redact_url, writing
 from cahqp.runs.directory import RunDirectory
 from cahqp.runs.whole import whole_or_nothing
 
 DETECTIONS = "detections.jsonl"
 
-_HANDOVER = 0.0005
-"""Seconds for which a thread may keep Python's lock. With its own 5 ms the model, done with a frame of 10 ms, waited
-up to 6 ms for its next one."""
+_SWITCH_INTERVAL = 0.0005
+"""Longest time in seconds that a thread keeps Python's lock. With the default of 5 ms the model waited up to 6 ms for
+its next frame after 10 ms of work."""
 
 
-@dataclass(frozen=True)
-class _Prepared:
-    frame: EdgeFrame
-    pixels: NDArray[np.float32] | None
-    size: tuple[int, int]
+class _Batch(NamedTuple):
+    frames: list[EdgeFrame]
+    output: RawOutput | None  # `None` if no frame of the batch can be decoded
+    start: float
 
 
-@dataclass(frozen=True)
-class _Answered:
-    batch: list[_Prepared]
-    answer: Answer | None  # `None` where no frame of the batch could be decoded
-    began: float
+def detect(options: DetectOptions) -> None:
+    """Write the detections of a package, and print their number and the frame rate.
 
-
-def detect(
-    weights: Path,
-    frames: str,
-    output: Path,
-    threshold: float | None = None,
-    draw: bool = False,
-    threads: int = 1,
-    providers: list[str] | None = None,
-    trusted: Path | None = None,
-    patience: float = 60.0,
-    max_frames: int | None = None,
-    compare: bool = False,
-) -> None:
-    """Detect with a package: a line of JSON for each frame, and pictures where asked for.
-
-    Args:
-        weights: A package, or a registry whose running version is taken.
-        frames: A folder, an image, a COCO file, a video, or the URL of a stream (rtsp://...), which is opened anew
-            whenever it breaks.
-        output: Directory for `detections.jsonl`; never overwritten.
-        threshold: Lowest score that is written; without it the package's own of each class.
-        draw: Also write the frames with their boxes to `drawn/`.
-        threads: Threads of onnxruntime.
-        providers: Execution providers of onnxruntime in the order of preference; the CPU's where not given.
-        trusted: Ed25519 public key (PEM) that the package must be signed with.
-        patience: Seconds without a frame after which a stream is given up.
-        max_frames: Stop after this many frames.
-        compare: Afterwards run the model alone for as many frames, and print that rate, too.
+    Raises:
+        DataError: The source cannot be read, or none of its frames can be decoded.
+        RunError: The output exists or cannot be written.
+        WeightsError: The package was changed, or inference fails.
     """
-    check_numbers({"threshold": threshold}, {"threads": threads, "max_frames": max_frames})
-    runtime = Runtime(read_package(weights, trusted), threads, providers or ["CPUExecutionProvider"])
-    run = _run(weights, frames, output, {"threshold": threshold, "draw": draw, "max_frames": max_frames})
+    output = options.output
+    runtime = Runtime(read_package(options.weights, options.trusted), options.threads, options.providers)
+    run = _run_directory(options)
     if run is not None and not run.begin():
         print(f"{output} is finished already: nothing to do.")
         return
-    with whole_or_nothing(run) if run is not None else _streaming(output):
-        place = output if run is None else run.work
-        limits = runtime.thresholds if threshold is None else np.full(len(runtime.classes), threshold, np.float32)
-        with writing(place / DETECTIONS), (place / DETECTIONS).open("w", encoding="utf-8") as file:
-            drawing = Drawing(place / "drawn", runtime.classes) if draw else None
-            figures, rate = _work(runtime, frames, limits, file, drawing, patience, max_frames)
+    with whole_or_nothing(run) if run is not None else _stream_output(output):
+        work = output if run is None else run.work
+        with writing(work / DETECTIONS), (work / DETECTIONS).open("w", encoding="utf-8") as file:
+            counts, rate = _process(runtime, options, file, work / "drawn")
         if run is not None:
-            run.finish(figures)
-    print(f"{output / DETECTIONS}: {figures['detections']} detections on {figures['frames']} frames.")
-    if figures["broken"]:
-        print(f"{figures['broken']} frames could not be decoded; they stand in the file with `error`.")
-    print(f"{rate:.1f} frames/s" + (f"; the model alone reaches {_bare(runtime, figures['frames']):.1f}" * compare))
+            run.finish(counts)
+    print(f"{output / DETECTIONS}: {counts['detections']} detections on {counts['frames']} frames.")
+    if counts["broken"]:
+        print(f"{counts['broken']} frames could not be decoded. Their lines contain `error`.")
+    alone = f"; the model alone reaches {_model_rate(runtime, counts['frames']):.1f}" if options.compare else ""
+    print(f"{rate:.1f} frames/s{alone}")
 
 
-def _run(weights: Path, frames: str, output: Path, settings: dict[str, Any]) -> RunDirectory | None:
-    """Return the run's directory; `None` for a stream, which cannot be hashed and so never is finished already."""
-    if not is_stream(frames):
-        inputs = {"weights": find_package(weights), "frames": Path(frames)}
-        return RunDirectory(output, "detect", settings, inputs, seed=0)
-    if output.exists():
-        message = f"{output} exists, and detections are never overwritten. Choose another --output."
+def _run_directory(options: DetectOptions) -> RunDirectory | None:
+    """Return the run directory; `None` for a stream, which has no hash and so cannot be finished already."""
+    if not is_stream(options.frames):
+        inputs = {"weights": find_package(options.weights), "frames": Path(options.frames)}
+        settings = {name: getattr(options, name) for name in ("threshold", "draw", "max_frames")}
+        return RunDirectory(options.output, "detect", settings, inputs, seed=0)
+    if options.output.exists():
+        message = f"{options.output} exists, and detections are never overwritten. Choose another --output."
         raise RunError(message)
     return None
 
 
 @contextmanager
-def _streaming(output: Path) -> Iterator[None]:
-    """Make a stream's output, and remove it where the stream ends before its first frame."""
+def _stream_output(output: Path) -> Iterator[None]:
+    """Make the output directory of a stream, and remove it if the stream ends before its first frame."""
     with writing(output):
         output.mkdir(parents=True)
     try:
         yield
     except BaseException as error:
         lines = output / DETECTIONS
-        seen = lines.is_file() and lines.stat().st_size > 0
-        if not seen:
+        kept = lines.is_file() and lines.stat().st_size > 0
+        if not kept:
             shutil.rmtree(output)
         if isinstance(error, KeyboardInterrupt):
-            kept = f"{output} keeps what was seen until now; another --output takes more." if seen else "No frame came."
-            raise KeyboardInterrupt(kept) from error
+            message = f"{output} keeps the frames until now. Use another --output to continue."
+            raise KeyboardInterrupt(message if kept else "No frame arrived.") from error
         raise
 
 
-def _work(
-    runtime: Runtime, source: str, limits: NDArray[np.float32], file: IO[str], drawing: Drawing | None,
-    patience: float, max_frames: int | None,
-) -> tuple[dict[str, int], float]:  # fmt: skip
-    figures = {"frames": 0, "broken": 0, "detections": 0}
-    live = is_stream(source)
-    start = None
-    # The model has a thread of its own: while it works on a frame, the one before is read out and written.
+def _process(runtime: Runtime, options: DetectOptions, file: IO[str], drawn: Path) -> tuple[dict[str, int], float]:
+    """Write the detections of all frames and return the counts and the rate in frames per second."""
+    thresholds = runtime.thresholds
+    if options.threshold is not None:
+        thresholds = np.full(len(runtime.classes), options.threshold, np.float32)
+    counts = {"frames": 0, "broken": 0, "detections": 0}
+    live, start = is_stream(options.frames), 0.0
+    # Inference has its own thread: while it works on one batch, the batch before is decoded and written.
     with (
-        _quick_handover(),
-        Prefetch(_prepared(runtime, source, patience), live=live) as items,
-        Prefetch(_answered(runtime, _batches(items, 1 if live else runtime.batch, max_frames)), size=1) as answers,
+        _switch_interval(),
+        Prefetch(_preprocessed(runtime, options), live=live) as inputs,
+        Prefetch(
+            _inferred(runtime, islice(inputs, options.max_frames), 1 if live else runtime.batch), size=1
+        ) as batches,
     ):
-        for answered in answers:
-            start = start or answered.began  # opening a source is not detecting on it
-            for item, kept in zip(answered.batch, _found(runtime, answered, limits), strict=True):
-                file.write(line(item.frame, item.size, kept, runtime.classes) + "\n")
-                figures["frames"] += 1
-                figures["broken"] += kept is None
-                figures["detections"] += 0 if kept is None else len(kept.scores)
-                if drawing is not None and kept is not None:
-                    drawing.add(item.frame, kept)
+        for batch in batches:
+            start = start or batch.start  # the time to open the source does not count
+            for frame, found in zip(batch.frames, _decoded(runtime, batch, thresholds), strict=True):
+                file.write(format_line(frame, found, runtime.classes) + "\n")
+                counts["frames"] += 1
+                counts["broken"] += found is None
+                counts["detections"] += 0 if found is None else len(found.scores)
+                if options.draw and found is not None:
+                    draw(frame, found, runtime.classes, drawn)
             if live:
                 file.flush()
-    if figures["frames"] == figures["broken"]:
-        message = (
-            f"None of the {figures['frames']} frames of {redact_url(source)} can be decoded. Check what wrote them."
-        )
+    if counts["frames"] == counts["broken"]:
+        source = redact_url(options.frames)
+        message = f"None of the {counts['frames']} frames of {source} can be decoded. Check how they were written."
         raise DataError(message)
-    return figures, figures["frames"] / (time.perf_counter() - (start or 0.0))
+    return counts, counts["frames"] / (time.perf_counter() - start)
 
 
 @contextmanager
-def _quick_handover() -> Iterator[None]:
-    usual = sys.getswitchinterval()
-    sys.setswitchinterval(_HANDOVER)
+def _switch_interval() -> Iterator[None]:
+    default = sys.getswitchinterval()
+    sys.setswitchinterval(_SWITCH_INTERVAL)
     try:
         yield
     finally:
-        sys.setswitchinterval(usual)
+        sys.setswitchinterval(default)
 
 
-def line(frame: EdgeFrame, size: tuple[int, int], found: Found | None, classes: tuple[str, ...]) -> str:
-    """Return one frame's detections as one line of JSON, in COCO's words.
+def format_line(frame: EdgeFrame, found: EdgeDetections | None, classes: tuple[str, ...]) -> str:
+    """Return the detections of one frame as one line of JSON with COCO's keys.
 
     Args:
-        frame: Where they were found.
-        size: Height and width of the frame.
-        found: `None` where it could not be decoded.
-        classes: Class names by label; COCO category ids count from 1 in their order.
+        frame: Frame of the detections.
+        found: Detections; `None` if the frame cannot be decoded.
+        classes: Class names by label. COCO category ids count from 1 in this order.
     """
-    image: dict[str, Any] = {"id": frame.id, "file_name": frame.name, "height": size[0], "width": size[1]}
+    height, width = (0, 0) if frame.image is None else frame.image.shape[:2]
+    image: dict[str, Any] = {"id": frame.id, "file_name": frame.name, "height": height, "width": width}
     if frame.timestamp is not None:
         image["timestamp"] = frame.timestamp
     if found is None:
@@ -188,50 +161,34 @@ def line(frame: EdgeFrame, size: tuple[int, int], found: Found | None, classes: 
     return json.dumps({"image": image, "detections": detections})
 
 
-def _prepared(runtime: Runtime, source: str, patience: float) -> Iterator[_Prepared]:
-    for frame in read_frames(source, patience):
-        image = frame.image
-        if image is None:
-            yield _Prepared(frame, None, (0, 0))
+def _preprocessed(runtime: Runtime, options: DetectOptions) -> Iterator[tuple[EdgeFrame, Floats | None]]:
+    for frame in read_frames(options.frames, options.patience):
+        yield frame, None if frame.image is None else runtime.preprocess(frame.image, bgr=True)
+
+
+def _inferred(runtime: Runtime, inputs: Iterator[tuple[EdgeFrame, Floats | None]], size: int) -> Iterator[_Batch]:
+    while batch := list(islice(inputs, size)):
+        start = time.perf_counter()
+        valid = [pixels for _, pixels in batch if pixels is not None]
+        yield _Batch([frame for frame, _ in batch], runtime.infer_frames(valid) if valid else None, start)
+
+
+def _decoded(runtime: Runtime, batch: _Batch, thresholds: Floats) -> Iterator[EdgeDetections | None]:
+    rows = zip(*batch.output, strict=True) if batch.output is not None else iter(())
+    for frame in batch.frames:
+        if frame.image is None:
+            yield None
         else:
-            yield _Prepared(frame, runtime.prepare(image, bgr=True), (image.shape[0], image.shape[1]))
+            size = (frame.image.shape[0], frame.image.shape[1])
+            yield runtime.decode(*next(rows), size, thresholds=thresholds)
 
 
-def _batches(items: Iterator[_Prepared], size: int, max_frames: int | None) -> Iterator[list[_Prepared]]:
-    batch: list[_Prepared] = []
-    for number, item in enumerate(items, start=1):
-        batch.append(item)
-        if len(batch) == size or number == max_frames:
-            yield batch
-            batch = []
-        if number == max_frames:
-            return
-    if batch:
-        yield batch
-
-
-def _answered(runtime: Runtime, batches: Iterator[list[_Prepared]]) -> Iterator[_Answered]:
-    for batch in batches:
-        began = time.perf_counter()
-        good = [item.pixels for item in batch if item.pixels is not None]
-        yield _Answered(batch, runtime.answer_some(good) if good else None, began)
-
-
-def _found(runtime: Runtime, answered: _Answered, limits: NDArray[np.float32]) -> list[Found | None]:
-    if answered.answer is None:
-        return [None] * len(answered.batch)
-    rows = zip(*answered.answer, strict=True)
-    return [
-        None if item.pixels is None else runtime.read(*next(rows), item.size, limits=limits) for item in answered.batch
-    ]
-
-
-def _bare(runtime: Runtime, frames: int) -> float:
-    """Return frames per second of the model alone, over as many frames but for no more than ten seconds."""
+def _model_rate(runtime: Runtime, frames: int) -> float:
+    """Return frames per second of the model alone, on as many frames but for at most ten seconds."""
     rule = runtime.package.manifest["input"]
     images = np.zeros((runtime.batch, 3, rule["height"], rule["width"]), np.float32)
     start, done = time.perf_counter(), 0
     while done < frames and time.perf_counter() - start < 10:
-        runtime.answer(images)
+        runtime.infer(images)
         done += runtime.batch
     return done / (time.perf_counter() - start)

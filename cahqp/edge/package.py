@@ -1,4 +1,4 @@
-"""Edge packages: a directory with the model, the rules to feed and to read it, and a manifest that can be signed."""
+"""Edge package: a directory with a model, its preprocessing and decoding rules, and a manifest that can be signed."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ _KEYS = ("format", "architecture", "classes", "input", "output", "thresholds", "
 
 @dataclass(frozen=True)
 class Package:
-    """A package that was read and whose hashes agree.
+    """A package whose hashes were checked.
 
     Attributes:
-        path: Its directory.
-        manifest: What `package.json` holds.
-        digest: SHA-256 of `package.json`, which stands for the whole package.
-        model: The bytes of the model, the very ones that were hashed.
-        key: Fingerprint of the key it is signed with, `None` where it is not signed or nobody asked.
+        path: Directory of the package.
+        manifest: Content of `package.json`.
+        digest: SHA-256 of `package.json`, which identifies the whole package.
+        model: Bytes of the model, exactly those that were hashed.
+        key: Fingerprint of the signing key. `None` if the signature was not checked.
     """
 
     path: Path
@@ -50,10 +50,10 @@ class Package:
 
 
 def find_package(path: Path) -> Path:
-    """Return the directory of a package: the path itself, or the running version of the registry at that path.
+    """Return a package directory: the path itself, or the running version of the registry at that path.
 
     Raises:
-        RunError: It is neither, or the registry was changed.
+        RunError: The path is neither, or the registry was changed.
     """
     path = Path(path)
     if (path / MANIFEST).is_file():
@@ -65,53 +65,53 @@ def find_package(path: Path) -> Path:
 
 
 def read_package(path: Path, trusted: Path | None = None) -> Package:
-    """Read a package or the running version of a registry, and check its hashes.
+    """Read a package, or the running version of a registry, and check its hashes.
 
     Args:
-        path: Directory of a package or of a registry.
-        trusted: Ed25519 public key (PEM) that the package must be signed with; any package where `None`.
+        path: Directory of a package or a registry.
+        trusted: Ed25519 public key (PEM) that must have signed the package. `None` skips the check.
 
     Raises:
         RunError: There is no package, or its manifest cannot be read.
-        WeightsError: A file is missing, changed or unknown, the manifest names one outside of the directory, or the
-            signature is missing or another key's.
+        WeightsError: A file is missing or changed, the manifest names a file outside the directory, or the signature
+            is missing or belongs to another key.
     """
     directory = find_package(path)
-    data = _bytes(directory / MANIFEST)
+    data = _read(directory / MANIFEST)
     manifest = _parse(directory / MANIFEST, data)
     key = None if trusted is None else check_signature(directory, data, trusted)
     model = b""
     for name, expected in manifest["files"].items():
-        found = _bytes(directory / name)
-        if hashlib.sha256(found).hexdigest() != expected:
-            message = f"{directory / name} does not match the hash in {MANIFEST}: it was changed. Restore a copy."
+        content = _read(directory / name)
+        if hashlib.sha256(content).hexdigest() != expected:
+            message = f"{directory / name} does not match its hash in {MANIFEST}: it was changed. Restore a copy."
             raise WeightsError(message)
-        model = found if name == MODEL else model
+        model = content if name == MODEL else model
     return Package(directory, manifest, hashlib.sha256(data).hexdigest(), model, key)
 
 
 def package_files(directory: Path) -> list[Path]:
-    """Return the files that make up a package, its manifest last.
+    """Return the files of a package, its manifest last.
 
     Raises:
         RunError: There is no manifest.
-        WeightsError: It was changed: it names a file outside of the directory.
+        WeightsError: The manifest is damaged or names a file outside the directory.
     """
-    manifest = _parse(directory / MANIFEST, _bytes(directory / MANIFEST))
+    manifest = _parse(directory / MANIFEST, _read(directory / MANIFEST))
     signature = [directory / SIGNATURE] if (directory / SIGNATURE).is_file() else []
     return [*(directory / name for name in sorted(manifest["files"])), *signature, directory / MANIFEST]
 
 
-def write_manifest(directory: Path, described: Mapping[str, Any]) -> bytes:
-    """Write `package.json` with the hash of the model beside it and return its bytes.
+def write_manifest(directory: Path, content: Mapping[str, Any]) -> bytes:
+    """Write `package.json` with the hash of the model in the same directory, and return its bytes.
 
     Args:
-        directory: Holds the model.
-        described: All other keys of the manifest.
+        directory: Directory with the model.
+        content: All keys of the manifest except `format` and `files`.
     """
-    files = {MODEL: hashlib.sha256(_bytes(directory / MODEL)).hexdigest()}
-    write_json(directory / MANIFEST, {"format": FORMAT, **described, "files": files})
-    return _bytes(directory / MANIFEST)
+    files = {MODEL: hashlib.sha256(_read(directory / MODEL)).hexdigest()}
+    write_json(directory / MANIFEST, {"format": FORMAT, **content, "files": files})
+    return _read(directory / MANIFEST)
 
 
 def _parse(path: Path, data: bytes) -> dict[str, Any]:
@@ -120,24 +120,26 @@ def _parse(path: Path, data: bytes) -> dict[str, Any]:
     except ValueError as error:
         message = f"{path} is not readable JSON ({error}): it was changed. Restore a copy."
         raise WeightsError(message) from error
-    missing = [key for key in _KEYS if key not in manifest] if isinstance(manifest, dict) else list(_KEYS)
-    if missing:
-        message = f"{path} has no {', '.join(missing)}: it is no package, or it was changed. Export it again."
-        raise WeightsError(message)
-    if manifest["format"] != FORMAT:
-        message = f"{path} has format {manifest['format']}; this version reads {FORMAT}. Use the cahqp that wrote it."
-        raise WeightsError(message)
-    if not isinstance(manifest["files"], dict) or MODEL not in manifest["files"]:
-        message = f"{path} names no {MODEL}: it was changed. Restore a copy."
-        raise WeightsError(message)
-    outside = [name for name in manifest["files"] if name in ("", ".", "..") or set(name) & set("/\\\0")]
-    if outside:
-        message = f"{path} names {outside[0]!r}, which is no plain file name: it was changed. Restore a copy."
+    problem = _manifest_problem(manifest)
+    if problem is not None:
+        message = f"{path} {problem}"
         raise WeightsError(message)
     return dict(manifest)
 
 
-def _bytes(path: Path) -> bytes:
+def _manifest_problem(manifest: Any) -> str | None:
+    missing = [key for key in _KEYS if key not in manifest] if isinstance(manifest, dict) else list(_KEYS)
+    if missing:
+        return f"lacks {', '.join(missing)}: it is not a package manifest, or it was changed. Export the package again."
+    if manifest["format"] != FORMAT:
+        return f"has format {manifest['format']}; this version reads {FORMAT}. Use the cahqp version that wrote it."
+    if not isinstance(manifest["files"], dict) or MODEL not in manifest["files"]:
+        return f"does not list {MODEL}: it was changed. Restore a copy."
+    outside = [name for name in manifest["files"] if name in ("", ".", "..") or set(name) & set("/\\\0")]
+    return f"lists {outside[0]!r}, which is not a plain file name: it was changed. Restore a copy." if outside else None
+
+
+def _read(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:

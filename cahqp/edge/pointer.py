@@ -1,4 +1,4 @@
-"""The one file of a registry that says which version runs."""
+"""Pointer of a registry: the one file that names the running version."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ VERSION = "version.json"
 
 @dataclass(frozen=True)
 class Pointer:
-    """Which version runs, and what a registry takes.
+    """Running version of a registry, and the requirements for new versions.
 
     Attributes:
-        generation: Counts every change of the pointer.
+        generation: Number of changes of the pointer.
         version: Name of the running version.
         manifest: SHA-256 of its `version.json`.
-        before: The versions that a rollback goes back through, the last one first to be taken.
-        classes: Class names that every package here has.
-        key: Fingerprint of the key that every package here is signed with, `None` where none has to be.
+        before: Earlier versions in the order in which they ran. A rollback takes the last one first.
+        classes: Class names that every package must have.
+        key: Fingerprint of the key that must have signed every package. `None` allows unsigned packages.
     """
 
     generation: int
@@ -39,26 +39,26 @@ class Pointer:
 
 
 def read_pointer(path: Path) -> Pointer:
-    """Read a pointer and check it against the hash that it carries.
+    """Read a pointer and check it against the hash it contains.
 
     Raises:
-        RunError: It is missing, damaged or not a pointer.
+        RunError: The file is missing, damaged or not a pointer.
     """
     try:
         data: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        claimed = data.pop("sha256")
+        digest = data.pop("sha256")
         pointer = Pointer(**{**data, "before": tuple(data["before"]), "classes": tuple(data["classes"])})
     except FileNotFoundError as error:
         raise RunError(_missing(path)) from error
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise RunError(_damaged(path, f"it cannot be read: {error}")) from error
-    if claimed != _digest(data) or Path(pointer.version).name != pointer.version:
+    if digest != _digest(data) or Path(pointer.version).name != pointer.version:
         raise RunError(_damaged(path, "it does not match its own hash"))
     return pointer
 
 
 def write_pointer(path: Path, pointer: Pointer) -> None:
-    """Write a pointer, whole or not at all: a rename switches it.
+    """Write a pointer atomically.
 
     Raises:
         RunError: The disk is full, or the directory cannot be written.
@@ -68,7 +68,7 @@ def write_pointer(path: Path, pointer: Pointer) -> None:
 
 
 def running_version(registry: Path) -> Path:
-    """Return the directory of the running version, its manifest checked against the pointer.
+    """Return the directory of the running version after checking its manifest against the pointer.
 
     Raises:
         RunError: The pointer or the manifest is missing or was changed.
@@ -80,18 +80,20 @@ def running_version(registry: Path) -> Path:
 
 
 def check_version(directory: Path, expected: str) -> None:
-    """Check the bytes of a version's manifest.
+    """Check the SHA-256 of a version's manifest.
 
     Raises:
-        RunError: They are not those of the hash.
+        RunError: The manifest cannot be read or was changed.
     """
+    path = directory / VERSION
+    remedy = "Run `cahqp registry rollback` to return to an earlier version."
     try:
-        found = hashlib.sha256((directory / VERSION).read_bytes()).hexdigest()
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
     except OSError as error:
-        message = f"{directory / VERSION} cannot be read ({error.strerror}). `cahqp registry rollback` goes back."
+        message = f"{path} cannot be read ({error.strerror}). {remedy}"
         raise RunError(message) from error
-    if found != expected:
-        message = f"{directory / VERSION} was changed since it was promoted. `cahqp registry rollback` goes back."
+    if digest != expected:
+        message = f"{path} was changed since its promotion. {remedy}"
         raise RunError(message)
 
 
@@ -101,13 +103,12 @@ def _digest(data: dict[str, Any]) -> str:
 
 def _missing(path: Path) -> str:
     if path.with_name(PREVIOUS).exists():
-        return f"{path} is gone, {PREVIOUS} is there. `cahqp registry rollback` mends it: what ran before runs again."
-    return f"{path.parent} is no registry with a running version: it has no {path.name}. Promote a package."
+        return f"{path} is missing, but {PREVIOUS} exists. Run `cahqp registry rollback` to restore what ran before."
+    return f"{path.parent} is not a registry with a running version: {path.name} is missing. Promote a package."
 
 
-def _damaged(path: Path, how: str) -> str:
+def _damaged(path: Path, problem: str) -> str:
+    remedy = "Run `cahqp registry rollback` to restore what ran before."
     if path.name == PREVIOUS:
-        remedy = f"It is needed only when {RUNNING} is damaged; `cahqp registry gc` or the next promote writes it anew."
-    else:
-        remedy = "`cahqp registry rollback` restores what ran before."
-    return f"{path} was changed or damaged ({how}). {remedy}"
+        remedy = f"It is needed only if {RUNNING} is damaged. `cahqp registry gc` or the next promotion rewrites it."
+    return f"{path} was changed or damaged ({problem}). {remedy}"

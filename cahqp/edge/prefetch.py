@@ -1,4 +1,4 @@
-"""Work in a thread of its own, so that the model never waits for what could have been ready or be done later."""
+"""Iteration in a background thread, so that reading, inference and writing overlap."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from typing import Generic, TypeVar
 
 T = TypeVar("T")
 
-_PATIENCE = 1.0  # seconds for which the end waits for what a thread is doing
+_MAX_SHUTDOWN_SECONDS = 1.0
 
 
 class Prefetch(Generic[T]):
-    """Items made in a thread, handed over in their order. Use as a context, which ends the thread.
+    """Iterable that runs in a thread and hands its items over in order. Use it as a context manager.
 
     Args:
-        items: Made one by one in the thread.
-        size: Items that may wait.
-        live: Drop the oldest waiting item rather than make the camera wait.
+        items: Iterable to consume in the thread.
+        size: Maximum number of waiting items.
+        live: Drop the oldest waiting item if the queue is full, so that a camera never waits.
 
     Attributes:
-        dropped: Number of items dropped.
+        dropped: Number of dropped items.
     """
 
     def __init__(self, items: Iterable[T], size: int = 8, live: bool = False) -> None:
@@ -36,14 +36,14 @@ class Prefetch(Generic[T]):
         self._thread = threading.Thread(target=self._work, name="cahqp-prefetch", daemon=True)
 
     def __enter__(self) -> Iterator[T]:
-        """Start the thread and return the items; what went wrong in it is raised where they end."""
+        """Start the thread and return the items. An exception of the thread is raised after the last item."""
         self._thread.start()
         return self._take()
 
     def __exit__(self, *_: object) -> None:
-        """End the thread; one that a silent camera holds up is left to end with the process."""
+        """Stop the thread. A thread blocked by a silent camera is left to end with the process."""
         self._stop.set()
-        deadline = time.monotonic() + _PATIENCE
+        deadline = time.monotonic() + _MAX_SHUTDOWN_SECONDS
         while self._thread.is_alive() and time.monotonic() < deadline:
             with suppress(queue.Empty):
                 self._queue.get_nowait()

@@ -1,179 +1,122 @@
-"""`cahqp gate`: measure a candidate package beside the running one, and write the decision."""
+"""`cahqp gate`: comparison of a candidate package with the running package, and the decision."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
+from cahqp.edge.detections import Floats
 from cahqp.edge.package import find_package, read_package
-from cahqp.edge.runtime import Runtime
-from cahqp.errors import ConfigError, RunError, WeightsError, check_numbers
+from cahqp.edge.runtime import RawOutput, Runtime
+from cahqp.errors import ConfigError, RunError, WeightsError
 from cahqp.files import atomic_write, write_json
-from cahqp.gate.decision import Role, check_sets, decide, refuse
-from cahqp.gate.evidence import advise, collect, costs
-from cahqp.gate.options import GateLimits
+from cahqp.gate.decision import Role, check_roles, decide, refuse
+from cahqp.gate.evidence import LabelledSet, advise, collect, measure_costs
+from cahqp.gate.options import GateOptions
 from cahqp.runs.directory import RunDirectory
 from cahqp.runs.whole import whole_or_nothing
 
 
-@dataclass(frozen=True)
-class _Set:
-    """Labelled frames that are judged together."""
+class _RunningRuntime(Runtime):
+    """Runtime of the running package. Its failure is an error, not a reason to refuse the candidate."""
 
-    role: Role
-    name: str
-    paths: list[Path]
-
-    def inputs(self) -> dict[str, Path]:
-        """Return the files by what the manifest calls them."""
-        first, *more = self.paths
-        return {f"{self.role}.{self.name}": first} | {f"{self.role}.{self.name}.{n}": p for n, p in enumerate(more, 2)}
-
-
-class _Running(Runtime):
-    """The running package: where it fails, the candidate is not to blame."""
-
-    def answer(self, images: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    def infer(self, images: Floats) -> RawOutput:
         try:
-            return super().answer(images)
+            return super().infer(images)
         except WeightsError as error:
             raise RunError(str(error)) from error
 
 
-def gate(
-    candidate: Path,
-    running: Path,
-    output: Path,
-    source: list[str] | None = None,
-    replay: list[str] | None = None,
-    canary: list[str] | None = None,
-    labels: Path | None = None,
-    max_ap50_drop: float = 0.01,
-    max_class_ap50_drop: float = 0.05,
-    max_slowdown: float = 1.5,
-    max_milliseconds: float | None = None,
-    max_growth: float = 1.5,
-    max_megabytes: float | None = None,
-    trusted: Path | None = None,
-    min_objects: int = 20,
-    resamples: int = 1000,
-    seed: int = 0,
-) -> None:
-    """Decide whether a candidate package may replace the running one, and write why as `decision.json`.
+def gate(options: GateOptions) -> None:
+    """Write the decision to `decision.json` and print its reason.
 
-    It may if on every set the lower 95 % bound of its difference in AP50 stays above -`loss`, and its mean is not below
-    the running one's: on the canary where there is one, else over all sets. Ends with 0 either way.
-
-    Args:
-        candidate: What `cahqp export` wrote.
-        running: The package that runs, or the registry that says which.
-        output: Directory to make; never overwritten.
-        source: COCO files of the labelled source's validation; each may be NAME=FILE.
-        replay: COCO files of past domains; each may be NAME=FILE, and files of one NAME are judged as one set.
-        canary: Small COCO files of the target with labels; each may be NAME=FILE. Needed where there is no source.
-        labels: The adapted teacher's labels on target frames that were held out; advice only.
-        max_ap50_drop: AP50 in 0..1 that the lower bound may lie below.
-        max_class_ap50_drop: AP50 in 0..1 that a single class may lose, unless by accident.
-        max_slowdown: Times as long as the running package that a run may take.
-        max_milliseconds: Longest time of a run on this machine.
-        max_growth: Times as large as the running package's model that the candidate's may be.
-        max_megabytes: Largest model.
-        trusted: Ed25519 public key (PEM) that the candidate must be signed with.
-        min_objects: Objects that a class must have in a set to count there; fewer say more of chance than of a package.
-        resamples: Draws of the bootstrap.
-        seed: Of the bootstrap.
+    Raises:
+        ConfigError: There is no set that may decide, a set has too few objects, or two sets have one name.
+        DataError: A labelled file or its frames cannot be read.
+        RunError: The running package is missing, was changed, or fails during inference.
     """
-    check_numbers({}, {"--resamples": resamples, "--min_objects": min_objects})
-    limits = GateLimits(
-        max_ap50_drop=max_ap50_drop, max_class_ap50_drop=max_class_ap50_drop, max_slowdown=max_slowdown,
-        max_milliseconds=max_milliseconds, max_growth=max_growth, max_megabytes=max_megabytes,
-    )  # fmt: skip
-    sets = _sets(source, replay, canary)
-    check_sets([one.role for one in sets])
-    place = find_package(running)
-    inputs = {"candidate": candidate, "running": place} | {k: path for one in sets for k, path in one.inputs().items()}
-    inputs |= {} if labels is None else {"labels": labels}
+    sets = _labelled_sets(options)
+    check_roles([labelled.role for labelled in sets])
+    running = find_package(options.running)
+    inputs = {"candidate": options.candidate, "running": running}
+    for labelled in sets:
+        first, *others = labelled.paths
+        key = f"{labelled.role}.{labelled.name}"
+        inputs |= {key: first} | {f"{key}.{number}": path for number, path in enumerate(others, 2)}
+    inputs |= {} if options.labels is None else {"labels": options.labels}
     settings = {
-        "limits": vars(limits),
-        "resamples": resamples,
-        "min_objects": min_objects,
-        "sets": [[one.role, one.name] for one in sets],
+        "limits": options.by_name(),
+        "resamples": options.resamples,
+        "min_objects": options.min_objects,
+        "sets": [[labelled.role, labelled.name] for labelled in sets],
     }
-    run = RunDirectory(output, "gate", settings, inputs, seed)
+    run = RunDirectory(options.output, "gate", settings, inputs, options.seed)
     if not run.begin():
-        print(f"{output} is finished already: nothing to do.")
+        print(f"{options.output} is finished already: nothing to do.")
         return
     with whole_or_nothing(run):
-        decision = _decision(candidate, place, trusted, sets, labels, limits, run, (min_objects, resamples))
+        decision = _decision(options, running, sets, run.work)
         write_json(run.work / "decision.json", decision)
         run.finish({"published": decision["published"], "mean_difference": decision["mean_difference"]})
     print(decision["reason"])
 
 
-def _decision(
-    candidate: Path, running: Path, trusted: Path | None, sets: list[_Set], labels: Path | None,
-    limits: GateLimits, run: RunDirectory, counts: tuple[int, int],
-) -> dict[str, Any]:  # fmt: skip
-    """Return the decision: a candidate that cannot be measured is refused; that the running one cannot is an error."""
-    old = _Running(read_package(running))
+def _decision(options: GateOptions, running: Path, sets: list[LabelledSet], work: Path) -> dict[str, Any]:
+    """Return the decision. A candidate that cannot be measured is refused; for the running package it is an error."""
+    old = _RunningRuntime(read_package(running))
     try:
-        new = Runtime(read_package(candidate, trusted))
-        decision = _measured(new, old, sets, labels, limits, run, *counts)
+        new = Runtime(read_package(options.candidate, options.trusted))
+        decision = _measured_decision(new, old, sets, options, work)
         decision["candidate"] = {"package": new.package.digest}
     except WeightsError as error:
-        decision = refuse(str(error), limits) | {"candidate": {"package": None}}
+        decision = refuse(str(error), options) | {"candidate": {"package": None}}
     return decision | {"running": {"package": old.package.digest}}
 
 
-def _measured(
-    new: Runtime, old: Runtime, sets: list[_Set], labels: Path | None, limits: GateLimits,
-    run: RunDirectory, min_objects: int, resamples: int,
-) -> dict[str, Any]:  # fmt: skip
+def _measured_decision(
+    new: Runtime, old: Runtime, sets: list[LabelledSet], options: GateOptions, work: Path
+) -> dict[str, Any]:
     if new.classes != old.classes:
         message = (
-            f"{new.package.path} is for other classes ({', '.join(new.classes)}) than the running "
+            f"{new.package.path} has the classes {', '.join(new.classes)}, the running package "
             f"{', '.join(old.classes)}."
         )
         raise WeightsError(message)
     evidence, unjudged = [], []
-    for one in sets:
-        found = collect(
-            new, old, one.role, one.name, one.paths, min_objects=min_objects, seed=run.seed, resamples=resamples
-        )  # fmt: skip
-        if found is not None:
-            evidence.append(found)
-        elif one.role == "replay":
-            unjudged.append(one.name)
+    for labelled in sets:
+        measured = collect(new, old, labelled, options)
+        if measured is not None:
+            evidence.append(measured)
+        elif labelled.role == "replay":
+            unjudged.append(labelled.name)
         else:
             message = (
-                f"{', '.join(map(str, one.paths))}: no class has {min_objects} objects (--min_objects). Give "
-                "more frames, or leave it out."
+                f"{', '.join(map(str, labelled.paths))}: no class has {options.min_objects} objects (--min_objects). "
+                f"Give more frames, or remove the set from --{labelled.role}."
             )
             raise ConfigError(message)
-    ours, theirs = costs(new, old)
-    # A log, which no hash covers: a decision made again after a kill must not differ by how busy the machine was.
-    with atomic_write(run.work / "times.log") as file:
-        file.write(f"candidate {ours.milliseconds:.2f} ms, running {theirs.milliseconds:.2f} ms a run\n")
-    print(f"One run takes {ours.milliseconds:.1f} ms; the running package's takes {theirs.milliseconds:.1f} ms.")
-    decision = decide(evidence, limits, ours, theirs) | {"unjudged": unjudged}
-    return decision if labels is None else decision | {"advice": advise(new, old, labels)}
+    new_cost, old_cost = measure_costs(new, old)
+    # Times go to a log, which is not hashed: the decision must not depend on the load of this machine.
+    with atomic_write(work / "times.log") as file:
+        file.write(f"candidate {new_cost.milliseconds:.2f} ms, running {old_cost.milliseconds:.2f} ms a run\n")
+    print(f"One run takes {new_cost.milliseconds:.1f} ms, one of the running package {old_cost.milliseconds:.1f} ms.")
+    decision = decide(evidence, options, new_cost, old_cost) | {"unjudged": unjudged}
+    return decision if options.labels is None else decision | {"advice": advise(new, old, options.labels)}
 
 
-def _sets(source: list[str] | None, replay: list[str] | None, canary: list[str] | None) -> list[_Set]:
-    roles: list[tuple[Role, list[str]]] = [("source", source or []), ("replay", replay or []), ("canary", canary or [])]
-    sets: dict[str, _Set] = {}
-    for role, given in roles:
-        for number, text in enumerate(given, start=1):
-            name, sign, path = text.partition("=")
+def _labelled_sets(options: GateOptions) -> list[LabelledSet]:
+    roles: list[tuple[Role, list[str]]] = [
+        ("source", options.source), ("replay", options.replay), ("canary", options.canary),
+    ]  # fmt: skip
+    sets: dict[str, LabelledSet] = {}
+    for role, values in roles:
+        for number, value in enumerate(values, start=1):
+            name, sign, path = value.partition("=")
             if not sign:
-                name, path = (role if number == 1 else f"{role}-{number}"), text
-            known = sets.setdefault(name, _Set(role, name, []))
-            if known.role != role or (known.paths and not sign):
-                message = f"Two sets are called {name}. Give each of them a name of its own: --{role} NAME=FILE."
+                name, path = (role if number == 1 else f"{role}-{number}"), value
+            labelled = sets.setdefault(name, LabelledSet(role, name, []))
+            if labelled.role != role or (labelled.paths and not sign):
+                message = f"Two sets are named {name}. Give each its own name: --{role} NAME=FILE."
                 raise ConfigError(message)
-            known.paths.append(Path(path))
+            labelled.paths.append(Path(path))
     return list(sets.values())

@@ -1,8 +1,8 @@
-"""Options of `cahqp gate`. The `gate:` section of a plan shares the limits."""
+"""Options of `cahqp gate`, whose limits a plan's `gate:` section shares."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from math import inf
 from pathlib import Path
 
@@ -38,18 +38,19 @@ class GateLimits:
         """
         shares = ("max_ap50_drop", "max_class_ap50_drop")
         factors = ("max_slowdown", "max_milliseconds", "max_growth", "max_megabytes")
-        problems = [
-            f"--{name} must lie in 0..1, got {value}."
-            for name in shares
-            if not 0 <= (value := getattr(self, name)) <= 1
-        ]
+        values = vars(self)
+        problems = [f"--{n} must lie in 0..1, got {values[n]}." for n in shares if not 0 <= values[n] <= 1]
         problems += [
-            f"--{name} must be a number above 0, got {value}."
+            f"--{name} must be a number above 0, got {values[name]}."
             for name in factors
-            if (value := getattr(self, name)) is not None and not 0 < value < inf
+            if values[name] is not None and not 0 < values[name] < inf
         ]
         if problems:
             raise ConfigError("\n".join(problems))
+
+    def by_name(self) -> dict[str, float | None]:
+        """Return the limits, without the fields of subclasses."""
+        return {limit.name: getattr(self, limit.name) for limit in fields(GateLimits)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,9 +78,9 @@ class GateOptions(GateLimits):
     candidate: Path
     running: Path
     output: Path
-    source: list[str] | None = None
-    replay: list[str] | None = None
-    canary: list[str] | None = None
+    source: list[str] = field(default_factory=list)
+    replay: list[str] = field(default_factory=list)
+    canary: list[str] = field(default_factory=list)
     labels: Path | None = None
     trusted: Path | None = None
     min_objects: int = 20

@@ -1,7 +1,7 @@
-"""Does a package say what its model file says? Compared without regard to order.
+"""Comparison of a package with its model file, independent of the order of detections.
 
-Queries whose scores nearly tie swap places between two runtimes, so the tenth detection of one may be the eleventh of
-the other although all values agree.
+Queries with nearly equal scores swap places between two runtimes: the tenth detection of one may be the eleventh of the
+other although all values agree.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from cahqp.edge.runtime import Found
+from cahqp.edge.detections import EdgeDetections
 from cahqp.errors import WeightsError
 
 SCORE = 0.3
@@ -22,15 +22,15 @@ SCORES = 1e-3
 
 @dataclass
 class Parity:
-    """The largest differences found so far.
+    """Largest differences over all compared frames.
 
     Attributes:
-        frames: Number of frames compared.
-        detections: Number of detections above a score of 0.3 that were compared one by one.
+        frames: Number of compared frames.
+        detections: Number of detections with a score above 0.3 that were compared one by one.
         pixels: Largest difference of a coordinate among them, in pixels of the frame.
         scores: Largest difference of a score among them.
-        ranked: Largest difference between the sorted scores of all detections; speaks where nothing is above 0.3.
-        lost: Detections clearly above 0.3 on one side without a counterpart of their class on the other.
+        ranked: Largest difference between the sorted scores of all detections.
+        lost: Number of detections clearly above 0.3 on one side without a detection of their class on the other.
     """
 
     frames: int = 0
@@ -40,40 +40,40 @@ class Parity:
     ranked: float = 0.0
     lost: int = 0
 
-    def add(self, first: Found, second: Found) -> None:
-        """Compare two answers to the same frame, both ways."""
+    def add(self, first: EdgeDetections, second: EdgeDetections) -> None:
+        """Compare two results for the same frame, in both directions."""
         self.frames += 1
-        one, other = (np.sort(found.scores)[::-1] for found in (first, second))
-        count = min(len(one), len(other))
-        self.ranked = max(self.ranked, float(np.abs(one[:count] - other[:count]).max(initial=0.0)))
-        for found, reference in ((first, second), (second, first)):
-            self._compare(found, reference)
+        scores_a, scores_b = (np.sort(found.scores)[::-1] for found in (first, second))
+        count = min(len(scores_a), len(scores_b))
+        self.ranked = max(self.ranked, float(np.abs(scores_a[:count] - scores_b[:count]).max(initial=0.0)))
+        self._compare(first, second)
+        self._compare(second, first)
 
     def problems(self) -> list[str]:
-        """Return what is beyond the limits, empty when all is well."""
-        found = []
+        """Return one line for each difference beyond its limit."""
+        problems = []
         if self.lost:
-            found.append(f"{self.lost} detections above {SCORE:g} have no counterpart")
+            problems.append(f"{self.lost} detections above {SCORE:g} have no counterpart")
         if self.pixels > PIXELS:
-            found.append(f"boxes differ by up to {self.pixels:.2f} px (allowed: {PIXELS:g})")
+            problems.append(f"boxes differ by up to {self.pixels:.2f} px (allowed: {PIXELS:g})")
         if max(self.scores, self.ranked) > SCORES:
-            found.append(f"scores differ by up to {max(self.scores, self.ranked):.4f} (allowed: {SCORES:g})")
-        return found
+            problems.append(f"scores differ by up to {max(self.scores, self.ranked):.4f} (allowed: {SCORES:g})")
+        return problems
 
-    def check(self, what: str) -> None:
-        """Refuse a package that says something else than its model file.
+    def check(self, weights: str) -> None:
+        """Refuse a package that differs from its model file.
 
         Raises:
-            WeightsError: It does.
+            WeightsError: A difference is beyond its limit.
         """
         if self.problems():
             message = (
-                f"{what} does not detect what PyTorch does on {self.frames} frames: {'; '.join(self.problems())}. "
-                "Nothing was written. Try the other --sampling."
+                f"The ONNX model of {weights} differs from PyTorch on {self.frames} frames: "
+                f"{'; '.join(self.problems())}. Nothing was written. Try the other --sampling."
             )
             raise WeightsError(message)
 
-    def _compare(self, found: Found, reference: Found) -> None:
+    def _compare(self, found: EdgeDetections, reference: EdgeDetections) -> None:
         for box, score, label in zip(*found, strict=True):
             if score <= SCORE:
                 continue
@@ -81,22 +81,22 @@ class Parity:
             if not same.any():
                 self.lost += bool(score > SCORE + SCORES)
                 continue
-            away = np.abs(reference.boxes[same] - box).max(1)
-            # Among boxes that lie equally near, the one with the nearest score is meant.
-            best = int(np.lexsort((np.abs(reference.scores[same] - score), np.maximum(away, PIXELS / 50)))[0])
+            distance = np.abs(reference.boxes[same] - box).max(1)
+            # Among boxes that are equally near, the one with the nearest score is the counterpart.
+            best = int(np.lexsort((np.abs(reference.scores[same] - score), np.maximum(distance, PIXELS / 50)))[0])
             self.detections += 1
-            self.pixels = max(self.pixels, float(away[best]))
+            self.pixels = max(self.pixels, float(distance[best]))
             self.scores = max(self.scores, float(abs(reference.scores[same][best] - score)))
 
 
 def synthetic_frames(height: int, width: int, count: int, seed: int) -> Iterator[NDArray[np.uint8]]:
-    """Make RGB frames to compare on where none are given: empty, noisy and crowded ones in turn.
+    """Yield RGB frames for a comparison without real frames: empty, noisy and crowded ones in turn.
 
     Args:
-        height: Of the model's input; frames are half as large again in one direction, so that resizing takes part.
-        width: Of the model's input.
-        count: How many.
-        seed: Decides them.
+        height: Height of the model's input. Every second frame is half as high again, so that resizing takes part.
+        width: Width of the model's input. Every third frame is half as wide again.
+        count: Number of frames.
+        seed: Seed of the content.
     """
     random = np.random.default_rng(seed)
     for number in range(count):

@@ -10,7 +10,7 @@ import contextlib
 import io
 import logging
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,46 +24,32 @@ SCOPES = ("/detector/backbone/", "/detector/encoder/", "/detector/encoder.", "/d
 OPERATORS = ("Conv",)
 
 
-class _Reader:
-    """Hands calibration frames to onnxruntime."""
-
-    def __init__(self, batches: Iterator[NDArray[np.float32]]) -> None:
-        self._batches = batches
-
-    def get_next(self) -> dict[str, NDArray[np.float32]] | None:
-        batch = next(self._batches, None)
-        return None if batch is None else {"images": batch}
-
-
-def quantise(
-    source: Path, target: Path, batches: Iterator[NDArray[np.float32]], scopes: Sequence[str] = SCOPES
-) -> list[str]:
-    """Write an INT8 version of an ONNX model and return the names of the nodes that are in INT8.
+def quantise(source: Path, target: Path, batches: Iterator[NDArray[np.float32]]) -> list[str]:
+    """Write an INT8 version of an ONNX model and return the names of the INT8 nodes.
 
     Args:
-        source: A float model by `cahqp.edge.export.to_onnx.to_onnx`.
-        target: The file to write.
-        batches: (B, 3, h, w) inputs that the ranges of activations are taken from.
-        scopes: How the names of nodes begin that may be in INT8.
+        source: Float model that `cahqp.edge.export.to_onnx.to_onnx` wrote.
+        target: File to write.
+        batches: (B, 3, h, w) inputs from which activation ranges are measured.
 
     Raises:
-        ConfigError: Nothing in the model can be, or onnxruntime is not installed.
+        ConfigError: The model has no convolution to quantise, or onnxruntime is not installed.
     """
     onnx = require("onnx")
     quantization = require("onnxruntime.quantization")
     with tempfile.TemporaryDirectory(dir=target.parent) as folder, _quiet():
-        prepared = Path(folder) / "prepared.onnx"
-        _fold(source, prepared)
+        folded = Path(folder) / "folded.onnx"
+        _fold(source, folded)
         nodes = [
             node.name
-            for node in onnx.load(str(prepared)).graph.node
-            if node.op_type in OPERATORS and node.name.startswith(tuple(scopes))
+            for node in onnx.load(str(folded)).graph.node
+            if node.op_type in OPERATORS and node.name.startswith(SCOPES)
         ]
         if not nodes:
-            message = f"{source} has no convolution in {', '.join(scopes)} that could be in INT8. Export it in float32."
+            message = f"{source} has no convolution in {', '.join(SCOPES)} to quantise. Export it in float32."
             raise ConfigError(message)
         quantization.quantize_static(
-            str(prepared), str(target), _calibration(quantization, batches), nodes_to_quantize=nodes,
+            str(folded), str(target), _reader(quantization, batches), nodes_to_quantize=nodes,
             op_types_to_quantize=list(OPERATORS), per_channel=True, quant_format=quantization.QuantFormat.QDQ,
             activation_type=quantization.QuantType.QUInt8, weight_type=quantization.QuantType.QInt8,
             # Seven bits: x86 without VNNI adds two products in sixteen bits, where eight-bit weights overflow unseen.
@@ -72,15 +58,19 @@ def quantise(
     return nodes
 
 
-def _calibration(quantization: Any, batches: Iterator[NDArray[np.float32]]) -> Any:
-    class Reader(_Reader, quantization.CalibrationDataReader):  # type: ignore[misc]
-        """One that onnxruntime knows as its own."""
+def _reader(quantization: Any, batches: Iterator[NDArray[np.float32]]) -> Any:
+    """Return the batches as an instance of onnxruntime's base class, which is known only when it is installed."""
 
-    return Reader(batches)
+    class Reader(quantization.CalibrationDataReader):  # type: ignore[misc]
+        def get_next(self) -> dict[str, NDArray[np.float32]] | None:
+            batch = next(batches, None)
+            return None if batch is None else {"images": batch}
+
+    return Reader()
 
 
 def _fold(source: Path, target: Path) -> None:
-    """Write a model with its constants folded and its convolutions fused, in operators that every runtime has."""
+    """Write a model with folded constants and fused convolutions, in operators that every runtime supports."""
     onnxruntime = require("onnxruntime")
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
@@ -91,12 +81,12 @@ def _fold(source: Path, target: Path) -> None:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep onnxruntime's advice to pre-process the model, which `_fold` has done, from the terminal."""
+    """Suppress onnxruntime's advice to pre-process the model, which `_fold` has done."""
     root = logging.getLogger()
-    before = root.level
+    level = root.level
     root.setLevel(logging.ERROR)
     try:
         with contextlib.redirect_stdout(io.StringIO()):
             yield
     finally:
-        root.setLevel(before)
+        root.setLevel(level)

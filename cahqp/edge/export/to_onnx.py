@@ -1,26 +1,26 @@
-"""From a detector to the bytes of an ONNX model."""
+"""Conversion of a detector to an ONNX model."""
 
 from __future__ import annotations
 
-import contextlib
 import warnings
-from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from cahqp.detectors.base import Detector
+from cahqp.detectors.layers.deformable import sampling_form
+from cahqp.edge.options import Sampling
 from cahqp.errors import ConfigError
 from cahqp.structures import Preprocessing
 
 OPSET = 17  # GridSample of 16, LayerNormalization of 17; TensorRT reads the GridSample of 20 wrongly
-Sampling = Literal["grid_sample", "gather"]
 
 
 class _Graph(nn.Module):
-    """What is exported: normalised images in, logits and boxes of the last layer out."""
+    """Exported part of a detector: normalised images in, logits and boxes of the last layer out."""
 
     def __init__(self, detector: Detector) -> None:
         super().__init__()
@@ -36,18 +36,18 @@ def input_size(preprocessing: Preprocessing, frame_size: tuple[int, int] | None)
     """Return the fixed height and width of a package.
 
     Args:
-        preprocessing: Of the detector.
-        frame_size: Height and width of the camera's frames; needed where the aspect ratio is kept.
+        preprocessing: Preprocessing of the detector.
+        frame_size: Height and width of the camera's frames. Required if the detector keeps the aspect ratio.
 
     Raises:
-        ConfigError: It is needed and not given.
+        ConfigError: `frame_size` is required and `None`.
     """
     if preprocessing.size is not None:
         return preprocessing.size
     if frame_size is None:
         message = (
-            "This model keeps the aspect ratio of its frames, and a package has one size: give --frame_size with the "
-            "height and width of the camera's frames, such as --frame_size '[1080, 1920]'."
+            "This model keeps the aspect ratio of its frames, and a package has one size. Give --frame_size with the "
+            "height and width of the camera's frames, such as --frame_size 1080 1920."
         )
         raise ConfigError(message)
     return preprocessing.target_size(*frame_size)
@@ -57,28 +57,27 @@ def input_size(preprocessing: Preprocessing, frame_size: tuple[int, int] | None)
 def to_onnx(detector: Detector, path: Path, size: tuple[int, int], batch: int, sampling: Sampling) -> None:
     """Write a detector as an ONNX model of a fixed shape.
 
-    The exporter that traces is used: the newer one (torch 2.15 with onnxscript 0.7) optimises our clamps into a file
-    that onnxruntime refuses, and takes seven times as long.
+    The tracing exporter is used: the newer one (torch 2.15 with onnxscript 0.7) optimises our clamps into a file that
+    onnxruntime refuses, and takes seven times as long.
 
     Args:
-        detector: In eval mode.
-        path: The file to write.
+        detector: Detector in eval mode.
+        path: File to write.
         size: Height and width of the input.
-        batch: Number of frames at once.
-        sampling: How deformable attention reads its values: by GridSample, or by gathers for runtimes that get
-            GridSample wrong.
+        batch: Batch size.
+        sampling: Implementation of deformable attention. `gather` serves runtimes that compute GridSample wrongly.
 
     Raises:
-        ConfigError: Gathers are asked for, and the detector has a GridSample of its own.
+        ConfigError: `sampling` is `gather`, and the detector contains a GridSample of its own.
     """
     onnx = require("onnx")
     from torch.jit import TracerWarning  # type: ignore[attr-defined]
 
     images = torch.zeros(batch, 3, *size)
     graph = _Graph(detector).eval()
-    with warnings.catch_warnings(), _sampling(sampling):
-        warnings.simplefilter("ignore", DeprecationWarning)  # see above
-        warnings.simplefilter("ignore", TracerWarning)  # the shape is fixed, so what tracing fixes is right
+    with warnings.catch_warnings(), sampling_form(sampling):
+        warnings.simplefilter("ignore", DeprecationWarning)  # of the tracing exporter
+        warnings.simplefilter("ignore", TracerWarning)  # the shape is fixed, so constants from tracing are right
         warnings.simplefilter("ignore", UserWarning)  # constants that were not folded; onnxruntime folds them
         torch.onnx.export(
             graph, (images,), str(path), input_names=["images"], output_names=["logits", "boxes"],
@@ -86,9 +85,9 @@ def to_onnx(detector: Detector, path: Path, size: tuple[int, int], batch: int, s
         )  # fmt: skip
     model = onnx.load(str(path))
     if sampling == "gather" and any(node.op_type == "GridSample" for node in model.graph.node):
-        message = f"{type(detector).__name__} samples in code of its own, with GridSample: leave out --sampling gather."
+        message = f"{type(detector).__name__} samples with its own GridSample. Remove --sampling gather."
         raise ConfigError(message)
-    _without_doubles(model, onnx)
+    _doubles_to_floats(model, onnx)
     onnx.checker.check_model(model)
     path.write_bytes(model.SerializeToString(deterministic=True))
 
@@ -97,10 +96,8 @@ def require(name: str) -> Any:
     """Return a module of the extra `edge`.
 
     Raises:
-        ConfigError: It is not installed.
+        ConfigError: The module is not installed.
     """
-    from importlib import import_module
-
     try:
         return import_module(name)
     except ModuleNotFoundError as error:
@@ -108,8 +105,8 @@ def require(name: str) -> Any:
         raise ConfigError(message) from error
 
 
-def _without_doubles(model: Any, onnx: Any) -> None:
-    """Make float32 of what tracing computes in float64: sizes of maps, for which onnxruntime has no GridSample."""
+def _doubles_to_floats(model: Any, onnx: Any) -> None:
+    """Convert float64 to float32. Tracing computes map sizes in float64, for which onnxruntime has no GridSample."""
     double, single = onnx.TensorProto.DOUBLE, onnx.TensorProto.FLOAT
     for node in model.graph.node:
         for attribute in node.attribute:
@@ -118,15 +115,4 @@ def _without_doubles(model: Any, onnx: Any) -> None:
             if attribute.HasField("t") and attribute.t.data_type == double:
                 values = onnx.numpy_helper.to_array(attribute.t).astype("float32")
                 attribute.t.CopyFrom(onnx.numpy_helper.from_array(values, attribute.t.name))
-    del model.graph.value_info[:]  # it names the types that were
-
-
-@contextlib.contextmanager
-def _sampling(form: Sampling) -> Iterator[None]:
-    if form == "grid_sample":
-        yield
-        return
-    from cahqp.detectors.layers import deformable
-
-    with deformable.sampling_form(form):  # type: ignore[attr-defined,unused-ignore]
-        yield
+    del model.graph.value_info[:]  # it contains the old types

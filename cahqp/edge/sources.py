@@ -1,0 +1,152 @@
+"""Frames of folders, COCO files, videos and streams, read by OpenCV alone."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from cahqp.coco.reader import read_coco_frames
+from cahqp.coco.sources import image_names, source_kind
+from cahqp.errors import DataError
+from cahqp.files import redact_url
+
+_TIMEOUT_MILLISECONDS = 10_000  # for opening a stream and for one frame
+_FIRST_WAIT, _LONGEST_WAIT = 0.5, 10.0  # seconds before a stream is reopened; doubled after each failure
+
+_Row = tuple[int, str, tuple[int, int] | None]
+"""Image id, file name, and height and width where the COCO file contains them."""
+
+
+@dataclass(frozen=True)
+class EdgeFrame:
+    """One frame.
+
+    Attributes:
+        id: Unique within its source; the image id in a COCO file.
+        name: File name, or `video.mp4@12.400s`.
+        image: (H, W, 3) uint8 in OpenCV's order BGR. `None` if the frame cannot be decoded.
+        timestamp: Seconds from the start of a video; seconds since 1970 in a stream. `None` for images.
+        labelled_size: Height and width in the COCO file, to which its boxes refer. `None` if missing.
+    """
+
+    id: int
+    name: str
+    image: NDArray[np.uint8] | None
+    timestamp: float | None = None
+    labelled_size: tuple[int, int] | None = None
+
+    def pixels(self) -> NDArray[np.uint8]:
+        """Return the image.
+
+        Raises:
+            DataError: The frame cannot be decoded.
+        """
+        if self.image is None:
+            message = f"{self.name} cannot be decoded. Restore the file, or remove it from the frames."
+            raise DataError(message)
+        return self.image
+
+
+def is_stream(source: str) -> bool:
+    """Return whether a source is a URL, such as rtsp://camera/1, and not a path."""
+    return "://" in source
+
+
+def read_frames(source: str, patience: float = 60.0, report: Callable[[str], None] = print) -> Iterator[EdgeFrame]:
+    """Return the frames of a folder, an image, a COCO file, a video or a stream.
+
+    Args:
+        source: Path or URL.
+        patience: Seconds without a frame after which a stream is given up.
+        report: Receives one line whenever a stream breaks.
+
+    Raises:
+        DataError: The source does not exist, contains no frames, or is a stream that sends nothing.
+    """
+    if is_stream(source):
+        return _stream(source, patience, report)
+    path = Path(source)
+    kind = source_kind(path)
+    if kind == "folder":
+        return _images(path, [(number, name, None) for number, name in enumerate(image_names(path), start=1)])
+    if kind == "coco":
+        return _images(*_coco(path))
+    return _video(path) if kind == "video" else _images(path.parent, [(1, path.name, None)])
+
+
+def read_valid_frames(source: str) -> Iterator[EdgeFrame]:
+    """Yield the frames of a source.
+
+    Raises:
+        DataError: A frame cannot be decoded.
+    """
+    for frame in read_frames(source):
+        frame.pixels()
+        yield frame
+
+
+def read_bgr(path: Path) -> NDArray[np.uint8] | None:
+    """Return an image file as stored, (H, W, 3) uint8 BGR; `None` if it cannot be decoded."""
+    # The EXIF orientation is ignored because COCO boxes refer to the stored pixels.
+    image: Any = cv2.imread(str(path), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+    return None if image is None else np.asarray(image, np.uint8)
+
+
+def _images(root: Path, rows: list[_Row]) -> Iterator[EdgeFrame]:
+    for number, name, size in rows:
+        yield EdgeFrame(number, name, read_bgr(root / name), labelled_size=size)
+
+
+def _coco(path: Path) -> tuple[Path, list[_Row]]:
+    file = read_coco_frames(path, sizes=False)
+    if not file.frames:
+        message = f"{path} contains no images."
+        raise DataError(message)
+    return file.root, [(frame.id, frame.name, frame.size if all(frame.size) else None) for frame in file.frames]
+
+
+def _video(path: Path) -> Iterator[EdgeFrame]:
+    number = 0
+    for number, (image, capture) in enumerate(_captured(str(path)), start=1):
+        seconds = round(capture.get(cv2.CAP_PROP_POS_MSEC) / 1000, 6)
+        yield EdgeFrame(number, f"{path.name}@{seconds:.3f}s", image, seconds)
+    if number == 0:
+        message = f"{path} contains no frame that can be decoded. Copy or encode it again."
+        raise DataError(message)
+
+
+def _stream(url: str, patience: float, report: Callable[[str], None]) -> Iterator[EdgeFrame]:
+    """Yield the frames of a stream; reopen it whenever it breaks."""
+    number, wait, last = 0, _FIRST_WAIT, time.monotonic()
+    timeouts = [
+        cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, _TIMEOUT_MILLISECONDS, cv2.CAP_PROP_READ_TIMEOUT_MSEC, _TIMEOUT_MILLISECONDS,
+    ]  # fmt: skip
+    while True:
+        for image, _ in _captured(url, cv2.CAP_FFMPEG, timeouts):
+            number, wait, last = number + 1, _FIRST_WAIT, time.monotonic()
+            now = round(time.time(), 3)
+            yield EdgeFrame(number, f"{number:08d}@{now:.3f}s", image, now)
+        silence = time.monotonic() - last
+        if silence >= patience:
+            message = f"{redact_url(url)} sent no frame for {silence:.0f} s. Check the camera, or raise --patience."
+            raise DataError(message)
+        report(f"{redact_url(url)} broke off after {number} frames. Next attempt in {wait:g} s.")
+        time.sleep(wait)
+        wait = min(2 * wait, _LONGEST_WAIT)
+
+
+def _captured(*arguments: Any) -> Iterator[tuple[NDArray[np.uint8], Any]]:
+    """Yield the images of a `cv2.VideoCapture` with the capture itself, and release it at the end."""
+    capture: Any = cv2.VideoCapture(*arguments)
+    try:
+        while (result := capture.read())[0]:
+            yield result[1], capture
+    finally:
+        capture.release()
