@@ -14,7 +14,7 @@ from cahqp.evaluation.bootstrap import Groups
 from cahqp.evaluation.matching import ClassMatches, Matches, average_precisions
 from cahqp.files import atomic_write, write_json
 from cahqp.gate.decision import Role, RuntimeCost, decide
-from cahqp.gate.evidence import weigh
+from cahqp.gate.evidence import compare_ap50
 from cahqp.gate.options import GateLimits
 from cahqp.runs.directory import open_run
 
@@ -73,7 +73,7 @@ def _decide(random: np.random.Generator, options: GateBenchmarkOptions, gain: fl
         candidate, running, groups = simulate(random, options, gain)
         role: Role = "source" if number == 0 else "replay"
         name = f"set-{number}"
-        evidence.append(weigh(role, name, candidate, running, groups, seed=seed, resamples=options.resamples))
+        evidence.append(compare_ap50(role, name, candidate, running, groups, seed=seed, resamples=options.resamples))
     decision = decide(evidence, GateLimits(), _SAME_COST, _SAME_COST)
     return bool(decision["published"]), float(decision["mean_difference"])
 

@@ -45,7 +45,6 @@ TRAIN, LABEL, MEASURE, CYCLE, WATCH, EDGE, TOOLS = (
 )  # fmt: skip
 
 _LIGHTNING = "cahqp.cli.lightning:lightning"
-_LEGACY = "cahqp.cli.legacy"
 
 COMMANDS: dict[str, Command] = {
     "fit": Command(TRAIN, "train a teacher or a student, or adapt a teacher", _LIGHTNING),
@@ -206,11 +205,57 @@ COMMANDS: dict[str, Command] = {
         "cahqp.cycle.sample:SampleOptions",
     ),
     # Edge
-    "export": Command(EDGE, "export a model file as a checked package", f"{_LEGACY}:export"),
-    "detect": Command(EDGE, "run a package over frames, a video or a stream, without torch", f"{_LEGACY}:detect"),
-    "gate": Command(EDGE, "decide whether a package may replace the running one", f"{_LEGACY}:gate"),
-    "registry": Command(EDGE, "list, promote, roll back and verify versions", f"{_LEGACY}:registry"),
-    "keygen": Command(EDGE, "make a key pair for signing packages", f"{_LEGACY}:keygen"),
+    "export": Command(
+        EDGE,
+        "export a model file as a checked package",
+        "cahqp.edge.export.command:export",
+        "cahqp.edge.options:ExportOptions",
+    ),
+    "detect": Command(
+        EDGE,
+        "run a package over frames, a video or a stream, without torch",
+        "cahqp.edge.detect:detect",
+        "cahqp.edge.options:DetectOptions",
+    ),
+    "gate": Command(
+        EDGE,
+        "decide whether a package may replace the running one",
+        "cahqp.gate.command:gate",
+        "cahqp.gate.options:GateOptions",
+    ),
+    "keygen": Command(
+        EDGE,
+        "make a key pair for signing packages",
+        "cahqp.edge.signing:keygen",
+        "cahqp.edge.options:KeygenOptions",
+    ),
+    "registry list": Command(
+        EDGE, "list all versions", "cahqp.registry.command:list_versions", "cahqp.registry.options:RegistryOptions"
+    ),
+    "registry show": Command(
+        EDGE, "print the manifest of a version", "cahqp.registry.command:show", "cahqp.registry.options:ShowOptions"
+    ),
+    "registry promote": Command(
+        EDGE,
+        "make a package the running version",
+        "cahqp.registry.command:promote",
+        "cahqp.registry.options:PromoteOptions",
+    ),
+    "registry rollback": Command(
+        EDGE,
+        "run an earlier version again",
+        "cahqp.registry.command:rollback",
+        "cahqp.registry.options:RollbackOptions",
+    ),
+    "registry verify": Command(
+        EDGE, "check every byte of a registry", "cahqp.registry.command:verify", "cahqp.registry.options:VerifyOptions"
+    ),
+    "registry gc": Command(
+        EDGE, "remove old versions", "cahqp.registry.command:gc", "cahqp.registry.options:CollectOptions"
+    ),
+    "registry push": Command(
+        EDGE, "copy a version to a URL or W&B", "cahqp.registry.command:push", "cahqp.registry.options:PushOptions"
+    ),
     # Tools
     "scenes": Command(
         TOOLS,

@@ -42,8 +42,9 @@ def parse(
     check_configs(arguments)
     fields = dataclasses.fields(options)
     parser = _build_parser(options, prog, description)
+    tokens = _join_tuples(_name_positionals(_underscored(arguments), positional), options)
     try:
-        values = parser.instantiate(parser.parse_args(_name_positionals(_underscored(arguments), positional)))
+        values = parser.instantiate(parser.parse_args(tokens))
     except ArgumentError as error:
         raise _with_suggestion(error, [field.name for field in fields]) from error
     return options(**{field.name: values[field.name] for field in fields})
@@ -89,6 +90,27 @@ def _list_item(hint: Any) -> Any:
     options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
     lists = [option for option in options if typing.get_origin(option) is list]
     return typing.get_args(lists[0])[0] if lists else None
+
+
+def _join_tuples(arguments: Sequence[str], options: type[Any]) -> list[str]:
+    """Return the arguments with the values of tuples joined: `--size 720 1280` becomes `--size=[720,1280]`."""
+    hints = typing.get_type_hints(options)
+    lengths = {f"--{name}": _tuple_length(hint) for name, hint in hints.items()}
+    joined, rest = [], list(arguments)
+    while rest:
+        flag = rest.pop(0)
+        values = list(itertools.takewhile(lambda text: not text.startswith("--"), rest))[: lengths.get(flag, 0)]
+        if len(values) > 1:
+            flag, rest = f"{flag}=[{','.join(values)}]", rest[len(values) :]
+        joined.append(flag)
+    return joined
+
+
+def _tuple_length(hint: Any) -> int:
+    """Return the length of `tuple[X, Y]` or `tuple[X, Y] | None`; 0 for other types."""
+    options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    tuples = [option for option in options if typing.get_origin(option) is tuple]
+    return len(typing.get_args(tuples[0])) if tuples else 0
 
 
 def _underscored(arguments: Sequence[str]) -> list[str]:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -23,8 +23,7 @@ from cahqp.edge.runtime import RawOutput, Runtime
 from cahqp.edge.sources import EdgeFrame, is_stream, read_frames
 from cahqp.errors import DataError, RunError
 from cahqp.files import redact_url, writing
-from cahqp.runs.directory import RunDirectory
-from cahqp.runs.whole import whole_or_nothing
+from cahqp.runs.directory import open_run
 
 DETECTIONS = "detections.jsonl"
 
@@ -49,16 +48,17 @@ def detect(options: DetectOptions) -> None:
     """
     output = options.output
     runtime = Runtime(read_package(options.weights, options.trusted), options.threads, options.providers)
-    run = _run_directory(options)
-    if run is not None and not run.begin():
-        print(f"{output} is finished already: nothing to do.")
-        return
-    with whole_or_nothing(run) if run is not None else _stream_output(output):
-        work = output if run is None else run.work
-        with writing(work / DETECTIONS), (work / DETECTIONS).open("w", encoding="utf-8") as file:
-            counts, rate = _process(runtime, options, file, work / "drawn")
-        if run is not None:
-            run.finish(counts)
+    if is_stream(options.frames):  # it has no hash, so no run directory
+        with _stream_output(output):
+            counts, rate = _process(runtime, options, output)
+    else:
+        inputs = {"weights": find_package(options.weights), "frames": Path(options.frames)}
+        settings = {name: getattr(options, name) for name in ("threshold", "draw", "max_frames")}
+        with open_run(output, "detect", settings, inputs) as run:
+            if run is None:
+                return
+            counts, rate = _process(runtime, options, run.work)
+            run.metrics = dict(counts)
     print(f"{output / DETECTIONS}: {counts['detections']} detections on {counts['frames']} frames.")
     if counts["broken"]:
         print(f"{counts['broken']} frames could not be decoded. Their lines contain `error`.")
@@ -66,21 +66,12 @@ def detect(options: DetectOptions) -> None:
     print(f"{rate:.1f} frames/s{alone}")
 
 
-def _run_directory(options: DetectOptions) -> RunDirectory | None:
-    """Return the run directory; `None` for a stream, which has no hash and so cannot be finished already."""
-    if not is_stream(options.frames):
-        inputs = {"weights": find_package(options.weights), "frames": Path(options.frames)}
-        settings = {name: getattr(options, name) for name in ("threshold", "draw", "max_frames")}
-        return RunDirectory(options.output, "detect", settings, inputs, seed=0)
-    if options.output.exists():
-        message = f"{options.output} exists, and detections are never overwritten. Choose another --output."
-        raise RunError(message)
-    return None
-
-
 @contextmanager
 def _stream_output(output: Path) -> Iterator[None]:
     """Make the output directory of a stream, and remove it if the stream ends before its first frame."""
+    if output.exists():
+        message = f"{output} exists, and detections are never overwritten. Choose another --output."
+        raise RunError(message)
     with writing(output):
         output.mkdir(parents=True)
     try:
@@ -96,8 +87,8 @@ def _stream_output(output: Path) -> Iterator[None]:
         raise
 
 
-def _process(runtime: Runtime, options: DetectOptions, file: IO[str], drawn: Path) -> tuple[dict[str, int], float]:
-    """Write the detections of all frames and return the counts and the rate in frames per second."""
+def _process(runtime: Runtime, options: DetectOptions, work: Path) -> tuple[dict[str, int], float]:
+    """Write the detections of all frames to `work` and return the counts and the rate in frames per second."""
     thresholds = runtime.thresholds
     if options.threshold is not None:
         thresholds = np.full(len(runtime.classes), options.threshold, np.float32)
@@ -105,6 +96,8 @@ def _process(runtime: Runtime, options: DetectOptions, file: IO[str], drawn: Pat
     live, start = is_stream(options.frames), 0.0
     # Inference has its own thread: while it works on one batch, the batch before is decoded and written.
     with (
+        writing(work / DETECTIONS),
+        (work / DETECTIONS).open("w", encoding="utf-8") as file,
         _switch_interval(),
         Prefetch(_preprocessed(runtime, options), live=live) as inputs,
         Prefetch(
@@ -119,7 +112,7 @@ def _process(runtime: Runtime, options: DetectOptions, file: IO[str], drawn: Pat
                 counts["broken"] += found is None
                 counts["detections"] += 0 if found is None else len(found.scores)
                 if options.draw and found is not None:
-                    draw(frame, found, runtime.classes, drawn)
+                    draw(frame, found, runtime.classes, work / "drawn")
             if live:
                 file.flush()
     if counts["frames"] == counts["broken"]:

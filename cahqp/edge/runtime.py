@@ -141,7 +141,7 @@ class Runtime:
         try:
             logits, boxes = self.session.run(["logits", "boxes"], {"images": images})
         except Exception as error:  # onnxruntime's errors have no other common base
-            message = f"The model of {self.package.path} fails during inference ({_first_line(error)}). Export it again."
+            message = f"The model of {self.package.path} failed ({_first_line(error)}). Export it again."
             raise WeightsError(message) from error
         shapes = np.shape(logits), np.shape(boxes)
         queries = shapes[0][1] if len(shapes[0]) == 3 else 0

@@ -8,6 +8,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from cahqp.edge.options import KeygenOptions
 from cahqp.errors import ConfigError, WeightsError
 from cahqp.files import atomic_write, write_json
 
@@ -15,15 +16,13 @@ SIGNATURE = "package.sig"
 PRIVATE, PUBLIC = "private.pem", "public.pem"
 
 
-def keygen(output: Path) -> None:
+def keygen(options: KeygenOptions) -> None:
     """Make a pair of Ed25519 keys: `private.pem` signs packages where they are exported, `public.pem` checks them.
-
-    Args:
-        output: New directory for the keys. It is never overwritten.
 
     Raises:
         ConfigError: The directory is not empty.
     """
+    output = options.output
     if output.exists() and any(output.iterdir()):
         message = f"{output} is not empty, and keys are never overwritten. Choose another --output."
         raise ConfigError(message)

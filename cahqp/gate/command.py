@@ -13,8 +13,7 @@ from cahqp.files import atomic_write, write_json
 from cahqp.gate.decision import Role, check_roles, decide, refuse
 from cahqp.gate.evidence import LabelledSet, advise, collect, measure_costs
 from cahqp.gate.options import GateOptions
-from cahqp.runs.directory import RunDirectory
-from cahqp.runs.whole import whole_or_nothing
+from cahqp.runs.directory import open_run
 
 
 class _RunningRuntime(Runtime):
@@ -50,14 +49,12 @@ def gate(options: GateOptions) -> None:
         "min_objects": options.min_objects,
         "sets": [[labelled.role, labelled.name] for labelled in sets],
     }
-    run = RunDirectory(options.output, "gate", settings, inputs, options.seed)
-    if not run.begin():
-        print(f"{options.output} is finished already: nothing to do.")
-        return
-    with whole_or_nothing(run):
+    with open_run(options.output, "gate", settings, inputs, options.seed) as run:
+        if run is None:
+            return
         decision = _decision(options, running, sets, run.work)
         write_json(run.work / "decision.json", decision)
-        run.finish({"published": decision["published"], "mean_difference": decision["mean_difference"]})
+        run.metrics = {name: decision[name] for name in ("published", "mean_difference")}
     print(decision["reason"])
 
 

@@ -1,4 +1,4 @@
-"""`cahqp registry`: what has run, what runs, and how to go on or back."""
+"""`cahqp registry`: list, show, promote, roll back, verify, collect and push versions."""
 
 from __future__ import annotations
 
@@ -6,151 +6,107 @@ import json
 from pathlib import Path
 
 from cahqp.edge.pointer import VERSIONS
-from cahqp.errors import ConfigError, RunError, check_numbers
+from cahqp.errors import ConfigError, RunError
 from cahqp.files import read_json, redact_url
+from cahqp.registry.options import (
+    CollectOptions,
+    PromoteOptions,
+    PushOptions,
+    RegistryOptions,
+    RollbackOptions,
+    ShowOptions,
+    VerifyOptions,
+)
 from cahqp.registry.registry import PromotionRequest, Registry
 from cahqp.runs.directory import content_hash
 
 
-def list_versions(registry: Path) -> None:
-    """List all versions, oldest first; the running one is marked.
-
-    Args:
-        registry: Directory of the registry.
-    """
-    found = Registry(registry)
-    now = found.pointer
-    for name in found.versions.names():
-        mark = "*" if now is not None and name == now.version else " "
-        print(f"{mark} {name}  {found.versions.read(name).get('reason') or ''}".rstrip())
-    if now is None:
-        print(f"{registry} has no running version.")
+def list_versions(options: RegistryOptions) -> None:
+    """Print all versions, oldest first, with a mark at the running version."""
+    registry = Registry(options.registry)
+    pointer = registry.pointer
+    for name in registry.versions.names():
+        mark = "*" if pointer is not None and name == pointer.version else " "
+        print(f"{mark} {name}  {registry.versions.read(name).get('reason') or ''}".rstrip())
+    if pointer is None:
+        print(f"{options.registry} has no running version.")
 
 
-def show(registry: Path, version: str | None = None) -> None:
-    """Print a version's manifest and where its package is.
-
-    Args:
-        registry: Directory of the registry.
-        version: Its name; the running one where not given.
-    """
-    found = Registry(registry)
-    name = version or _running(found)
-    print(json.dumps({"path": str(registry / VERSIONS / name), **found.versions.read(name)}, indent=2, sort_keys=True))
+def show(options: ShowOptions) -> None:
+    """Print the manifest and the path of a version."""
+    registry = Registry(options.registry)
+    name = options.version or _running(registry)
+    manifest = {"path": str(options.registry / VERSIONS / name), **registry.versions.read(name)}
+    print(json.dumps(manifest, indent=2, sort_keys=True))
 
 
-def promote(
-    registry: Path,
-    package: Path,
-    decision: Path | None = None,
-    reason: str | None = None,
-    expect: str | None = None,
-    parents: list[str] | None = None,
-    data: list[str] | None = None,
-    trusted: Path | None = None,
-) -> None:
-    """Make a package the running version, in one step that is done or not done.
-
-    Where the gate decided to keep the running version, nothing is done.
-
-    Args:
-        registry: Directory of the registry; made where it does not exist.
-        package: What `cahqp export` wrote.
-        decision: The `decision.json` that `cahqp gate` wrote of this package and the running one.
-        reason: Why a person promotes it without a gate; the first version needs neither.
-        expect: Name of the version that must be running now, or `none`.
-        parents: What the package was made from; the running version where not given.
-        data: NAME=PATH of data that it was made from; their SHA-256 are kept.
-        trusted: Ed25519 public key (PEM) that it must be signed with.
-    """
-    decided = None if decision is None else read_json(decision)
-    if isinstance(decided, dict) and decided.get("published") is False:
-        print(f"Nothing promoted. {decided.get('reason')}")
+def promote(options: PromoteOptions) -> None:
+    """Make a package the running version, atomically. Nothing happens if the gate's decision keeps the running one."""
+    decision = None if options.decision is None else read_json(options.decision)
+    if isinstance(decision, dict) and decision.get("published") is False:
+        print(f"Nothing promoted. {decision.get('reason')}")
         return
-    claim = PromotionRequest(decided, reason, expect, parents or (), _hashes(data or []))
-    name = Registry(registry).promote(package, claim, trusted)
-    print(f"{registry} runs {name}.")
+    request = PromotionRequest(decision, options.reason, options.expect, options.parents, _hashes(options.data))
+    name = Registry(options.registry).promote(options.package, request, options.trusted)
+    print(f"{options.registry} runs {name}.")
 
 
-def rollback(registry: Path, to: str | None = None, trusted: Path | None = None) -> None:
-    """Let an earlier version run again; also mends a damaged pointer.
+def rollback(options: RollbackOptions) -> None:
+    """Make an earlier version run again; this also repairs a damaged pointer."""
+    print(f"{options.registry} runs {Registry(options.registry).rollback(options.to, options.trusted)}.")
 
-    Args:
-        registry: Directory of the registry.
-        to: Name of the version; the one that ran before where not given.
-        trusted: Ed25519 public key (PEM) that it must be signed with.
+
+def verify(options: VerifyOptions) -> None:
+    """Check every byte of the registry.
+
+    Raises:
+        RunError: A version or the pointer is damaged; the command then ends with 1.
     """
-    print(f"{registry} runs {Registry(registry).rollback(to, trusted)}.")
-
-
-def verify(registry: Path, trusted: Path | None = None) -> None:
-    """Check every byte of the registry; ends with 1 where something is wrong.
-
-    Args:
-        registry: Directory of the registry.
-        trusted: Ed25519 public key (PEM) that all versions must be signed with.
-    """
-    found = Registry(registry)
-    problems = found.verify(trusted)
+    registry = Registry(options.registry)
+    problems = registry.verify(options.trusted)
     if problems:
         raise RunError("\n".join(problems))
-    print(f"{registry}: {len(found.versions.names())} versions verify; {_running(found)} runs.")
+    print(f"{options.registry}: {len(registry.versions.names())} versions verify; {_running(registry)} runs.")
 
 
-def gc(registry: Path, keep: int = 3) -> None:
-    """Remove old versions and what killed commands left. The running one and those to go back to stay.
-
-    Args:
-        registry: Directory of the registry.
-        keep: How many of the versions before the running one stay.
-    """
-    check_numbers({}, {"keep": keep})
-    removed = Registry(registry).collect(keep)
+def gc(options: CollectOptions) -> None:
+    """Remove old versions and leftovers of interrupted commands. The running version and `keep` earlier ones stay."""
+    removed = Registry(options.registry).collect(options.keep)
     print("\n".join(f"removed {name}" for name in removed) or "There is nothing to remove.")
 
 
-def push(
-    registry: Path, to: str | None = None, version: str | None = None, wandb: str | None = None,
-    trusted: Path | None = None,
-) -> None:  # fmt: skip
-    """Send a version out: to any fsspec URL (s3://bucket/fleet), to W&B, or to both.
+def push(options: PushOptions) -> None:
+    """Copy a version to an fsspec URL, to W&B, or to both.
 
-    Args:
-        registry: Directory of the registry.
-        to: URL to write to; `versions/NAME/` and, of the running version, `running.json` below it.
-        version: Its name; the running one where not given.
-        wandb: Project that the version becomes an artifact of.
-        trusted: Ed25519 public key (PEM) that it must be signed with.
+    Raises:
+        RunError: The version does not verify; nothing is sent.
     """
     from cahqp.registry.push import push_artifact, push_files
 
-    if to is None and wandb is None:
-        message = "Say where to: --to URL, or --wandb PROJECT."
-        raise ConfigError(message)
-    found = Registry(registry)
-    name = version or _running(found)
-    problems = found.versions.problems(name, trusted)
+    registry = Registry(options.registry)
+    name = options.version or _running(registry)
+    problems = registry.versions.problems(name, options.trusted)
     if problems:
         raise RunError("\n".join([*problems, "Nothing was sent."]))
-    if to is not None:
-        push_files(found, name, to)
-        print(f"{redact_url(to)} has {name}.")
-    if wandb is not None:
-        push_artifact(found, name, wandb)
-        print(f"W&B project {wandb} has {name}.")
+    if options.to is not None:
+        push_files(registry, name, options.to)
+        print(f"{redact_url(options.to)} has {name}.")
+    if options.wandb is not None:
+        push_artifact(registry, name, options.wandb)
+        print(f"W&B project {options.wandb} has {name}.")
 
 
-def _running(found: Registry) -> str:
-    now = found.pointer
-    if now is None:
-        message = f"{found.root} has no running version. Promote a package first."
+def _running(registry: Registry) -> str:
+    pointer = registry.pointer
+    if pointer is None:
+        message = f"{registry.root} has no running version. Promote a package first."
         raise RunError(message)
-    return now.version
+    return pointer.version
 
 
-def _hashes(given: list[str]) -> dict[str, str]:
-    pairs = [text.partition("=") for text in given]
-    wrong = [text for text, pair in zip(given, pairs, strict=True) if not all(pair)]
+def _hashes(entries: list[str]) -> dict[str, str]:
+    pairs = [entry.partition("=") for entry in entries]
+    wrong = [entry for entry, pair in zip(entries, pairs, strict=True) if not all(pair)]
     if wrong:
         message = f"--data {wrong[0]!r} must be NAME=PATH, such as labels=runs/relabel/labels.json."
         raise ConfigError(message)

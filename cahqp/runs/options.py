@@ -28,5 +28,5 @@ def flags(options: Any, prefix: str = "", kind: type[Any] | None = None) -> list
         elif isinstance(value, list):
             arguments += [name, *map(str, value)] if value else []
         else:
-            arguments.append(f"{name}={json.dumps(value) if isinstance(value, bool) else value}")
+            arguments.append(f"{name}={json.dumps(value) if isinstance(value, bool | tuple) else value}")
     return arguments

@@ -357,8 +357,8 @@ def test_trouble_with_the_disk_that_a_command_does_not_explain_is_told_at_the_do
     def command(arguments):
         raise OSError(code, os.strerror(code), "there/a.txt")
 
-    monkeypatch.setattr("cahqp.cli.legacy.keygen", command)
-    assert main(["keygen"]) == 1
+    monkeypatch.setattr("cahqp.edge.signing.keygen", command)
+    assert main(["keygen", "--output=keys"]) == 1
     told = capsys.readouterr().err
     assert told.startswith("cahqp keygen: ") and "there/a.txt" in told and words in told
 
@@ -367,9 +367,9 @@ def test_an_error_that_nobody_can_mend_keeps_its_traceback(monkeypatch):
     def command(arguments):
         raise OSError(errno.EBADF, os.strerror(errno.EBADF))
 
-    monkeypatch.setattr("cahqp.cli.legacy.keygen", command)
+    monkeypatch.setattr("cahqp.edge.signing.keygen", command)
     with pytest.raises(OSError, match="Bad file descriptor"):
-        main(["keygen"])
+        main(["keygen", "--output=keys"])
 
 
 def test_a_place_where_nothing_may_be_written(arguments, teacher, recordings, tmp_path, capsys):

@@ -29,6 +29,7 @@ class Example:
         frames: Files of frames.
         threshold: Score in [0, 1].
         dry_run: Only print.
+        size: Height and width.
         kinds: Formats.
         inner: More options.
     """
@@ -36,6 +37,7 @@ class Example:
     frames: list[Path]
     threshold: float | None = None
     dry_run: bool = False
+    size: tuple[int, int] | None = None
     kinds: list[Literal["a", "b"]] = field(default_factory=list)
     inner: Inner = field(default_factory=Inner)
 
@@ -52,6 +54,11 @@ def test_lists_take_several_values_and_booleans_none():
 @pytest.mark.parametrize("value", ["true", "false"])
 def test_a_boolean_may_have_a_value(value):
     assert read("--frames=1", f"--dry_run={value}").dry_run is (value == "true")
+
+
+@pytest.mark.parametrize("given", [["--size", "720", "1280"], ["--size=[720,1280]"], ["--size", "[720, 1280]"]])
+def test_a_tuple_takes_its_values_bare_or_in_brackets(given):
+    assert read("--frames=1", *given, "--dry-run") == Example(frames=[Path("1")], size=(720, 1280), dry_run=True)
 
 
 def test_a_config_gives_any_of_them_and_the_command_line_wins(tmp_path):
@@ -90,7 +97,7 @@ def test_help_lists_every_option_with_its_text(capsys):
     "options",
     [
         Example(frames=[Path("a b"), Path("c")]),
-        Example(frames=[Path("a")], threshold=0.25, dry_run=True, kinds=["b", "a"], inner=Inner(views=7)),
+        Example(frames=[Path("a")], threshold=0.25, size=(1, 2), dry_run=True, kinds=["b", "a"], inner=Inner(views=7)),
     ],
 )
 def test_flags_give_the_same_options_back(options):

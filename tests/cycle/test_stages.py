@@ -1,12 +1,11 @@
 import json
 from dataclasses import replace
-from functools import wraps
 from pathlib import Path
 
 import pytest
 import yaml
 
-from cahqp.cli import legacy
+from cahqp.__main__ import main
 from cahqp.cycle.plan import read_plan
 from cahqp.cycle.stages import CycleStages
 from cahqp.relabel import command
@@ -152,9 +151,9 @@ def test_lists_are_json(stages):
 def test_relabelling_understands_what_a_plan_says(plan, monkeypatch):
     told = replace(plan.relabel, threshold=0.3, views=["flip", "scale:1.5"], weight_by_score=True)
     stages = {stage.name: stage for stage in CycleStages(replace(plan, relabel=told), Path("out")).all()}
-    given = {}
-    stand_in = wraps(command.relabel)(lambda **settings: given.update(settings))
-    monkeypatch.setattr(command, "relabel", stand_in)
-    legacy.relabel(list(stages["relabel"].arguments))
-    assert (given["threshold"], given["views"], given["weight_by_score"]) == (0.3, ["flip", "scale:1.5"], True)
-    assert (given["stationary_weight"], given["ignore_share"], given["temporal"]) == (0.5, 0.6, True)
+    parsed = []
+    monkeypatch.setattr(command, "relabel", parsed.append)
+    assert main(list(stages["relabel"].arguments)) == 0
+    options = parsed[0]
+    assert (options.threshold, options.views, options.weight_by_score) == (0.3, ["flip", "scale:1.5"], True)
+    assert (options.stationary_weight, options.ignore_share, options.temporal) == (0.5, 0.6, True)

@@ -78,7 +78,7 @@ def coco(edge, tmp_path):
             cv2.imwrite(str(tmp_path / name / f"{number}.png"), image)
             size = {"width": 140, "height": 80}
             images.append({"id": number, "file_name": f"{number}.png", "recording": f"r{number}", **size})
-            found = runtime.detect([image[:, :, ::-1]])[0].above(np.full(3, 0.3, np.float32))
+            found = runtime.detect([image[:, :, ::-1]])[0].filter_by_score(np.full(3, 0.3, np.float32))
             for box, label in zip(found.boxes.astype(float).tolist(), found.labels.tolist(), strict=True):
                 bbox = [box[0], box[1], box[2] - box[0], box[3] - box[1]]
                 row = {"id": len(annotations) + 1, "image_id": number, "category_id": label + 1, "bbox": bbox}

@@ -7,10 +7,12 @@ import pytest
 
 import cahqp
 from cahqp.__main__ import main
+from cahqp.edge.detections import EdgeDetections
 from cahqp.edge.export import command as exporting
 from cahqp.edge.export.parity import Parity
+from cahqp.edge.options import KeygenOptions
 from cahqp.edge.package import MODEL, read_package
-from cahqp.edge.runtime import Found, Runtime
+from cahqp.edge.runtime import Runtime
 from cahqp.edge.signing import keygen
 from cahqp.errors import WeightsError
 from cahqp.runs.directory import verify
@@ -84,7 +86,7 @@ def test_int8_is_measured_on_other_frames_than_it_was_fitted_to(edge, coco, tmp_
     assert run(edge, tmp_path / "p", *given) == 1
     assert "--calibration" in capsys.readouterr().err
     assert run(edge, tmp_path / "p", *given, "--calibration", coco("again", range(3, 6))) == 1
-    assert "1 frames stand in both" in capsys.readouterr().err
+    assert "1 frames are in both" in capsys.readouterr().err
 
 
 def test_an_int8_package_that_loses_too_much_is_not_written(edge, coco, tmp_path, capsys):
@@ -97,7 +99,7 @@ def test_an_int8_package_that_loses_too_much_is_not_written(edge, coco, tmp_path
 
 def test_a_signed_package_opens_with_its_key_alone(edge, tmp_path):
     for name in ("ours", "theirs"):
-        keygen(tmp_path / name)
+        keygen(KeygenOptions(output=tmp_path / name))
     given = [f"--key={tmp_path / 'ours' / 'private.pem'}", "--check_frames=1"]
     assert run(edge, tmp_path / "p", *given) == 0
     package = tmp_path / "p"
@@ -106,14 +108,14 @@ def test_a_signed_package_opens_with_its_key_alone(edge, tmp_path):
         read_package(package, tmp_path / "theirs" / "public.pem")
     changed = (package / "package.json").read_text().replace('"bus"', '"van"')
     (package / "package.json").write_text(changed)
-    with pytest.raises(WeightsError, match="does not fit its manifest"):
+    with pytest.raises(WeightsError, match="does not match its manifest"):
         read_package(package, tmp_path / "ours" / "public.pem")
 
 
 def test_parity_does_not_mind_the_order(edge):
     def found(order):
         boxes = np.array([[0, 0, 9, 9], [20, 20, 30, 30], [0, 0, 9, 9]], np.float32)
-        return Found(boxes[order], np.array([0.9, 0.9, 0.9], np.float32)[order], np.array([0, 0, 1])[order])
+        return EdgeDetections(boxes[order], np.array([0.9, 0.9, 0.9], np.float32)[order], np.array([0, 0, 1])[order])
 
     parity = Parity()
     parity.add(found([0, 1, 2]), found([2, 1, 0]))

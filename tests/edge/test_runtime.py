@@ -15,11 +15,12 @@ from cahqp.__main__ import main
 from cahqp.data.transforms import plain
 from cahqp.detectors.base import Output
 from cahqp.detectors.model_file import load as load_detector
-from cahqp.edge import frames as edge_frames
-from cahqp.edge.frames import read_frames
+from cahqp.edge import sources
+from cahqp.edge.detections import decode
 from cahqp.edge.package import MODEL, read_package
 from cahqp.edge.prefetch import Prefetch
-from cahqp.edge.runtime import Runtime, decode
+from cahqp.edge.runtime import Runtime
+from cahqp.edge.sources import read_frames
 from cahqp.errors import DataError, WeightsError
 from cahqp.predictor import load
 from cahqp.structures import Targets
@@ -43,10 +44,10 @@ def test_frames_are_prepared_as_in_training(edge, runtime, size):
     predictor = load(edge / "student.safetensors")
     rule = predictor.detector.preprocessing
     view = torch.from_numpy(plain(rule)(image, Targets.empty(), 0)[0]).permute(2, 0, 1)
-    assert (rule.normalise(view[None])[0].numpy() == runtime.prepare(image)).all()
+    assert (rule.normalise(view[None])[0].numpy() == runtime.preprocess(image)).all()
     expected, found = predictor.predict([image])[0], runtime.detect([image])[0]
     np.testing.assert_allclose(np.sort(found.scores), np.sort(expected.scores.numpy()), atol=1e-5)
-    assert (runtime.prepare(image[:, :, ::-1], bgr=True) == runtime.prepare(image)).all()
+    assert (runtime.preprocess(image[:, :, ::-1], bgr=True) == runtime.preprocess(image)).all()
 
 
 def test_decoding_is_that_of_the_detector(edge):
@@ -82,7 +83,7 @@ def test_thresholds_before_suppression_keep_what_they_keep_after_it(seed):
     logits, boxes = rng.normal(0, 2, (60, 3)).astype(np.float32), np.hstack([centres, sides]).astype(np.float32)
     limits = np.array([0.3, 0.5, 0.7], np.float32)
     found = decode(logits, boxes, (80, 140), 100, 0.4, limits)
-    wanted = decode(logits, boxes, (80, 140), 100, 0.4).above(limits)
+    wanted = decode(logits, boxes, (80, 140), 100, 0.4).filter_by_score(limits)
     assert 0 < len(found.scores) < 100
     for one, other in zip(found, wanted, strict=True):
         np.testing.assert_array_equal(one, other)
@@ -92,7 +93,7 @@ def test_a_model_that_fails_at_work_ends_the_command(edge, tmp_path, capsys, mon
     def fails(self, prepared):
         raise WeightsError("the model fails at work")
 
-    monkeypatch.setattr(Runtime, "answer_some", fails)
+    monkeypatch.setattr(Runtime, "infer_frames", fails)
     given = ["detect", f"--weights={edge / 'student-package'}", f"--output={tmp_path / 'd'}"]
     assert main([*given, f"--frames={edge / 'frames'}"]) == 1
     assert "fails at work" in capsys.readouterr().err
@@ -168,14 +169,14 @@ class Camera(http.server.BaseHTTPRequestHandler):
 
 
 def test_a_broken_stream_is_opened_anew_and_given_up_at_last(monkeypatch):
-    monkeypatch.setattr(edge_frames, "_LONGEST_WAIT", 0.05)
-    monkeypatch.setattr(edge_frames, "_FIRST_WAIT", 0.05)
+    monkeypatch.setattr(sources, "_LONGEST_WAIT", 0.05)
+    monkeypatch.setattr(sources, "_FIRST_WAIT", 0.05)
     monkeypatch.setattr(Camera, "calls", 0)
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Camera)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     told, found = [], []
-    with pytest.raises(DataError, match="has sent no frame"):
-        for frame in read_frames(f"http://127.0.0.1:{server.server_port}/", patience=0.5, tell=told.append):
+    with pytest.raises(DataError, match="sent no frame"):
+        for frame in read_frames(f"http://127.0.0.1:{server.server_port}/", patience=0.5, report=told.append):
             found.append(frame)
     server.shutdown()
     assert len(found) >= 4  # of both calls

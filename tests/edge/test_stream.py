@@ -8,8 +8,8 @@ import pytest
 
 from cahqp.__main__ import main
 from cahqp.edge import detect as detection
-from cahqp.edge import frames as edge_frames
-from cahqp.edge.frames import EdgeFrame
+from cahqp.edge import sources
+from cahqp.edge.sources import EdgeFrame
 
 
 @pytest.fixture
@@ -39,11 +39,11 @@ def nothing():
 
 
 def test_a_stream_that_is_down_leaves_no_output_behind(edge, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(edge_frames, "_FIRST_WAIT", 0.01)
+    monkeypatch.setattr(sources, "_FIRST_WAIT", 0.01)
     given = [f"--weights={edge / 'student-package'}", "--frames=http://127.0.0.1:9/", f"--output={tmp_path / 'd'}"]
     for _ in range(2):
         assert main(["detect", *given, "--patience=0.01", "--draw=true"]) == 1
-        assert "has sent no frame" in capsys.readouterr().err
+        assert "sent no frame" in capsys.readouterr().err
     assert not (tmp_path / "d").exists()
 
 
@@ -66,7 +66,7 @@ def test_an_interrupted_stream_without_a_frame_leaves_the_output_free(camera, tm
 def test_frames_in_files_go_on_with_the_same_command(edge, tmp_path, capsys, monkeypatch):
     given = [f"--weights={edge / 'student-package'}", f"--frames={edge / 'frames'}", f"--output={tmp_path / 'd'}"]
     with monkeypatch.context() as patched:
-        patched.setattr(detection, "_work", lambda *_: interrupted())
+        patched.setattr(detection, "_process", lambda *_: interrupted())
         assert main(["detect", *given]) == 130
     assert "Rerun the same command to resume" in capsys.readouterr().err
     assert main(["detect", *given]) == 0
@@ -78,7 +78,7 @@ def test_a_disk_that_fills_up_is_told(edge, camera, tmp_path, capsys, monkeypatc
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with monkeypatch.context() as patched:
-        patched.setattr(detection, "line", full)
+        patched.setattr(detection, "format_line", full)
         given = [f"--weights={edge / 'student-package'}", f"--frames={edge / 'frames'}", f"--output={tmp_path / 'd'}"]
         assert (main(["detect", *given]) if frames == "files" else camera(2, nothing)) == 1
     told = capsys.readouterr().err

@@ -134,7 +134,7 @@ def running(tmp_path_factory):
         cv2.imwrite(str(root / f"{number}.png"), image)
         where = {"recording": f"r{(number - 1) // 2}", "frame": number}
         images.append({"id": number, "file_name": f"{number}.png", "width": 96, "height": 64, **where})
-        found = runtime.detect([image[:, :, ::-1]])[0].above(np.full(3, 0.7, np.float32))
+        found = runtime.detect([image[:, :, ::-1]])[0].filter_by_score(np.full(3, 0.7, np.float32))
         for box, label in zip(found.boxes.astype(float).tolist(), found.labels.tolist(), strict=True):
             bbox = [box[0], box[1], box[2] - box[0], box[3] - box[1]]
             row = {"id": len(annotations) + 1, "image_id": number, "category_id": label + 1, "bbox": bbox}

@@ -14,8 +14,8 @@ from cahqp.edge.runtime import Runtime
 from cahqp.errors import WeightsError
 from cahqp.evaluation.bootstrap import Groups
 from cahqp.evaluation.matching import ClassMatches, Matches
-from cahqp.gate.decision import Operating, RuntimeCost, SetEvidence, decide
-from cahqp.gate.operating_point import operating
+from cahqp.gate.decision import OperatingEvidence, RuntimeCost, SetEvidence, decide
+from cahqp.gate.operating_point import compare_f1
 from cahqp.gate.options import GateLimits
 
 CLASSES = ["car", "bus"]
@@ -139,7 +139,7 @@ def test_detections_that_average_precision_leaves_out_count_where_a_threshold_le
     [(-0.06, -0.01, False), (-0.06, 0.01, True), (-0.04, -0.01, True), (-0.06, float("inf"), True)],
 )
 def test_a_loss_at_the_thresholds_counts_where_it_is_large_and_no_accident(difference, high, published):
-    found = Operating(0.5 + difference, 0.5, high)
+    found = OperatingEvidence(0.5 + difference, 0.5, high)
     one = SetEvidence("source", "source", 0.6, 0.5, 0.05, "recordings", 12, {}, operating=found)
     assert decide([one], GateLimits(), SAME, SAME)["published"] is published
 
@@ -153,9 +153,9 @@ def test_the_bound_of_f1_counts_every_group_as_often_as_it_is_drawn():
         return Matches(("car", "bus"), (ClassMatches(scores, hits, np.arange(20), one),) * 2)
 
     half, whole = matches(np.arange(20) % 2 == 0), matches(np.full(20, True))
-    same = operating(whole, whole, {"car": 0.4, "bus": 0.4}, {"car": 0.4, "bus": 0.4}, groups, seed=0, resamples=200)
+    same = compare_f1(whole, whole, {"car": 0.4, "bus": 0.4}, {"car": 0.4, "bus": 0.4}, groups, seed=0, resamples=200)
     assert (same.candidate, same.running, same.high) == (1, 1, 0)
-    worse = operating(half, whole, {"car": 0.4, "bus": 0.4}, {"car": 0.4, "bus": 0.4}, groups, seed=0, resamples=2000)
+    worse = compare_f1(half, whole, {"car": 0.4, "bus": 0.4}, {"car": 0.4, "bus": 0.4}, groups, seed=0, resamples=2000)
     assert (worse.candidate, worse.running) == (0.5, 1)
     assert worse.high == pytest.approx(-0.5 + 1.73 * 0.5 / np.sqrt(19), abs=0.03)
 
@@ -192,7 +192,7 @@ def test_a_candidate_whose_rules_cannot_be_read_is_refused(place, tmp_path, sect
     manifest = json.loads((path / "package.json").read_text())
     (path / "package.json").write_text(json.dumps(manifest | {section: said}))
     decision = gate(place, path, tmp_path / "g")
-    assert not decision["published"] and "rules that cannot be read" in decision["reason"]
+    assert not decision["published"] and "has invalid entries" in decision["reason"]
 
 
 def test_labels_without_frames_give_no_advice(place, tmp_path):

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from cahqp.__main__ import main
+from cahqp.edge.options import KeygenOptions
 from cahqp.edge.package import MANIFEST, MODEL
 from cahqp.edge.pointer import PREVIOUS, RUNNING
 from cahqp.edge.signing import keygen
@@ -76,7 +77,7 @@ def test_of_two_controllers_at_once_one_wins(registry, tmp_path):
 
 def test_other_classes_and_other_keys_are_refused(tmp_path, capsys):
     for name in ("ours", "theirs"):
-        keygen(tmp_path / name)
+        keygen(KeygenOptions(output=tmp_path / name))
     trusted = f"--trusted={tmp_path / 'ours' / 'public.pem'}"
     make_package(tmp_path / "p1", 1, key=tmp_path / "ours" / "private.pem")
     make_package(tmp_path / "forged", 2, key=tmp_path / "theirs" / "private.pem")
@@ -92,7 +93,7 @@ def test_other_classes_and_other_keys_are_refused(tmp_path, capsys):
 
 
 def test_what_runs_becomes_a_new_version_once_it_is_signed(tmp_path):
-    keygen(tmp_path / "ours")
+    keygen(KeygenOptions(output=tmp_path / "ours"))
     trusted = tmp_path / "ours" / "public.pem"
     make_package(tmp_path / "plain", 1)
     make_package(tmp_path / "signed", 1, key=tmp_path / "ours" / "private.pem")

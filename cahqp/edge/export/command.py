@@ -23,8 +23,7 @@ from cahqp.edge.runtime import Runtime
 from cahqp.edge.signing import private_fingerprint, sign
 from cahqp.edge.sources import read_valid_frames
 from cahqp.predictor import Predictor
-from cahqp.runs.directory import RunDirectory
-from cahqp.runs.whole import whole_or_nothing
+from cahqp.runs.directory import open_run
 
 _SETTINGS = ("precision", "batch", "sampling", "frame_size", "max_loss", "check_frames", "calibration_frames")
 _MAX_SYNTHETIC_FRAMES = 24
@@ -43,14 +42,11 @@ def export(options: ExportOptions) -> None:
     inputs = {"weights": options.weights}
     for role in ("frames", "calibration", "labelled"):
         inputs |= {f"{role}.{number}": Path(path) for number, path in enumerate(getattr(options, role))}
-    run = RunDirectory(options.output, "export", settings, inputs, options.seed)
-    if not run.begin():
-        print(f"{options.output} is finished already: nothing to do.")
-        return
-    with whole_or_nothing(run):
-        metrics = _write_package(options, run.work)
-        run.finish(metrics)
-    _report(options.output, metrics)
+    with open_run(options.output, "export", settings, inputs, options.seed) as run:
+        if run is None:
+            return
+        run.metrics = _write_package(options, run.work)
+    _report(options.output, run.metrics)
 
 
 def _write_package(options: ExportOptions, work: Path) -> dict[str, Any]:
