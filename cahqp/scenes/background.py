@@ -1,8 +1,7 @@
-"""The empty scene: colours, own light, lamp light and distance of every pixel, made once per recording."""
+"""Empty scene: colour, emission, lamp light and distance of every pixel, made once per recording."""
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import cv2
@@ -10,8 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cahqp.scenes.conditions import Conditions
-from cahqp.scenes.geometry import rectangle
-from cahqp.scenes.layout import KERB, LANE_WIDTH, PAVEMENT, Building, Layout, StreetLamp, Tree
+from cahqp.scenes.layout import KERB, LANE_WIDTH, PAVEMENT, Building, Layout, StreetLamp, Tree, farthest_first
 from cahqp.scenes.randomness import generator
 
 Array = NDArray[np.float32]
@@ -25,12 +23,12 @@ LAMP_REACH = 6.0  # metres; the spread of a street lamp's light on the ground
 
 @dataclass(frozen=True)
 class Background:
-    """Layers of the empty scene, all of the frame's height and width.
+    """Layers of the empty scene, in the frame's size.
 
     Attributes:
-        colours: (H, W, 3) uint8, as lit by white light of strength 1, with the shadows of what stands still.
+        colours: (H, W, 3) uint8 under white light of strength 1, with the shadows of static objects.
         emission: (H, W, 3) float32 in 0..255, light of windows and street lamps.
-        light: (H, W, 3) float32 factor on `colours` and on what stands before them.
+        light: (H, W, 3) float32 factor on `colours` and on the road users before them.
         distance: (H, W) float32 metres, large in the sky.
     """
 
@@ -41,12 +39,12 @@ class Background:
 
 
 def fixed(points: Array, scale: int = 1) -> NDArray[np.int32]:
-    """Return pixels in the fixed-point numbers (4 bits) that OpenCV draws at, whose pixel centres are whole numbers."""
+    """Return pixels in OpenCV's fixed-point numbers (4 fractional bits), whose pixel centres are whole numbers."""
     return np.round((points * scale - 0.5) * 16).astype(np.int32)
 
 
 def noise_tile(rng: np.random.Generator, octaves: int = 5, size: int = 256) -> Array:
-    """Return a (size, size) texture of mean 0 and deviation 1 that is rough at all scales and has no seams."""
+    """Return a seamless (size, size) texture of mean 0 and deviation 1 that is rough at all scales."""
     total = np.zeros((size, size), np.float32)
     for octave in range(octaves):
         cells = 8 * 2**octave
@@ -65,7 +63,7 @@ def _sample(tile: Array, x: Array, y: Array, per_metre: float) -> Array:
 
 
 class _Painter:
-    """Draws the empty scene at `SAMPLES` times the size, farthest things first."""
+    """Drawing of the empty scene at `SAMPLES` times the size, farthest objects first."""
 
     def __init__(self, seed: int, index: int, layout: Layout, conditions: Conditions) -> None:
         self.seed, self.index, self.layout, self.conditions = seed, index, layout, conditions
@@ -85,12 +83,12 @@ class _Painter:
         self._ground()
         self._horizon()
         self._shadows()
-        things: list[Building | Tree] = [*self.layout.buildings, *self.layout.trees]
-        for thing in sorted(things, key=lambda thing: -math.hypot(thing.x, thing.y)):
-            if isinstance(thing, Building):
-                self._building(thing)
+        objects: list[Building | Tree] = [*self.layout.buildings, *self.layout.trees]
+        for item in sorted(objects, key=farthest_first):
+            if isinstance(item, Building):
+                self._building(item)
             else:
-                self._tree(thing)
+                self._tree(item)
         for lamp in self.layout.lamps:
             self._lamp_head(lamp)
 
@@ -105,7 +103,7 @@ class _Painter:
             cv2.fillPoly(target, [pixels], colour.clip(0, 255).tolist(), cv2.LINE_AA, 4)
 
     def _sky(self) -> None:
-        """Colour the sky; divided by the ambient light, which it will be multiplied with."""
+        """Draw the sky, divided by the ambient light, with which it is multiplied later."""
         conditions = self.conditions
         height, width = self.sky.shape
         dusk = max(0.0, 1 - abs(conditions.hour - 19) / 1.6) * (1 - conditions.rain)
@@ -124,7 +122,7 @@ class _Painter:
         self.canvas[self.sky] = np.clip(sky / light, 0, 255)[self.sky].astype(np.uint8)
 
     def _ground(self) -> None:
-        """Colour road, markings, kerbs, pavements and what lies beyond them."""
+        """Draw road, markings, kerbs, pavements and the ground beyond."""
         along, offset = self.layout.road.locate(self.x, self.y)
         fine = _sample(self.tile, self.x, self.y, 24.0)
         coarse = _sample(self.tile, self.x, self.y, 2.3)
@@ -172,7 +170,7 @@ class _Painter:
         return np.asarray(road, np.float32)
 
     def _horizon(self) -> None:
-        """Stand a row of far houses and trees where ground and sky meet."""
+        """Draw a row of far houses and trees where ground and sky meet."""
         far = 110.0
         for k in range(34):
             x = -95 + k * 5.8 + self.rng.uniform(-2, 2)
@@ -190,11 +188,11 @@ class _Painter:
                 self._fill(square, np.array([190, 160, 110.0]), self.glow)
 
     def _shadows(self) -> None:
-        """Darken the ground in the shade of buildings, trees and poles."""
+        """Darken the ground in the shadows of buildings, trees and poles."""
         mask = np.zeros(self.canvas.shape[:2], np.uint8)
         lean = -self.sun[:2] / self.sun[2]
         for building in self.layout.buildings:
-            corners = _corners(building)
+            corners = building.corners
             self._shade(np.concatenate([corners, corners + lean * building.height]), mask)
         for tree in self.layout.trees:
             turns = np.linspace(0, 2 * np.pi, 12, endpoint=False)
@@ -217,7 +215,7 @@ class _Painter:
     def _building(self, building: Building) -> None:
         rng = generator(self.seed, "building", self.index, building.number)
         walls = np.array(WALLS[rng.integers(len(WALLS))])
-        corners = _corners(building)
+        corners = building.corners
         order = sorted(range(4), key=lambda k: -float(np.linalg.norm(corners[k] + corners[(k + 1) % 4])))
         roof = np.hstack([corners, np.full((4, 1), building.height)]).astype(np.float32)
         for k in order:
@@ -281,12 +279,8 @@ class _Painter:
         cv2.circle(self.glow, pixels[0].tolist(), int(radius * 16), (255, 244, 214), -1, cv2.LINE_AA, 4)
 
 
-def _corners(building: Building) -> Array:
-    return rectangle(building.x, building.y, building.angle, building.half_length, building.half_width)
-
-
 def shadow_factor(conditions: Conditions) -> float:
-    """Return what is left of the light where the sun does not reach."""
+    """Return the share of the light that remains in a shadow, 0..1."""
     ambient, sun = float(conditions.ambient.mean()), float(conditions.sunlight.mean())
     return (ambient * 0.82) / (ambient * 0.82 + sun * 1.35) if sun > 0 else 1.0
 
@@ -306,7 +300,14 @@ def _light(layout: Layout, conditions: Conditions, sky: NDArray[np.bool_], colou
 
 
 def paint_background(seed: int, index: int, layout: Layout, conditions: Conditions) -> Background:
-    """Paint the empty scene of a camera under the given conditions."""
+    """Draw the empty scene of a camera.
+
+    Args:
+        seed: Seed of the world.
+        index: Number of the camera.
+        layout: Its surroundings.
+        conditions: Light and weather.
+    """
     painter = _Painter(seed, index, layout, conditions)
     painter.paint()
     height, width = layout.camera.size

@@ -1,4 +1,4 @@
-"""From layers to a photograph: headlights, glare, fog, rain, exposure, blur and sensor noise."""
+"""Conversion of layers to a photograph: headlights, glare, fog, rain, exposure, blur and sensor noise."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ Array = NDArray[np.float32]
 Image = NDArray[np.uint8]
 
 BEAM = np.array([1.0, 0.94, 0.8], np.float32)
-# Corners of the light on the road before a vehicle: metres ahead of its front, half widths there.
+# Light on the road before a vehicle: metres ahead of its front and half width, near and far; strength.
 _BEAMS = (((0.5, 0.7), (13.0, 3.0), 0.35), ((0.8, 0.7), (8.0, 2.1), 0.8), ((1.2, 0.6), (5.0, 1.4), 1.1))
 GLOW_SCALE = 4  # glare is blurred at a quarter of the size
 
 
 @lru_cache(maxsize=4)
 def _noise(size: tuple[int, int]) -> Array:
-    """Return sensor noise (2H, 2W, 3) of deviation 1, partly common to the three colours and slightly smooth."""
+    """Return sensor noise (2H, 2W, 3) of deviation 1, partly shared by the three colours and slightly smooth."""
     rng = generator(0, "sensor")
     height, width = size[0] * 2, size[1] * 2
     common = rng.normal(size=(height, width, 1)).astype(np.float32)
@@ -38,7 +38,7 @@ def _noise(size: tuple[int, int]) -> Array:
 
 @lru_cache(maxsize=4)
 def _streaks(size: tuple[int, int]) -> Array:
-    """Return falling rain (2H, 2W) in 0..1."""
+    """Return streaks of rain (2H, 2W) in 0..1."""
     rng = generator(0, "rain")
     height, width = size[0] * 2, size[1] * 2
     layer = np.zeros((height, width), np.uint8)
@@ -57,7 +57,7 @@ def _window(tile: Array, size: tuple[int, int], rng: np.random.Generator) -> Arr
 
 
 def _beams(drawables: list[Drawable], camera: Camera) -> Array:
-    """Return (H, W) how much light the headlights throw on the road."""
+    """Return the light of the headlights on the road (H, W)."""
     height, width = camera.size
     pool = np.zeros((height // 2, width // 2), np.float32)
     for near, far, strength in _BEAMS:
@@ -77,7 +77,7 @@ def _beams(drawables: list[Drawable], camera: Camera) -> Array:
 
 
 def _lights(canvas: Canvas, camera: Camera, conditions: Conditions) -> tuple[Array, Array]:
-    """Return the lamps' own discs (H, W, 3) and the glare round them, both in 0..255."""
+    """Return the discs of the lamps (H, W, 3) and the glare around them, both in 0..255."""
     height, width = camera.size
     discs = np.zeros((height, width, 3), np.uint8)
     glare = np.zeros((height // GLOW_SCALE, width // GLOW_SCALE, 3), np.float32)
@@ -99,7 +99,7 @@ def _lights(canvas: Canvas, camera: Camera, conditions: Conditions) -> tuple[Arr
 
 
 def _panel(discs: Image, canvas: Canvas, lamp: Lamp, corners: Array, owner: int, power: float) -> None:
-    """Light up a window where nobody stands before it."""
+    """Draw a lit window where no other road user hides it."""
     rows, columns = window(np.concatenate([corners.min(0), corners.max(0)]), canvas.owner.shape)
     region = canvas.owner[rows, columns]
     mask = np.zeros(region.shape, np.uint8)
@@ -108,7 +108,7 @@ def _panel(discs: Image, canvas: Canvas, lamp: Lamp, corners: Array, owner: int,
 
 
 def _spread(glare: Array, conditions: Conditions, size: tuple[int, int]) -> Array:
-    """Blur points of light into halos; fog widens them and a wet road draws them out downwards."""
+    """Blur points of light into halos; fog widens them, and a wet road extends them downwards."""
     unit = size[1] / 320
     wide = 1 + 1.2 * conditions.fog + 0.4 * conditions.rain
     near = cv2.GaussianBlur(glare, (0, 0), 0.8 * unit)
@@ -131,7 +131,15 @@ def develop(
     conditions: Conditions,
     rng: np.random.Generator,
 ) -> Image:
-    """Light the layers and photograph them.
+    """Apply light, weather and camera to the layers.
+
+    Args:
+        canvas: Layers with road users.
+        background: Layers of the empty scene.
+        drawables: Road users.
+        camera: The camera.
+        conditions: Light and weather.
+        rng: Random generator of the frame.
 
     Returns:
         (H, W, 3) uint8 RGB.

@@ -1,6 +1,6 @@
-"""Cameras over a flat ground, and curved paths on it.
+"""Cameras above a flat ground, and curved paths on it.
 
-The world is in metres with the camera above its origin: x to the right, y ahead, z up.
+World coordinates are in metres, with the camera above the origin: x to the right, y ahead, z up.
 """
 
 from __future__ import annotations
@@ -14,20 +14,20 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float32]
 
-NEAREST = 0.4  # metres; what lies nearer or behind is projected from here, far outside of the frame
+NEAREST = 0.4  # metres; nearer points, and points behind, are projected from here, far outside the frame
 FARTHEST_GROUND = 2000.0  # metres, where textures end
 FARTHEST_PIXEL = 6000.0  # keeps fixed-point coordinates inside int32
 
 
 @dataclass(frozen=True)
 class Camera:
-    """A pinhole camera.
+    """Pinhole camera.
 
     Attributes:
         height: Metres above the ground.
         pitch: Radians below the horizontal.
         roll: Radians, clockwise.
-        heading: Compass direction of the view in radians; turns the sun.
+        heading: Compass direction of the view in radians; decides the direction of the sun.
         focal: Focal length as a multiple of the image width.
         size: Height and width in pixels.
     """
@@ -46,12 +46,12 @@ class Camera:
 
     @property
     def position(self) -> Array:
-        """(3,) where the camera hangs."""
+        """(3,) position in the world."""
         return np.array([0, 0, self.height], dtype=np.float32)
 
     @cached_property
     def rotation(self) -> Array:
-        """(3, 3) whose rows are the image's right, its down and the view, in the world."""
+        """(3, 3) matrix whose rows are the image's right, its down and the view, in the world."""
         sine, cosine = math.sin(self.pitch), math.cos(self.pitch)
         level = np.array([[1, 0, 0], [0, -sine, -cosine], [0, cosine, -sine]])
         sine, cosine = math.sin(self.roll), math.cos(self.roll)
@@ -59,7 +59,7 @@ class Camera:
         return np.asarray(rolled, np.float32)
 
     def project(self, points: Array) -> tuple[Array, Array]:
-        """Return the pixels (N, 2) and depths (N,) of world points (N, 3). Pixel (0, 0) is the frame's outer corner."""
+        """Return pixels (N, 2) and depths (N,) of world points (N, 3). Pixel (0, 0) is the frame's outer corner."""
         seen: Array = np.asarray((points - self.position) @ self.rotation.T, np.float32)
         depth = seen[:, 2]
         height, width = self.size
@@ -68,7 +68,7 @@ class Camera:
         return np.clip(pixels, -FARTHEST_PIXEL, FARTHEST_PIXEL).astype(np.float32), depth
 
     def ground(self, scale: int = 1) -> tuple[Array, Array, Array]:
-        """Return x, y and distance of the ground behind each pixel; the distance is infinite above the horizon.
+        """Return x, y and distance of the ground at each pixel; the distance is infinite above the horizon.
 
         Args:
             scale: Samples per pixel and axis.
@@ -87,12 +87,12 @@ class Camera:
 
 @dataclass(frozen=True)
 class Path:
-    """An arc on the ground.
+    """Arc on the ground.
 
     Attributes:
-        x: Where the arc's position 0 is.
-        y: Where the arc's position 0 is.
-        angle: Direction there in radians, from straight ahead (0) to the right.
+        x: Point at position 0 of the arc.
+        y: Point at position 0 of the arc.
+        angle: Direction at position 0 in radians, from straight ahead (0) to the right.
         curvature: One over the radius in metres; positive turns right, never zero.
     """
 
@@ -102,14 +102,14 @@ class Path:
     curvature: float
 
     def at(self, along: Array | float, offset: Array | float) -> tuple[Array, Array, Array]:
-        """Return x, y and direction of the points `along` the arc, `offset` metres to its right."""
+        """Return x, y and direction of the points `along` metres on the arc, `offset` metres to its right."""
         turned = self.angle + self.curvature * np.asarray(along, dtype=np.float32)
         x = self.x + (math.cos(self.angle) - np.cos(turned)) / self.curvature + np.cos(turned) * offset
         y = self.y + (np.sin(turned) - math.sin(self.angle)) / self.curvature - np.sin(turned) * offset
         return np.asarray(x, np.float32), np.asarray(y, np.float32), np.asarray(turned, np.float32)
 
     def locate(self, x: Array, y: Array) -> tuple[Array, Array]:
-        """Return how far along the arc and how far to its right the points are; the inverse of `at`."""
+        """Return the position of points along the arc and to its right, in metres; the inverse of `at`."""
         radius = 1 / self.curvature
         dx = x - (self.x + math.cos(self.angle) * radius)
         dy = y - (self.y - math.sin(self.angle) * radius)
@@ -121,7 +121,7 @@ class Path:
 
 
 def rectangle(x: float, y: float, angle: float, half_length: float, half_width: float) -> Array:
-    """Return the (4, 2) corners of a rectangle on the ground whose length points to `angle`."""
+    """Return the (4, 2) corners of a rectangle on the ground whose length has the direction `angle`."""
     ahead = np.array([math.sin(angle), math.cos(angle)]) * half_length
     right = np.array([math.cos(angle), -math.sin(angle)]) * half_width
     corners = [ahead + right, ahead - right, -ahead - right, -ahead + right]
@@ -129,10 +129,10 @@ def rectangle(x: float, y: float, angle: float, half_length: float, half_width: 
 
 
 def in_front(first: Array, second: Array) -> bool:
-    """Tell whether the first of two convex footprints (4, 2) hides the second from a camera above the origin.
+    """Return whether the first of two convex footprints (4, 2) hides the second from a camera above the origin.
 
-    Two that do not touch are parted by the line through a side of one of them; the one on the camera's side of it
-    is in front.
+    The line through a side of one footprint separates two that do not touch. The footprint on the camera's side of the
+    line is in front.
     """
     for near, far, answer in ((first, second, True), (second, first, False)):
         side = np.roll(near, -1, 0) - near

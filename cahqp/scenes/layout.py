@@ -1,4 +1,4 @@
-"""What stands round a camera: its roads, pavements, buildings, trees and street lamps, from the seed alone."""
+"""Surroundings of a camera: roads, pavements, buildings, trees and street lamps, from the seed alone."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ PAVEMENT = 2.4
 
 @dataclass(frozen=True)
 class Lane:
-    """A line that road users follow.
+    """Line that road users follow.
 
     Attributes:
         offset: Metres to the right of the road's centre.
         direction: 1 along the road's path, -1 against it.
-        start: Where it enters the view, as a position on the path.
-        end: Where it leaves the view; beyond `start`.
-        pavement: People walk here.
+        start: Position on the path, in metres, at which it enters the view.
+        end: Position on the path at which it leaves the view; beyond `start`.
+        pavement: Whether it is for people.
         speed: Metres per second.
     """
 
@@ -40,61 +40,77 @@ class Lane:
 
 
 @dataclass(frozen=True)
-class Building:
-    """A box with windows.
+class Static:
+    """Object that stands on the ground; lengths of all objects are in metres.
 
     Attributes:
-        x: Its middle.
-        y: Its middle.
-        angle: Direction of its length in radians.
-        half_length: Metres.
-        half_width: Metres.
-        height: Metres.
-        number: Names its wall and windows.
+        x: Position of its middle.
+        y: Position of its middle.
     """
 
     x: float
     y: float
+
+    @property
+    def distance(self) -> float:
+        """Distance from the camera along the ground."""
+        return math.hypot(self.x, self.y)
+
+
+def farthest_first(item: Static) -> float:
+    """Return a sort key."""
+    return -item.distance
+
+
+@dataclass(frozen=True)
+class Building(Static):
+    """Box with windows.
+
+    Attributes:
+        angle: Direction of its length in radians.
+        half_length: Half the length.
+        half_width: Half the width.
+        height: Height.
+        number: Name of the random generator of its walls and windows.
+    """
+
     angle: float
     half_length: float
     half_width: float
     height: float
     number: int
 
+    @property
+    def corners(self) -> Array:
+        """(4, 2) corners on the ground."""
+        return rectangle(self.x, self.y, self.angle, self.half_length, self.half_width)
+
 
 @dataclass(frozen=True)
-class Tree:
-    """A trunk and a crown.
+class Tree(Static):
+    """Trunk and crown.
 
     Attributes:
-        x: Where it stands.
-        y: Where it stands.
-        height: Metres.
-        radius: Of the crown in metres.
-        number: Names its leaves.
+        height: Height.
+        radius: Radius of the crown.
+        number: Name of the random generator of its leaves.
     """
 
-    x: float
-    y: float
     height: float
     radius: float
     number: int
 
 
 @dataclass(frozen=True)
-class StreetLamp:
-    """A pole with an arm over the road.
+class StreetLamp(Static):
+    """Pole with an arm over the road.
 
     Attributes:
-        x: Foot of the pole.
-        y: Foot of the pole.
-        head_x: Below the lamp.
-        head_y: Below the lamp.
-        height: Metres.
+        head_x: Position below the lamp.
+        head_y: Position below the lamp.
+        height: Height of the lamp.
     """
 
-    x: float
-    y: float
     head_x: float
     head_y: float
     height: float
@@ -102,15 +118,15 @@ class StreetLamp:
 
 @dataclass(frozen=True)
 class Layout:
-    """All that a camera sees apart from road users, weather and light.
+    """View of a camera, apart from road users, weather and light.
 
     Attributes:
         camera: The camera.
         road: Middle of the road.
         half_road: Half the width of the carriageway in metres.
-        lanes_each_way: Lanes in either direction.
+        lanes_each_way: Lanes per direction.
         lanes: Lines that road users follow.
-        crossing: Position on the path of a zebra crossing, `None` where there is none.
+        crossing: Position of a zebra crossing on the path; `None` if there is none.
         buildings: Farthest first.
         trees: Farthest first.
         lamps: Street lamps.
@@ -128,7 +144,7 @@ class Layout:
 
 
 def build_layout(seed: int, index: int, size: tuple[int, int]) -> Layout:
-    """Invent the surroundings of camera `index`; they depend on nothing else than the seed, the index and the size."""
+    """Generate the surroundings of camera `index`; they depend only on the seed, the index and the size."""
     rng = generator(seed, "layout", index)
     camera, road = _viewpoint(rng, size)
     each_way = 1 if rng.random() < 0.45 else 2
@@ -143,7 +159,7 @@ def build_layout(seed: int, index: int, size: tuple[int, int]) -> Layout:
 
 
 def _viewpoint(rng: np.random.Generator, size: tuple[int, int]) -> tuple[Camera, Path]:
-    """Look along a road, across it or in between."""
+    """Return a camera that looks along a road, across it or in between, and the road."""
     kind = choose(rng, {"along": 0.4, "oblique": 0.35, "across": 0.25})
     side = 1 if rng.random() < 0.5 else -1
     if kind == "along":
@@ -167,7 +183,7 @@ def _viewpoint(rng: np.random.Generator, size: tuple[int, int]) -> tuple[Camera,
 
 
 def _seen_range(camera: Camera, road: Path, offset: float) -> tuple[float, float] | None:
-    """Return the first and last position on the road that is in the frame."""
+    """Return the first and last position on the road that is inside the frame; `None` if too little is."""
     along = np.arange(-70, 90, 0.5, dtype=np.float32)
     x, y, _ = road.at(along, offset)
     pixels, depth = camera.project(np.stack([x, y, np.full_like(x, 0.6)], 1))
@@ -197,7 +213,7 @@ def _lanes(rng: np.random.Generator, camera: Camera, road: Path, each_way: int, 
 
 
 def _traffic_points(road: Path, lanes: tuple[Lane, ...]) -> Array:
-    """Return points (N, 3) in the space of the traffic, which nothing may hide."""
+    """Return points (N, 3) in the space of the traffic, which buildings and trees must not hide."""
     points: list[Array] = []
     for lane in lanes:
         along = np.arange(lane.start, lane.end, 1.5, dtype=np.float32)
@@ -207,7 +223,7 @@ def _traffic_points(road: Path, lanes: tuple[Lane, ...]) -> Array:
 
 
 def _hides(camera: Camera, solid: Array, points: Array) -> bool:
-    """Tell whether the rectangle round a solid's corners (N, 3) covers points that lie behind it."""
+    """Return whether the bounding rectangle of a solid's corners (N, 3) covers points behind it."""
     pixels, depth = camera.project(solid)
     seen, far = camera.project(points)
     low, high = pixels.min(0), pixels.max(0)
@@ -223,7 +239,7 @@ def _upright(corners: Array, height: float) -> Array:
 def _buildings(
     rng: np.random.Generator, camera: Camera, road: Path, half_road: float, points: Array
 ) -> tuple[Building, ...]:
-    found = []
+    buildings = []
     for number in range(16):
         side = 1 if number % 2 else -1
         along = (number // 2) * 15.0 - 30 + rng.uniform(-3, 3)
@@ -233,11 +249,10 @@ def _buildings(
         kept = rng.random() < 0.85
         height = rng.uniform(4, 16)
         building = Building(float(x), float(y), float(angle), half_length, half_width, height, number)
-        corners = rectangle(building.x, building.y, building.angle, half_length, half_width)
-        nearest = float(corners[:, 1].min())
-        if kept and nearest > 4 and not _hides(camera, _upright(corners, height), points):
-            found.append(building)
-    return tuple(sorted(found, key=lambda building: -math.hypot(building.x, building.y)))
+        corners = building.corners
+        if kept and corners[:, 1].min() > 4 and not _hides(camera, _upright(corners, height), points):
+            buildings.append(building)
+    return tuple(sorted(buildings, key=farthest_first))
 
 
 def _trees(
@@ -248,7 +263,7 @@ def _trees(
     points: Array,
     buildings: tuple[Building, ...],
 ) -> tuple[Tree, ...]:
-    found = []
+    trees = []
     for number in range(int(rng.integers(6, 26))):
         side = 1 if rng.random() < 0.5 else -1
         height, radius = rng.uniform(3, 7.5), rng.uniform(1.0, 2.2)
@@ -259,8 +274,8 @@ def _trees(
             math.hypot(tree.x - b.x, tree.y - b.y) < radius + math.hypot(b.half_length, b.half_width) for b in buildings
         )
         if tree.y > 5 and not crowded and not _hides(camera, _upright(corners, height), points):
-            found.append(tree)
-    return tuple(sorted(found, key=lambda tree: -math.hypot(tree.x, tree.y)))
+            trees.append(tree)
+    return tuple(sorted(trees, key=farthest_first))
 
 
 def _street_lamps(rng: np.random.Generator, road: Path, half_road: float) -> tuple[StreetLamp, ...]:

@@ -1,6 +1,6 @@
 """Solid models of the road users: convex parts with coloured faces, and lamps.
 
-A model stands on the ground at its own origin and looks along its x axis; y points to its left, z up.
+A model stands on the ground at its own origin and faces along its x axis; y points to its left, z up.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ Points = Sequence[tuple[float, float]]
 
 @dataclass(frozen=True)
 class Lamp:
-    """A light on a vehicle.
+    """Light on a vehicle.
 
     Attributes:
         position: Metres in the model.
-        ahead: 1 shines forwards, -1 backwards, 0 to all sides.
+        ahead: 1 for light to the front, -1 to the rear, 0 to all sides.
         colour: RGB in 0..1.
         radius: Metres.
-        strength: Of its glare; 1 is a headlight.
-        panel: Half the length and half the height in metres of a lit window instead of a round lamp.
+        strength: Strength of its glare; 1 for a headlight.
+        panel: Half the length and half the height in metres of a lit window; `None` for a round lamp.
     """
 
     position: tuple[float, float, float]
@@ -38,7 +38,7 @@ class Lamp:
     panel: tuple[float, float] | None = None
 
     def outline(self) -> Array:
-        """Return the (N, 3) points to project: the middle and, of a panel, its corners."""
+        """Return the (N, 3) points to project: the middle and, for a panel, its corners."""
         x, y, z = self.position
         if self.panel is None:
             return np.array([self.position], np.float32)
@@ -50,7 +50,7 @@ class Lamp:
 
 @dataclass
 class Part:
-    """A convex solid. Faces come in drawing order; a decal follows the face that it lies on and shares its normal."""
+    """Convex solid. Faces are in drawing order; a decal follows the face below it and shares its normal."""
 
     level: int
     polygons: list[Array] = field(default_factory=list)
@@ -66,19 +66,19 @@ class Part:
 
 @dataclass(frozen=True)
 class Model:
-    """All parts in flat arrays, so that one projection does for all.
+    """All parts in flat arrays, so that one projection covers all.
 
     Attributes:
         vertices: (V, 3) corners of all faces, face by face.
         faces: Start and end in `vertices` of each face.
-        normals: (F, 3) outward.
-        centres: (F, 3) a point on each face.
+        normals: (F, 3) outward normals.
+        centres: (F, 3) one point on each face.
         colours: (F, 3) RGB in 0..255.
         parts: Faces (start, end), level and index of the first and last vertex per part.
-        part_centres: (P, 3).
+        part_centres: (P, 3) mean vertex of each part.
         lamps: Lights.
-        half_length: Of the footprint in metres.
-        half_width: Of the footprint in metres.
+        half_length: Half the length of the footprint in metres.
+        half_width: Half the width of the footprint in metres.
     """
 
     vertices: Array
@@ -120,7 +120,7 @@ def assemble(parts: list[Part], lamps: list[Lamp]) -> Model:
 
 
 def _normal(polygon: Array, inside: Array) -> Array:
-    # In plain floats: a polygon has a handful of corners, and NumPy's calls would take 30 times as long.
+    # Plain floats: a polygon has few corners, and NumPy would take 30 times as long.
     corners = polygon.tolist()
     normal = [0.0, 0.0, 0.0]
     for (ax, ay, az), (bx, by, bz) in zip(corners, corners[1:] + corners[:1], strict=True):
@@ -152,9 +152,9 @@ def extrude(
         profile: Corners (x, z) of the side view, in order.
         half_width: Half the width at the lowest corner.
         colour: RGB in 0..255.
-        level: Parts of a higher level lie on those below and are drawn after them.
-        top_width: Half the width at the highest corner; the same as below where not given.
-        centre: Shift to the left.
+        level: Parts of a higher level are drawn after those below.
+        top_width: Half the width at the highest corner; by default that at the lowest.
+        centre: Shift to the left in metres.
         strips: Colours of windows in the face between corner k and the next one.
         decals: Polygons (x, z) and colours painted on both sides.
     """

@@ -1,4 +1,4 @@
-"""One fixed camera over some time: frames and the road users in them."""
+"""Recording of one fixed camera: frames and the road users in them."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ from cahqp.scenes.randomness import generator
 from cahqp.scenes.render import Canvas, Drawable, cast_shadows, draw, prepare, window
 from cahqp.scenes.traffic import Traffic
 
-SMALLEST_AREA = 25.0  # square pixels; smaller boxes are not annotated
-SMALLEST_SHARE = 0.3  # of an object must be visible for it to be annotated
-LARGE_PART = 500.0  # visible pixels of a frame 320 wide with which an object counts although most of it is outside
+MIN_AREA = 25.0  # square pixels; smaller boxes are not annotated
+MIN_VISIBLE_SHARE = 0.3  # objects of which less is visible are not annotated
+# Visible pixels, in a frame 320 wide, above which an object is annotated although most of it is outside the frame.
+LARGE_PART = 500.0
 
 
 @dataclass(frozen=True)
@@ -25,9 +26,9 @@ class SceneObject:
     """One annotated road user in one frame.
 
     Attributes:
-        box: (4,) float32 xyxy in pixels, tight on what is visible inside of the frame.
+        box: (4,) float32 xyxy in pixels, tight on the visible part inside the frame.
         label: Index in `CLASSES`.
-        track_id: The same in all frames of the recording.
+        track_id: Constant over all frames of the recording.
     """
 
     box: NDArray[np.float32]
@@ -36,11 +37,11 @@ class SceneObject:
 
 
 class Recording:
-    """A synthetic recording: the same seed, index and conditions give the same frames, in whatever order.
+    """Synthetic recording. Equal arguments give equal frames, in any order of rendering.
 
     Args:
         seed: Zero or more.
-        index: Which camera. Its place, its surroundings and its view depend on the seed and this alone.
+        index: Number of the camera. Its position, surroundings and view depend only on the seed and this number.
         conditions: Light and weather.
         size: Height and width in pixels.
         interval: Seconds between frames.
@@ -63,12 +64,12 @@ class Recording:
 
     @property
     def camera_name(self) -> str:
-        """Name of the camera: the same at every hour."""
+        """Name of the camera, independent of the time of day."""
         return f"camera-{self.seed}-{self.index:03d}"
 
     @property
     def name(self) -> str:
-        """Name of the recording: the camera, the time of day and whatever is amiss with the weather."""
+        """Name of the recording: camera, time of day, and rain, fog and overexposure above 0."""
         minutes = round(self.conditions.hour * 60)
         parts = [self.camera_name, f"{minutes // 60:02d}h{minutes % 60:02d}"]
         for word in ("rain", "fog", "overexposure"):
@@ -83,16 +84,16 @@ class Recording:
             index: Zero or more.
 
         Returns:
-            The image, (H, W, 3) uint8 RGB, and its road users, farthest first.
+            (H, W, 3) uint8 RGB image, and its road users, farthest first.
         """
         image, objects, _ = self.frame_with_owners(index)
         return image, objects
 
     def frame_with_owners(self, index: int) -> tuple[NDArray[np.uint8], list[SceneObject], NDArray[np.uint8]]:
-        """Render one frame and also tell who covers each pixel.
+        """Render one frame, with the owner of each pixel.
 
         Returns:
-            Image and objects as in `frame`, and (H, W) uint8: 0 background, k the k-th of all who were drawn.
+            Image and objects as in `frame`, and (H, W) uint8 owners: 0 background, k the k-th drawn road user.
         """
         camera, conditions = self.layout.camera, self.conditions
         drawables = prepare(self.traffic.at(index * self.interval), camera)
@@ -108,32 +109,32 @@ class Recording:
     def _objects(
         self, drawables: list[Drawable], owner: NDArray[np.uint8], whole: NDArray[np.float32]
     ) -> list[SceneObject]:
-        found = []
-        for number, drawable in enumerate(drawables, 1):
-            box = self._visible_box(drawable, owner, number, float(whole[number - 1]))
-            if box is not None:
-                found.append(SceneObject(box, drawable.user.label, drawable.user.track_id))
-        return found
+        boxes = [self._visible_box(d, owner, n, float(whole[n - 1])) for n, d in enumerate(drawables, 1)]
+        return [
+            SceneObject(box, drawable.user.label, drawable.user.track_id)
+            for drawable, box in zip(drawables, boxes, strict=True)
+            if box is not None
+        ]
 
     def _visible_box(
         self, drawable: Drawable, owner: NDArray[np.uint8], number: int, whole: float
     ) -> NDArray[np.float32] | None:
-        """Return the outline's bounds, cut where the frame ends or others hide them, or `None` for too little."""
+        """Return the outline's bounds, clipped to the visible part; `None` if too little is visible."""
         rows, columns = window(drawable.bounds, self.size)
         own = owner[rows, columns] == number
         visible = int(np.count_nonzero(own))
-        if visible == 0 or visible < SMALLEST_SHARE * whole:
+        if visible == 0 or visible < MIN_VISIBLE_SHARE * whole:
             return None
         across, down = np.flatnonzero(own.any(0)), np.flatnonzero(own.any(1))
         seen = [columns.start + across[0], rows.start + down[0], columns.start + across[-1] + 1]
         seen.append(rows.start + down[-1] + 1)
-        # Outlines are exact to a fraction of a pixel, the mask tells where something stands before them.
+        # Outlines are exact to a fraction of a pixel; the mask shows where other objects hide them.
         box = np.concatenate([np.maximum(drawable.bounds[:2], seen[:2]), np.minimum(drawable.bounds[2:], seen[2:])])
         width, height = box[2:] - box[:2]
         full = np.prod(drawable.bounds[2:] - drawable.bounds[:2])
         inside = np.clip(drawable.bounds, 0, [self.size[1], self.size[0]] * 2)
         share = np.prod(inside[2:] - inside[:2]) / full
         large = visible >= LARGE_PART * (self.size[1] / 320) ** 2
-        if width * height < SMALLEST_AREA or min(width, height) < 2 or (share < SMALLEST_SHARE and not large):
+        if width * height < MIN_AREA or min(width, height) < 2 or (share < MIN_VISIBLE_SHARE and not large):
             return None
         return box.astype(np.float32)

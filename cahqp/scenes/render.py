@@ -1,4 +1,4 @@
-"""Draw road users into the layers of a frame, nearest last, and measure what is visible of them."""
+"""Drawing of road users into the layers of a frame, nearest last, and the size of their visible parts."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from cahqp.scenes.background import fixed, shadow_factor
 from cahqp.scenes.conditions import Conditions
 from cahqp.scenes.geometry import Camera, in_front, rectangle
-from cahqp.scenes.layout import StreetLamp
+from cahqp.scenes.layout import StreetLamp, farthest_first
 from cahqp.scenes.models import Lamp, Model
 from cahqp.scenes.road_users import CLASSES
 from cahqp.scenes.traffic import RoadUser
@@ -20,22 +20,22 @@ from cahqp.scenes.traffic import RoadUser
 Array = NDArray[np.float32]
 Image = NDArray[np.uint8]
 
-# Vehicles come into being where they are about this wide (pixels of a frame 320 wide), seen from the front.
+# Smallest width of a road user from the front, in pixels of a frame 320 wide; smaller ones are not drawn.
 SMALLEST = {"car": 13.0, "bus": 16.0, "truck": 15.0, "motorcycle": 9.5, "person": 9.0}
 POLE_COLOUR = (96, 98, 100)
 
 
 @dataclass
 class Drawable:
-    """A road user as the camera sees it.
+    """Road user, projected into the frame.
 
     Attributes:
-        user: Who it is.
+        user: The road user.
         pixels: (V, 2) projected corners.
-        fixed: The same as fixed-point numbers.
+        fixed: `pixels` as fixed-point numbers.
         depth: (V,) metres.
-        turn: (3, 3) from the model to the world.
-        place: (3,) of its middle on the ground.
+        turn: (3, 3) rotation from the model to the world.
+        place: (3,) position of its middle on the ground.
         footprint: (4, 2) corners on the ground.
         bounds: (4,) xyxy of its outline, not clipped to the frame.
     """
@@ -51,19 +51,19 @@ class Drawable:
 
     @property
     def model(self) -> Model:
-        """Its shape."""
+        """Shape."""
         return self.user.model
 
 
 @dataclass
 class Canvas:
-    """The layers that road users are drawn into.
+    """Layers that road users are drawn into.
 
     Attributes:
         colours: (H, W, 3) uint8 under white light.
         owner: (H, W) uint8, 0 for the background and k for the k-th drawn road user.
-        distance: (H, W) float32 metres, or `None` where nobody asks.
-        lamps: Lights with their outline's pixels, depth, owner and how squarely they face the camera (0..1).
+        distance: (H, W) float32 metres; `None` if not needed.
+        lamps: Lights with the pixels of their outline, depth, owner, and cosine of the angle to the camera (0..1).
     """
 
     colours: Image
@@ -73,9 +73,8 @@ class Canvas:
 
 
 def prepare(users: list[RoadUser], camera: Camera) -> list[Drawable]:
-    """Project those road users that are in the frame and large enough, and sort them farthest first."""
-    found = [drawable for user in users if (drawable := _project(user, camera)) is not None]
-    return _in_order(found)
+    """Project the road users that are inside the frame and large enough, and sort them farthest first."""
+    return _in_order([drawable for user in users if (drawable := _project(user, camera)) is not None])
 
 
 def _project(user: RoadUser, camera: Camera) -> Drawable | None:
@@ -96,7 +95,7 @@ def _project(user: RoadUser, camera: Camera) -> Drawable | None:
 
 
 def _in_order(found: list[Drawable]) -> list[Drawable]:
-    """Sort so that whoever hides another is drawn after it."""
+    """Sort so that a road user is drawn after those that it hides."""
     found = sorted(found, key=lambda drawable: -float(np.linalg.norm(drawable.place)))
     count = len(found)
     hides = np.zeros((count, count), bool)
@@ -108,7 +107,7 @@ def _in_order(found: list[Drawable]) -> list[Drawable]:
                 hides[i, j], hides[j, i] = nearer, not nearer
     left, ordered = list(range(count)), []
     while left:
-        # Whoever hides nobody that is still to come goes first; circles are broken at the farthest.
+        # The farthest that hides none of the rest comes first; cycles are broken at the farthest.
         chosen = next((k for k in left if not hides[k, left].any()), left[0])
         left.remove(chosen)
         ordered.append(found[chosen])
@@ -116,7 +115,7 @@ def _in_order(found: list[Drawable]) -> list[Drawable]:
 
 
 def cast_shadows(canvas: Canvas, drawables: list[Drawable], camera: Camera, conditions: Conditions) -> None:
-    """Darken the ground under the road users and where they keep the sun away."""
+    """Darken the ground under the road users and in their shadows."""
     factor = np.full_like(canvas.colours, 255)
     sun = conditions.sun_direction(camera.heading)
     lean = -sun[:2] / sun[2]
@@ -145,17 +144,17 @@ def _hull(layer: NDArray[np.generic], points: NDArray[np.int32], value: tuple[fl
 def draw(
     canvas: Canvas, drawables: list[Drawable], camera: Camera, conditions: Conditions, lamps: tuple[StreetLamp, ...]
 ) -> Array:
-    """Draw road users and the poles before them.
+    """Draw road users and poles.
 
     Returns:
-        (N,) how many pixels of each are inside of the frame, hidden by others or not.
+        (N,) pixels of each road user inside the frame, including those hidden by others.
     """
     sun = conditions.sun_direction(camera.heading)
     strength = conditions.sun
     whole = np.zeros(len(drawables), np.float32)
-    poles = sorted(lamps, key=lambda lamp: -math.hypot(lamp.x, lamp.y))
+    poles = sorted(lamps, key=farthest_first)
     for number, drawable in enumerate(drawables, 1):
-        while poles and math.hypot(poles[0].x, poles[0].y) > math.hypot(*drawable.place[:2]):
+        while poles and poles[0].distance > math.hypot(*drawable.place[:2]):
             _draw_pole(canvas, poles.pop(0), camera)
         _draw_user(canvas, drawable, number, camera, sun, strength)
         region = canvas.owner[window(drawable.bounds, camera.size)]
@@ -166,7 +165,7 @@ def draw(
 
 
 def window(bounds: Array, size: tuple[int, ...]) -> tuple[slice, slice]:
-    """Return the rows and columns of the frame that a box touches, with one pixel to spare."""
+    """Return the rows and columns of the frame that a box touches, with a margin of one pixel."""
     left, top = max(int(bounds[0]) - 1, 0), max(int(bounds[1]) - 1, 0)
     right, bottom = min(int(bounds[2]) + 2, size[1]), min(int(bounds[3]) + 2, size[0])
     return slice(top, max(bottom, top)), slice(left, max(right, left))
@@ -174,7 +173,7 @@ def window(bounds: Array, size: tuple[int, ...]) -> tuple[slice, slice]:
 
 def _draw_user(canvas: Canvas, drawable: Drawable, number: int, camera: Camera, sun: Array, strength: float) -> None:
     model, turn = drawable.model, drawable.turn
-    eye = turn.T @ (camera.position - drawable.place)  # the camera and the sun as the model sees them
+    eye = turn.T @ (camera.position - drawable.place)  # camera and sun in the coordinates of the model
     to_sun = turn.T @ sun
     facing = ((eye - model.centres) * model.normals).sum(1) > 0
     shade = 0.8 + 0.12 * model.normals[:, 2] - 0.12 * strength

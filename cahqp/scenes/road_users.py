@@ -1,4 +1,4 @@
-"""The five classes of road users and how each individual is built."""
+"""The five classes of road users, and models of individuals."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def _wheels(positions: Sequence[float], radius: float) -> list[tuple[Points, Col
 
 
 def _face_lights(part: Part, x: float, ahead: int, half_width: float, z: float, width: float, height: float) -> None:
-    """Paint the lenses and the plate on the front or the rear, so that both ends can be told by day as well."""
+    """Add lenses and plate to the front or the rear, which distinguish both ends by day."""
     colour = LENS if ahead > 0 else REAR_LENS
     for side in (-1, 1):
         edge, inner = side * half_width * 0.96, side * (half_width * 0.96 - width)
@@ -76,7 +76,7 @@ def _vehicle_lamps(front: float, rear: float, half_width: float, z: float, rear_
     return lamps
 
 
-# Each style: where the roof begins and ends as shares of the length, from the rear, and how high it is.
+# Corners of the cabin from the rear, as shares of the length; height and length in metres.
 _CAR_STYLES = {
     "sedan": ((-0.43, -0.28, 0.04, 0.21), 1.43, 4.5),
     "hatchback": ((-0.48, -0.41, 0.05, 0.24), 1.48, 4.0),
@@ -142,7 +142,7 @@ def _bus(rng: np.random.Generator) -> Model:
     hatch = extrude(box(-half * 0.7, -half * 0.3, height, height + 0.2), 0.7, _darker(paint, 0.85), level=1)
     lamps = _vehicle_lamps(half, -half, width, 0.8, 1.0, 0.15)
     lamps.append(Lamp((half, 0.0, height - 0.34), 1, (1.0, 0.62, 0.15), 0.16, 0.1))
-    extent = (half / count - 0.12, (height - 2.0) / 2)  # the saloon's light shines through the windows
+    extent = (half / count - 0.12, (height - 2.0) / 2)  # light from inside, visible through the windows
     for x in (edges[:-1] + edges[1:]) / 2:
         for side in (-1, 1):
             place = (float(x), side * width, (height + 1.0) / 2)
@@ -256,12 +256,12 @@ _BUILDERS: dict[str, Callable[[np.random.Generator], Model]] = {
 
 
 def build(label: int, identity: tuple[int, ...], phase: int = 0) -> Model:
-    """Build one individual.
+    """Build the model of one individual.
 
     Args:
         label: Index in `CLASSES`.
-        identity: Seed and numbers that make this individual what it is.
-        phase: Of a walking person's step, 0..3.
+        identity: Seed, and numbers that identify the individual.
+        phase: Phase of a person's step, 0..3.
     """
     rng = generator(identity[0], "individual", *identity[1:])
     name = CLASSES[label]

@@ -1,4 +1,4 @@
-"""Who is where at what time: a pure function of the seed, the recording and the time."""
+"""Positions of the road users: a pure function of the seed, the recording and the time."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from cahqp.scenes.road_users import CLASSES, build
 VEHICLE_SHARES = {"car": 0.45, "bus": 0.12, "truck": 0.15, "motorcycle": 0.28}
 VEHICLES_IN_VIEW = 6.2
 PEOPLE_IN_VIEW = 3.0
-MARGIN = 14.0  # metres that vehicles begin before and end after what is seen
+MARGIN = 14.0  # metres by which lanes extend beyond the view at both ends
 FIRST_SLOT = 1000  # keeps track ids positive
 
 
 @dataclass(frozen=True)
 class RoadUser:
-    """One vehicle or person at one moment.
+    """Vehicle or person at one moment.
 
     Attributes:
         label: Index in `CLASSES`.
-        track_id: The same over all frames of a recording, and no one else's.
-        x: Metres, of the middle.
-        y: Metres, of the middle.
-        angle: Where it heads, in radians from straight ahead to the right.
-        model: Its shape.
+        track_id: Constant over all frames of a recording, and unique.
+        x: Position of the middle in metres.
+        y: Position of the middle in metres.
+        angle: Direction in radians, from straight ahead (0) to the right.
+        model: Shape.
     """
 
     label: int
@@ -45,15 +45,15 @@ def _model(label: int, identity: tuple[int, ...], phase: int) -> Model:
 
 
 class Traffic:
-    """The road users of one recording.
+    """Road users of one recording.
 
-    Every lane is a row of slots that pass at its speed, evenly spaced but for a jitter; a slot is empty or holds one
-    road user for good. Spacing is chosen so that the wanted number is in view in the mean.
+    Every lane is a row of slots that move at its speed, evenly spaced apart from a jitter. A slot is permanently empty
+    or contains one road user. The spacing gives the intended mean number of road users in view.
 
     Args:
-        seed: Of everything.
-        identity: Whole numbers that tell this recording's traffic from that of others.
-        layout: Where they move.
+        seed: Seed of the world.
+        identity: Whole numbers that distinguish this recording's traffic from that of others.
+        layout: Surroundings, with the lanes.
     """
 
     def __init__(self, seed: int, identity: tuple[int, ...], layout: Layout) -> None:
@@ -66,35 +66,41 @@ class Traffic:
         ]
 
     def _spacings(self, people: bool, wanted: float, closest: float) -> list[tuple[int, Lane, float, float]]:
-        """Return lanes with the metres between slots and the share of slots that are taken."""
+        """Return lanes with the metres between slots and the share of occupied slots.
+
+        Args:
+            people: Lanes of people, not of vehicles.
+            wanted: Mean number of road users in view.
+            closest: Smallest distance between slots in metres.
+        """
         lanes = [(number, lane) for number, lane in enumerate(self.layout.lanes) if lane.pavement == people]
         length = sum(lane.end - lane.start for _, lane in lanes)
         apart = max(length / max(wanted, 1e-6) * 0.7, closest)
         return [(number, lane, apart, min(wanted * apart / max(length, 1e-6), 1.0)) for number, lane in lanes]
 
     def at(self, time: float) -> list[RoadUser]:
-        """Return everyone in or near the view `time` seconds after the first frame."""
-        found = []
-        for number, lane, apart, taken in self._lanes:
+        """Return the road users in or near the view `time` seconds after the first frame."""
+        users = []
+        for number, lane, apart, occupied in self._lanes:
             length = lane.end - lane.start + 2 * MARGIN
             driven = time * lane.speed
             first = math.floor((driven - length) / apart) - 1
             for slot in range(first, math.ceil(driven / apart) + 2):
-                user = self._slot(number, lane, slot, driven - slot * apart, apart, taken, length)
+                user = self._slot(number, lane, slot, driven - slot * apart, apart, occupied)
                 if user is not None:
-                    found.append(user)
-        return found
+                    users.append(user)
+        return users
 
     def _slot(
-        self, number: int, lane: Lane, slot: int, travelled: float, apart: float, taken: float, length: float
+        self, number: int, lane: Lane, slot: int, travelled: float, apart: float, occupied: float
     ) -> RoadUser | None:
         identity = (self.seed, *self.identity, number, slot)
         rng = generator(self.seed, "slot", *identity[1:])
-        if rng.random() > taken:
+        if rng.random() > occupied:
             return None
         label = CLASSES.index("person" if lane.pavement else choose(rng, VEHICLE_SHARES))
         travelled += float(rng.uniform(-0.5, 0.5)) * max(apart - (2.0 if lane.pavement else 12.5), 0.0)
-        if not 0 <= travelled <= length:
+        if not 0 <= travelled <= lane.end - lane.start + 2 * MARGIN:
             return None
         along = lane.start - MARGIN + travelled if lane.direction > 0 else lane.end + MARGIN - travelled
         shift = float(rng.normal(0, 0.18))
