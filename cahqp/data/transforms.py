@@ -1,8 +1,8 @@
-"""Augmentation, and the resizing that every image ends with. The only module that uses albumentations.
+"""Augmentation, and the final resizing of every image. The only module that uses albumentations.
 
-Geometry is ours, because weights and ignored regions have to move with the boxes and because the teacher's and the
-learner's view of a frame share it; what happens to colours is albumentations'. Everything random is a function of the
-seed that is handed in, so it does not matter which worker does it, or when.
+Geometry is implemented here, because weights and ignored regions move with the boxes, and the teacher's and the
+student's view of a frame share it. albumentations changes the colours. Everything random is a function of the given
+seed, so it does not depend on the worker or the order.
 """
 
 from __future__ import annotations
@@ -22,70 +22,63 @@ from scipy.fft import irfft2, rfft2
 from cahqp.frame import View
 from cahqp.structures import Preprocessing, Targets
 
-os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # it would ask PyPI for a newer version on import
+os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # otherwise it queries PyPI for a newer version on import
 
 import albumentations as A
 
 Image = NDArray[np.uint8]
-_LEAST_VISIBLE = 0.3  # a box of which less is left after a crop is no fair example of its class
-_LEAST_SIDE = 2.0  # pixels in the batch
+_MIN_VISIBLE_SHARE = 0.3  # a box of which less is left after a crop is not a useful example of its class
+_MIN_SIDE = 2.0  # pixels in the batch
 
 
 class Augmentation:
-    """Turn an image and its targets into what a batch holds.
+    """Conversion of an image and its targets to the form in a batch.
 
     Args:
-        preprocessing: Says the size at the end.
-        smallest: Smallest share of the height and width that a random crop may keep; no crop and no mirroring where
-            `None`.
-        photometric: Change colours, light, sharpness and noise, too.
+        preprocessing: Size rule of the detector.
+        min_share: Smallest share of the height and width that a random crop keeps; `None` disables cropping and
+            mirroring.
+        photometric: Also change colours, light, sharpness and noise.
 
     Attributes:
-        restyle: Gives images the look of another domain before their colours are changed; `None` leaves them.
+        restyle: Applied to images before their colours are changed; `None` disables it.
     """
 
-    def __init__(self, preprocessing: Preprocessing, smallest: float | None, photometric: bool) -> None:
+    def __init__(self, preprocessing: Preprocessing, min_share: float | None, photometric: bool) -> None:
         self._preprocessing = preprocessing
-        self._smallest = smallest
+        self._min_share = min_share
         self._photometric = _Photometric() if photometric else None
         self.restyle: Restyle | None = None
 
     def __call__(self, image: Image, targets: Targets, seed: int) -> tuple[Image, Targets]:
-        """Return the image, resized, and the targets in its pixels.
-
-        Args:
-            image: (H, W, 3) uint8 RGB.
-            targets: In pixels of that image.
-            seed: Decides everything random.
-        """
-        _, image, targets = self.views(image, targets, seed)
-        return image, targets
+        """Return the second image of `views`, and the targets."""
+        return self.views(image, targets, seed)[1:]
 
     def views(self, image: Image, targets: Targets, seed: int) -> tuple[Image, Image, Targets]:
-        """Return the image without and with the photometric part, both of the same geometry, and the targets.
+        """Return the resized image without and with the photometric part, in the same geometry, and its targets.
 
         Args:
             image: (H, W, 3) uint8 RGB.
-            targets: In pixels of that image.
-            seed: Decides everything random.
+            targets: Boxes in pixels of that image.
+            seed: Seed of everything random.
         """
         rng = np.random.default_rng(seed)
         window = self._window(rng, *image.shape[:2])
         size = self._preprocessing.target_size(window.bottom - window.top, window.right - window.left)
-        targets = _move_targets(targets, window, size, drop=self._smallest is not None)
+        targets = _move_targets(targets, window, size, drop=self._min_share is not None)
         view = _resize(image, window, size)
-        looked = view if self.restyle is None else self.restyle(view, seed)
-        return view, self._photometric(looked, rng) if self._photometric else looked, targets
+        styled = view if self.restyle is None else self.restyle(view, seed)
+        return view, self._photometric(styled, rng) if self._photometric else styled, targets
 
     def view(self, height: int, width: int, seed: int) -> View:
-        """Return which part of an image of this height and width the same seed shows."""
+        """Return the part of an image of this height and width that is shown for a seed."""
         return self._window(np.random.default_rng(seed), height, width)
 
     def _window(self, rng: np.random.Generator, height: int, width: int) -> View:
-        if self._smallest is None:
+        if self._min_share is None:
             return View(0, 0, width, height)
-        # Half of the images keep their borders: objects are seen there at inference, too.
-        share = rng.uniform(self._smallest, 1) if rng.random() < 0.5 else 1.0
+        # Half of the images keep their borders, where objects also occur at inference.
+        share = rng.uniform(self._min_share, 1) if rng.random() < 0.5 else 1.0
         crop_height, crop_width = max(1, round(height * share)), max(1, round(width * share))
         top = int(rng.integers(0, height - crop_height + 1))
         left = int(rng.integers(0, width - crop_width + 1))
@@ -93,25 +86,25 @@ class Augmentation:
 
 
 def plain(preprocessing: Preprocessing) -> Augmentation:
-    """Resize only; every box is kept."""
-    return Augmentation(preprocessing, smallest=None, photometric=False)
+    """Return an augmentation that only resizes; every box is kept."""
+    return Augmentation(preprocessing, min_share=None, photometric=False)
 
 
 def weak(preprocessing: Preprocessing) -> Augmentation:
-    """Mirror and crop a little."""
-    return Augmentation(preprocessing, smallest=0.8, photometric=False)
+    """Return an augmentation that mirrors and crops slightly."""
+    return Augmentation(preprocessing, min_share=0.8, photometric=False)
 
 
 def strong(preprocessing: Preprocessing) -> Augmentation:
-    """Mirror, crop, and change the light so far that a model trained on days still sees something at night."""
-    return Augmentation(preprocessing, smallest=0.6, photometric=True)
+    """Return an augmentation that mirrors, crops, and changes the light as far as from day to night."""
+    return Augmentation(preprocessing, min_share=0.6, photometric=True)
 
 
 def _resize(image: Image, window: View, size: tuple[int, int]) -> Image:
     part: Any = image[window.top : window.bottom, window.left : window.right]
     if part.shape[:2] != size:
         smaller = size[0] <= part.shape[0] and size[1] <= part.shape[1]
-        # Averaging keeps far vehicles that point sampling would step over.
+        # Averaging keeps far vehicles that point sampling would skip.
         part = cv2.resize(part, size[::-1], interpolation=cv2.INTER_AREA if smaller else cv2.INTER_LINEAR)
     return np.ascontiguousarray(part[:, ::-1] if window.mirrored else part)
 
@@ -123,11 +116,11 @@ def _move_targets(targets: Targets, window: View, size: tuple[int, int], drop: b
     if not drop:
         return moved
     sides = (boxes[:, 2:] - boxes[:, :2]).amin(1)
-    return moved[(visible >= _LEAST_VISIBLE) & (sides >= _LEAST_SIDE)]
+    return moved[(visible >= _MIN_VISIBLE_SHARE) & (sides >= _MIN_SIDE)]
 
 
 def _move(boxes: torch.Tensor, window: View, size: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return boxes in pixels of the resized window, clipped to it, and the share of each that is left."""
+    """Return boxes in pixels of the resized window, clipped to it, and the share of each that remains."""
     width, height = window.right - window.left, window.bottom - window.top
     moved = boxes - boxes.new_tensor([window.left, window.top] * 2)
     if window.mirrored:
@@ -144,50 +137,50 @@ def _area(boxes: torch.Tensor) -> torch.Tensor:
 
 
 class Restyle:
-    """Give labelled images the look of unlabelled ones: Fourier domain adaptation (Yang and Soatto, arXiv 2004.05498).
+    """Fourier domain adaptation (Yang and Soatto, arXiv 2004.05498) of labelled images to an unlabelled domain.
 
-    The lowest frequencies of an image's amplitude, which hold its light and colours, become those of a frame of the
-    other domain; the phase, which holds what is to be seen, stays, and with it every box. No label of that frame is
-    needed. albumentations' version leaves the mean brightness out where few frequencies are taken, so this is our own.
+    The lowest frequencies of an image's amplitude, which contain its light and colours, are replaced by those of a
+    frame of the other domain. The phase, which contains the objects, is unchanged, and so are the boxes. No label of
+    the frame is needed. albumentations' version leaves out the mean brightness if few frequencies are taken.
 
     Args:
-        look: Returns one of so many frames of the other domain, (H, W, 3) uint8 RGB.
+        read: Returns the frame of the other domain at an index, (H, W, 3) uint8 RGB.
         count: Number of these frames.
-        share: Share of the images that are changed, 0..1.
-        reach: Largest share of the shorter side up to which frequencies are taken; drawn anew for each image.
+        share: Share of the images to change, 0..1.
+        reach: Largest frequency to replace, as a share of the shorter side; drawn per image between 0 and this.
     """
 
-    def __init__(self, look: Callable[[int], Image], count: int, share: float, reach: float = 0.1) -> None:
-        self._look, self._count, self._share, self._reach = look, count, share, reach
+    def __init__(self, read: Callable[[int], Image], count: int, share: float, reach: float = 0.1) -> None:
+        self._read, self._count, self._share, self._reach = read, count, share, reach
 
     def __call__(self, image: Image, seed: int) -> Image:
-        """Return the image in another look, or as it is.
+        """Return the image in the style of the other domain, or unchanged.
 
         Args:
             image: (H, W, 3) uint8 RGB.
-            seed: Decides everything random.
+            seed: Seed of everything random.
         """
         rng = np.random.default_rng([seed, 1])
         if rng.random() >= self._share:
             return image
         height, width = image.shape[:2]
-        look = self._look(int(rng.integers(self._count)))
-        other: Any = cv2.resize(look, (width, height), interpolation=cv2.INTER_AREA)
+        frame = self._read(int(rng.integers(self._count)))
+        other: Any = cv2.resize(frame, (width, height), interpolation=cv2.INTER_AREA)
         return _with_amplitude(image, other, int(min(height, width) * rng.uniform(0, self._reach)))
 
 
 def _with_amplitude(image: Image, other: Image, border: int) -> Image:
-    """Return the image with the other's amplitude at frequencies of up to `border` periods in either direction."""
+    """Return the image with the other's amplitude at frequencies up to `border` periods in both directions."""
     spectrum = rfft2(image.astype(np.float32), axes=(0, 1))
-    theirs = rfft2(other.astype(np.float32), axes=(0, 1))
+    other_spectrum = rfft2(other.astype(np.float32), axes=(0, 1))
     low = np.ix_(np.arange(-border, border + 1), np.arange(border + 1))
-    spectrum[low] = np.abs(theirs[low]) * np.exp(1j * np.angle(spectrum[low]))
+    spectrum[low] = np.abs(other_spectrum[low]) * np.exp(1j * np.angle(spectrum[low]))
     changed = irfft2(spectrum, s=image.shape[:2], axes=(0, 1))
     return np.clip(np.rint(changed), 0, 255).astype(np.uint8)
 
 
 class _Photometric:
-    """Colours, light, sharpness and noise, drawn wide: half of the images are darkened, down to a seventh."""
+    """Wide changes of colours, light, sharpness and noise; half of the images are darkened, down to a seventh."""
 
     def __init__(self) -> None:
         self._light = A.Compose(
@@ -213,7 +206,7 @@ class _Photometric:
         )
 
     def __call__(self, image: Image, rng: np.random.Generator) -> Image:
-        """Return the image as it might look on another day, in another night or through another camera."""
+        """Return the image as on another day or night, or from another camera."""
         python_rng = random.Random(int(rng.integers(2**63)))
         self._light.set_random_state(rng, python_rng)
         self._camera.set_random_state(rng, python_rng)
@@ -224,7 +217,7 @@ class _Photometric:
 
 
 def _add_lamps(image: Image, rng: np.random.Generator) -> Image:
-    """Add up to six round glows, as head lights and street lamps make in the dark."""
+    """Add up to six round glows, like headlights and street lamps in the dark."""
     height, width = image.shape[:2]
     lit = image.astype(np.float32)
     for _ in range(rng.integers(1, 7)):
