@@ -61,7 +61,7 @@ class Predictor:
             for number, image in enumerate(pixels)
         ]
         batch = collate(samples).to(next(self.detector.parameters()).device)
-        return [found[found.scores >= threshold] for found in detect(self.detector, batch)]
+        return [own[own.scores >= threshold] for own in detect(self.detector, batch)]
 
 
 def _read(path: Path) -> NDArray[np.uint8]:

@@ -78,7 +78,7 @@ class GroundTruth:
     images: tuple[GroundTruthImage, ...]
     left_out: Mapping[str, int] = field(default_factory=dict)
 
-    def only(self, ids: Container[int]) -> GroundTruth:
+    def select(self, ids: Container[int]) -> GroundTruth:
         """Return the ground truth of the images with these ids."""
         return replace(self, images=tuple(image for image in self.images if image.id in ids))
 

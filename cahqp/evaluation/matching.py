@@ -87,18 +87,18 @@ def average_precisions(matches: Matches, times: NDArray[np.int64] | None = None)
         matches: Matches of a model.
         times: (I,) number of times each image counts; `None` counts each once.
     """
-    return np.array([_average_precision(found, times) for found in matches.per_class])
+    return np.array([_average_precision(own, times) for own in matches.per_class])
 
 
-def _average_precision(found: ClassMatches, times: NDArray[np.int64] | None) -> float:
-    counts = np.ones(len(found.objects), np.int64) if times is None else times
-    total = int(counts @ found.objects)
+def _average_precision(own: ClassMatches, times: NDArray[np.int64] | None) -> float:
+    counts = np.ones(len(own.objects), np.int64) if times is None else times
+    total = int(counts @ own.objects)
     if total == 0:
         return float("nan")
-    weights = counts[found.images]
-    hits = np.cumsum(weights * found.hits)[found.hits].astype(float)
+    weights = counts[own.images]
+    hits = np.cumsum(weights * own.hits)[own.hits].astype(float)
     # Precision has its maxima at hits, so the misses between two hits need no points.
-    detections = np.cumsum(weights)[found.hits]
+    detections = np.cumsum(weights)[own.hits]
     precision = np.maximum.accumulate((hits / (detections + np.spacing(1)))[::-1])[::-1]
     reached = np.searchsorted(hits / total, RECALLS, side="left")
     return float(np.append(precision, 0.0)[reached].mean())

@@ -90,7 +90,7 @@ class EvaluationFrames:
 
     def keep_readable(self, path: Path, ground_truth: GroundTruth) -> GroundTruth:
         """Return the ground truth of the frames that every model could read. Log a warning about the others."""
-        kept = ground_truth.only(self._readable[path])
+        kept = ground_truth.select(self._readable[path])
         if lost := len(ground_truth.images) - len(kept.images):
             _log.warning("%s: %d images are unreadable and not measured; see %s.", path, lost, QUARANTINE)
         return kept

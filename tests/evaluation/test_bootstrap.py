@@ -78,7 +78,7 @@ def test_neighbouring_frames_are_not_blocks_of_their_own(recordings, frames, cou
     assert np.bincount(groups.rows).min() >= min(frames, 4)
 
 
-def test_one_group_says_nothing_of_a_difference():
+def test_one_group_gives_no_interval():
     of = ground_truth(1, 3)
     found = paired_bootstrap(matches(of, 1), matches(of, 6), group_frames(of), seed=0, resamples=20)
     assert found.ap50 > 0
@@ -104,7 +104,7 @@ def test_a_model_is_not_ahead_of_itself():
     assert (found.ap50, found.low, found.high, found.ahead) == (0, 0, 0, 0)
 
 
-def test_equal_models_are_not_told_apart():
+def test_equal_models_do_not_differ():
     of = ground_truth()
     found = paired_bootstrap(matches(of, 5, 1), matches(of, 5, 2), group_frames(of), seed=0, resamples=200)
     assert found.low < 0 < found.high
@@ -118,14 +118,14 @@ def test_the_seed_decides():
     assert first != other
 
 
-def test_another_truth_is_refused():
+def test_different_ground_truth_is_refused():
     with pytest.raises(DataError, match="same frames"):
         paired_bootstrap(
             matches(ground_truth(3), 1), matches(ground_truth(2), 1), group_frames(ground_truth(3)), seed=0
         )
 
 
-def test_a_truth_without_objects_is_refused():
+def test_ground_truth_without_objects_is_refused():
     nothing = ClassMatches(np.zeros(0), np.zeros(0, bool), np.zeros(0, int), np.zeros(60, int))
     empty = Matches(CLASSES, (nothing, nothing))
     with pytest.raises(DataError, match="no object"):
@@ -139,7 +139,7 @@ def test_a_thousand_resamples_are_quick():
     assert time.process_time() - started < 3
 
 
-def test_score_has_the_agreed_form():
+def test_score_has_the_documented_keys():
     of = ground_truth(3)
     models = {"old": {"target-test": predictions(of, 5)}, "new": {"target-test": predictions(of, 1)}}
     scores = score(models, {"target-test": of}, comparisons=[("new", "old")], resamples=20)
@@ -149,7 +149,7 @@ def test_score_has_the_agreed_form():
     assert scores["differences"][0]["ap50"] == pytest.approx(gain, abs=2e-6)
 
 
-def test_score_measures_each_recording_by_itself():
+def test_score_measures_each_recording_alone():
     def only(image, part):
         return replace(image, boxes=image.boxes[part], labels=image.labels[part], ignore=image.ignore[part])
 
@@ -167,7 +167,7 @@ def test_score_measures_each_recording_by_itself():
     assert found["r2"] == {"ap50": None, "images": 5, "objects": 0}
 
 
-def test_score_says_what_the_model_does_not_know():
+def test_score_counts_objects_of_other_classes():
     of = replace(ground_truth(1), left_out={"tram": 3})
     scores = score({"a": {"t": predictions(of, 1)}}, {"t": of})
     assert scores["models"]["a"]["t"]["left_out"] == {"tram": 3}
@@ -179,7 +179,7 @@ def test_comparing_an_unknown_model_is_refused():
         score({"a": {"t": predictions(of, 1)}}, {"t": of}, comparisons=[("a", "b")])
 
 
-def test_folders_are_recordings_where_nothing_else_is_said(tmp_path):
+def test_folders_are_recordings_by_default(tmp_path):
     images = [{"id": n, "file_name": f"cam{n % 12}/{n:03d}.jpg"} for n in range(120)]
     (tmp_path / "a.json").write_text(json.dumps({"images": images, "annotations": [], "categories": []}))
     found = read_ground_truth(tmp_path / "a.json")

@@ -97,7 +97,7 @@ def test_a_class_without_objects_does_not_count():
     assert metrics.ap50 == pytest.approx((metrics.per_class["car"].ap50 + metrics.per_class["person"].ap50) / 2)
 
 
-def test_truth_itself_is_perfect():
+def test_the_ground_truth_itself_is_perfect():
     ground_truth, _ = example()
     answers = {i.id: ImagePredictions(i.boxes, np.ones(len(i.boxes)), i.labels) for i in ground_truth.images}
     metrics = average_precision(ground_truth, Predictions(CLASSES, answers))
@@ -181,14 +181,14 @@ def write(path, ground_truth, **changes):
     return path
 
 
-def test_reading_truth(tmp_path):
+def test_reading_ground_truth(tmp_path):
     ground_truth, predictions = example()
     read = read_ground_truth(write(tmp_path / "a.json", ground_truth))
     assert read.classes == CLASSES
     assert average_precision(read, predictions).ap50 == pytest.approx(average_precision(ground_truth, predictions).ap50)
 
 
-def test_classes_that_the_model_does_not_know_are_counted(tmp_path):
+def test_objects_of_other_classes_are_counted(tmp_path):
     ground_truth, _ = example()
     read = read_ground_truth(write(tmp_path / "a.json", ground_truth), ["person"])
     cars = sum(((i.labels == 0) & ~i.ignore).sum() for i in ground_truth.images)
@@ -207,7 +207,7 @@ BOX = {"id": 1, "image_id": 1, "category_id": 1, "bbox": [0, 0, 5, 5]}
         (BOX | {"bbox": [0, None, 5, 1]}, r"annotations\[0\]: `bbox` must be four finite numbers"),
     ],
 )
-def test_bad_truth_is_named_with_its_row(tmp_path, annotation, said):
+def test_a_bad_annotation_is_named_with_its_row(tmp_path, annotation, said):
     path = write(tmp_path / "a.json", example()[0], annotations=[annotation])
     with pytest.raises(DataError, match=said):
         read_ground_truth(path)
@@ -221,7 +221,7 @@ def test_bad_truth_is_named_with_its_row(tmp_path, annotation, said):
         ("images", None, r"(?s)a\.json.*images\[1\]: id 1 is already that of images\[0\]"),
     ],
 )
-def test_rows_of_truth_that_cannot_be_told_apart_are_refused(tmp_path, part, row, said):
+def test_rows_without_id_or_with_a_repeated_id_are_refused(tmp_path, part, row, said):
     path = write(tmp_path / "a.json", example()[0])
     document = json.loads(path.read_text())
     first = document[part][0] | ({"id": 1} if part == "images" else {})
@@ -246,7 +246,7 @@ def test_a_box_outside_its_image_is_refused(tmp_path):
         read_ground_truth(path)
 
 
-def test_a_byte_order_mark_is_passed_over(tmp_path):
+def test_a_byte_order_mark_is_skipped(tmp_path):
     path = write(tmp_path / "a.json", example()[0])
     path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
     assert len(read_ground_truth(path).images) == len(example()[0].images)

@@ -46,7 +46,7 @@ def test_seed_noise_widens_the_interval():
 
 
 @pytest.mark.parametrize(("seeds", "shared"), [(2, False), (3, False), (5, False), (3, True)])
-def test_where_there_is_no_difference_few_intervals_say_one(seeds, shared, monkeypatch):
+def test_few_intervals_exclude_zero_without_a_difference(seeds, shared, monkeypatch):
     def mean(values, times):
         return float(np.average(values, weights=times))
 

@@ -82,7 +82,7 @@ def test_the_table_has_every_model_and_its_gain(cycle):
     assert "[+2.0, +20.0]" in text
 
 
-def test_the_decision_stands_on_top(cycle):
+def test_the_decision_comes_first(cycle):
     text = page(cycle)
     assert text.index("Published it.") < text.index("Accuracy of the models")
 
@@ -95,7 +95,7 @@ def test_labels_are_drawn_before_and_after(cycle):
     assert text.count("data:image/jpeg;base64,") == 1
 
 
-def test_a_frame_that_is_not_found_is_said_to_be(cycle):
+def test_a_missing_frame_is_reported(cycle):
     write(cycle / "relabel-before/labels.json", labels(0) | {"annotations": []})
     moved = labels(0)
     moved["annotations"][0]["image_id"] = 2
@@ -103,13 +103,13 @@ def test_a_frame_that_is_not_found_is_said_to_be(cycle):
     assert "2.jpg could not be shown. 2.jpg is not in" in page(cycle)
 
 
-def test_unknown_folders_are_said_to_be(cycle):
+def test_an_unknown_folder_is_reported(cycle):
     (cycle / "relabel/source.json").unlink()
     (cycle / "relabel-before/source.json").unlink()
     assert "No source.json names the folder of the frames" in page(cycle)
 
 
-def test_a_name_that_leaves_its_folder_is_not_opened(cycle):
+def test_a_name_outside_its_folder_is_not_opened(cycle):
     cv2.imwrite(str(cycle / "secret.jpg"), np.zeros((48, 64, 3), np.uint8))
     away = labels(0)
     away["images"][0]["file_name"] = "../../demo/secret.jpg"
@@ -129,7 +129,7 @@ def test_several_roots(cycle):
     assert "data:image/jpeg;base64," in page(cycle)
 
 
-def test_a_video_frame_is_known_by_its_time(cycle, tmp_path):
+def test_a_video_frame_is_found_by_its_time(cycle, tmp_path):
     video = cv2.VideoWriter(str(tmp_path / "target/a.avi"), cv2.VideoWriter_fourcc(*"MJPG"), 10, (64, 48))
     for _ in range(5):
         video.write(np.zeros((48, 64, 3), np.uint8))
@@ -140,7 +140,7 @@ def test_a_video_frame_is_known_by_its_time(cycle, tmp_path):
     assert "data:image/jpeg;base64," in page(cycle)
 
 
-def test_names_are_escaped_wherever_they_stand(cycle):
+def test_names_are_escaped_everywhere(cycle):
     for stage in ("relabel-before", "relabel"):
         write(cycle / stage / "labels.json", labels(0, HOSTILE))
     write(cycle / HOSTILE.replace("/", "") / "metrics.csv", f"step,{HOSTILE}\n1,2\n")
@@ -150,7 +150,7 @@ def test_names_are_escaped_wherever_they_stand(cycle):
     assert text.count("&lt;script&gt;") > 6
 
 
-def test_the_page_needs_nothing_but_itself(cycle):
+def test_the_page_is_self_contained(cycle):
     tags = Tags(page(cycle))
     assert not {"script", "link", "iframe", "img", "object"} & set(tags.names)
     assert all(link.startswith(("data:image/jpeg", "#")) for link in tags.links)
@@ -164,11 +164,11 @@ def test_every_element_is_closed(cycle):
     assert sorted(opened) == sorted(re.findall(r"</([a-z0-9]+)>", text))
 
 
-def test_the_command_for_what_is_missing(cycle):
+def test_the_command_that_adds_missing_arms(cycle):
     assert "cahqp cycle run --plan=p.yaml --output=o --arms mean-teacher,oracle" in page(cycle)
 
 
-def test_a_plan_that_is_given(cycle, tmp_path):
+def test_the_command_names_the_given_plan(cycle, tmp_path):
     assert "--plan &#39;my plan.yaml&#39; --arms" in page(cycle, plan="my plan.yaml")
 
 
@@ -196,7 +196,7 @@ def test_settings_and_seed(cycle):
     assert '<th scope="row">seed</th><td>5</td>' in text
 
 
-def test_what_is_not_there_yet_is_left_out(cycle):
+def test_unfinished_parts_are_left_out(cycle):
     (cycle / "published/decision.json").unlink()
     (cycle / "evaluate/metrics.json").unlink()
     text = page(cycle)
@@ -210,14 +210,14 @@ def test_a_directory_without_a_cycle_is_refused(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_as_a_stage_it_makes_a_directory_of_its_own(cycle):
+def test_as_a_stage_it_writes_a_run_directory(cycle):
     made = report(cycle, output=cycle / "report")
     assert made == cycle / "report/report.html"
     assert read_manifest(cycle / "report")["seed"] == 5
     assert not (cycle / "report.html").exists()
 
 
-def test_a_stage_that_is_done_is_left_alone(cycle):
+def test_a_finished_stage_is_unchanged(cycle):
     made = report(cycle, output=cycle / "report")
     before = made.stat().st_mtime_ns
     assert report(cycle, output=cycle / "report").stat().st_mtime_ns == before
@@ -230,7 +230,7 @@ def test_a_stage_of_other_figures_is_not_overwritten(cycle):
         report(cycle, output=cycle / "report")
 
 
-def test_without_an_output_it_is_written_anew(cycle):
+def test_without_an_output_the_report_is_replaced(cycle):
     page(cycle)
     write(cycle / "published/decision.json", {"published": False, "reason": "Kept it."})
     assert "Kept it." in page(cycle)
@@ -241,7 +241,7 @@ def test_torch_is_not_imported():
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def test_boxes_in_doubt_are_no_labels(cycle):
+def test_doubtful_boxes_are_not_labels(cycle):
     doubtful = labels(9)["annotations"][0] | {"id": 2, "iscrowd": 1, "reason": "place is taken in other frames"}
     write(cycle / "relabel/labels.json", labels(9) | {"annotations": [*labels(9)["annotations"], doubtful]})
     found = read_labels(cycle / "relabel")

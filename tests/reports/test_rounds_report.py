@@ -1,4 +1,4 @@
-"""The page of many rounds, read as text and opened in a real browser."""
+"""Report of a plan with rounds, as text and in a browser."""
 
 import json
 import os
@@ -56,7 +56,7 @@ def rounds(tmp_path):
     return run
 
 
-def test_the_running_student_is_told_round_by_round(rounds):
+def test_the_running_student_is_shown_round_by_round(rounds):
     page = report(rounds).read_text()
     assert "2 rounds measured, 1 published." in page
     assert "round-02 (kept)" in page
@@ -67,7 +67,7 @@ def test_the_running_student_is_told_round_by_round(rounds):
     assert "Reason 1." in page
 
 
-def test_what_was_forgotten_is_told(rounds):
+def test_the_largest_drop_is_shown(rounds):
     turn(rounds, 3, (0.52, 0.4), (0.47, 0.45), True)
     row = report(rounds).read_text().split("largest drop below its best")[1].split("</tr>")[0]
     assert "5.0" in row
@@ -80,13 +80,13 @@ def test_names_cannot_break_the_page(rounds):
     assert "south" in page
 
 
-def test_a_cycle_without_rounds_says_so(tmp_path):
+def test_a_cycle_without_measured_rounds(tmp_path):
     write(tmp_path / "cycle.json", {"name": "year", "rounds": True})
     assert "No round has been measured yet" in report(tmp_path).read_text()
 
 
 def opened(path: Path):
-    """Open a page offline in Chromium; return what its console said, what it asked for, and its visible text."""
+    """Open a page offline in Chromium; return console messages, requests, visible text, overflow and broken images."""
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
@@ -111,7 +111,7 @@ def opened(path: Path):
 @pytest.mark.skipif(
     CHROMIUM is None and not os.environ.get("CI"), reason="no Chromium here; CI installs one (apt-get install chromium)"
 )
-def test_a_browser_opens_it_without_complaint(rounds):
+def test_a_browser_opens_it_without_errors(rounds):
     pytest.importorskip("playwright", reason="the extra dev brings it")
     said, asked, text, wide, broken = opened(report(rounds))
     assert said == []
