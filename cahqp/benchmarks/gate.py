@@ -79,7 +79,7 @@ def _decide(random: np.random.Generator, options: GateBenchmarkOptions, gain: fl
 
 
 def _gains(options: GateBenchmarkOptions, points: Sequence[int]) -> list[float]:
-    """Return the gains in recall that lead to given differences in AP50 over very many recordings."""
+    """Return the gains in recall that lead to these differences in points of AP50, over very many recordings."""
     many = replace(options, recordings=_POPULATION)
     gains = np.linspace(-0.12, 0.12, 13)
     differences = []

@@ -97,7 +97,7 @@ def _check_objects(entries: Sequence[str], plan: BenchmarkPlan) -> None:
     paths = _files(entries)
     if not paths:
         return
-    classes, found = _classes(plan), len(paths) < len(entries)  # scenes contain objects
+    classes, has_objects = _classes(plan), len(paths) < len(entries)  # scenes contain objects
     ignored = [
         name for names in [*_data_settings(plan, "ignore_categories"), plan.set.get(IGNORED)] for name in names or []
     ]
@@ -106,8 +106,8 @@ def _check_objects(entries: Sequence[str], plan: BenchmarkPlan) -> None:
         known = set(file.categories)
         if classes is not None:
             known = {category for category, index in class_indices(file, classes, ignored).items() if index >= 0}
-        found |= bool(file.table.used_categories() & known)
-    if not found:
+        has_objects |= bool(file.table.used_categories() & known)
+    if not has_objects:
         message = (
             f"{', '.join(map(str, paths))} has no object of {', '.join(classes or ['any class'])}: add labels to train "
             "on or to measure with."

@@ -27,13 +27,13 @@ def write_matches(folder: Path, matches: Mapping[str, Mapping[str, Matches]], gr
     """
     arrays: dict[str, Any] = {f"groups/{frames}": group.rows for frames, group in groups.items()}
     for model, sets in matches.items():
-        for frames, found in sets.items():
-            for row, of_class in enumerate(found.per_class):
+        for frames, of_frames in sets.items():
+            for row, of_class in enumerate(of_frames.per_class):
                 arrays |= {f"{model}/{frames}/{row}/{name}": getattr(of_class, name) for name in _FIELDS}
     with atomic_write(folder / ARRAYS, "wb") as file:
         np.savez_compressed(file, **arrays)
     index = {
-        "models": {model: {frames: list(found.classes) for frames, found in s.items()} for model, s in matches.items()},
+        "models": {model: {frames: list(each.classes) for frames, each in s.items()} for model, s in matches.items()},
         "groups": {frames: {"unit": group.unit, "count": group.count} for frames, group in groups.items()},
     }
     write_json(folder / INDEX, index)

@@ -77,7 +77,7 @@ class _Results:
         }
 
     def _draws(self, models: Mapping[str, tuple[Sequence[ArmRun], str]]) -> Draws:
-        """Return the draws of models, each given by its runs and its name in them."""
+        """Return the draws of models; each has its runs and its name in them."""
         read = {
             key: [read_matches(r.measured, name, TARGET_TEST) for r in runs] for key, (runs, name) in models.items()
         }

@@ -45,10 +45,10 @@ def build_reference(detector: Detector) -> tuple[Any, str]:
     if settings["backbone"] not in RESNET_VD:
         options = {"freeze_norm": settings["freeze_norm"], "options": settings["backbone_options"]}
         model.model.backbone = _SharedBackbone(TimmBackbone(settings["backbone"], (8, 16, 32), **options))
-    ours, reference = (sum(p.numel() for p in m.parameters()) for m in (detector, model))
-    if ours != reference:
-        return None, f"transformers' RT-DETR has {reference:,} parameters, this detector has {ours:,}"
-    return model, f"transformers {transformers.__version__}, {reference:,} parameters as ours"
+    size, reference_size = (sum(p.numel() for p in m.parameters()) for m in (detector, model))
+    if size != reference_size:
+        return None, f"transformers' RT-DETR has {reference_size:,} parameters, this detector has {size:,}"
+    return model, f"transformers {transformers.__version__}, {reference_size:,} parameters as ours"
 
 
 def _difference(detector: Detector) -> str:
