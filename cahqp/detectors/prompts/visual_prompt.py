@@ -10,13 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from cahqp.detectors.layers.basic import to_tokens
-from cahqp.detectors.prompts.deep import (
-    DEEP_INJECTIONS,
-    CrossAttentionInjection,
-    DeepPrompts,
-    InjectionKind,
-    exact_sum,
-)
+from cahqp.detectors.prompts.deep import DEEP_INJECTIONS, CrossAttentionInjection, DeepPrompts, InjectionKind, exact_sum
 from cahqp.detectors.prompts.generator import Attention, VisualPromptGenerator
 from cahqp.errors import ConfigError
 
@@ -193,22 +187,18 @@ class VisualPrompt(nn.Module):
         Raises:
             ConfigError: The control `other_image` trains on a batch of one.
         """
-        generated = [
-            self._generate(level, feature, mask)
-            for level, (feature, mask) in enumerate(zip(features, padding_masks, strict=True))
-        ]
-        attention = torch.stack([weights.detach().float() for _, weights in generated])
-        components = [weights[:, :, None] * self.generator.values for _, weights in generated]
-        if self.injection is not None:
-            features = [
-                self._inject(level, feature, mask, generated[level][0], components[level])
-                for level, (feature, mask) in enumerate(zip(features, padding_masks, strict=True))
-            ]
+        outputs, prompts, components, attention = [], [], [], []
+        for level, (feature, mask) in enumerate(zip(features, padding_masks, strict=True)):
+            prompt, weights = self._generate(level, feature, mask)
+            weighted = weights[:, :, None] * self.generator.values
+            outputs.append(self._inject(level, feature, mask, prompt, weighted))
+            prompts.append(prompt)
+            components.append(weighted)
+            attention.append(weights.detach().float())
         deep = None
         if self.encoder_ways or self.decoder_ways:
-            prompts = torch.stack([prompt for prompt, _ in generated])
-            deep = DeepPrompts(prompts, torch.stack(components), self.encoder_ways, self.decoder_ways)
-        return PromptedFeatures(features, deep, attention)
+            deep = DeepPrompts(torch.stack(prompts), torch.stack(components), self.encoder_ways, self.decoder_ways)
+        return PromptedFeatures(outputs, deep, torch.stack(attention))
 
     def _generate(self, level: int, feature: Tensor, padding_mask: Tensor) -> tuple[Tensor, Tensor]:
         """Return the (B, Dp) prompts of a level and the (B, M) weights of the components."""
@@ -233,7 +223,8 @@ class VisualPrompt(nn.Module):
         return prompt.roll(1, 0), weights.roll(1, 0)
 
     def _inject(self, level: int, feature: Tensor, padding_mask: Tensor, prompt: Tensor, components: Tensor) -> Tensor:
-        assert self.injection is not None
+        if self.injection is None:
+            return feature
         padded = padding_mask[:, None]
         delta = self.injection(level, feature.masked_fill(padded, 0.0), prompt, components)
         return exact_sum(feature, delta.to(feature.dtype).masked_fill(padded, 0.0))
