@@ -6,6 +6,7 @@ import shutil
 import stat
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path, PurePosixPath
@@ -48,11 +49,6 @@ class FetchOptions:
     until: float | None = None
 
     def __post_init__(self) -> None:
-        """Check the interval.
-
-        Raises:
-            ConfigError: It is not above 0.
-        """
         if self.frame_interval is not None and not self.frame_interval > 0:
             message = f"--frame_interval must be a number of seconds above 0, got {self.frame_interval}."
             raise ConfigError(message)
@@ -122,12 +118,8 @@ def list_files(frames: str) -> list[RemoteFile]:
         DataError: The folder does not exist, or the store cannot be reached.
     """
     files = list(_list_remote(frames) if "://" in frames else _list_local(Path(frames)))
-    kept = [file for file in files if (is_image(file.name) or is_video(file.name)) and not _is_hidden(file.name)]
+    kept = [file for file in files if (is_image(file.name) or is_video(file.name)) and not f"/{file.name}".count("/.")]
     return sorted(kept, key=lambda file: natural_key(file.name))
-
-
-def _is_hidden(name: str) -> bool:
-    return any(part.startswith(".") for part in PurePosixPath(name).parts)
 
 
 def _list_local(folder: Path) -> Iterator[RemoteFile]:
@@ -145,11 +137,8 @@ def _list_local(folder: Path) -> Iterator[RemoteFile]:
 
 def _list_remote(url: str) -> Iterator[RemoteFile]:
     system, root = _file_system(url)
-    try:
+    with _store_errors(f"{redact_url(url)} cannot be listed", "Check the URL and the credentials of fsspec."):
         entries: dict[str, dict[str, Any]] = system.find(root, detail=True)
-    except Exception as error:  # each store has its own errors
-        message = f"{redact_url(url)} cannot be listed ({error}). Check the URL and the credentials of fsspec."
-        raise DataError(message) from error
     for path, entry in entries.items():
         changed: Any = entry.get("LastModified") or entry.get("created") or entry.get("mtime") or 0.0
         seconds = changed.timestamp() if isinstance(changed, datetime) else float(changed)
@@ -159,29 +148,32 @@ def _list_remote(url: str) -> Iterator[RemoteFile]:
 def _file_system(url: str) -> tuple[Any, str]:
     """Return the fsspec file system of a URL, and the path in it."""
     shown = redact_url(url)
-    try:
-        import fsspec
-    except ModuleNotFoundError as error:
-        message = f"{shown} needs fsspec, and s3:// needs s3fs: pip install 'cahqp[cloud]'."
-        raise ConfigError(message) from error
-    try:
-        system, root = fsspec.core.url_to_fs(url)
-    except (ImportError, ValueError) as error:
-        message = f"{shown} cannot be opened ({error}). For s3:// install 'cahqp[cloud]'."
-        raise ConfigError(message) from error
-    except Exception as error:  # some stores connect at once, and each has its own errors
-        message = f"{shown} cannot be reached ({error}). Check the network, the URL and the credentials."
-        raise DataError(message) from error
+    with _store_errors(f"{shown} cannot be reached", "Check the network, the URL and the credentials."):
+        try:
+            import fsspec
+
+            system, root = fsspec.core.url_to_fs(url)
+        except (ImportError, ValueError) as error:
+            message = f"{shown} cannot be opened ({error}): pip install 'cahqp[cloud]', or check the URL."
+            raise ConfigError(message) from error
     system.invalidate_cache()
     return system, str(root).rstrip("/")
 
 
-def _fetch_all(options: FetchOptions, names: list[str], work: Path) -> tuple[list[Image], list[str]]:
-    """Copy files. The broken video of one camera must not stop a fleet.
+@contextmanager
+def _store_errors(problem: str, advice: str, kind: type[CahqpError] = DataError) -> Iterator[None]:
+    """Turn the errors of a store, which has its own exceptions, into an error with advice."""
+    try:
+        yield
+    except CahqpError:
+        raise
+    except Exception as error:
+        message = f"{problem} ({error}). {advice}"
+        raise kind(message) from error
 
-    Returns:
-        The images, and a line for each file without a frame.
-    """
+
+def _fetch_all(options: FetchOptions, names: list[str], work: Path) -> tuple[list[Image], list[str]]:
+    """Return the images of the copied files, and a line for each file without a frame, which must not stop a fleet."""
     images: list[Image] = []
     failures: list[str] = []
     folders, taken = _video_folders(names), set(names)
@@ -212,17 +204,13 @@ def _copy(frames: str, name: str, local: Path) -> None:
         return
     system, root = _file_system(frames)
     shown = f"{redact_url(frames)}/{name}"
-    try:
-        with atomic_write(local, "wb") as file:
-            file.write(system.cat_file(f"{root}/{name}"))
-    except FileNotFoundError as error:
-        message = f"{shown} was removed after it was listed."
-        raise DataError(message) from error
-    except CahqpError:
-        raise
-    except Exception as error:  # each store has its own errors
-        message = f"{shown} cannot be read ({error}). Rerun the same command to resume."
-        raise RunError(message) from error
+    with _store_errors(f"{shown} cannot be read", "Rerun the same command to resume.", RunError):
+        try:
+            with atomic_write(local, "wb") as file:
+                file.write(system.cat_file(f"{root}/{name}"))
+        except FileNotFoundError as error:
+            message = f"{shown} was removed after it was listed."
+            raise DataError(message) from error
 
 
 def _extract_frames(

@@ -85,11 +85,6 @@ class Source:
     val: Annotated[list[CocoEntry], Field(min_length=1)]
 
     def __post_init__(self) -> None:
-        """Check that the recordings differ.
-
-        Raises:
-            ConfigError: An entry is in both lists.
-        """
         _check_disjoint(self.train, self.val, "val")
 
 
@@ -108,11 +103,6 @@ class Target:
     frame_interval: Seconds | None = None
 
     def __post_init__(self) -> None:
-        """Check that the recordings differ.
-
-        Raises:
-            ConfigError: An entry is in both lists.
-        """
         _check_disjoint(self.train, self.test, "test")
 
 
@@ -129,11 +119,6 @@ class Model:
     fit: list[ExistingFile] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        """Check that the detector has a start.
-
-        Raises:
-            ConfigError: There are neither weights nor configs.
-        """
         if self.weights is None and not self.fit:
             message = "neither weights nor fit is given. Name a model file, or the configs that train one."
             raise ConfigError(message)
@@ -161,11 +146,6 @@ class Teacher(Model):
     oracle: list[str] = field(default_factory=lambda: ["configs/overlays/oracle.yaml"])
 
     def __post_init__(self) -> None:
-        """Check the start and the self-training.
-
-        Raises:
-            ConfigError: There is no start, or no config for the rounds.
-        """
         super().__post_init__()
         if self.self_training_rounds > 1 and not self.self_training:
             message = f"--self_training is missing: name the configs of the {self.self_training_rounds} rounds."

@@ -48,11 +48,6 @@ class ReplaySettings:
     hold_out: float = 0.2
 
     def __post_init__(self) -> None:
-        """Check the ranges.
-
-        Raises:
-            ConfigError: Settings are out of range.
-        """
         check_numbers({"--share": self.share, "--hold_out": self.hold_out}, {"--capacity": self.capacity})
 
 
@@ -81,11 +76,6 @@ class ReplayOptions(ReplaySettings):
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Check the ranges and the name.
-
-        Raises:
-            ConfigError: An option is invalid.
-        """
         super().__post_init__()
         if "/" in self.name or self.name.startswith(".") or self.name in ("new", ""):
             message = f"--name must be a plain name other than `new`, got {self.name!r}."

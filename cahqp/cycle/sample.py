@@ -53,11 +53,6 @@ class SampleOptions:
     spread: float = 1.0
 
     def __post_init__(self) -> None:
-        """Check the budget and the weights.
-
-        Raises:
-            ConfigError: An option is out of range.
-        """
         check_numbers({}, {"--budget": self.budget})
         if min(self.weights.values()) < 0 or not sum(self.weights.values()):
             message = f"--uncertainty, --novelty and --spread must be 0 or more, one above 0, got {self.weights}."

@@ -15,15 +15,17 @@ CYCLE = "cycle.json"
 MODEL, LABELS = "model.safetensors", "labels.json"
 TEST = "target-test"
 VALIDATION = "source-val"
-ADAPT, ORACLE = "teacher-adapt", "teacher-oracle"
 
 
 class PlanStages:
-    """Stages that every kind of plan has, below one directory.
+    """Builder of the stages that every kind of plan has, below one directory.
 
     Args:
         plan: A valid plan.
         root: Directory of the cycle. Each stage has a directory in it.
+
+    Attributes:
+        made: The stages so far, each one after the stages whose outputs it reads.
     """
 
     plan: BasePlan
@@ -31,30 +33,28 @@ class PlanStages:
     def __init__(self, plan: BasePlan, root: Path) -> None:
         self.plan = plan
         self.root = root
+        self.made: list[Stage] = []
         self.source_train = self.locate(plan.source.train)
         self.source_val = self.locate(plan.source.val)
         self.old_teacher = Path(plan.teacher.weights or root / "teacher-source" / MODEL)
         self.old_student = Path(plan.student.weights or root / "student-source" / MODEL)
 
-    def scenes(self) -> list[Stage]:
-        """Return the stages that render synthetic recordings."""
-        stages = []
+    def scenes(self) -> None:
+        """Add the stages that render synthetic recordings."""
         for name, options in self.plan.scenes.items():
             texts = {key: value if isinstance(value, str) else json.dumps(value) for key, value in options.items()}
-            stages.append(self.stage(f"scenes-{name}", "scenes", [], [f"--{key}={texts[key]}" for key in texts]))
-        return stages
+            self.stage(f"scenes-{name}", "scenes", [], [f"--{key}={text}" for key, text in texts.items()])
 
-    def source_training(self) -> list[Stage]:
-        """Return the trainings of the models without given weights."""
-        models = (("teacher-source", self.plan.teacher), ("student-source", self.plan.student))
-        return [
-            self.fit(name, model.fit, None, train=self.source_train) for name, model in models if model.weights is None
-        ]
+    def source_training(self) -> None:
+        """Add the trainings of the models without given weights."""
+        for name, model in (("teacher-source", self.plan.teacher), ("student-source", self.plan.student)):
+            if model.weights is None:
+                self.fit(name, model.fit, None, train=self.source_train)
 
     def adaptation(
         self, name: str, configs: Sequence[str], target: list[Path], frame_interval: float | None
-    ) -> list[Stage]:
-        """Return the stages that adapt the teacher. The last one makes the adapted teacher.
+    ) -> Path:  # fmt: skip
+        """Add the stages that adapt the teacher, and return the adapted teacher.
 
         Args:
             name: Name of the adaptation. Its self-training rounds are `NAME-self-training`, `NAME-self-training-2`,
@@ -63,27 +63,21 @@ class PlanStages:
             target: Frames to adapt to.
             frame_interval: Seconds between the frames taken from videos; `None` takes all frames.
         """
-        stages = [self.fit(name, configs, self.old_teacher, frame_interval, source=self.source_train, target=target)]
-        for suffix in self.round_suffixes:
-            teacher = stages[-1].output / MODEL
+        settings = self.plan.teacher
+        teacher = self.fit(name, configs, self.old_teacher, frame_interval, source=self.source_train, target=target)
+        for number in range(1, settings.self_training_rounds + 1 if settings.self_training else 1):
+            suffix = f"-{number}" if number > 1 else ""
             labels = self.relabel(f"{name}-labels{suffix}", teacher, target, frame_interval)
-            data = {"source": self.source_train, "pseudo": [labels.output / LABELS]}
-            training = self.fit(f"{name}-self-training{suffix}", self.plan.teacher.self_training, teacher, None, **data)
-            stages += [labels, training]
-        return stages
+            data = {"source": self.source_train, "pseudo": [labels]}
+            teacher = self.fit(f"{name}-self-training{suffix}", settings.self_training, teacher, None, **data)
+        return teacher
 
-    @property
-    def round_suffixes(self) -> list[str]:
-        """Suffix of the stages of each self-training round; empty for the first one."""
-        rounds = self.plan.teacher.self_training_rounds if self.plan.teacher.self_training else 0
-        return ["", *(f"-{number}" for number in range(2, rounds + 1))][:rounds]
-
-    def relabel(self, name: str, weights: Path, target: Sequence[Path], frame_interval: float | None) -> Stage:
-        """Return the stage that labels target frames with a teacher."""
+    def relabel(self, name: str, weights: Path, target: Sequence[Path], frame_interval: float | None) -> Path:
+        """Add the stage that labels target frames with a teacher, and return the labels."""
         arguments = [f"--weights={weights}", "--frames", *map(str, target)]
         arguments += flags(self.plan.relabel, kind=LabelOptions)
         arguments += [] if frame_interval is None else [f"--frame_interval={frame_interval}"]
-        return self.stage(name, "relabel", [weights, *target], arguments)
+        return self.stage(name, "relabel", [weights, *target], arguments) / LABELS
 
     def fit(
         self,
@@ -92,8 +86,8 @@ class PlanStages:
         weights: Path | None,
         frame_interval: float | None = None,
         **data: list[Path],
-    ) -> Stage:
-        """Return a training stage.
+    ) -> Path:
+        """Add a training and return its model.
 
         Args:
             name: Name of the stage.
@@ -109,24 +103,26 @@ class PlanStages:
             arguments.append(f"--data.frame_interval={frame_interval}")
         arguments += [f"--data.{role}={json.dumps([str(path) for path in paths])}" for role, paths in data.items()]
         inputs = [Path(config) for config in configs] + ([] if weights is None else [weights])
-        return self.stage(name, "fit", [*inputs, *(path for paths in data.values() for path in paths)], arguments)
+        inputs += [path for paths in data.values() for path in paths]
+        return self.stage(name, "fit", inputs, arguments) / MODEL
 
-    def evaluate(self, name: str, models: dict[str, Path], tests: Sequence[tuple[str, Path]]) -> Stage:
-        """Return the stage that measures models on test sets and on source validation, all by name."""
+    def evaluate(self, name: str, models: dict[str, Path], tests: Sequence[tuple[str, Path]]) -> Path:
+        """Add the stage that measures models on test sets and source validation, by name, and return the metrics."""
         sets = [*tests, *((VALIDATION, path) for path in self.source_val)]
         arguments = ["--weights", *(f"{key}={path}" for key, path in models.items())]
         arguments += ["--frames", *(f"{key}={path}" for key, path in sets)]
-        return self.stage(name, "evaluate", [*models.values(), *(path for _, path in sets)], arguments)
+        inputs = [*models.values(), *(path for _, path in sets)]
+        return self.stage(name, "evaluate", inputs, arguments) / "metrics.json"
 
-    def publish(self, name: str, candidate: Path, running: Path, metrics: Path, frames: str) -> Stage:
-        """Return the stage that publishes the better of two students by their AP50."""
+    def publish(self, name: str, candidate: Path, running: Path, metrics: Path, frames: str) -> None:
+        """Add the stage that publishes the better of two students by their AP50."""
         arguments = [f"--candidate={candidate}", f"--running={running}", f"--metrics={metrics}", f"--frames={frames}"]
-        return self.stage(name, "publish", [candidate, running, metrics], arguments, seeded=False)
+        self.stage(name, "publish", [candidate, running, metrics], arguments, seeded=False)
 
     def stage(
         self, name: str, command: str, inputs: Sequence[Path], arguments: Sequence[str], seeded: bool = True
-    ) -> Stage:
-        """Return a stage with its own directory.
+    ) -> Path:  # fmt: skip
+        """Add a stage and return its directory.
 
         Args:
             name: Name of the stage and its directory.
@@ -137,84 +133,67 @@ class PlanStages:
         """
         output = self.root / name
         seed = [f"--seed={self.plan.seed}"] if seeded else []
-        return Stage(name, (command, *arguments, f"--output={output}", *seed), tuple(inputs), output)
+        self.made.append(Stage(name, (command, *arguments, f"--output={output}", *seed), tuple(inputs), output))
+        return output
 
     def locate(self, entries: Sequence[str]) -> list[Path]:
         """Return the paths of entries of frames. `scenes:NAME` is in the cycle's own directory."""
-        scenes = [entry.removeprefix(SCENES) if entry.startswith(SCENES) else None for entry in entries]
         return [
-            Path(entry) if name is None else self.root / f"scenes-{name}" / "annotations.json"
-            for entry, name in zip(entries, scenes, strict=True)
+            self.root / f"scenes-{entry.removeprefix(SCENES)}" / "annotations.json"
+            if entry.startswith(SCENES)
+            else Path(entry)
+            for entry in entries
         ]
 
 
 class CycleStages(PlanStages):
-    """Stages of a cycle plan.
+    """Builder of the stages of a cycle plan.
 
     Args:
         plan: A valid plan.
         root: Directory of the cycle.
+
+    Attributes:
+        models: The compared models by their names in the table.
     """
 
     plan: CyclePlan
 
     def __init__(self, plan: CyclePlan, root: Path) -> None:
         super().__init__(plan, root)
-        self.target_train = self.locate(plan.target.train)
-        self.target_test = self.locate(plan.target.test)
+        self.models: dict[str, Path] = {}
+        self._build()
 
-    def all(self) -> list[Stage]:
-        """Return every stage, each one after the stages whose outputs it reads."""
-        retraining = self.fit(
-            "student-retrain",
-            self.plan.student.retrain,
-            self.old_student,
-            source=self.source_train,
-            pseudo=[self.root / "relabel" / LABELS],
-        )
-        metrics = self.root / "evaluate" / "metrics.json"
-        frames = TEST if self.target_test else VALIDATION
-        compared = [
-            *self.source_training(),
-            *self._adaptations(),
-            # Labels of the teacher before adaptation are for the images in the report only.
-            self._relabel("relabel-before", self.old_teacher),
-            self._relabel("relabel", self._last(ADAPT)),
-            retraining,
-            self.evaluate("evaluate", self.models, [(TEST, path) for path in self.target_test]),
-            self.publish("published", retraining.output / MODEL, self.old_student, metrics, frames),
-        ]
-        outputs = [stage.output for stage in compared]
-        report = self.stage("report", "report", outputs, [f"--run={self.root}"], seeded=False)
-        return [*self.scenes(), *compared, report]
+    def _build(self) -> None:
+        target, frame_interval = self.locate(self.plan.target.train), self.plan.target.frame_interval
+        test = [(TEST, path) for path in self.locate(self.plan.target.test)]
+        self.scenes()
+        start = len(self.made)
+        self.source_training()
+        adapted = self.adaptation("teacher-adapt", self.plan.teacher.adapt, target, frame_interval)
+        arms = self._arms(target, frame_interval)
+        # Labels of the teacher before adaptation are for the images in the report only.
+        self.relabel("relabel-before", self.old_teacher, target, frame_interval)
+        labels = self.relabel("relabel", adapted, target, frame_interval)
+        data = {"source": self.source_train, "pseudo": [labels]}
+        student = self.fit("student-retrain", self.plan.student.retrain, self.old_student, None, **data)
+        self.models = {"teacher-source": self.old_teacher, "teacher-adapted": adapted}
+        self.models |= {f"teacher-{arm}": arms[arm] for arm in self.plan.arms}
+        self.models |= {"student-old": self.old_student, "student-new": student}
+        metrics = self.evaluate("evaluate", self.models, test)
+        self.publish("published", student, self.old_student, metrics, TEST if test else VALIDATION)
+        outputs = [stage.output for stage in self.made[start:]]
+        self.stage("report", "report", outputs, [f"--run={self.root}"], seeded=False)
 
-    @property
-    def models(self) -> dict[str, Path]:
-        """The compared models by their names in the table."""
-        return {
-            "teacher-source": self.old_teacher,
-            "teacher-adapted": self._last(ADAPT),
-            **{f"teacher-{arm}": self._last(f"teacher-{arm}") for arm in self.plan.arms},
-            "student-old": self.old_student,
-            "student-new": self.root / "student-retrain" / MODEL,
-        }
-
-    def _adaptations(self) -> list[Stage]:
-        teacher, frame_interval = self.plan.teacher, self.plan.target.frame_interval
-        stages = self.adaptation(ADAPT, teacher.adapt, self.target_train, frame_interval)
+    def _arms(self, target: list[Path], frame_interval: float | None) -> dict[str, Path]:
+        """Add the adaptations of further teachers, and return the teachers by arm."""
+        teacher = self.plan.teacher
+        models: dict[str, Path] = {}
         for arm, overlays in (("mean-teacher", teacher.mean_teacher), ("ca-hqp", teacher.ca_hqp)):
             if arm in self.plan.arms:
                 configs = [*teacher.adapt, *overlays]
-                stages += self.adaptation(f"teacher-{arm}", configs, self.target_train, frame_interval)
+                models[arm] = self.adaptation(f"teacher-{arm}", configs, target, frame_interval)
         if "oracle" in self.plan.arms:
             configs = [*teacher.fit, *teacher.oracle]
-            stages.append(self.fit(ORACLE, configs, self.old_teacher, train=self.target_train))
-        return stages
-
-    def _relabel(self, name: str, weights: Path) -> Stage:
-        return self.relabel(name, weights, self.target_train, self.plan.target.frame_interval)
-
-    def _last(self, adaptation: str) -> Path:
-        """Return the final model of an adaptation. An oracle has no self-training rounds."""
-        suffixes = self.round_suffixes if adaptation != ORACLE else []
-        return self.root / (f"{adaptation}-self-training{suffixes[-1]}" if suffixes else adaptation) / MODEL
+            models["oracle"] = self.fit("teacher-oracle", configs, self.old_teacher, train=target)
+        return models

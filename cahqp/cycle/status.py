@@ -8,9 +8,8 @@ from pathlib import Path
 
 from cahqp import files
 from cahqp.cycle import summary
-from cahqp.cycle.rounds.plan import has_rounds
-from cahqp.cycle.rounds.run import Rounds, open_rounds
-from cahqp.cycle.run import Cycle, open_cycle
+from cahqp.cycle.opening import Cycle, open_cycle
+from cahqp.cycle.rounds.plan import RoundsPlan
 from cahqp.cycle.stages import CYCLE
 from cahqp.runs import locks, process
 from cahqp.runs.executor import duration
@@ -39,11 +38,7 @@ def lines(plan: Path, output: Path | None = None) -> list[str]:
     """Return the lines that `status` prints. Nothing is changed."""
     path = output / CYCLE if output else None
     begun = files.read_json(path) if path and path.is_file() else {}
-    cycle: Cycle | Rounds
-    if has_rounds(plan):
-        cycle = open_rounds(plan, output, begun.get("seed"), begun.get("replay", True))
-    else:
-        cycle = open_cycle(plan, output, begun.get("seed"))
+    cycle = open_cycle(plan, output, begun.get("seed"), replay=begun.get("replay", True))
     state = State(cycle.root)
     unfinished: list[Stage] = []
     rows = []
@@ -83,9 +78,9 @@ def _progress(stage: Stage, state: State) -> str:
     return f": {last[0]}" if last else ""
 
 
-def _next(cycle: Cycle | Rounds, unfinished: list[Stage]) -> list[str]:
+def _next(cycle: Cycle, unfinished: list[Stage]) -> list[str]:
     if locks.is_held(cycle.root):
         return ["A process is running this cycle."]
     if not unfinished:
-        return summary.round_lines(cycle.root) if isinstance(cycle, Rounds) else summary.lines(cycle.root)
+        return (summary.round_lines if isinstance(cycle.plan, RoundsPlan) else summary.lines)(cycle.root)
     return [f"Next: {unfinished[0].name}", f"  {cycle.command}"]

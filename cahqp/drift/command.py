@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cahqp.drift.faults import fault, usual_change
-from cahqp.drift.grouping import Change, groups
+from cahqp.drift.grouping import change_direction, group_cameras
 from cahqp.drift.mmd import MmdResult, Reference, blocks
 from cahqp.drift.options import DRIFT, FAULT, FEW, KINDS, STEADY, DriftOptions, DriftSettings
 from cahqp.drift.signals import PLAIN, Signals, join, read_signals, same_model
@@ -76,7 +76,7 @@ def judge(
             raise DataError(message)
     references, short = _drop_short(references, settings.min_frames)
     cameras: dict[str, Any] = {}
-    changes: dict[str, Change] = {}
+    changes: dict[str, NDArray[np.float64]] = {}
     for camera, frames in stream.by_camera().items():
         tests = {
             name: DomainTest(_frames_for(signals, camera, settings.min_frames), settings)
@@ -86,7 +86,13 @@ def judge(
         if change is not None:
             changes[camera] = change
     silent = sorted({c for signals in references.values() for c in signals.cameras} - cameras.keys())
-    return {"cameras": cameras, "groups": groups(changes), "silent": silent, "short": short, "adapt": bool(changes)}
+    return {
+        "cameras": cameras,
+        "groups": group_cameras(changes),
+        "silent": silent,
+        "short": short,
+        "adapt": bool(changes),
+    }
 
 
 def describe(result: dict[str, Any]) -> list[str]:
@@ -184,8 +190,8 @@ def _kinds(signals: Signals) -> dict[str, NDArray[np.float32]]:
 
 def _judge_camera(
     camera: str, frames: Signals, tests: dict[str, DomainTest], settings: DriftSettings, seed: int
-) -> tuple[dict[str, Any], Change | None]:
-    """Return a camera's entry, and its change if it drifted."""
+) -> tuple[dict[str, Any], NDArray[np.float64] | None]:
+    """Return a camera's entry, and the direction of its change if it drifted."""
     windows = []
     for number in range(len(frames) // settings.window):
         window = frames.take(np.arange(number * settings.window, (number + 1) * settings.window))
@@ -212,7 +218,7 @@ def _judge_camera(
     if verdict != DRIFT or nearest is None:
         return entry, None
     healthy = np.flatnonzero(frames.readable)[-settings.window * settings.confirm :]
-    return entry, Change.between(tests[nearest].signals, frames.take(healthy))
+    return entry, change_direction(tests[nearest].signals, frames.take(healthy))
 
 
 def _test_window(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -47,26 +47,6 @@ def features(options: FeaturesOptions) -> None:
         print(f"{options.output}: {len(source)} frames of {len(set(signals.cameras))} camera(s).")
 
 
-@dataclass
-class _Rows:
-    """Signals collected over the batches. Row i belongs to frame i."""
-
-    count: int
-    features: NDArray[np.float32] | None = None
-    scores: NDArray[np.float32] = field(init=False)
-    plain: NDArray[np.float32] = field(init=False)
-    view: NDArray[np.float32] = field(init=False)
-    uncertainty: NDArray[np.float32] = field(init=False)
-    readable: NDArray[np.bool_] = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.scores = np.zeros((self.count, len(SCORE_EDGES) - 1), np.float32)
-        self.plain = np.full((self.count, len(PLAIN)), np.nan, np.float32)
-        self.view = np.zeros((self.count, _VIEW[0] * _VIEW[1]), np.float32)
-        self.uncertainty = np.zeros(self.count, np.float32)
-        self.readable = np.zeros(self.count, np.bool_)
-
-
 @torch.no_grad()
 def measure_signals(detector: Detector, frames: FrameSet, batch_size: int = 8, workers: int = 0) -> Signals:
     """Return the signals of every frame. Unreadable frames are marked.
@@ -77,7 +57,8 @@ def measure_signals(detector: Detector, frames: FrameSet, batch_size: int = 8, w
         batch_size: Frames in a batch.
         workers: Processes that load images.
     """
-    rows = _Rows(len(frames))
+    signals = _unreadable(frames.source, detector.provenance.get("hash"))
+    features: NDArray[np.float32] | None = None
     device = next(detector.parameters()).device
     previous: dict[str, Tensor] = {}
     for item in FrameLoader(frames, fixed_batches(len(frames), batch_size), workers):
@@ -87,21 +68,23 @@ def measure_signals(detector: Detector, frames: FrameSet, batch_size: int = 8, w
         batch = item.batch.to(device)
         images = detector.preprocessing.normalise(batch.images, batch.padding_mask)
         output: Output = detector(images, batch.padding_mask)
-        detections = detector.decode(output, output.sizes)
         pooled = pool(output, batch).cpu().numpy()
-        if rows.features is None:
-            rows.features = np.zeros((len(frames), pooled.shape[1]), np.float32)
-        rows.features[item.positions] = pooled
-        for row, position in enumerate(item.positions):
-            rows.readable[position] = True
-            rows.scores[position] = _histogram(detections[row])
-            rows.uncertainty[position] = uncertainty(detections[row].scores.cpu().numpy())
+        if features is None:
+            features = np.zeros((len(frames), pooled.shape[1]), np.float32)
+        features[item.positions] = pooled
+        signals.readable[item.positions] = True
+        for row, (position, found) in enumerate(
+            zip(item.positions, detector.decode(output, output.sizes), strict=True)
+        ):
+            scores = found.scores.cpu().numpy()
+            signals.scores[position] = np.histogram(scores, SCORE_EDGES)[0]
+            signals.uncertainty[position] = uncertainty(scores)
             grey = _grey(batch, row)
-            rows.view[position] = _view(grey)
+            signals.view[position] = _view(grey)
             key = batch.frames[row].camera or batch.frames[row].recording
-            rows.plain[position] = _plain(grey, _count(detections[row], detector), previous.get(key))
+            signals.plain[position] = _plain(grey, _count(found, detector), previous.get(key))
             previous[key] = _thumbnail(grey)
-    return _signals(rows, frames.source, detector.provenance.get("hash"))
+    return signals if features is None else replace(signals, features=features)
 
 
 def pool(output: Output, batch: Batch) -> Tensor:
@@ -123,10 +106,6 @@ def uncertainty(scores: NDArray[np.float32]) -> float:
     """
     kept = np.clip(scores[scores >= 0.1].astype(np.float64), 1e-6, 1 - 1e-6)
     return float(-(kept * np.log2(kept) + (1 - kept) * np.log2(1 - kept)).sum())
-
-
-def _histogram(detections: Detections) -> NDArray[np.float32]:
-    return np.histogram(detections.scores.cpu().numpy(), SCORE_EDGES)[0].astype(np.float32)
 
 
 def _grey(batch: Batch, row: int) -> Tensor:
@@ -160,16 +139,17 @@ def _plain(grey: Tensor, count: int, before: Tensor | None) -> NDArray[np.float3
     return np.array([grey.mean().item(), grey.std().item(), edges.std().item(), count, change], np.float32)
 
 
-def _signals(rows: _Rows, source: FrameSource, model: str | None) -> Signals:
-    frames = source.frames
+def _unreadable(source: FrameSource, model: str | None) -> Signals:
+    """Return signals of frames that are not read yet."""
+    frames, count = source.frames, len(source)
     return Signals(
-        features=np.zeros((rows.count, 1), np.float32) if rows.features is None else rows.features,
-        scores=rows.scores,
-        plain=rows.plain,
-        view=rows.view,
-        uncertainty=rows.uncertainty,
-        readable=rows.readable,
-        names=[_name(source, position) for position in range(len(source))],
+        features=np.zeros((count, 1), np.float32),
+        scores=np.zeros((count, len(SCORE_EDGES) - 1), np.float32),
+        plain=np.full((count, len(PLAIN)), np.nan, np.float32),
+        view=np.zeros((count, _VIEW[0] * _VIEW[1]), np.float32),
+        uncertainty=np.zeros(count, np.float32),
+        readable=np.zeros(count, np.bool_),
+        names=[_name(source, position) for position in range(count)],
         cameras=[frame.camera or frame.recording or "camera" for frame in frames],
         recordings=[frame.recording or frame.camera or "recording" for frame in frames],
         indices=[frame.index for frame in frames],

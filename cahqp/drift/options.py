@@ -40,11 +40,6 @@ class FeaturesOptions:
     device: str = "cpu"
 
     def __post_init__(self) -> None:
-        """Check the ranges.
-
-        Raises:
-            ConfigError: An option is out of range.
-        """
         check_numbers({"--max_invalid_share": self.max_invalid_share}, {"--batch_size": self.batch_size})
 
 
@@ -70,11 +65,6 @@ class DriftSettings:
     permutations: int = 499
 
     def __post_init__(self) -> None:
-        """Check the ranges.
-
-        Raises:
-            ConfigError: Settings are out of range. The message lists all of them.
-        """
         problems = []
         if self.block < 1 or self.window < 3 * self.block:
             problems.append(f"--window must be at least three --block, got {self.window} and {self.block}.")

@@ -1,46 +1,65 @@
-"""One process at a time for one output directory."""
+"""Locks of output directories: one process at a time writes into a directory."""
 
 from __future__ import annotations
 
 import fcntl
 import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from cahqp.errors import RunError
 
-# Processes of a run that was just killed need a moment to be gone, and `is_held` looks by locking for a moment.
+# Processes of a killed run need a moment to end, and `is_held` takes the lock for a moment.
 GRACE_SECONDS = 1.0
 
 _held: dict[Path, int] = {}
 
 
-def acquire(output: Path) -> None:
-    """Hold `<output>.lock` until `release` or the end of this process, however it ends.
-
-    A process that holds it already keeps it: a run that failed can be begun again where it was called.
+@contextmanager
+def hold(output: Path) -> Iterator[None]:
+    """Hold the lock of `output` during a block.
 
     Raises:
-        RunError: Another process holds it, or the file cannot be made.
+        RunError: As `acquire`.
+    """
+    acquire(output)
+    try:
+        yield
+    finally:
+        release(output)
+
+
+def acquire(output: Path) -> None:
+    """Hold `<output>.lock` until `release` or the end of this process. If this process already holds it, it keeps it.
+
+    Raises:
+        RunError: Another process holds the lock, or the file cannot be written.
     """
     path = lock_path(output)
     if path in _held:
         return
+    deadline = time.monotonic() + GRACE_SECONDS
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _held[path] = _lock_patiently(path)
+        while path not in _held:
+            try:
+                _held[path] = _lock(path)
+            except BlockingIOError:
+                if time.monotonic() >= deadline:
+                    raise
+                time.sleep(0.05)
     except BlockingIOError as error:
-        message = (
-            f"{output} is being made by another process ({_holder(path)}). Wait for it, or stop it, and try again."
-        )
+        message = f"{output} is in use by another process ({_holder(path)}). Wait for it or stop it, then rerun."
         raise RunError(message) from error
     except OSError as error:
-        message = f"{path} cannot be written ({error.strerror}). Choose another --output or mend its permissions."
+        message = f"{path} cannot be written ({error.strerror}). Choose another --output or fix its permissions."
         raise RunError(message) from error
 
 
 def release(output: Path) -> None:
-    """Let the next process have `output`. Nothing happens where this process does not hold it."""
+    """Release the lock of `output`, if this process holds it."""
     path = lock_path(output)
     descriptor = _held.pop(path, None)
     if descriptor is not None:
@@ -49,14 +68,14 @@ def release(output: Path) -> None:
 
 
 def is_held(output: Path) -> bool:
-    """Say whether some other process is at work on `output`."""
+    """Return whether another process holds the lock of `output`."""
     path = lock_path(output)
     if path in _held or not path.exists():
         return False
     try:
         descriptor = os.open(path, os.O_RDONLY)
     except OSError:
-        return False  # released in this very moment
+        return False  # released since the check
     try:
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -67,19 +86,8 @@ def is_held(output: Path) -> bool:
 
 
 def lock_path(output: Path) -> Path:
-    """Return the lock's file beside `output`."""
+    """Return the lock file, which is beside `output`."""
     return output.absolute().with_name(f"{output.name}.lock")
-
-
-def _lock_patiently(path: Path) -> int:
-    deadline = time.monotonic() + GRACE_SECONDS
-    while True:
-        try:
-            return _lock(path)
-        except BlockingIOError:
-            if time.monotonic() >= deadline:
-                raise
-            time.sleep(0.05)
 
 
 def _lock(path: Path) -> int:
@@ -87,27 +95,22 @@ def _lock(path: Path) -> int:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if _is_at(path, descriptor):
+            # If the last holder removed the file since it was opened, this lock guards nothing.
+            if os.path.samestat(path.stat(), os.fstat(descriptor)):
                 os.ftruncate(descriptor, 0)
                 os.pwrite(descriptor, f"process {os.getpid()}".encode(), 0)
                 return descriptor
+        except FileNotFoundError:
+            pass
         except OSError:
             os.close(descriptor)
             raise
-        # Its last holder removed the file between our opening and locking it: what we hold guards nothing.
         os.close(descriptor)
-
-
-def _is_at(path: Path, descriptor: int) -> bool:
-    try:
-        return os.path.samestat(path.stat(), os.fstat(descriptor))
-    except FileNotFoundError:
-        return False
 
 
 def _holder(path: Path) -> str:
     try:
-        return path.read_text() or "its lock names none"
+        return path.read_text() or "its lock names no process"
     except OSError:
         return "it has just ended"
 

@@ -1,4 +1,4 @@
-"""One command as a process of its own, with its log."""
+"""Subprocesses with log files."""
 
 from __future__ import annotations
 
@@ -25,15 +25,12 @@ _TERMINAL_CODES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 
 def execute(command: Sequence[str], log: Path, watch: Callable[[float, str], None]) -> int:
-    """Run a command to its end.
+    """Run a command and return its exit code, negative if a signal ended it.
 
     Args:
         command: Program and arguments.
-        log: File that its output and errors are added to.
+        log: File that its output and errors are appended to.
         watch: Called twice a second with the elapsed seconds and the last line of the log.
-
-    Returns:
-        The exit code; negative if a signal ended it.
 
     Raises:
         RunError: The log cannot be written.
@@ -53,7 +50,7 @@ def execute(command: Sequence[str], log: Path, watch: Callable[[float, str], Non
                 preexec_fn=_die_with_parent if _LIBC else None,
             )
     except OSError as error:
-        message = f"{log} cannot be written ({error.strerror}). Free some space or mend its permissions, and try again."
+        message = f"{log} cannot be written ({error.strerror}). Free some space or fix its permissions, then rerun."
         raise RunError(message) from error
     try:
         while True:
@@ -62,30 +59,30 @@ def execute(command: Sequence[str], log: Path, watch: Callable[[float, str], Non
             except subprocess.TimeoutExpired:
                 watch(time.monotonic() - began, "".join(last_lines(log, 1)))
     finally:
-        _stop(child)
+        if child.poll() is None:
+            child.terminate()
+            try:
+                child.wait(_STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                child.kill()
+                child.wait()
 
 
 def last_lines(log: Path, count: int, start: int = 0) -> list[str]:
-    """Return the last lines of a log that are not empty, as a terminal would show them.
-
-    Args:
-        log: The file; without it there are no lines.
-        count: How many at most.
-        start: Byte before which nothing counts.
-    """
+    """Return up to `count` last non-empty lines after byte `start` of a log, as a terminal shows them."""
     if not log.is_file():
         return []
     with log.open("rb") as file:
         file.seek(max(start, log.stat().st_size - _TAIL_BYTES))
         text = file.read().decode("utf-8", errors="replace")
-    # A progress bar writes over itself: its last state counts.
+    # A progress bar overwrites itself: its last state counts.
     lines = [line.rstrip("\r").rpartition("\r")[2] for line in text.split("\n")]
     plain = [_TERMINAL_CODES.sub("", line).rstrip() for line in lines]
     return [line for line in plain if line][-count:]
 
 
 def in_words(code: int) -> str:
-    """Say how a process ended."""
+    """Return an exit code as text."""
     if code >= 0:
         return f"exit code {code}"
     try:
@@ -96,17 +93,6 @@ def in_words(code: int) -> str:
 
 
 def _die_with_parent() -> None:
-    # A killed cycle must leave no stage behind that goes on writing. It is made to be killed: the next run goes on.
+    # A killed cycle must not leave a stage behind that keeps writing.
     if _LIBC is not None:
         _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-
-
-def _stop(child: subprocess.Popen[bytes]) -> None:
-    if child.poll() is not None:
-        return
-    child.terminate()
-    try:
-        child.wait(_STOP_SECONDS)
-    except subprocess.TimeoutExpired:
-        child.kill()
-        child.wait()

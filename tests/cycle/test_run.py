@@ -259,7 +259,7 @@ def test_second_cycle_in_the_same_directory_is_refused(workplace, monkeypatch):
     )
     wait_for(Path("runs/tiny/scenes-night.partial/first"))
     monkeypatch.setattr(locks, "GRACE_SECONDS", 0.0)
-    with pytest.raises(RunError, match="runs/tiny is being made by another process"):
+    with pytest.raises(RunError, match="runs/tiny is in use by another process"):
         run_plan(PLAN)
     assert any("scenes-night" in line and "running" in line for line in lines(PLAN))
     driver.kill()

@@ -18,7 +18,7 @@ def plan(workplace):
 
 @pytest.fixture
 def stages(plan):
-    return {stage.name: stage for stage in CycleStages(plan, Path("out")).all()}
+    return {stage.name: stage for stage in CycleStages(plan, Path("out")).made}
 
 
 def test_given_weights_skip_the_training_on_the_source(stages):
@@ -41,7 +41,7 @@ def test_without_weights_both_are_trained_on_the_source(plan):
         teacher=replace(plan.teacher, weights=None, fit=["adapt.yaml"]),
         student=replace(plan.student, weights=None, fit=["adapt.yaml"]),
     )
-    built = {stage.name: stage for stage in CycleStages(plan, Path("out")).all()}
+    built = {stage.name: stage for stage in CycleStages(plan, Path("out")).made}
     assert '--data.train=["train.json"]' in built["teacher-source"].arguments
     assert "--model.weights=out/teacher-source/model.safetensors" in built["teacher-adapt"].arguments
     assert "--model.weights=out/student-source/model.safetensors" in built["student-retrain"].arguments
@@ -68,7 +68,7 @@ def test_mean_teacher_lies_over_the_same_adaptation(stages):
 
 def test_the_terms_of_ca_hqp_lie_over_the_same_adaptation(plan):
     plan = replace(plan, arms=["ca-hqp"], teacher=replace(plan.teacher, ca_hqp=["terms.yaml"]))
-    stages = {stage.name: stage for stage in CycleStages(plan, Path("out")).all()}
+    stages = {stage.name: stage for stage in CycleStages(plan, Path("out")).made}
     added = set(stages["teacher-ca-hqp"].arguments) - set(stages["teacher-adapt"].arguments)
     assert added == {"--config=terms.yaml", "--output=out/teacher-ca-hqp"}
     assert "teacher-ca-hqp=out/teacher-ca-hqp/model.safetensors" in stages["evaluate"].arguments
@@ -77,7 +77,7 @@ def test_the_terms_of_ca_hqp_lie_over_the_same_adaptation(plan):
 def test_a_refit_trains_adapted_teachers_on_their_own_labels(plan):
     teacher = replace(plan.teacher, self_training=["refit.yaml"], fit=["adapt.yaml"])
     plan = replace(plan, arms=["mean-teacher", "oracle"], teacher=teacher)
-    stages = {stage.name: stage for stage in CycleStages(plan, Path("out")).all()}
+    stages = {stage.name: stage for stage in CycleStages(plan, Path("out")).made}
     for adapted in ("teacher-adapt", "teacher-mean-teacher"):
         assert f"--weights=out/{adapted}/model.safetensors" in stages[f"{adapted}-labels"].arguments
         assert stages[f"{adapted}-self-training"].arguments == (
@@ -98,7 +98,7 @@ def test_a_refit_trains_adapted_teachers_on_their_own_labels(plan):
 
 def test_each_further_refit_is_on_labels_of_the_one_before(plan):
     plan = replace(plan, teacher=replace(plan.teacher, self_training=["refit.yaml"], self_training_rounds=3))
-    stages = {stage.name: stage for stage in CycleStages(plan, Path("out")).all()}
+    stages = {stage.name: stage for stage in CycleStages(plan, Path("out")).made}
     made = [name for name in stages if name.startswith("teacher-adapt")]
     ends = ["-labels", "-self-training", "-labels-2", "-self-training-2", "-labels-3", "-self-training-3"]
     assert made == ["teacher-adapt", *(f"teacher-adapt{end}" for end in ends)]
@@ -110,7 +110,7 @@ def test_each_further_refit_is_on_labels_of_the_one_before(plan):
 
 def test_oracle_alone_trains_on_target_frames_as_labelled(plan):
     plan = replace(plan, arms=["oracle"], teacher=replace(plan.teacher, fit=["adapt.yaml"]))
-    arguments = {stage.name: " ".join(stage.arguments) for stage in CycleStages(plan, Path("out")).all()}
+    arguments = {stage.name: " ".join(stage.arguments) for stage in CycleStages(plan, Path("out")).made}
     assert [name for name, text in arguments.items() if '--data.train=["night.json"]' in text] == ["teacher-oracle"]
 
 
@@ -125,13 +125,13 @@ def test_scene_arguments_are_handed_on(stages):
 
 def test_threshold_is_handed_to_both_relabellings(plan):
     plan = replace(plan, relabel=replace(plan.relabel, threshold=0.4))
-    with_threshold = [s.name for s in CycleStages(plan, Path("out")).all() if "--threshold=0.4" in s.arguments]
+    with_threshold = [s.name for s in CycleStages(plan, Path("out")).made if "--threshold=0.4" in s.arguments]
     assert with_threshold == ["relabel-before", "relabel"]
 
 
 def test_interval_of_video_frames_is_handed_on(plan):
     plan = replace(plan, arms=[], target=replace(plan.target, frame_interval=0.5))
-    flags = [a for stage in CycleStages(plan, Path("out")).all() for a in stage.arguments if "frame_interval" in a]
+    flags = [a for stage in CycleStages(plan, Path("out")).made for a in stage.arguments if "frame_interval" in a]
     assert flags == ["--data.frame_interval=0.5", "--frame_interval=0.5", "--frame_interval=0.5"]
 
 
@@ -150,7 +150,7 @@ def test_lists_are_json(stages):
 
 def test_relabelling_understands_what_a_plan_says(plan, monkeypatch):
     told = replace(plan.relabel, threshold=0.3, views=["flip", "scale:1.5"], weight_by_score=True)
-    stages = {stage.name: stage for stage in CycleStages(replace(plan, relabel=told), Path("out")).all()}
+    stages = {stage.name: stage for stage in CycleStages(replace(plan, relabel=told), Path("out")).made}
     parsed = []
     monkeypatch.setattr(command, "relabel", parsed.append)
     assert main(list(stages["relabel"].arguments)) == 0

@@ -31,16 +31,15 @@ def add_round(root: Path, until: float) -> None:
     _write(root, rounds | {f"arrival-{len(rounds) + 1:03d}": until})
 
 
-def drop_unstarted(root: Path, fetched: Path) -> None:
+def drop_unstarted(root: Path, fetches: list[Path]) -> None:
     """Remove the last round if its fetch has not listed files: the files that started it may have changed since.
 
     Args:
         root: Directory of the cycle.
-        fetched: Directory of the last round's fetch.
+        fetches: Directories of the fetches of all rounds.
     """
     rounds = incoming(root)
-    partial = fetched.with_name(f"{fetched.name}.partial")
-    if rounds and not (fetched.exists() or (partial / TAKEN).is_file()):
+    if rounds and not (fetches[-1].exists() or (fetches[-1].with_name("fetch.partial") / TAKEN).is_file()):
         rounds.popitem()
         _write(root, rounds)
 

@@ -34,11 +34,6 @@ class Round:
     frame_interval: Seconds | None = None
 
     def __post_init__(self) -> None:
-        """Check the name and the frames.
-
-        Raises:
-            ConfigError: The name is reserved, or not exactly one of `train` and `frames` is given.
-        """
         if self.name == "new":
             message = "--name must not be `new`: the replay buffer uses it. Choose another name."
             raise ConfigError(message)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from cahqp import files
-from cahqp.cycle.rounds.run import open_rounds
+from cahqp.cycle.opening import open_cycle
 from cahqp.cycle.run import CycleRunOptions, run
 from cahqp.cycle.status import lines
 from cahqp.errors import CahqpError, ConfigError, RunError
@@ -40,7 +40,7 @@ def test_two_rounds_hang_together(started, planned):
     first = [f"round-01/{name}" for name in ("features", "drift", *TURN)]
     second = [f"round-02/{name}" for name in ("features", "drift", *TURN)]
     assert sorted(names()) == sorted(["features-source", "export-start", *first, *second])
-    stages = {stage.name: " ".join(stage.arguments) for stage in open_rounds(PLAN, None, None).stages}
+    stages = {stage.name: " ".join(stage.arguments) for stage in open_cycle(PLAN, None, None).stages}
     root = "runs/year/"
     assert f"--model.weights={root}round-01/published/model.safetensors" in stages["round-02/student-retrain"]
     assert f"{root}round-02/replay/past.json" in stages["round-02/student-retrain"]
@@ -55,7 +55,7 @@ def test_a_round_may_refit_its_teacher(started, planned, plan_values):
     planned(teacher=plan_values["teacher"] | {"self_training": plan_values["teacher"]["adapt"]})
     run_plan(PLAN)
     assert {"round-01/teacher-adapt-labels", "round-01/teacher-adapt-self-training"} < set(names())
-    stages = {stage.name: " ".join(stage.arguments) for stage in open_rounds(PLAN, None, None).stages}
+    stages = {stage.name: " ".join(stage.arguments) for stage in open_cycle(PLAN, None, None).stages}
     refitted = "runs/year/round-01/teacher-adapt-self-training/model.safetensors"
     assert f"--weights={refitted}" in stages["round-01/relabel"]
     assert f"teacher-adapted={refitted}" in stages["round-01/evaluate"]
@@ -65,7 +65,7 @@ def test_rounds_of_one_domain_are_judged_as_one_set(started, planned):
     rounds = [{"name": name, "train": ["night.json"]} for name in ("night", "night", "fog")]
     planned(rounds=rounds)
     run_plan(PLAN)
-    stages = {stage.name: " ".join(stage.arguments) for stage in open_rounds(PLAN, None, None).stages}
+    stages = {stage.name: " ".join(stage.arguments) for stage in open_cycle(PLAN, None, None).stages}
     buffer = "runs/year/round-02/replay"
     assert f"night={buffer}/night/held.json night={buffer}/night.2/held.json" in stages["round-03/gate"]
 
@@ -74,7 +74,7 @@ def test_a_round_without_drift_changes_nothing(started, planned, monkeypatch):
     monkeypatch.setenv("FAKE_GROUPS", json.dumps({"round-01": []}))
     run_plan(PLAN)
     assert "round-01/teacher-adapt" not in names()
-    stages = {stage.name: " ".join(stage.arguments) for stage in open_rounds(PLAN, None, None).stages}
+    stages = {stage.name: " ".join(stage.arguments) for stage in open_cycle(PLAN, None, None).stages}
     assert "--model.weights=student.safetensors" in stages["round-02/student-retrain"]
 
 
@@ -88,7 +88,7 @@ def test_always_adapts_without_drift_too(started, planned, monkeypatch):
 def test_each_group_of_cameras_has_one_adaptation(started, planned, monkeypatch):
     monkeypatch.setenv("FAKE_GROUPS", json.dumps({"round-01": [["a", "b"], ["c"]]}))
     run_plan(PLAN)
-    stages = {stage.name: stage.arguments for stage in open_rounds(PLAN, None, None).stages}
+    stages = {stage.name: stage.arguments for stage in open_cycle(PLAN, None, None).stages}
     given = stages["round-01/group-1/sample"]
     assert given[given.index("--cameras") + 1 : given.index("--cameras") + 3] == ("a", "b")
     before = "--model.weights=runs/year/round-01/group-1/published/model.safetensors"
@@ -108,7 +108,7 @@ def test_only_what_a_running_student_has_learnt_is_known(started, planned, monke
     monkeypatch.setenv("FAKE_KEEP", "round-01")
     planned(rounds=[{"name": name, "train": ["night.json"]} for name in ("night", "night", "fog")])
     run_plan(PLAN)
-    stages = {stage.name: " ".join(stage.arguments) for stage in open_rounds(PLAN, None, None).stages}
+    stages = {stage.name: " ".join(stage.arguments) for stage in open_cycle(PLAN, None, None).stages}
     assert "night-round-01=" not in stages["round-02/drift"]
     assert "night-round-01=" not in stages["round-03/drift"]
     assert "night-round-02=runs/year/round-02/features" in stages["round-03/drift"]
@@ -118,7 +118,7 @@ def test_of_several_groups_those_are_known_whose_student_went_out(started, plann
     monkeypatch.setenv("FAKE_GROUPS", json.dumps({"round-01": [["a"], ["b"]]}))
     monkeypatch.setenv("FAKE_KEEP", "group-2")
     run_plan(PLAN)
-    stages = {stage.name: " ".join(stage.arguments) for stage in open_rounds(PLAN, None, None).stages}
+    stages = {stage.name: " ".join(stage.arguments) for stage in open_cycle(PLAN, None, None).stages}
     assert "night-round-01-group-1=runs/year/round-01/group-1/known " in stages["round-02/drift"]
     assert "--cameras a " in stages["round-01/group-1/known"] + " "
     assert "group-2" not in stages["round-02/drift"]
@@ -128,7 +128,7 @@ def test_of_several_groups_those_are_known_whose_student_went_out(started, plann
 def test_a_round_that_was_steady_is_not_known_either(started, planned, monkeypatch):
     monkeypatch.setenv("FAKE_GROUPS", json.dumps({"round-01": []}))
     run_plan(PLAN)
-    stages = {stage.name: " ".join(stage.arguments) for stage in open_rounds(PLAN, None, None).stages}
+    stages = {stage.name: " ".join(stage.arguments) for stage in open_cycle(PLAN, None, None).stages}
     assert "night-round-01=" not in stages["round-02/drift"]
 
 
@@ -137,7 +137,7 @@ def test_a_faulty_camera_is_never_adapted_to(started, planned, monkeypatch):
     monkeypatch.setenv("FAKE_GROUPS", json.dumps({"round-01": []}))
     planned(drift={"when": "always"})
     run_plan(PLAN)
-    stages = {stage.name: " ".join(stage.arguments) for stage in open_rounds(PLAN, None, None).stages}
+    stages = {stage.name: " ".join(stage.arguments) for stage in open_cycle(PLAN, None, None).stages}
     assert "--cameras north " in stages["round-01/sample"] + " "
     monkeypatch.setenv("FAKE_CAMERAS", "dark")
     run_plan(PLAN, output=Path("runs/dark"))
@@ -156,9 +156,9 @@ def test_the_report_is_written_without_a_decision_and_after_a_kill(started, plan
 
 def test_what_runs_for_comparison_leaves_the_registry_alone(planned):
     planned(gate={"registry": "fleet"})
-    assert open_rounds(PLAN, None, None).plan.gate.registry == "fleet"
-    assert open_rounds(PLAN, None, None, replay=False).plan.gate.registry is None
-    assert open_rounds(PLAN, None, 7).plan.gate.registry is None
+    assert open_cycle(PLAN, None, None).plan.gate.registry == "fleet"
+    assert open_cycle(PLAN, None, None, replay=False).plan.gate.registry is None
+    assert open_cycle(PLAN, None, 7).plan.gate.registry is None
 
 
 def test_without_replay_and_gate_it_publishes_by_figures(started, planned):
@@ -202,7 +202,7 @@ def test_status_of_finished_rounds(started, planned):
 
 def test_killed_in_several_stages_ends_like_one_that_was_not(planned, started, workplace):
     run_plan(PLAN, output=Path("whole"))
-    stages = [stage.name for stage in open_rounds(PLAN, Path("whole"), None).stages]
+    stages = [stage.name for stage in open_cycle(PLAN, Path("whole"), None).stages]
     hanging = [name for name in stages if not name.endswith("published")]
     for name in hanging[:: max(1, len(hanging) // 6)]:
         hang = "/".join((Path("runs/year") / name).parts[-2:])
@@ -280,11 +280,11 @@ def test_one_drifted_group_leaves_the_other_cameras_out(started, planned, monkey
     monkeypatch.setenv("FAKE_CAMERAS", "north south")
     planned(drift={"when": "drifted"})
     run_plan(PLAN)
-    stages = {stage.name: " ".join(stage.arguments) for stage in open_rounds(PLAN, None, None).stages}
+    stages = {stage.name: " ".join(stage.arguments) for stage in open_cycle(PLAN, None, None).stages}
     assert "--cameras north " in stages["round-01/sample"] + " "
     assert "round-01/sample/frames.json" in stages["round-01/teacher-adapt"]
     planned(drift={"when": "always"})
-    stages = {stage.name: " ".join(stage.arguments) for stage in open_rounds(PLAN, None, None).stages}
+    stages = {stage.name: " ".join(stage.arguments) for stage in open_cycle(PLAN, None, None).stages}
     assert "round-01/sample" not in stages
 
 

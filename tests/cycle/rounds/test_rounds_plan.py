@@ -3,8 +3,8 @@ from pathlib import Path
 import pytest
 
 from cahqp.__main__ import main
+from cahqp.cycle.opening import open_cycle
 from cahqp.cycle.rounds.plan import read_rounds
-from cahqp.cycle.rounds.run import open_rounds
 from cahqp.cycle.run import CycleRunOptions, run
 from cahqp.errors import ConfigError
 
@@ -14,7 +14,7 @@ def run_plan(plan, **settings):
 
 
 def arguments(path):
-    return {stage.name: " ".join(stage.arguments) for stage in open_rounds(path, None, None).stages}
+    return {stage.name: " ".join(stage.arguments) for stage in open_cycle(path, None, None).stages}
 
 
 def test_a_gate_of_int8_packages_has_frames_to_measure_them_on(started, planned):
