@@ -16,7 +16,7 @@ import cv2
 
 from cahqp.coco.sources import SUFFIXES, is_image, is_video
 from cahqp.coco.subset import Image, build_document, copy_file
-from cahqp.edge.sources import read_bgr
+from cahqp.edge.capture import read_bgr
 from cahqp.errors import CahqpError, ConfigError, DataError, RunError
 from cahqp.files import atomic_write, natural_key, read_json, redact_url, write_json
 from cahqp.runs.directory import open_run

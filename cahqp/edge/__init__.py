@@ -1,1 +1,1 @@
-"""What runs beside the camera: packages of ONNX, their check against PyTorch, and a runtime without torch."""
+"""Edge packages: export, check against PyTorch, and inference without torch."""

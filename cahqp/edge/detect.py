@@ -14,13 +14,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from cahqp.edge.capture import EdgeFrame, is_stream, read_frames
 from cahqp.edge.detections import EdgeDetections, Floats
 from cahqp.edge.draw import draw
 from cahqp.edge.options import DetectOptions
 from cahqp.edge.package import find_package, read_package
 from cahqp.edge.prefetch import Prefetch
 from cahqp.edge.runtime import RawOutput, Runtime
-from cahqp.edge.sources import EdgeFrame, is_stream, read_frames
 from cahqp.errors import DataError, RunError
 from cahqp.files import redact_url, writing
 from cahqp.runs.directory import open_run

@@ -7,8 +7,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from cahqp.edge.capture import EdgeFrame
 from cahqp.edge.detections import EdgeDetections
-from cahqp.edge.sources import EdgeFrame
 from cahqp.errors import RunError
 from cahqp.files import writing
 

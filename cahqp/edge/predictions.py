@@ -11,8 +11,8 @@ from statistics import median
 import cv2
 import numpy as np
 
+from cahqp.edge.capture import EdgeFrame, read_valid_frames
 from cahqp.edge.runtime import Runtime
-from cahqp.edge.sources import EdgeFrame, read_valid_frames
 from cahqp.errors import DataError
 from cahqp.evaluation.ground_truth import ImagePredictions, Predictions
 

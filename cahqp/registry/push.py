@@ -1,4 +1,4 @@
-"""Finished versions going out: to any fsspec URL, and to W&B as an artifact."""
+"""Upload of versions to any fsspec URL, and to W&B as artifacts."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from cahqp.registry.registry import Registry
 
 
 def push_files(registry: Registry, name: str, url: str) -> None:
-    """Copy a version below a URL, its manifest last, and then the pointer where it is the running one.
+    """Copy a version below a URL, its manifest last, and then the pointer if it is the running version.
 
     A reader that follows `running.json` there finds a complete version at any moment.
 
     Args:
-        registry: Where it is.
-        name: Of the version, which was verified.
-        url: Such as `s3://bucket/fleet`.
+        registry: Registry with the version.
+        name: Name of the version, which must be verified.
+        url: Destination, such as `s3://bucket/fleet`.
 
     Raises:
         ConfigError: fsspec or the file system of the URL is not installed.
-        RunError: It cannot be reached or written, or came out changed.
+        RunError: The destination cannot be reached or written, or a copy differs.
     """
     system, root = _file_system(url)
     directory = registry.versions.root / name
@@ -36,9 +36,10 @@ def push_files(registry: Registry, name: str, url: str) -> None:
             _put(system, f"{root}/{RUNNING}", (registry.root / RUNNING).read_bytes())
     except CahqpError:
         raise
-    except Exception as error:  # every store has errors of its own
+    except Exception as error:  # each store raises its own errors
         message = (
-            f"{redact_url(url)} cannot be written ({error}). Check the address and your credentials, and run it again."
+            f"{redact_url(url)} cannot be written ({error}). Check the address and your credentials, then rerun the "
+            "command."
         )
         raise RunError(message) from error
 
@@ -47,9 +48,9 @@ def push_artifact(registry: Registry, name: str, project: str) -> None:
     """Log a version as an artifact of type `edge-package` in a W&B project.
 
     Args:
-        registry: Where it is.
-        name: Of the version, which was verified.
-        project: Of W&B.
+        registry: Registry with the version.
+        name: Name of the version, which must be verified.
+        project: W&B project.
     """
     import wandb
 
@@ -66,11 +67,9 @@ def _file_system(url: str) -> tuple[Any, str]:
 
         system, root = fsspec.core.url_to_fs(url)
     except (ImportError, ValueError) as error:
-        message = (
-            f"{redact_url(url)} cannot be opened ({error}). Install what fsspec needs for it, such as s3fs for s3://."
-        )
+        message = f"{redact_url(url)} cannot be opened ({error}). Install the fsspec driver, such as s3fs for s3://."
         raise ConfigError(message) from error
-    except Exception as error:  # some stores connect at once, and each has errors of its own
+    except Exception as error:  # some stores connect here, and each raises its own errors
         message = f"{redact_url(url)} cannot be reached ({error}). Check the network, the address and your credentials."
         raise RunError(message) from error
     return system, str(root).rstrip("/")
@@ -78,16 +77,13 @@ def _file_system(url: str) -> tuple[Any, str]:
 
 def _put(system: Any, path: str, data: bytes) -> None:
     system.makedirs(path.rpartition("/")[0], exist_ok=True)
-    if "file" in _protocols(system):
-        # An object store shows an object when it is whole; a directory shows half a file.
+    protocols = (system.protocol,) if isinstance(system.protocol, str) else tuple(system.protocol)
+    if "file" in protocols:
+        # An object appears complete in a store; a file in a directory is visible while it is written.
         system.pipe_file(f"{path}.part", data)
         system.mv(f"{path}.part", path)
     else:
         system.pipe_file(path, data)
     if hashlib.sha256(system.cat_file(path)).digest() != hashlib.sha256(data).digest():
-        message = f"{path} came out changed. Run the same command again."
+        message = f"The copy at {path} differs from the original. Rerun the same command."
         raise RunError(message)
-
-
-def _protocols(system: Any) -> tuple[str, ...]:
-    return (system.protocol,) if isinstance(system.protocol, str) else tuple(system.protocol)

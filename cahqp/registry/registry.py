@@ -1,4 +1,4 @@
-"""The registry: versions, and one pointer to the one that runs. Whoever reads it finds exactly one at any moment."""
+"""Registry of versions with one pointer to the running version. A reader finds exactly one at any moment."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ NONE = "none"
 
 @dataclass(frozen=True)
 class PromotionRequest:
-    """What is said of a package that is to run.
+    """Reason and provenance of a promotion.
 
     Attributes:
-        decision: What the gate wrote, `None` where a person decides.
-        reason: Why a person decides so.
-        expect: Version that must be running now, `none` for none at all; nothing is expected where `None`.
-        parents: What the package was made from; the running version where empty.
-        data: SHA-256 of the data it was made from, by name.
+        decision: Decision of the gate. `None` if a person decides.
+        reason: Reason of the person who decides.
+        expect: Name of the version that must be running now, `none` for no version. `None` skips the check.
+        parents: Versions or hashes that the package was made from. Empty for the running version.
+        data: SHA-256 of the data that the package was made from, by name.
     """
 
     decision: Mapping[str, Any] | None = None
@@ -38,10 +38,10 @@ class PromotionRequest:
 
 
 class Registry:
-    """A directory of versions with one pointer.
+    """Directory of versions with one pointer.
 
     Args:
-        root: The directory; made by the first promotion.
+        root: Path of the directory. The first promotion creates it.
     """
 
     def __init__(self, root: Path) -> None:
@@ -50,43 +50,43 @@ class Registry:
 
     @property
     def pointer(self) -> Pointer | None:
-        """What runs, `None` where nothing does yet.
+        """Pointer to the running version; `None` before the first promotion.
 
         Raises:
-            RunError: The pointer is damaged, or missing where there was one.
+            RunError: The pointer is damaged, or missing although a copy exists.
         """
         if not (self.root / RUNNING).exists() and not (self.root / PREVIOUS).exists():
             return None
         return read_pointer(self.root / RUNNING)
 
-    def promote(self, package: Path, claim: PromotionRequest, trusted: Path | None = None) -> str:
-        """Make a package the running version, unless another process was faster. Returns the version's name.
+    def promote(self, package: Path, request: PromotionRequest, trusted: Path | None = None) -> str:
+        """Make a package the running version, unless another process was faster, and return the version's name.
 
-        Only the last step, a rename, changes what runs. Killed before it, the same call goes on; killed after it, the
-        same call finds its work done.
+        Only the last step, a rename, changes the running version. The call can be repeated after an interruption at
+        any step.
 
         Args:
             package: Directory of the package.
-            claim: Why it may run.
-            trusted: Ed25519 public key (PEM) that it must be signed with.
+            request: Reason and provenance of the promotion.
+            trusted: Ed25519 public key (PEM) that must have signed the package.
 
         Raises:
-            ConfigError: There is no reason why it may run.
-            RunError: Another process is at work or was faster, the registry was changed or cannot be written.
+            ConfigError: The request has neither a decision to publish nor a reason.
+            RunError: Another process holds the lock or was faster, or the registry was changed or cannot be written.
             WeightsError: The package was changed, is signed with another key, has other classes or does not load.
         """
-        with self._alone():
+        with self._locked():
             found = read_package(package, trusted)
             now = self.pointer
-            if now is not None and self._runs(now, found, trusted):
+            if now is not None and self._is_running(now, found, trusted):
                 self._check_running(now)
                 self._keep_copy(now)
                 return now.version
-            self._check_claim(found, claim, now)
+            self._check_request(found, request, now)
             self._check_package(found, now)
             Runtime(found)
             self.versions.sweep()
-            name = self.versions.add(found.path, found.digest, self._described(found, claim, now))
+            name = self.versions.add(found.path, found.digest, self._provenance(found, request, now))
             problems = self.versions.problems(name, trusted)
             if problems:
                 raise RunError("\n".join(problems))
@@ -94,29 +94,29 @@ class Registry:
             return name
 
     def rollback(self, to: str | None = None, trusted: Path | None = None) -> str:
-        """Let an earlier version run again, and return its name. A damaged pointer is replaced.
+        """Make an earlier version the running one and return its name. A damaged pointer is replaced.
 
         Args:
-            to: Its name; the one that ran before where `None`.
-            trusted: Ed25519 public key (PEM) that it must be signed with.
+            to: Name of the version. `None` for the version that ran before.
+            trusted: Ed25519 public key (PEM) that must have signed the version.
 
         Raises:
-            RunError: There is none, it was changed, or the registry cannot be written.
+            RunError: There is no such version, it was changed, or the registry cannot be written.
         """
-        with self._alone():
-            now, target = self._way_back(to)
+        with self._locked():
+            now, target = self._rollback_target(to)
             problems = self.versions.problems(target, trusted)
             if problems:
                 message = "\n".join([*problems, "Nothing was changed. Name another version with --to."])
                 raise RunError(message)
-            before = _before(now, target)
+            before = _versions_before(now, target)
             digest = self.versions.digest(target)
             new = replace(now, generation=now.generation + 1, version=target, manifest=digest, before=before)
-            self._write(new, new)  # the pointer before it names what was just left: damage must not bring that back
+            self._write(new, new)  # the copy must not name the version left behind: a later repair would restore it
             return target
 
     def verify(self, trusted: Path | None = None) -> list[str]:
-        """Return what is wrong anywhere in the registry, empty when all is well."""
+        """Return one line for each problem in the registry."""
         problems = [p for name in self.versions.names() for p in self.versions.problems(name, trusted)]
         problems = [*self._copy_problems(), *problems]
         try:
@@ -129,18 +129,18 @@ class Registry:
         return problems
 
     def version_of(self, package: Path) -> str | None:
-        """Return the newest version that holds a package, `None` where there is none."""
+        """Return the newest version that contains a package; `None` if there is none."""
         digest = read_package(package).digest
-        held = [name for name in self.versions.names() if self.versions.read(name).get("package") == digest]
-        return held[-1] if held else None
+        names = [name for name in self.versions.names() if self.versions.read(name).get("package") == digest]
+        return names[-1] if names else None
 
     def collect(self, keep: int) -> list[str]:
-        """Remove versions that are neither running nor among the last ones before it; return what was removed.
+        """Remove old versions and the leftovers of killed commands, and return their names.
 
         Args:
-            keep: How many of the versions before the running one stay.
+            keep: Number of versions before the running one to keep.
         """
-        with self._alone():
+        with self._locked():
             now = self.pointer
             if now is None:
                 return self.versions.sweep()
@@ -152,8 +152,8 @@ class Registry:
                 self.versions.remove(name)
             return [*self.versions.sweep(), *removed]
 
-    def _runs(self, now: Pointer, package: Package, trusted: Path | None) -> bool:
-        """Say whether a package runs already. Signed anew it does not: the version that runs lacks the signature."""
+    def _is_running(self, now: Pointer, package: Package, trusted: Path | None) -> bool:
+        """Return whether a package is the running version, with the trusted signature if there is a key."""
         same = self.versions.read(now.version).get("package") == package.digest
         return same and (trusted is None or not self.versions.problems(now.version, trusted))
 
@@ -162,23 +162,23 @@ class Registry:
         problems = self.versions.problems(now.version)
         if problems:
             message = "\n".join(
-                [*problems, "Nothing was changed. `cahqp registry rollback` goes back to a version that verifies."]
+                [*problems, "Nothing was changed. Run `cahqp registry rollback` to return to a version that verifies."]
             )
             raise RunError(message)
 
-    def _check_claim(self, package: Package, claim: PromotionRequest, now: Pointer | None) -> None:
+    def _check_request(self, package: Package, request: PromotionRequest, now: Pointer | None) -> None:
         running = None if now is None else str(self.versions.read(now.version).get("package"))
         if now is not None:
             self._check_running(now)
-            if claim.decision is None and not claim.reason:
-                message = "A version runs already: give the gate's --decision for this package, or a --reason."
+            if request.decision is None and not request.reason:
+                message = "Another version is running. Give the gate's --decision for this package, or a --reason."
                 raise ConfigError(message)
         name = NONE if now is None else now.version
-        if claim.expect is not None and claim.expect != name:
-            message = f"{self.root} runs {name}, not {claim.expect}: another process was faster. Run the gate again."
+        if request.expect is not None and request.expect != name:
+            message = f"{self.root} runs {name}, not {request.expect}: another process was faster. Run the gate again."
             raise RunError(message)
-        if claim.decision is not None:
-            self._check_decision(package, claim.decision, name, running)
+        if request.decision is not None:
+            self._check_decision(package, request.decision, name, running)
 
     def _check_decision(self, package: Package, decision: Mapping[str, Any], name: str, running: str | None) -> None:
         try:
@@ -191,12 +191,12 @@ class Registry:
             message = f"The gate keeps the running version: {decision.get('reason')}"
             raise ConfigError(message)
         if candidate != package.digest:
-            message = f"The decision is about another package than {package.path}. Run the gate on this one."
+            message = f"The decision belongs to another package than {package.path}. Run the gate on this package."
             raise RunError(message)
         if compared != running:
             message = (
-                f"The decision compares with another version than {name}, which runs in {self.root}: another process "
-                "was faster. Run the gate again."
+                f"The decision does not compare with {name}, the running version of {self.root}: another process was "
+                "faster. Run the gate again."
             )
             raise RunError(message)
 
@@ -205,25 +205,25 @@ class Registry:
             return
         if package.classes != now.classes:
             message = (
-                f"{package.path} is for other classes: {', '.join(package.classes)}; {self.root} runs "
-                f"{', '.join(now.classes)}. Use another registry."
+                f"{package.path} has other classes ({', '.join(package.classes)}) than {self.root} "
+                f"({', '.join(now.classes)}). Use another registry."
             )
             raise WeightsError(message)
         if now.key is not None and package.key != now.key:
             message = (
-                f"{self.root} takes packages signed with key {now.key} alone; {package.path} was not checked against "
+                f"{self.root} accepts only packages signed with key {now.key}; {package.path} was not checked against "
                 "it. Give that key with --trusted."
             )
             raise WeightsError(message)
 
-    def _described(self, package: Package, claim: PromotionRequest, now: Pointer | None) -> dict[str, Any]:
-        decision = claim.decision or {}
+    def _provenance(self, package: Package, request: PromotionRequest, now: Pointer | None) -> dict[str, Any]:
+        decision = request.decision or {}
         return {
-            "parents": list(claim.parents) or ([] if now is None else [now.version]),
-            "data": dict(claim.data),
+            "parents": list(request.parents) or ([] if now is None else [now.version]),
+            "data": dict(request.data),
             "metrics": decision.get("sets", {}),
-            "decision": None if claim.decision is None else dict(decision),
-            "reason": claim.reason or decision.get("reason"),
+            "decision": None if request.decision is None else dict(decision),
+            "reason": request.reason or decision.get("reason"),
             "weights": package.manifest["weights"],
         }
 
@@ -244,13 +244,13 @@ class Registry:
         self._keep_copy(new)
 
     def _keep_copy(self, now: Pointer) -> None:
-        """Where there is no whole pointer before it, keep a copy of the pointer: a rollback from damage needs one."""
-        # After the pointer: a copy alone would be a registry that has lost its pointer.
+        """Copy the pointer if the previous one is missing or damaged; repairing a damaged pointer needs one of them."""
+        # Written after the pointer: a copy without a pointer is a registry that lost its pointer.
         if not (self.root / PREVIOUS).exists() or self._copy_problems():
             write_pointer(self.root / PREVIOUS, now)
 
     def _copy_problems(self) -> list[str]:
-        """Return what is wrong with the pointer that a rollback from damage starts from."""
+        """Return the problem of the previous pointer, which repairs a damaged one."""
         try:
             if (self.root / PREVIOUS).exists():
                 read_pointer(self.root / PREVIOUS)
@@ -258,46 +258,46 @@ class Registry:
             return [str(error)]
         return []
 
-    def _way_back(self, to: str | None) -> tuple[Pointer, str]:
-        """Return the pointer to start from and the version to go to."""
+    def _rollback_target(self, to: str | None) -> tuple[Pointer, str]:
+        """Return the pointer to start from and the target version of a rollback."""
         try:
             now = read_pointer(self.root / RUNNING)
         except RunError:
-            # That the pointer is damaged is what this command is for; the one before it says what ran.
+            # A damaged pointer is repaired from the previous one.
             if not (self.root / RUNNING).exists() and not (self.root / PREVIOUS).exists():
                 raise
-            now = self._before_damage()
+            now = self._previous_pointer()
             return now, to or now.version
         if to is None and not now.before:
-            message = f"{self.root} has run nothing before {now.version}. Promote another package."
+            message = f"{self.root} has no version before {now.version}. Promote another package."
             raise RunError(message)
         return now, to or now.before[-1]
 
-    def _before_damage(self) -> Pointer:
+    def _previous_pointer(self) -> Pointer:
         try:
             return read_pointer(self.root / PREVIOUS)
         except RunError as error:
             message = (
-                f"Neither {RUNNING} nor {PREVIOUS} in {self.root} can be read, so nothing says what ran. Restore one "
-                "from a copy; or remove both, and promote the package in the version that shall run: "
+                f"Neither {RUNNING} nor {PREVIOUS} in {self.root} can be read, so the running version is unknown. "
+                "Restore one from a copy. Or remove both, and promote the package of the version to run: "
                 f"--package {self.versions.root / 'NAME'}."
             )
             raise RunError(message) from error
 
     @contextmanager
-    def _alone(self) -> Iterator[None]:
-        place = self.root / "registry"
-        locks.acquire(place)
+    def _locked(self) -> Iterator[None]:
+        lock = self.root / "registry"
+        locks.acquire(lock)
         try:
-            for left in self.root.glob(".*.tmp"):  # of a pointer whose writer was killed; nobody else writes now
+            for left in self.root.glob(".*.tmp"):  # left by a killed process; the lock excludes other writers
                 left.unlink()
             yield
         finally:
-            locks.release(place)
+            locks.release(lock)
 
 
-def _before(now: Pointer, target: str) -> tuple[str, ...]:
-    """Return what a rollback from the target goes back through."""
+def _versions_before(now: Pointer, target: str) -> tuple[str, ...]:
+    """Return the earlier versions after a rollback to the target."""
     if target in now.before:
         return now.before[: now.before.index(target)]
     return now.before if target == now.version else (*now.before, now.version)

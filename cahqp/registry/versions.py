@@ -1,4 +1,4 @@
-"""Versions in a registry: a directory each, complete once its manifest is there, and never changed again."""
+"""Versions of a registry: one directory each, complete once its manifest exists, and never changed again."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ PARTIAL, TRASH = ".partial-", ".trash-"
 
 
 class Versions:
-    """The directories under `versions/`.
+    """Directories under `versions/`.
 
     Args:
-        registry: The registry's directory.
+        registry: Directory of the registry.
     """
 
     def __init__(self, registry: Path) -> None:
@@ -39,7 +39,7 @@ class Versions:
         """Return a version's manifest.
 
         Raises:
-            RunError: There is no such version, or its manifest cannot be read.
+            RunError: The version does not exist, or its manifest cannot be read.
         """
         if name not in self.names():
             message = f"{self.root} has no version {name}. It has {', '.join(self.names()) or 'none'}."
@@ -50,22 +50,25 @@ class Versions:
         """Return the SHA-256 of a version's manifest."""
         return files.sha256(self.root / name / VERSION)
 
-    def add(self, package: Path, digest: str, described: Mapping[str, Any]) -> str:
-        """Copy a package in as a new version, or find the one that holds the same already.
+    def add(self, package: Path, digest: str, provenance: Mapping[str, Any]) -> str:
+        """Copy a package as a new version, or return the version with the same content.
 
         Args:
             package: Directory of the package.
-            digest: What stands for it; see `cahqp.edge.package.Package`.
-            described: What its manifest says beside the files: parents, data, metrics, decision.
+            digest: Digest of the package, see `cahqp.edge.package.Package`.
+            provenance: Further keys of the manifest: parents, data, metrics, decision.
+
+        Returns:
+            Name of the version. A partial copy never has such a name.
 
         Raises:
-            RunError: The disk is full, or the registry cannot be written. Nothing half-written has a version's name.
+            RunError: The disk is full, or the registry cannot be written.
         """
         sources = package_files(package)
         manifest = {
             "format": FORMAT,
             "package": digest,
-            **json.loads(json.dumps(dict(described))),
+            **json.loads(json.dumps(dict(provenance))),
             "files": {source.name: files.sha256(source) for source in sources},
         }
         for name in self.names():
@@ -82,13 +85,13 @@ class Versions:
         files.write_json(work / VERSION, {**manifest, "version": name})
         problems = self._changed(work, manifest["files"])
         if problems:
-            message = f"{package} was changed while it was copied: {'; '.join(problems)}. Run the same command again."
+            message = f"{package} was changed while it was copied: {'; '.join(problems)}. Rerun the same command."
             raise RunError(message)
         _rename(work, self.root / name)
         return name
 
     def problems(self, name: str, trusted: Path | None = None) -> list[str]:
-        """Return what is wrong with a version, empty when all is well."""
+        """Return one line for each problem of a version."""
         directory = self.root / name
         try:
             manifest = self.read(name)
@@ -100,17 +103,17 @@ class Versions:
             return [str(error)]
         found = [f"{directory}: {problem}" for problem in self._changed(directory, listed)]
         if package.digest != manifest.get("package") or manifest.get("version") != name:
-            found.append(f"{directory / VERSION} speaks of another package or version: it was changed.")
+            found.append(f"{directory / VERSION} names another package or version: it was changed.")
         return found
 
     def remove(self, name: str) -> None:
-        """Remove a version; killed half-way it is no version any more."""
+        """Remove a version. An interrupted removal leaves a directory without a version's name."""
         trash = self.root / f"{TRASH}{name}"
         _rename(self.root / name, trash)
         shutil.rmtree(trash)
 
     def sweep(self) -> list[str]:
-        """Remove what killed commands left, and return its names."""
+        """Remove the leftovers of killed commands and return their names."""
         if not self.root.is_dir():
             return []
         left = sorted(p for p in self.root.iterdir() if p.name.startswith((PARTIAL, TRASH)))
@@ -133,5 +136,5 @@ def _rename(source: Path, target: Path) -> None:
         source.rename(target)
         files.sync_directory(target.parent)
     except OSError as error:
-        message = f"{target} cannot be written ({error.strerror}). Mend the registry's permissions, or free some space."
+        message = f"{target} cannot be written ({error.strerror}). Fix the registry's permissions, or free some space."
         raise RunError(message) from error

@@ -84,7 +84,7 @@ def test_other_classes_and_other_keys_are_refused(tmp_path, capsys):
     make_package(tmp_path / "unsigned", 3)
     make_package(tmp_path / "dogs", 4, ["cat", "dog"], tmp_path / "ours" / "private.pem")
     assert promote(tmp_path, "p1", trusted) == 0
-    told = {"forged": "is signed with key", "unsigned": "is not signed", "dogs": "is for other classes"}
+    told = {"forged": "is signed with key", "unsigned": "is not signed", "dogs": "has other classes"}
     for name, words in told.items():
         assert promote(tmp_path, name, trusted, "--reason=x") == 1
         assert words in capsys.readouterr().err

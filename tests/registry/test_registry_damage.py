@@ -105,7 +105,7 @@ def test_where_both_pointers_are_damaged_what_ran_is_promoted_again(registry, ca
     for name in (RUNNING, PREVIOUS):
         flip(registry.root / name)
     assert main(["registry", "rollback", f"--registry={registry.root}"]) == 1
-    assert "nothing says what ran" in capsys.readouterr().err
+    assert "the running version is unknown" in capsys.readouterr().err
     for name in (RUNNING, PREVIOUS):
         (registry.root / name).unlink()
     assert promote(registry.root.parent, f"registry/versions/{first}") == 0

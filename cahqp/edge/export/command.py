@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from cahqp.detectors import model_file as model_files
 from cahqp.detectors.base import Detector
+from cahqp.edge.capture import read_valid_frames
 from cahqp.edge.detections import EdgeDetections
 from cahqp.edge.export.int8 import convert_to_int8
 from cahqp.edge.export.parity import Parity, synthetic_frames
@@ -21,7 +22,6 @@ from cahqp.edge.options import ExportOptions
 from cahqp.edge.package import MODEL, read_package, write_manifest
 from cahqp.edge.runtime import Runtime
 from cahqp.edge.signing import private_fingerprint, sign
-from cahqp.edge.sources import read_valid_frames
 from cahqp.predictor import Predictor
 from cahqp.runs.directory import open_run
 

@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cahqp.edge.capture import read_valid_frames
 from cahqp.edge.export.quantize import quantise
 from cahqp.edge.export.to_onnx import require
 from cahqp.edge.options import ExportOptions
 from cahqp.edge.package import MODEL, read_package, write_manifest
 from cahqp.edge.predictions import batched, measure_milliseconds, predict
 from cahqp.edge.runtime import Runtime
-from cahqp.edge.sources import read_valid_frames
 from cahqp.errors import ConfigError, WeightsError
 from cahqp.evaluation.ground_truth import read_ground_truth
 from cahqp.evaluation.metrics import average_precision
