@@ -196,7 +196,7 @@ def test_adaptation_names_missing_weights(refused, arguments, tmp_path):
 
 
 def test_adaptation_refuses_a_student(refused, arguments, student):
-    assert "holds a RTDETR; adaptation needs a DINO" in refused(*arguments("adapt"), f"--model.weights={student}")
+    assert "contains a RTDETR; adaptation needs a DINO" in refused(*arguments("adapt"), f"--model.weights={student}")
 
 
 def test_adaptation_without_weights(refused, arguments):
@@ -204,7 +204,7 @@ def test_adaptation_without_weights(refused, arguments):
 
 
 def test_a_model_needs_a_detector_or_weights(refused, arguments):
-    assert "not both or neither" in refused(*arguments("retrain"))
+    assert "Give either model.detector" in refused(*arguments("retrain"))
 
 
 # Frames and labels
@@ -335,7 +335,7 @@ def test_a_full_disk(command, refused, arguments, teacher, recordings, full_disk
         "evaluate": ["evaluate", "--weights", f"a={teacher}", "--frames", f"b={recordings['val']}"],
     }
     said = refused(*given[command])
-    assert "disk is full" in said and "run the same command again" in said
+    assert "disk is full" in said and "rerun the same command" in said
 
 
 def test_a_disk_that_fills_up_in_a_training(refused, arguments, monkeypatch):
