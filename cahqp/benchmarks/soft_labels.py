@@ -23,8 +23,8 @@ from cahqp.errors import ConfigError
 from cahqp.files import atomic_write, write_json
 from cahqp.inference.frames import fixed_batches
 from cahqp.relabel.options import SoftStoreSettings
-from cahqp.relabel.soft_labels import SoftAnswers, ViewsToAsk, store_key
-from cahqp.training.distillation.loss import answers
+from cahqp.relabel.soft_labels import SoftTeacher, TeacherViews, store_key
+from cahqp.training.distillation.loss import soft_targets
 from cahqp.training.distillation.store import SoftLabelStore, SoftLabelWriter
 from cahqp.training.distillation.views import SoftFrames, join, stored_frames
 from cahqp.training.student import StudentTraining
@@ -103,8 +103,8 @@ class StoreBench:
         folder.mkdir()
         root = Path(str(image.resolve()).removesuffix(frames[0].name))
         writer = SoftLabelWriter(folder, key, str(root), frames)
-        teacher = SoftAnswers(self.teacher, writer)
-        loaded = ViewsToAsk(self.source, self.teacher, self.batches, views, seed)
+        teacher = SoftTeacher(self.teacher, writer)
+        loaded = TeacherViews(self.source, self.teacher, self.batches, views, seed)
         with torch.no_grad():
             for number in range(len(loaded)):
                 teacher.predict_step(loaded[number], number)
@@ -127,15 +127,13 @@ class StoreBench:
                 augmentation,
                 views=self.options.views,
                 seed=self.options.seed,
-                asked=strong(self.teacher.preprocessing),
+                teacher_augmentation=strong(self.teacher.preprocessing),
             )
         for positions in self.batches:
             batch = join([], [views[(number, position)] for position in positions])
-            if batch.asked is not None:
+            if batch.teacher_views is not None:
                 with torch.no_grad():
-                    mask = batch.asked.padding_mask
-                    images = self.teacher.preprocessing.normalise(batch.asked.images, mask)
-                    batch.soft = answers(self.teacher(images, mask))
+                    batch.soft = soft_targets(self.teacher, batch.teacher_views)
             self.optimizer.zero_grad()
             loss = torch.stack([value.sum() for value in self.student.soft_losses(batch).values()]).sum()
             torch.autograd.backward(loss)

@@ -1,4 +1,4 @@
-"""`cahqp relabel --soft`: ask a teacher once for its soft answers to M views of every frame."""
+"""`cahqp relabel --soft`: soft labels of several views of every frame, written to a store."""
 
 from __future__ import annotations
 
@@ -25,44 +25,44 @@ from cahqp.inference.frames import fixed_batches
 from cahqp.relabel.options import RelabelOptions, SoftStoreSettings
 from cahqp.relabel.output_names import OutputNames
 from cahqp.structures import Batch, Targets, collate
-from cahqp.training.distillation.loss import SoftTargets, answers
+from cahqp.training.distillation.loss import soft_targets
 from cahqp.training.distillation.records import RecordLayout, SoftView
 from cahqp.training.distillation.store import SoftLabelWriter, StoreKey
 from cahqp.training.distillation.views import view_seed
 
 
 @dataclass
-class ViewBatch:
+class SoftViewBatch:
     """One view of each of several frames.
 
     Attributes:
-        batch: As the teacher sees them; `None` where all images are broken.
-        positions: Place of each frame in the input.
+        batch: Views for the teacher; `None` if all images are broken.
+        positions: Position of each frame in the input.
         number: Number of the view.
-        seeds: Of each view.
-        visible: What each view shows.
+        seeds: Seed of each view.
+        windows: Part of the original image in each view.
     """
 
     batch: Batch | None
     positions: list[int]
     number: int
     seeds: list[int]
-    visible: list[View]
+    windows: list[View]
 
-    def to(self, device: torch.device | str, **_: object) -> ViewBatch:
+    def to(self, device: torch.device | str, **_: object) -> SoftViewBatch:
         """Return the same on another device."""
         return replace(self, batch=None if self.batch is None else self.batch.to(device))
 
 
-class ViewsToAsk(Dataset[list[ViewBatch]]):
-    """Batches of frames, each in all its views: an image is decoded once for all of them.
+class TeacherViews(Dataset[list[SoftViewBatch]]):
+    """Batches of frames in all their views. An image is decoded once for all of its views.
 
     Args:
-        source: The frames.
-        detector: The teacher, whose size the views have.
-        batches: Positions of each batch's frames.
+        source: Frames of the input.
+        detector: The teacher.
+        batches: Positions of the frames of each batch.
         views: Number of views.
-        seed: Decides the views.
+        seed: Seed of the views.
     """
 
     def __init__(
@@ -75,8 +75,8 @@ class ViewsToAsk(Dataset[list[ViewBatch]]):
         """Return the number of batches."""
         return len(self._batches)
 
-    def __getitem__(self, number: int) -> list[ViewBatch]:
-        """Return the views of a batch's healthy frames; what is broken is known from the labelling before."""
+    def __getitem__(self, number: int) -> list[SoftViewBatch]:
+        """Return the views of the healthy frames of a batch; labelling has reported broken ones before."""
         images: dict[int, Any] = {}
         for position in self._batches[number]:
             try:
@@ -85,24 +85,24 @@ class ViewsToAsk(Dataset[list[ViewBatch]]):
                 continue
         return [self._view(images, view) for view in range(self._views)]
 
-    def _view(self, images: dict[int, Any], number: int) -> ViewBatch:
-        samples, seeds, visible = [], [], []
+    def _view(self, images: dict[int, Any], number: int) -> SoftViewBatch:
+        samples, seeds, windows = [], [], []
         for position, image in images.items():
             frame = self._source.frames[position]
             seed = view_seed(self._seed, frame.name, number)
-            seen = self._augmentation.views(image, Targets.empty(), seed)[0]
-            samples.append((as_tensor(seen), Targets.empty(), frame))
+            view = self._augmentation.views(image, Targets.empty(), seed)[0]
+            samples.append((as_tensor(view), Targets.empty(), frame))
             seeds.append(seed)
-            visible.append(self._augmentation.view(image.shape[0], image.shape[1], seed))
-        return ViewBatch(collate(samples) if samples else None, list(images), number, seeds, visible)
+            windows.append(self._augmentation.view(image.shape[0], image.shape[1], seed))
+        return SoftViewBatch(collate(samples) if samples else None, list(images), number, seeds, windows)
 
 
-class SoftAnswers(LightningModule):
-    """A teacher that fills a store.
+class SoftTeacher(LightningModule):
+    """Teacher that fills a store.
 
     Args:
         detector: The teacher.
-        writer: Of the store.
+        writer: Writer of the store.
     """
 
     def __init__(self, detector: Detector, writer: SoftLabelWriter) -> None:
@@ -110,41 +110,36 @@ class SoftAnswers(LightningModule):
         self.detector = detector.eval()
         self.writer = writer
 
-    def predict_step(self, batch: list[ViewBatch], batch_idx: int) -> None:
-        """Ask for each view, and write the answers."""
+    def predict_step(self, batch: list[SoftViewBatch], batch_idx: int) -> None:
+        """Write the soft labels of each view."""
         for views in batch:
             if views.batch is None:
                 continue
-            images = self.detector.preprocessing.normalise(views.batch.images, views.batch.padding_mask)
-            soft = answers(self.detector(images, views.batch.padding_mask))
-            record(self.writer, soft, views)
+            soft = soft_targets(self.detector, views.batch)
+            probs, boxes = soft.probs.cpu().numpy(), soft.boxes.cpu().numpy()
+            for row, position in enumerate(views.positions):
+                view = SoftView(views.windows[row], views.seeds[row], probs[row], boxes[row])
+                self.writer.write(position, views.number, view)
 
 
 class _Loader:
-    """Batches in order. No `DataLoader` itself: Lightning would put a sampler of its own around ours."""
+    """Batches in order. It is not a `DataLoader`, because Lightning would replace the sampler of one."""
 
-    def __init__(self, views: ViewsToAsk, workers: int) -> None:
-        self._loader: DataLoader[list[ViewBatch]] = DataLoader(views, batch_size=None, num_workers=workers)
+    def __init__(self, views: TeacherViews, workers: int) -> None:
+        self._loader: DataLoader[list[SoftViewBatch]] = DataLoader(views, batch_size=None, num_workers=workers)
 
     def __len__(self) -> int:
         return len(self._loader)
 
-    def __iter__(self) -> Iterator[list[ViewBatch]]:
+    def __iter__(self) -> Iterator[list[SoftViewBatch]]:
         return iter(self._loader)
 
 
-def record(writer: SoftLabelWriter, soft: SoftTargets, views: ViewBatch) -> None:
-    """Write a teacher's answers to a batch of views."""
-    probs, boxes = soft.probs.cpu().numpy(), soft.boxes.cpu().numpy()
-    for row, position in enumerate(views.positions):
-        writer.write(position, views.number, SoftView(views.visible[row], views.seeds[row], probs[row], boxes[row]))
-
-
 def store_key(detector: Detector, settings: SoftStoreSettings, seed: int) -> StoreKey:
-    """Return what a teacher's answers depend on."""
+    """Return the conditions of a teacher's soft labels."""
     classes, queries = len(detector.classes), int(getattr(detector, "queries", detector.max_detections))
     kept = classes if settings.classes is None else min(settings.classes, classes)
-    asked = queries if settings.queries is None else min(settings.queries, queries)
+    stored = queries if settings.queries is None else min(settings.queries, queries)
     return StoreKey(
         teacher=detector.provenance["hash"],
         prompt=prompt_hash(detector),
@@ -152,12 +147,12 @@ def store_key(detector: Detector, settings: SoftStoreSettings, seed: int) -> Sto
         views=settings.views,
         seed=seed,
         augmentation="strong",
-        layout=RecordLayout(asked, kept, classes, settings.precision),
+        layout=RecordLayout(stored, kept, classes, settings.precision),
     )
 
 
 def prompt_hash(detector: Detector) -> str | None:
-    """Return the SHA-256 of a teacher's prompt weights, sorted by name; `None` where it has none."""
+    """Return the SHA-256 of a teacher's prompt weights, sorted by name; `None` without prompts."""
     if detector.prompt is None:
         return None
     digest = hashlib.sha256()
@@ -183,7 +178,7 @@ def write_store(trainer: Trainer, detector: Detector, names: OutputNames, work: 
     done: NDArray[np.bool_] = np.asarray(writer.done().all(1))
     batches = fixed_batches(len(source), options.batch_size)
     remaining = [batch for batch in batches if not done[batch].all()]
-    views = ViewsToAsk(source, detector, remaining, options.soft_store.views, options.seed)
+    views = TeacherViews(source, detector, remaining, options.soft_store.views, options.seed)
     loader = _Loader(views, options.workers)
-    trainer.predict(SoftAnswers(detector, writer), dataloaders=loader, return_predictions=False)
+    trainer.predict(SoftTeacher(detector, writer), dataloaders=loader, return_predictions=False)
     return writer.finish()

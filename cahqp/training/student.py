@@ -13,7 +13,7 @@ from cahqp.detectors.model_file import load
 from cahqp.structures import Batch
 from cahqp.training.base import DetectionModule, OptimizerSettings, report_nonfinite
 from cahqp.training.ca_hqp.domain_passes import slice_output
-from cahqp.training.distillation.loss import DistillationCriterion, DistillationSettings, SoftTargets, answers
+from cahqp.training.distillation.loss import DistillationCriterion, DistillationSettings, SoftTargets, soft_targets
 from cahqp.training.distillation.views import SoftBatch
 
 
@@ -73,10 +73,9 @@ class StudentTraining(DetectionModule):
     @torch.no_grad()
     def ask_teacher(self, batch: SoftBatch) -> SoftTargets:
         """Return the teacher's soft labels for a batch's views; the first call loads the teacher."""
-        assert batch.asked is not None
+        assert batch.teacher_views is not None
         assert self.teacher is not None
         if not self._loaded_teacher:
             self._loaded_teacher.append(load(self.teacher).requires_grad_(False))
-        teacher = self._loaded_teacher[0].to(batch.asked.images.device)
-        images = teacher.preprocessing.normalise(batch.asked.images, batch.asked.padding_mask)
-        return answers(teacher(images, batch.asked.padding_mask))
+        teacher = self._loaded_teacher[0].to(batch.teacher_views.images.device)
+        return soft_targets(teacher, batch.teacher_views)

@@ -1,4 +1,4 @@
-"""What feeds a distillation: views of unlabelled frames with a teacher's soft answers, mixed with labelled frames."""
+"""DataModule of distillation: views of unlabelled frames with soft labels, mixed with labelled frames."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from cahqp.training.distillation.views import SoftBatch, SoftFrames, join, store
 
 
 class DistillationData(DetectionData):
-    """Views of frames with a teacher's soft answers, mixed with labelled source frames.
+    """Views of frames with a teacher's soft labels, mixed with labelled source frames.
 
-    The answers come from a `store` that `cahqp relabel --soft` wrote, and the teacher does not run; or, for `frames`
-    without a store, from the teacher itself, which is asked in every step.
+    Soft labels come from a `store` that `cahqp relabel --soft` wrote. For `frames` without a store, the teacher runs in
+    every step.
 
     Args:
         val: COCO files to select the best model on.
@@ -52,7 +52,7 @@ class DistillationData(DetectionData):
         super().__init__(val=val, **kwargs)
         check_numbers(shares={"data.soft_share": soft_share}, counts={"data.views": views})
         if (store is None) == (not frames):
-            message = "Give either data.store, a folder of soft labels, or data.frames for a teacher that is asked."
+            message = "Give either data.store, a folder of soft labels, or data.frames for a teacher in every step."
             raise ConfigError(message)
         self.store, self.frames, self.source, self.teacher = store, frames, source, teacher
         self.soft_share, self.views, self.rest = soft_share, views, rest
@@ -60,37 +60,41 @@ class DistillationData(DetectionData):
     def training_sets(self) -> list[TrainingSet]:
         """Return the labelled source frames, if there are any, and the views."""
         sets = [self.with_boxes(self.source)] if self.source else []
-        return [*sets, cast("TrainingSet", self._views())]  # of which nothing is asked but length, place and health
+        return [*sets, cast("TrainingSet", self._views())]  # only length, location and quarantine are used
 
     def _views(self) -> SoftFrames:
-        seen = self.augmentation_of("strong")
+        augmentation = self.augmentation_of("strong")
         if self.store is not None:
             store = SoftLabelStore(self.store, self.rest)
             if self.teacher is not None:
                 store.check_teacher(read_metadata(self.teacher)["hash"])
             self._check_classes(store.key.classes, str(self.store))
             return SoftFrames(
-                stored_frames(store), seen, views=store.key.views, max_invalid_share=self.max_invalid_share, store=store
+                stored_frames(store),
+                augmentation,
+                views=store.key.views,
+                max_invalid_share=self.max_invalid_share,
+                store=store,
             )
         if self.teacher is None:
-            message = "Without data.store the teacher has to be asked: give its model file as --model.teacher."
+            message = "Without data.store the teacher runs in every step: give its model file as --model.teacher."
             raise ConfigError(message)
-        described = read_metadata(self.teacher)
-        self._check_classes(described["classes"], str(self.teacher))
+        metadata = read_metadata(self.teacher)
+        self._check_classes(metadata["classes"], str(self.teacher))
         return SoftFrames(
             open_frames(self.frames),
-            seen,
+            augmentation,
             views=self.views,
             seed=self.seed,
             max_invalid_share=self.max_invalid_share,
-            asked=strong(Preprocessing(**described["preprocessing"])),
+            teacher_augmentation=strong(Preprocessing(**metadata["preprocessing"])),
         )
 
     def _check_classes(self, found: Sequence[str], where: str) -> None:
-        wanted = self.given_classes()
-        if list(found) != list(wanted):
+        classes = self.given_classes()
+        if list(found) != list(classes):
             message = (
-                f"{where} answers for the classes {', '.join(found)}, the student has {', '.join(wanted)}. "
+                f"{where} has the classes {', '.join(found)}, the student has {', '.join(classes)}. "
                 "Distil from a teacher with the student's classes, in their order."
             )
             raise ConfigError(message)
@@ -108,8 +112,8 @@ class DistillationData(DetectionData):
         frames = len(self._training[-1])
         batches = self.batches_per_epoch or max(1, frames // (views * world_size))
         sizes = [self.batch_size - views, views] if self.source else [views]
-        return self.training_loader(self.orders(sizes, batches), _joined)
+        return self.training_loader(self.orders(sizes, batches), _join_parts)
 
 
-def _joined(parts: list[list[Any]]) -> SoftBatch:
+def _join_parts(parts: list[list[Any]]) -> SoftBatch:
     return join(parts[0] if len(parts) > 1 else [], parts[-1])

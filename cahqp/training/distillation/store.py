@@ -1,7 +1,7 @@
-"""The soft-label store: a teacher's answers to M views of every frame, asked once and read in every epoch.
+"""Soft-label store: the teacher's soft labels of M views of every frame, computed once and read in every epoch.
 
-FDBPL's region information lookup (arXiv 2505.18053) for detection. A folder of memory-mapped shards of records of
-fixed size, view after view, frame after frame; `store.json` says what they are, and is marked complete last.
+This adapts FDBPL's region information lookup (arXiv 2505.18053) to detection. A store is a folder of memory-mapped
+shards of records of fixed size, ordered by frame, then view. `store.json` describes them, and is completed last.
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ FORMAT = 1
 INDEX = "store.json"
 _MAGIC = b"cahqpsoft"
 _HEADER = 64  # bytes before a shard's first record: the magic and the store's key
-_SHARD = 32 << 20  # bytes of a shard; many for a copy to go on from, few enough to list
+_SHARD = 32 << 20  # bytes of a shard: small enough to resume a copy, large enough to list the shards
 
 
 @dataclass(frozen=True)
 class StoreKey:
-    """What the answers depend on. Stores with the same key and frames hold the same.
+    """Conditions of the soft labels. Stores with the same key and frames are equal.
 
     Attributes:
-        teacher: Content hash of the teacher's model file, its prompts included.
-        prompt: Hash of the weights of its prompts alone; `None` where it has none.
+        teacher: Content hash of the teacher's model file, including its prompts.
+        prompt: Hash of the weights of its prompts; `None` without prompts.
         classes: Class names of the teacher.
-        views: Views of each frame.
-        seed: Decides the views.
-        augmentation: Their strength.
-        layout: What a record holds.
+        views: Number of views of each frame.
+        seed: Seed of the views.
+        augmentation: Strength of the augmentation.
+        layout: Layout of the records.
     """
 
     teacher: str
@@ -53,25 +53,25 @@ class StoreKey:
 
     @property
     def digest(self) -> bytes:
-        """32 bytes that stand in every shard."""
+        """SHA-256 of the key, in the header of every shard."""
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).digest()
 
     @classmethod
     def read(cls, document: dict[str, Any]) -> Self:
-        """Return the key that `store.json` holds."""
+        """Return the key in a `store.json`."""
         layout = RecordLayout(**document["layout"])
         return cls(**{**document, "classes": tuple(document["classes"]), "layout": layout})
 
 
 @dataclass
 class StoreShards:
-    """The shards of a store, mapped into memory when first asked for.
+    """Shards of a store, mapped into memory at first use.
 
     Attributes:
-        folder: Of the store.
-        key: Stands in every shard.
+        folder: Folder of the store.
+        key: Conditions of the soft labels.
         frames: Number of frames.
-        writable: Make the shards where missing.
+        writable: Create missing shards.
     """
 
     folder: Path
@@ -81,7 +81,7 @@ class StoreShards:
     _maps: dict[int, NDArray[np.void]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Share the records out to shards."""
+        """Compute the number of records of a shard."""
         self.per_shard = max(1, _SHARD // self.key.layout.dtype.itemsize)
 
     def __len__(self) -> int:
@@ -89,7 +89,7 @@ class StoreShards:
         return self.frames * self.key.views
 
     def record(self, number: int) -> NDArray[np.void]:
-        """Return the record, (1,), with this number, as it lies in its file."""
+        """Return the record, (1,), with this number, mapped to its file."""
         shard, place = divmod(number, self.per_shard)
         if shard not in self._maps:
             self._maps[shard] = self._open(shard)
@@ -101,35 +101,35 @@ class StoreShards:
         size = _HEADER + records * self.key.layout.dtype.itemsize
         header = (_MAGIC + self.key.digest).ljust(_HEADER, b"\0")
         if self.writable:
-            _make_room(path, header, size)
+            _create_shard(path, header, size)
         if not path.is_file() or path.stat().st_size != size:
-            message = f"{path} is missing or has another size than the {size} bytes it was made with. Make it again."
+            message = f"{path} is missing or has not the expected {size} bytes. Make the store again."
             raise DataError(message)
         with path.open("rb") as file:
             if file.read(_HEADER) != header:
                 message = (
-                    f"{path} belongs to another store: its teacher, prompts or settings differ from {INDEX}'s. "
-                    "Take the folder as it was written, or make it again."
+                    f"{path} belongs to another store: its teacher, prompts or settings differ from {INDEX}. "
+                    "Use the folder as it was written, or make the store again."
                 )
                 raise DataError(message)
         mode: Any = "r+" if self.writable else "r"
         return np.memmap(path, self.key.layout.dtype, mode, offset=_HEADER, shape=(records,))
 
     def flush(self) -> None:
-        """Bring everything written to the disk."""
+        """Write all data to the disk."""
         for mapped in self._maps.values():
             if isinstance(mapped, np.memmap):
                 mapped.flush()
         sync_directory(self.folder)
 
 
-def _make_room(path: Path, header: bytes, size: int) -> None:
-    """Make a shard where there is none, and give it all its room on the disk.
+def _create_shard(path: Path, header: bytes, size: int) -> None:
+    """Create a missing shard, and allocate its space on the disk.
 
-    What is written to a mapped file without room, because the disk is full, kills the process.
+    Writing to a mapped file without allocated space kills the process when the disk is full.
 
     Raises:
-        RunError: There is no room.
+        RunError: The disk is full.
     """
     partial = path.with_suffix(".partial")
     try:
@@ -141,7 +141,9 @@ def _make_room(path: Path, header: bytes, size: int) -> None:
             _allocate(path, size)
     except OSError as error:
         partial.unlink(missing_ok=True)
-        message = f"{path} could not be made ({error.strerror}). Make room and run the same command again."
+        message = (
+            f"{path} could not be written ({error.strerror}). Free some space, then rerun the same command to resume."
+        )
         raise RunError(message) from error
 
 
@@ -154,16 +156,16 @@ def _allocate(path: Path, size: int) -> None:
 
 
 class SoftLabelWriter:
-    """Fills a store, in any order, from where a killed run stopped.
+    """Writer of a store, in any order. An interrupted store is continued.
 
     Args:
-        folder: Of the store; made where missing.
-        key: What the answers depend on.
-        root: Folder of the images, relative to the store's.
-        frames: Every frame; `name` is its image file below `root`.
+        folder: Folder of the store; created if missing.
+        key: Conditions of the soft labels.
+        root: Folder of the images, relative to `folder`.
+        frames: All frames; `name` is the image file below `root`.
 
     Raises:
-        RunError: The folder holds a store of another teacher, other frames or other settings.
+        RunError: The folder contains a store with another key or other frames.
     """
 
     def __init__(self, folder: Path, key: StoreKey, root: str, frames: Sequence[Frame]) -> None:
@@ -179,31 +181,22 @@ class SoftLabelWriter:
         if not index.is_file():
             write_json(index, {**self._document, "complete": False})
         elif {k: v for k, v in read_json(index).items() if k in self._document} != self._document:
-            message = (
-                f"{self.folder} holds a store of another teacher, other frames or settings. Choose another folder."
-            )
+            message = f"{self.folder} is a store of another teacher, other frames or settings. Choose another folder."
             raise RunError(message)
         self._shards = StoreShards(self.folder, key, len(frames), writable=True)
 
     def done(self) -> NDArray[np.bool_]:
-        """Return (frames, views): whether a view is written whole. A record torn by a kill fails its check."""
-        whole = [self._is_whole(number) for number in range(len(self._shards))]
-        return np.array(whole, np.bool_).reshape(-1, self.key.views)
-
-    def _is_whole(self, number: int) -> bool:
-        record = self._shards.record(number)
-        return bool(record["check"][0]) and int(record["check"][0]) == checksum(record)
+        """Return (frames, views): whether a record is complete. Records of an interrupted write fail their checksum."""
+        records = (self._shards.record(number) for number in range(len(self._shards)))
+        complete = [bool(one["check"][0]) and int(one["check"][0]) == checksum(one) for one in records]
+        return np.array(complete, np.bool_).reshape(-1, self.key.views)
 
     def write(self, frame: int, view: int, soft: SoftView) -> None:
         """Write one view of one frame."""
         self._shards.record(frame * self.key.views + view)[:] = pack(soft, self.key.layout)
 
     def finish(self) -> int:
-        """Complete the store. Frames that miss a view, because their image is broken, are left out of it.
-
-        Returns:
-            The number of complete frames.
-        """
+        """Complete the store without the frames of broken images, and return its number of frames."""
         self._shards.flush()
         complete = self.done().all(1)
         missing = np.flatnonzero(~complete).tolist()
@@ -212,20 +205,20 @@ class SoftLabelWriter:
 
 
 class SoftLabelStore:
-    """A complete store, for reading.
+    """Reader of a complete store.
 
     Args:
-        folder: Holds `store.json`.
-        rest: What classes that were left out are given: `smooth`, the mean of what they had; `drop`, zero.
+        folder: Folder with `store.json`.
+        rest: Probability of the classes left out: `smooth` takes their mean, `drop` takes zero.
 
     Attributes:
-        key: What the answers depend on.
+        key: Conditions of the soft labels.
         root: Folder of the images.
-        frames: The frames whose views are all there; `size` is (0, 0), for only the image itself tells.
+        frames: Frames with all their views; `size` is (0, 0), because the store does not contain it.
 
     Raises:
-        RunError: There is no store, or none that was completed.
-        DataError: A shard is missing or of another store.
+        RunError: There is no store, or it is not complete.
+        DataError: A shard is missing or belongs to another store.
     """
 
     def __init__(self, folder: Path, rest: Rest = "smooth") -> None:
@@ -235,7 +228,7 @@ class SoftLabelStore:
             message = f"{self.folder}: the format {document.get('format')!r} is not {FORMAT}. Make the store again."
             raise RunError(message)
         if not document["complete"]:
-            message = f"{self.folder} is not finished. Run the `cahqp relabel --soft` that began it again."
+            message = f"{self.folder} is not finished. Rerun its `cahqp relabel --soft` command."
             raise RunError(message)
         self.key = StoreKey.read(document["key"])
         self.root = (self.folder / document["root"]).resolve()
@@ -250,26 +243,26 @@ class SoftLabelStore:
         return len(self.frames)
 
     def check_teacher(self, teacher: str) -> None:
-        """Refuse a store whose answers are another teacher's.
+        """Check that the soft labels are from a teacher.
 
         Args:
-            teacher: Content hash of the teacher that is to be learnt from.
+            teacher: Content hash of the teacher.
 
         Raises:
-            WeightsError: It is not the store's.
+            WeightsError: They are from another teacher.
         """
         if teacher != self.key.teacher:
             message = (
-                f"{self.folder} holds the answers of teacher {self.key.teacher[:12]}, not of {teacher[:12]}, which is "
-                "to be learnt from. Make a new store with `cahqp relabel --soft`, or give the teacher that it is of."
+                f"{self.folder} contains soft labels of teacher {self.key.teacher[:12]}, not of {teacher[:12]}. Make a "
+                "new store with `cahqp relabel --soft`, or give the teacher of the store."
             )
             raise WeightsError(message)
 
     def read(self, index: int, view: int) -> SoftView:
-        """Return a view of the frame at a place in `frames`.
+        """Return a view of the frame at an index of `frames`.
 
         Raises:
-            DataError: Its record is damaged.
+            DataError: The record is damaged.
         """
         record = self._shards.record(self._positions[index] * self.key.views + view)
         if int(record["check"][0]) != checksum(record):
@@ -278,7 +271,7 @@ class SoftLabelStore:
         return unpack(record, self.key.layout, self._rest)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave the maps out: a worker process maps the files itself."""
+        """Return the state without memory maps; a worker process maps the files itself."""
         return {**self.__dict__, "_shards": StoreShards(self.folder, self.key, self._shards.frames)}
 
 

@@ -1,4 +1,4 @@
-"""Views of frames to distil on: from a soft-label store, or made anew for a teacher that answers while training."""
+"""Views of frames for distillation: from a soft-label store, or for a teacher that runs during training."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from cahqp.training.distillation.store import SoftLabelStore
 
 
 def view_seed(seed: int, name: str, view: int) -> int:
-    """Return what decides a view's crop, mirroring and colours.
+    """Return the seed of the crop, flip and colours of a view.
 
     Args:
-        seed: Of the store, or of the run.
-        name: Of the frame in its input.
+        seed: Seed of the store, or of the run.
+        name: Name of the frame in the input.
         view: Number of the view.
     """
     return seed_of(seed, "soft view", name, view)
@@ -37,33 +37,33 @@ class SoftSample:
     """One view of one frame.
 
     Attributes:
-        sample: What the student sees.
-        probs: (N, C) what the teacher said of it, from the store; `None` where the teacher is to be asked.
-        boxes: (N, 4) cxcywh in 0..1 of the view.
-        asked: What the teacher is to see: the same view without its change of colours, in the teacher's size.
+        sample: The view for the student.
+        probs: (N, C) class probabilities from the store; `None` without a store.
+        boxes: (N, 4) cxcywh in 0..1 of the view; `None` without a store.
+        teacher_view: Without a store, the same view in its original colours and the teacher's size.
     """
 
     sample: Sample
     probs: Tensor | None = None
     boxes: Tensor | None = None
-    asked: Tensor | None = None
+    teacher_view: Tensor | None = None
 
 
 @dataclass
 class SoftBatch:
-    """Labelled images, then views to distil on.
+    """Labelled images, followed by views for distillation.
 
     Attributes:
-        batch: All images as the student sees them; the views have no targets.
-        views: How many of the last images are views.
-        soft: The teacher's answers to the views, from a store.
-        asked: The views as the teacher is to see them, where there is no store.
+        batch: All images for the student; the views have no targets.
+        views: Number of views at the end of the batch.
+        soft: Soft labels of the views, from a store.
+        teacher_views: Views for the teacher, without a store.
     """
 
     batch: Batch
     views: int
     soft: SoftTargets | None
-    asked: Batch | None
+    teacher_views: Batch | None
 
     def __len__(self) -> int:
         """Return the number of images."""
@@ -75,21 +75,21 @@ class SoftBatch:
             self.batch.to(device),
             self.views,
             None if self.soft is None else self.soft.to(device),
-            None if self.asked is None else self.asked.to(device),
+            None if self.teacher_views is None else self.teacher_views.to(device),
         )
 
 
 class SoftFrames(Dataset[SoftSample]):
-    """The views of every frame in turn: the first time a frame comes its view 0, the next time view 1, and round again.
+    """Views of every frame in turn: view 0 in the first epoch, then view 1; view 0 follows the last.
 
     Args:
-        source: The frames; those of the store where there is one.
-        augmentation: Ends with the student's size.
+        source: Frames; those of the store if there is one.
+        augmentation: Augmentation that ends with the student's size.
         views: Number of views of each frame.
-        seed: Decides the views where there is no store.
-        max_invalid_share: Share of broken images, 0..1, that is put up with.
-        store: Holds the views and the answers.
-        asked: Ends with the teacher's size, where the teacher is to be asked.
+        seed: Seed of the views without a store.
+        max_invalid_share: Largest share of broken images, 0..1; more of them raise an error.
+        store: Store with the soft labels.
+        teacher_augmentation: Augmentation that ends with the teacher's size, without a store.
     """
 
     def __init__(
@@ -101,10 +101,10 @@ class SoftFrames(Dataset[SoftSample]):
         seed: int = 0,
         max_invalid_share: float = 0.05,
         store: SoftLabelStore | None = None,
-        asked: Augmentation | None = None,
+        teacher_augmentation: Augmentation | None = None,
     ) -> None:
         self.source, self.frames, self.views = source, source.frames, views
-        self._augmentation, self._asked = augmentation, asked
+        self._augmentation, self._teacher_augmentation = augmentation, teacher_augmentation
         self._seed, self._store = seed, store
         self.quarantine = Quarantine([f.name for f in self.frames], max_invalid_share, source.read)
 
@@ -113,7 +113,7 @@ class SoftFrames(Dataset[SoftSample]):
         return len(self.frames)
 
     def __getitem__(self, key: Key) -> SoftSample:
-        """Return the view whose turn it is; of the next healthy frame where the image is broken."""
+        """Return the view of the epoch, of the next healthy frame if the image is broken."""
         position, image = self.quarantine.healthy(key[1])
         number = key[0] % self.views
         frame = replace(self.frames[position], size=image.shape[:2])
@@ -122,21 +122,20 @@ class SoftFrames(Dataset[SoftSample]):
         frame = replace(frame, view=self._augmentation.view(*frame.size, seed))
         if kept is not None and frame.view != kept.view:
             message = (
-                f"{frame.name} is {frame.size[1]}x{frame.size[0]} pixels now, and its view in the store is another "
-                "than the one that its seed makes. The image changed, or the store is of another version: make it anew."
+                f"{frame.name} has {frame.size[1]}x{frame.size[0]} pixels, which do not give the view in the store. The "
+                "image or the version of cahqp changed. Make the store again with `cahqp relabel --soft`."
             )
             raise DataError(message)
         targets = replace(Targets.empty(), seed=seed)
-        seen = self._augmentation.views(image, targets, seed)[1]
-        sample = (as_tensor(seen), targets, frame)
+        sample = (as_tensor(self._augmentation.views(image, targets, seed)[1]), targets, frame)
         if kept is not None:
             return SoftSample(sample, torch.from_numpy(kept.probs), torch.from_numpy(kept.boxes))
-        if self._asked is None:
+        if self._teacher_augmentation is None:
             return SoftSample(sample)
-        return SoftSample(sample, asked=as_tensor(self._asked.views(image, targets, seed)[0]))
+        return SoftSample(sample, teacher_view=as_tensor(self._teacher_augmentation.views(image, targets, seed)[0]))
 
     def located(self) -> list[Located]:
-        """Return each frame with its image file, where it has one."""
+        """Return each frame with its image file, `None` if it has none."""
         return [(frame, self.source.path(position)) for position, frame in enumerate(self.frames)]
 
 
@@ -148,12 +147,8 @@ def stored_frames(store: SoftLabelStore) -> FrameSource:
 def join(labelled: list[Sample], views: list[SoftSample]) -> SoftBatch:
     """Make a batch of labelled images and views."""
     batch = collate([*labelled, *(view.sample for view in views)])
-    soft = asked = None
     probs = [view.probs for view in views if view.probs is not None]
     boxes = [view.boxes for view in views if view.boxes is not None]
-    if probs:
-        soft = SoftTargets(torch.stack(probs), torch.stack(boxes))
-    visible = [(view.asked, *view.sample[1:]) for view in views if view.asked is not None]
-    if visible:
-        asked = collate(visible)
-    return SoftBatch(batch, len(views), soft, asked)
+    soft = SoftTargets(torch.stack(probs), torch.stack(boxes)) if probs else None
+    teacher = [(view.teacher_view, *view.sample[1:]) for view in views if view.teacher_view is not None]
+    return SoftBatch(batch, len(views), soft, collate(teacher) if teacher else None)

@@ -12,9 +12,9 @@ from cahqp.detectors.base import Features, Output
 from cahqp.detectors.model_file import load, save
 from cahqp.errors import ConfigError
 from cahqp.relabel.options import SoftStoreSettings
-from cahqp.relabel.soft_labels import SoftAnswers, store_key
+from cahqp.relabel.soft_labels import SoftTeacher, store_key
 from cahqp.training.distillation.data import DistillationData
-from cahqp.training.distillation.loss import DistillationCriterion, DistillationSettings, SoftTargets, surest
+from cahqp.training.distillation.loss import DistillationCriterion, DistillationSettings, SoftTargets, best_queries
 from cahqp.training.distillation.records import SoftView
 from cahqp.training.distillation.store import SoftLabelStore, SoftLabelWriter
 from cahqp.training.distillation.views import view_seed
@@ -77,7 +77,7 @@ def test_the_class_loss_is_quality_focal_loss():
 
 def test_a_teacher_with_more_queries_gives_its_surest():
     soft = soft_targets(queries=6)
-    assert torch.equal(surest(soft, 2).boxes, soft.boxes[:, :2])
+    assert torch.equal(best_queries(soft, 2).boxes, soft.boxes[:, :2])
     assert torch.isfinite(losses(torch.zeros(2, 3, 3), soft.boxes[:, :3], soft)["soft_class"]).all()
 
 
@@ -142,7 +142,7 @@ def test_relabel_writes_a_store_beside_the_labels(store, teacher):
 
 def test_killed_while_it_asks_it_goes_on_to_the_same_bytes(store, teacher, recordings, tmp_path, killed, contents):
     def prepare():
-        asked, calls = SoftAnswers.predict_step, []
+        asked, calls = SoftTeacher.predict_step, []
 
         def once(self, batch, batch_idx):
             if calls:
@@ -150,7 +150,7 @@ def test_killed_while_it_asks_it_goes_on_to_the_same_bytes(store, teacher, recor
             calls.append(batch_idx)
             asked(self, batch, batch_idx)
 
-        SoftAnswers.predict_step = once
+        SoftTeacher.predict_step = once
 
     command = relabel(teacher, recordings["night"], tmp_path / "run")
     assert killed(command, prepare) == -signal.SIGKILL
@@ -200,7 +200,7 @@ def test_a_store_of_another_teacher_is_refused(distil, store, teacher, tmp_path,
         other.class_heads[0].bias += 1e-3
     save(tmp_path / "other.safetensors", other)
     assert main(distil("run", f"--data.store={store}", f"--model.teacher={tmp_path / 'other.safetensors'}")) == 1
-    assert "holds the answers of teacher" in capsys.readouterr().err
+    assert "contains soft labels of teacher" in capsys.readouterr().err
 
 
 def test_without_store_and_teacher_it_says_what_is_missing(distil, recordings, capsys):
@@ -216,7 +216,7 @@ def test_a_frame_that_changed_is_refused(store, recordings, monkeypatch):
     quarantine = data._training[-1].quarantine
     read = quarantine._read
     monkeypatch.setattr(quarantine, "_read", lambda position: read(position)[:50])
-    with pytest.raises(Exception, match="The image changed"):
+    with pytest.raises(Exception, match="do not give the view in the store"):
         data._training[-1][(0, 0)]
 
 
