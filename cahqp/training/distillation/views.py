@@ -122,8 +122,8 @@ class SoftFrames(Dataset[SoftSample]):
         frame = replace(frame, view=self._augmentation.view(*frame.size, seed))
         if kept is not None and frame.view != kept.view:
             message = (
-                f"{frame.name} has {frame.size[1]}x{frame.size[0]} pixels, which do not give the view in the store. The "
-                "image or the version of cahqp changed. Make the store again with `cahqp relabel --soft`."
+                f"{frame.name} has {frame.size[1]}x{frame.size[0]} pixels, which do not give the view in the store. "
+                "The image or the version of cahqp changed. Make the store again with `cahqp relabel --soft`."
             )
             raise DataError(message)
         targets = replace(Targets.empty(), seed=seed)
