@@ -115,7 +115,8 @@ def unpack(record: NDArray[np.void], layout: RecordLayout, rest: Rest = "smooth"
     spread = _widen(one["rest"], layout)[:, None] if rest == "smooth" else np.zeros((layout.queries, 1), np.float32)
     probs = np.repeat(spread, layout.classes, axis=1)
     np.put_along_axis(probs, one["classes"].astype(np.int64), _widen(one["probs"], layout), 1)
-    view = View(*(int(side) for side in one["window"]), bool(one["mirrored"]))
+    left, top, right, bottom = (int(side) for side in one["window"])
+    view = View(left, top, right, bottom, bool(one["mirrored"]))
     return SoftView(view, int(one["seed"]), probs, _widen(one["boxes"], layout))
 
 
