@@ -105,15 +105,15 @@ def _frames(
     document: dict[str, Any], path: Path, problems: Problems, *, sizes: bool, files: bool = True
 ) -> tuple[Path, tuple[Frame, ...]]:
     """Return the folder of the images, and the images, whose files must exist if `files`."""
-    found = read_frames(document, problems, sizes, names=files)
+    rows = read_frames(document, problems, sizes, names=files)
     if not files:
-        return path.parent, tuple(frame for _, frame in found)
+        return path.parent, tuple(frame for _, frame in rows)
     folder = ImageFolder(path)
-    for row, frame in found:
+    for row, frame in rows:
         problem = folder.problem(frame.name) if frame.name else None
         if problem is not None:
             row.add_problem(problem)
-    return folder.root, tuple(frame for _, frame in found)
+    return folder.root, tuple(frame for _, frame in rows)
 
 
 def class_indices(file: CocoFile, classes: Sequence[str], ignore: Sequence[str] = ()) -> dict[int, int]:

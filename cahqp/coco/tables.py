@@ -94,7 +94,7 @@ def read_frames(
         sizes: Images must have `width` and `height`; without, a missing side becomes 0.
         names: Images must have a `file_name`; without, a missing one becomes the id.
     """
-    found: list[tuple[Row, Frame]] = []
+    frames: list[tuple[Row, Frame]] = []
     owners: dict[str, str] = {}
     lengths: dict[str, int] = {}
     for row, identifier in identified(document, "images", problems):
@@ -108,8 +108,8 @@ def read_frames(
         index = row.integer("frame") if row.has("frame") else position
         timestamp = row.number("timestamp") if row.has("timestamp") else None
         if identifier is not None:
-            found.append((row, Frame(identifier, name, size, camera, recording, index or 0, timestamp)))
-    return found
+            frames.append((row, Frame(identifier, name, size, camera, recording, index or 0, timestamp)))
+    return frames
 
 
 def _side(row: Row, key: str, required: bool) -> int:
@@ -150,15 +150,15 @@ def read_boxes(
     """
     entries = identified(document, "annotations", problems)
     listed = f"`categories` ({', '.join(map(str, categories))})"
-    found = []
+    boxes = []
     for row in (row for row, _ in entries) if ids else rows(document, "annotations", problems):
         image = _reference(row, "image_id", images, "`images`")
         category = _reference(row, "category_id", categories, listed)
         bbox = _bbox(row)
         score = row.share("score", scores)
         if image is not None and category is not None and bbox is not None:
-            found.append(BoxRow(row, image, category, bbox, score))
-    return found
+            boxes.append(BoxRow(row, image, category, bbox, score))
+    return boxes
 
 
 def _reference(row: Row, key: str, ids: Container[int], where: str) -> int | None:

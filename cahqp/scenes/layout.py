@@ -41,7 +41,7 @@ class Lane:
 
 @dataclass(frozen=True)
 class Static:
-    """Object that stands on the ground; lengths of all objects are in metres.
+    """Static object on the ground; lengths of all objects are in metres.
 
     Attributes:
         x: Position of its middle.
@@ -196,16 +196,16 @@ def _seen_range(camera: Camera, road: Path, offset: float) -> tuple[float, float
 
 def _lanes(rng: np.random.Generator, camera: Camera, road: Path, each_way: int, half_road: float) -> tuple[Lane, ...]:
     speed = rng.uniform(7, 12)
-    wanted = [
+    candidates = [
         (direction * LANE_WIDTH * (k + 0.5), direction, False, float(speed * rng.uniform(0.85, 1.15)))
         for direction in (1, -1)
         for k in range(each_way)
     ]
     for side in (1, -1):
         for direction, shift in ((1, 0.55), (-1, 1.65)):
-            wanted.append((side * (half_road + KERB + shift), direction, True, float(rng.uniform(1.0, 1.6))))
+            candidates.append((side * (half_road + KERB + shift), direction, True, float(rng.uniform(1.0, 1.6))))
     lanes = []
-    for offset, direction, pavement, pace in wanted:
+    for offset, direction, pavement, pace in candidates:
         seen = _seen_range(camera, road, offset)
         if seen is not None:
             lanes.append(Lane(offset, direction, seen[0], seen[1], pavement, pace))

@@ -94,23 +94,23 @@ def _project(user: RoadUser, camera: Camera) -> Drawable | None:
     return Drawable(user, pixels, fixed(pixels), depth, turn, place, footprint, np.concatenate([low, high]))
 
 
-def _in_order(found: list[Drawable]) -> list[Drawable]:
+def _in_order(drawables: list[Drawable]) -> list[Drawable]:
     """Sort so that a road user is drawn after those that it hides."""
-    found = sorted(found, key=lambda drawable: -float(np.linalg.norm(drawable.place)))
-    count = len(found)
+    drawables = sorted(drawables, key=lambda drawable: -float(np.linalg.norm(drawable.place)))
+    count = len(drawables)
     hides = np.zeros((count, count), bool)
     for i in range(count):
         for j in range(i + 1, count):
-            first, second = found[i].bounds, found[j].bounds
+            first, second = drawables[i].bounds, drawables[j].bounds
             if (first[:2] < second[2:]).all() and (second[:2] < first[2:]).all():
-                nearer = in_front(found[i].footprint, found[j].footprint)
+                nearer = in_front(drawables[i].footprint, drawables[j].footprint)
                 hides[i, j], hides[j, i] = nearer, not nearer
     left, ordered = list(range(count)), []
     while left:
         # The farthest that hides none of the rest comes first; cycles are broken at the farthest.
         chosen = next((k for k in left if not hides[k, left].any()), left[0])
         left.remove(chosen)
-        ordered.append(found[chosen])
+        ordered.append(drawables[chosen])
     return ordered
 
 

@@ -36,8 +36,8 @@ SKIN: tuple[Colour, ...] = ((222, 182, 154), (186, 138, 104), (116, 80, 60))
 
 
 def _pick(rng: np.random.Generator, colours: Sequence[Colour]) -> Colour:
-    wanted = np.array(colours[int(rng.integers(len(colours)))]) * rng.uniform(0.88, 1.08) + rng.normal(0, 5, 3)
-    red, green, blue = np.clip(wanted, 12, 245)
+    varied = np.array(colours[int(rng.integers(len(colours)))]) * rng.uniform(0.88, 1.08) + rng.normal(0, 5, 3)
+    red, green, blue = np.clip(varied, 12, 245)
     return float(red), float(green), float(blue)
 
 

@@ -61,22 +61,22 @@ class Traffic:
         rng = generator(seed, "density", *identity)
         self._lanes = [
             row
-            for people, wanted, closest in ((False, VEHICLES_IN_VIEW, 13.0), (True, PEOPLE_IN_VIEW, 2.5))
-            for row in self._spacings(people, wanted * float(rng.uniform(0.75, 1.3)), closest)
+            for people, in_view, closest in ((False, VEHICLES_IN_VIEW, 13.0), (True, PEOPLE_IN_VIEW, 2.5))
+            for row in self._spacings(people, in_view * float(rng.uniform(0.75, 1.3)), closest)
         ]
 
-    def _spacings(self, people: bool, wanted: float, closest: float) -> list[tuple[int, Lane, float, float]]:
+    def _spacings(self, people: bool, in_view: float, closest: float) -> list[tuple[int, Lane, float, float]]:
         """Return lanes with the metres between slots and the share of occupied slots.
 
         Args:
             people: Lanes of people, not of vehicles.
-            wanted: Mean number of road users in view.
+            in_view: Mean number of road users in view.
             closest: Smallest distance between slots in metres.
         """
         lanes = [(number, lane) for number, lane in enumerate(self.layout.lanes) if lane.pavement == people]
         length = sum(lane.end - lane.start for _, lane in lanes)
-        apart = max(length / max(wanted, 1e-6) * 0.7, closest)
-        return [(number, lane, apart, min(wanted * apart / max(length, 1e-6), 1.0)) for number, lane in lanes]
+        apart = max(length / max(in_view, 1e-6) * 0.7, closest)
+        return [(number, lane, apart, min(in_view * apart / max(length, 1e-6), 1.0)) for number, lane in lanes]
 
     def at(self, time: float) -> list[RoadUser]:
         """Return the road users in or near the view `time` seconds after the first frame."""

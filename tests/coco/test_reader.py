@@ -129,7 +129,7 @@ BAD = {
 
 
 @pytest.mark.parametrize(("change", "message"), BAD.values(), ids=BAD.keys())
-def test_what_is_wrong_is_named_with_file_and_row(write_coco, change, message):
+def test_problems_are_reported_with_file_and_row(write_coco, change, message):
     path = write_coco(change=change)
     with pytest.raises(DataError, match=message) as caught:
         read_coco(path)

@@ -59,18 +59,18 @@ def test_folders_are_searched_in_natural_order(tmp_path):
     assert [(f.recording, f.index) for f in source.frames] == [("a", 0), ("b", 0), ("b", 1)]
 
 
-def test_what_two_folders_call_the_same_is_told_apart(tmp_path):
+def test_equal_names_of_two_folders_become_unique(tmp_path):
     for name in ("cam1/night/0.png", "cam2/night/0.png", "cam2/night/sub/0.png", "day/5.png"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     source = open_frames([tmp_path / "cam1" / "night", tmp_path / "cam2" / "night", tmp_path / "day"])
-    told = [(f.name, f.recording) for f in source.frames]
+    named = [(f.name, f.recording) for f in source.frames]
     nights = [("cam1/night/0.png", "cam1/night"), ("cam2/night/0.png", "cam2/night")]
-    assert told == [*nights, ("cam2/night/sub/0.png", "cam2/sub"), ("5.png", "day")]
+    assert named == [*nights, ("cam2/night/sub/0.png", "cam2/sub"), ("5.png", "day")]
     assert [source.path(position).parent.name for position in range(4)] == ["night", "night", "sub", "day"]
 
 
-def test_videos_of_one_name_are_told_apart(video, tmp_path):
+def test_names_of_equally_named_videos_become_unique(video, tmp_path):
     for name in ("cam1", "cam2"):
         (tmp_path / name).mkdir()
     source = open_frames([video(2, name="cam1/clip.mp4"), video(2, name="cam2/clip.mp4")])
@@ -89,7 +89,7 @@ def test_files_of_one_folder_share_their_recordings(write_coco):
     assert len(open_frames([])) == 0
 
 
-def test_video_frames_are_known_by_time_stamp(video):
+def test_video_frames_are_identified_by_time_stamp(video):
     source = open_frames([video(pattern=(1, 2, 5))])
     assert [f.timestamp for f in source.frames[:6]] == [0.0, 0.1, 0.3, 0.8, 0.9, 1.1]
     assert [f.name for f in source.frames[:2]] == ["street.mp4@0.000s", "street.mp4@0.100s"]
@@ -97,13 +97,13 @@ def test_video_frames_are_known_by_time_stamp(video):
     assert greys(source, range(20)) == [*range(20)]
 
 
-def test_every_takes_the_first_frame_of_each_interval(video):
+def test_frame_interval_takes_the_first_frame_of_each_interval(video):
     source = open_frames([video(pattern=(1, 2, 5))], frame_interval=0.5)
     assert [f.timestamp for f in source.frames[:5]] == [0.0, 0.8, 1.1, 1.6, 2.4]
     assert greys(source, range(5)) == [0, 3, 5, 6, 9]
 
 
-def test_every_loses_nothing_to_rounding(video):
+def test_frame_interval_loses_nothing_to_rounding(video):
     assert len(open_frames([video(40, name="street.mkv")], frame_interval=0.1).frames) == 40
 
 
@@ -123,14 +123,14 @@ def test_a_video_that_breaks_off_is_refused(video):
     path = video(pattern=(9,) * 20)
     data = bytearray(path.read_bytes())
     at = data.rindex(b"elst") + 12
-    data[at : at + 4] = struct.pack(">I", 5000)  # the container says 18 s, its frames can be played for 5
+    data[at : at + 4] = struct.pack(">I", 5000)  # the container states 18 s, its frames can be played for 5
     path.write_bytes(data)
     with pytest.raises(DataError, match=r"street\.mp4 ends at \d\.\d s of 18\.0 s"):
         open_frames([path])
 
 
 @pytest.mark.parametrize("content", [b"", b"no video at all" * 100])
-def test_what_is_no_video_is_refused(tmp_path, content):
+def test_a_file_that_is_not_a_video_is_refused(tmp_path, content):
     path = tmp_path / "a.mp4"
     path.write_bytes(content)
     with pytest.raises(DataError, match=r"a\.mp4 cannot be opened as a video"):
@@ -156,7 +156,7 @@ def test_several_sources_are_one_with_unique_ids(write_coco, video):
     ("name", "message"),
     [("nothing", "does not exist"), ("a.txt", "is of no known kind. Allowed are"), ("empty", "contains no images")],
 )
-def test_what_holds_no_frames_is_named(tmp_path, name, message):
+def test_sources_without_frames_are_refused(tmp_path, name, message):
     (tmp_path / "a.txt").touch()
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match=f"{name} {message}"):
@@ -199,7 +199,7 @@ def bomb(width, height):
 
 
 @pytest.mark.parametrize("content", [b"", b"no image", bomb(60_000, 60_000), bomb(20, 12)])
-def test_broken_images_are_told(tmp_path, content):
+def test_broken_images_are_reported(tmp_path, content):
     (tmp_path / "a.png").write_bytes(content)
     with pytest.raises(BrokenImageError):
         read_image(tmp_path / "a.png")
@@ -209,14 +209,14 @@ def test_broken_images_are_told(tmp_path, content):
 
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")  # Pillow's own limit is a little lower
 @pytest.mark.parametrize("read", [read_image, read_brightness])
-def test_images_too_large_to_decode_are_told(tmp_path, read):
+def test_images_too_large_to_decode_are_reported(tmp_path, read):
     (tmp_path / "a.png").write_bytes(bomb(11_000, 11_000))
     with pytest.raises(BrokenImageError, match="11000x11000 pixels are more than the 100,000,000 allowed"):
         read(tmp_path / "a.png")
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "bmp"])
-def test_truncated_images_are_told(tmp_path, suffix):
+def test_truncated_images_are_reported(tmp_path, suffix):
     path = tmp_path / f"a.{suffix}"
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (60, 80, 3), np.uint8)).save(path)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
@@ -256,7 +256,7 @@ def test_a_share_of_broken_frames_above_the_limit_stops_the_run():
         kept.healthy(4)
 
 
-def test_a_set_without_any_healthy_frame_is_told():
+def test_a_set_without_healthy_frames_is_refused():
     kept = quarantine(1.0, *range(5))
     with pytest.raises(DataError, match="None of 5 images can be decoded"):
         kept.healthy(2)

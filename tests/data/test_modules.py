@@ -277,13 +277,13 @@ def test_a_declared_later_block_is_allowed(write_coco):
     assert len(ready(data).val_dataloader()) == 1
 
 
-def test_frames_without_any_box_are_no_training_set(write_coco):
+def test_frames_without_boxes_are_not_a_training_set(write_coco):
     data = LabelledData([write_coco("a", change=lambda document: document.update(annotations=[]))], [])
     with pytest.raises(DataError, match="there are no boxes to train on"):
         ready(data)
 
 
-def test_labels_of_a_teacher_that_finds_nothing_are_frames_of_nothing_where_asked_for(write_coco):
+def test_empty_pseudo_labels_are_background_with_empty_pseudo(write_coco):
     def nothing(name):
         return write_coco(name, 4, name, grey=90, change=lambda document: document.update(annotations=[]))
 
@@ -341,6 +341,6 @@ def test_broken_held_out_images_are_left_out(write_coco, image_of):
         ({"restyle": 2.0, "mixed": True}, r"(?s)data\.restyle must be in 0\.\.1.*data\.mixed"),
     ],
 )
-def test_settings_of_target_frames_that_cannot_be_right_are_refused(settings, told):
+def test_invalid_options_of_target_frames_are_refused(settings, told):
     with pytest.raises(ConfigError, match=told):
         AdaptationData([], **settings)

@@ -75,7 +75,7 @@ def test_held_out_frames_come_once_in_equally_many_batches(frames, batch_size, w
     assert all(0 < len(batch) <= batch_size + 1 for part in parts for batch in part)
 
 
-def test_fewer_held_out_frames_than_ranks_are_told():
+def test_fewer_held_out_frames_than_ranks_are_refused():
     with pytest.raises(DataError, match="2 held-out frames cannot be shared between 3 devices"):
         contiguous_batches(2, 4, 0, 3)
 

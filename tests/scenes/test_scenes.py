@@ -1,4 +1,4 @@
-"""Synthetic traffic: the same from the same seed, boxes that fit, light that fades, files that load."""
+"""Synthetic traffic: reproducible frames, exact boxes, light by the time of day, readable files."""
 
 import json
 import time
@@ -156,7 +156,7 @@ def test_traffic_does_not_depend_on_the_times_asked_before():
     assert late == [(u.track_id, u.x, u.y) for u in Traffic(1, (0, 0), layout).at(7.0)]
 
 
-def test_it_grows_dark():
+def test_brightness_falls_towards_night():
     frames = [Recording(1, 2, Conditions(hour)).frame(0)[0].mean() for hour in (15, 18, 19.2, 20, 21.5)]
     assert frames == sorted(frames, reverse=True)
     assert frames[-1] < 0.5 * frames[0]
@@ -321,18 +321,18 @@ def test_killed_and_started_again_gives_the_same(tmp_path, monkeypatch):
         ({"image_format": "bmp"}, "--image_format must be jpg or png, got bmp"),
     ],
 )
-def test_bad_arguments_are_named_and_nothing_is_written(tmp_path, arguments, words):
+def test_invalid_options_are_named_and_nothing_is_written(tmp_path, arguments, words):
     with pytest.raises(ConfigError, match=words):
         scenes(ScenesOptions(output=tmp_path / "out", **arguments))
     assert not list(tmp_path.iterdir())
 
 
-def test_all_faults_come_together(tmp_path):
+def test_all_problems_come_together(tmp_path):
     with pytest.raises(ConfigError, match=r"(?s)--recordings.*--rain.*--hour"):
         scenes(ScenesOptions(output=tmp_path / "out", rain=2, recordings=0, hour=(1, 2)))
 
 
 @pytest.mark.parametrize("bad", [{"hour": 25}, {"hour": float("nan")}, {"rain": -0.1}, {"overexposure": 2}])
-def test_conditions_refuse_what_cannot_be(bad):
+def test_conditions_refuse_values_out_of_range(bad):
     with pytest.raises(ConfigError, match=f"{next(iter(bad))} must be between"):
         Conditions(**bad)
