@@ -17,7 +17,8 @@ from cahqp.__main__ import main
 from cahqp.data.images import read_image
 from cahqp.detectors import model_file
 from cahqp.files import read_json, write_json
-from cahqp.training.ca_hqp.module import AlignmentSettings, PromptSettings, PseudoLabelSettings, TeacherAdaptation
+from cahqp.training.ca_hqp.module import TeacherAdaptation
+from cahqp.training.ca_hqp.settings import AlignmentSettings, PromptSettings, PseudoLabelSettings
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -3,9 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
+
+from cahqp.structures import Batch, valid_sizes
+
+
+def mask_batch(batch: Batch, share: float, block: int, fill: Sequence[float]) -> Batch:
+    """Return a batch with hidden blocks, which the seeds of its targets choose; see `mask_blocks`."""
+    if not share:
+        return batch
+    seeds = [target.seed for target in batch.targets]
+    sizes = [(int(height), int(width)) for height, width in valid_sizes(batch.padding_mask).tolist()]
+    return replace(batch, images=mask_blocks(batch.images, share, block, fill, seeds, sizes))
 
 
 def mask_blocks(

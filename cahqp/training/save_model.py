@@ -1,8 +1,9 @@
-"""What a fit leaves: the selected weights as a model file with its operating thresholds, and the metrics."""
+"""Results of a fit: the selected weights as a model file with operating thresholds, and the metrics."""
 
 from __future__ import annotations
 
 import csv
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -21,17 +22,17 @@ def finish_fit(trainer: Trainer, module: DetectionModule, data: DetectionData, r
     """Write `model.safetensors` and `metrics.csv`, complete the run directory, and return the manifest's metrics.
 
     Args:
-        trainer: After its fit.
-        module: Holds the average of the last step.
-        data: Its validation frames decide the operating thresholds.
-        run: Of this fit.
+        trainer: Trainer after its fit.
+        module: Module with the average of the last step.
+        data: DataModule whose validation frames determine the operating thresholds.
+        run: Run directory of the fit.
     """
     best = run.work / "checkpoints" / "best.ckpt"
     if module.selection == "best" and best.is_file():
         state = torch.load(best, map_location="cpu", weights_only=True)["state_dict"]
         prefix = "detector."
         module.detector.load_state_dict({k[len(prefix) :]: v for k, v in state.items() if k.startswith(prefix)})
-    detector = module.detector.eval().to(trainer.strategy.root_device)  # which the trainer has given back
+    detector = module.detector.eval().to(trainer.strategy.root_device)  # Lightning moves it to the CPU
     metrics: dict[str, Any] = {"selection": module.selection, "steps": trainer.global_step}
     loader = data.whole_val_dataloader()
     if loader is not None:
@@ -47,7 +48,7 @@ def finish_fit(trainer: Trainer, module: DetectionModule, data: DetectionData, r
 
 
 def merge_metrics(work: Path) -> None:
-    """Write `metrics.csv` from the attempts' logs: where two attempts logged a step, the later one counts."""
+    """Write `metrics.csv` from the logs of all attempts; for a step with several logs the last attempt counts."""
     rows: list[dict[str, str]] = []
     for log in sorted((work / "attempts").glob("*/metrics.csv")):
         with log.open(encoding="utf-8", newline="") as file:
@@ -60,7 +61,5 @@ def merge_metrics(work: Path) -> None:
         writer = csv.DictWriter(file, columns, lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
-    for log in sorted((work / "attempts").rglob("*"), reverse=True):
-        log.rmdir() if log.is_dir() else log.unlink()
     if (work / "attempts").is_dir():
-        (work / "attempts").rmdir()
+        shutil.rmtree(work / "attempts")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
+from cahqp.adaptation.domain_adversary import SOURCE, TARGET
 from cahqp.detectors.base import Features, Output
 from cahqp.structures import Batch, Targets
 
@@ -40,6 +41,35 @@ class DomainPass:
 
 Passes = dict[int, DomainPass]
 """Passes of one step by domain, source first."""
+
+
+def joint_pass(
+    detect: Callable[[Batch, list[Targets]], Output],
+    source: Batch,
+    target: Batch,
+    denoised: list[Targets] | None,
+    class_scores: list[Tensor] | None,
+) -> Passes:
+    """Return both domains' parts of one pass.
+
+    Args:
+        detect: Function that runs the detector on a batch with boxes for denoising queries.
+        source: Source batch.
+        target: Target batch.
+        denoised: Boxes of the target's denoising queries; `None` for no such queries.
+        class_scores: Class scores of the target's pseudo-boxes.
+    """
+    joined, count = join(source, target), len(source)
+    empty = [Targets.empty(target.images.device)] * len(target)
+    output = detect(joined, [*source.targets, *(empty if denoised is None else denoised)])
+    first, second = slice(0, count), slice(count, None)
+    target_output = slice_output(output, second)
+    if denoised is None:
+        target_output.denoising = None
+    return {
+        SOURCE: DomainPass(slice_batch(joined, first), slice_output(output, first)),
+        TARGET: DomainPass(slice_batch(joined, second), target_output, class_scores),
+    }
 
 
 def batch_norms(module: nn.Module) -> list[BatchNormLayer]:

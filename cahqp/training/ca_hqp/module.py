@@ -10,25 +10,16 @@ import torch
 from torch import Tensor, nn
 
 from cahqp.adaptation.domain_adversary import SOURCE, TARGET
-from cahqp.adaptation.masking import mask_blocks
+from cahqp.adaptation.masking import mask_batch
 from cahqp.adaptation.soft_targets import soften
 from cahqp.detectors import DINO
 from cahqp.detectors.base import Detector
 from cahqp.detectors.prompts.visual_prompt import record_attention
 from cahqp.errors import ConfigError
-from cahqp.structures import Batch, Targets, valid_sizes
+from cahqp.structures import Batch, Targets
 from cahqp.training.base import DetectionModule, OptimizerSettings, report_nonfinite
 from cahqp.training.ca_hqp.alignment import Alignment, Progress, with_full_weight
-from cahqp.training.ca_hqp.domain_passes import (
-    DomainPass,
-    Passes,
-    batch_norms,
-    frozen_bn_stats,
-    join,
-    slice_batch,
-    slice_output,
-    zeroed,
-)
+from cahqp.training.ca_hqp.domain_passes import DomainPass, Passes, batch_norms, frozen_bn_stats, joint_pass, zeroed
 from cahqp.training.ca_hqp.factory import attach_prompt, check_source_free, choose_trainable
 from cahqp.training.ca_hqp.labelling import PseudoLabeller, PseudoLabels
 from cahqp.training.ca_hqp.monitoring import NeighbourMonitor, ema_distance, label_metrics, prompt_metrics
@@ -42,8 +33,6 @@ from cahqp.training.ca_hqp.settings import (
     check_settings,
 )
 from cahqp.training.callbacks.ema import find_ema
-
-__all__ = ["AlignmentSettings", "PromptSettings", "PseudoLabelSettings", "TeacherAdaptation"]
 
 
 class TeacherAdaptation(DetectionModule):
@@ -150,7 +139,7 @@ class TeacherAdaptation(DetectionModule):
         """Return the detector's outputs for both domains."""
         scores = None if labels is None else labels.class_scores
         if source is not None and target is not None and self.domain_passes == "joint":
-            return self._joint_pass(source, target, scores)
+            return joint_pass(self.detect, source, target, self._denoised(target), scores)
         passes: Passes = {}
         norms = batch_norms(self.detector)
         if source is not None:
@@ -204,32 +193,13 @@ class TeacherAdaptation(DetectionModule):
         self.log("train/loss", loss, prog_bar=True, batch_size=len(batch))
         return loss
 
-    def _joint_pass(self, source: Batch, target: Batch, scores: list[Tensor] | None) -> Passes:
-        joined, count = join(source, target), len(source)
-        denoised = self._denoised(target)
-        output = self.detect(joined, [*source.targets, *(denoised or [Targets.empty(self.device)] * len(target))])
-        rows = {SOURCE: slice(0, count), TARGET: slice(count, None)}
-        outputs = {domain: slice_output(output, part) for domain, part in rows.items()}
-        if denoised is None:
-            outputs[TARGET].denoising = None
-        return {
-            SOURCE: DomainPass(slice_batch(joined, rows[SOURCE]), outputs[SOURCE]),
-            TARGET: DomainPass(slice_batch(joined, rows[TARGET]), outputs[TARGET], scores),
-        }
-
     def _denoised(self, target: Batch) -> list[Targets] | None:
         """Return the boxes from which the denoising queries of target frames start."""
         return target.targets if self.pseudo_labels.denoising and self.pseudo_labels.weight else None
 
     def _masked(self, batch: Batch) -> Batch:
-        """Return a batch with a share of its blocks hidden; the seed of each image chooses them."""
-        settings, seeds = self.pseudo_labels, [target.seed for target in batch.targets]
-        if not settings.masked:
-            return batch
-        mean = self.detector.preprocessing.mean
-        sizes = [(int(height), int(width)) for height, width in valid_sizes(batch.padding_mask).tolist()]
-        images = mask_blocks(batch.images, settings.masked, settings.mask_block, mean, seeds, sizes)
-        return replace(batch, images=images)
+        settings = self.pseudo_labels
+        return mask_batch(batch, settings.masked, settings.mask_block, self.detector.preprocessing.mean)
 
     def averaged_teacher(self) -> Detector:
         """Return the averaged teacher in evaluation mode; read it, never train it.

@@ -10,7 +10,8 @@ from safetensors.torch import load_file
 from cahqp.__main__ import main
 from cahqp.detectors.model_file import load, read_metadata
 from cahqp.errors import ConfigError
-from cahqp.training.ca_hqp.module import AlignmentSettings, PromptSettings, TeacherAdaptation
+from cahqp.training.ca_hqp.module import TeacherAdaptation
+from cahqp.training.ca_hqp.settings import AlignmentSettings, PromptSettings
 
 SHORT = "--trainer.max_epochs=1"
 ALONE = ["--model.prompt.enabled=false", "--model.alignment.dqfa=0", "--model.alignment.tiafa=0"]

@@ -26,7 +26,8 @@ from cahqp.training.ca_hqp.domain_passes import (
 )
 from cahqp.training.ca_hqp.factory import build_thresholds
 from cahqp.training.ca_hqp.labelling import PseudoLabels
-from cahqp.training.ca_hqp.module import AlignmentSettings, PromptSettings, PseudoLabelSettings, TeacherAdaptation
+from cahqp.training.ca_hqp.module import TeacherAdaptation
+from cahqp.training.ca_hqp.settings import AlignmentSettings, PromptSettings, PseudoLabelSettings
 
 SHORT = "--trainer.max_epochs=1"
 
