@@ -66,13 +66,8 @@ def decide(candidate: float | None, running: float | None, frames: str) -> dict[
             f"{verdict}: AP50 on {frames} is {100 * candidate:.1f} % for the retrained student and "
             f"{100 * running:.1f} % for the running student."
         )
-    return {
-        "published": better,
-        "reason": reason,
-        "frames": frames,
-        "candidate_ap50": candidate,
-        "running_ap50": running,
-    }
+    values = {"candidate_ap50": candidate, "running_ap50": running}
+    return {"published": better, "reason": reason, "frames": frames, **values}
 
 
 def copy_whole(source: Path, target: Path) -> None:

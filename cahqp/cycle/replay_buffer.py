@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -89,16 +89,16 @@ class BufferDomain:
     Attributes:
         name: Name of the domain, with a number if the buffer contains older frames of the same domain.
         domain: Name of the domain without the number.
-        directory: Directory of its labels, images and features.
         frames: Number of frames.
         held: Number of frames that are held out for the gate.
+        directory: Directory of its labels, images and features.
     """
 
     name: str
     domain: str
-    directory: Path
     frames: int
     held: int
+    directory: Path
 
 
 def replay(options: ReplayOptions) -> None:
@@ -132,10 +132,8 @@ def read_buffer(directory: Path) -> list[BufferDomain]:
     if not (directory / BUFFER).is_file():
         message = f"{directory} is not a buffer: {BUFFER} is missing. Give a directory that `cahqp replay` wrote."
         raise DataError(message)
-    return [
-        BufferDomain(entry["name"], entry["domain"], directory / entry["name"], entry["frames"], entry["held"])
-        for entry in read_json(directory / BUFFER)["domains"]
-    ]
+    entries = read_json(directory / BUFFER)["domains"]
+    return [BufferDomain(**entry, directory=directory / entry["name"]) for entry in entries]
 
 
 def held_out(images: list[Image], share: float) -> set[int]:
@@ -183,7 +181,7 @@ def _update(
     write_signals(work / name, signals.take([rows[image["id"]] for image in images]), None)
     kept = _keep(past, options.capacity - len(images), work)
     held_count = len(held & {image["id"] for image in images})
-    return [*kept, BufferDomain(name, options.name, work / name, len(images), held_count)], distances
+    return [*kept, BufferDomain(name, options.name, len(images), held_count, work / name)], distances
 
 
 def _distance(domain: BufferDomain, signals: Signals) -> float:
@@ -282,7 +280,7 @@ def _copy_domain(domain: BufferDomain, count: int, work: Path) -> BufferDomain:
         write_json(directory / file, build_document(images, document["annotations"], document["categories"]))
     write_json(directory / "source.json", {"root": "."})
     write_signals(directory, read_signals(domain.directory).take(rows), None)
-    return BufferDomain(domain.name, domain.domain, directory, count, held_count)
+    return replace(domain, directory=directory, frames=count, held=held_count)
 
 
 def _write_past(work: Path, domains: list[BufferDomain]) -> None:

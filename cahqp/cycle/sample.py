@@ -198,30 +198,15 @@ def _write(work: Path, signals: Signals, files: list[Path], chosen: list[Choice]
     for number, (row, scores) in enumerate(chosen, 1):
         name = f"{signals.recordings[row].replace('/', '_')}/{number:05d}{files[row].suffix.lower()}"
         copy_file(files[row], work / "images" / name)
-        height, width = _size(work / "images" / name)
-        images.append(
-            {
-                "id": number,
-                "file_name": name,
-                "height": height,
-                "width": width,
-                "camera": signals.cameras[row],
-                "recording": signals.recordings[row],
-                "frame": signals.indices[row],
-                **({} if signals.times[row] is None else {"timestamp": signals.times[row]}),
-            }
-        )
+        pixels = cv2.imread(str(work / "images" / name), cv2.IMREAD_UNCHANGED)
+        if pixels is None:
+            message = f"{files[row]} cannot be read as an image."
+            raise DataError(message)
+        image = {"id": number, "file_name": name, "height": pixels.shape[0], "width": pixels.shape[1]}
+        image |= {"camera": signals.cameras[row], "recording": signals.recordings[row], "frame": signals.indices[row]}
+        images.append(image | ({} if signals.times[row] is None else {"timestamp": signals.times[row]}))
         entries.append({"file_name": name, "from": signals.names[row], **scores})
     names = [str(image["file_name"]) for image in images]
     write_signals(work, replace(signals.take([row for row, _ in chosen]), names=names), "images")
     write_json(work / "frames.json", build_document(images, [], []))
     write_json(work / "chosen.json", {"frames": entries})
-
-
-def _size(path: Path) -> tuple[int, int]:
-    """Return height and width."""
-    image = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
-    if image is None:
-        message = f"{path} cannot be read as an image."
-        raise DataError(message)
-    return int(image.shape[0]), int(image.shape[1])

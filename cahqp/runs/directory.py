@@ -6,7 +6,6 @@ import errno
 import hashlib
 import json
 import math
-import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -119,16 +118,6 @@ class RunDirectory:
         files.write_json(self.work / MANIFEST, manifest)
         self._rename()
         locks.release(self.output)
-
-    @contextmanager
-    def whole(self) -> Iterator[None]:
-        """Leave nothing behind where an error of the user's ends a run that is too short to go on with."""
-        try:
-            yield
-        except CahqpError:
-            shutil.rmtree(self.work, ignore_errors=True)
-            locks.release(self.output)
-            raise
 
     def _open_work(self) -> None:
         with _explained(self.work):
@@ -253,7 +242,7 @@ def hash_outputs(directory: Path, sync: bool = False) -> dict[str, str]:
         if name.as_posix() in (MANIFEST, IDENTITY, "config.yaml"):
             continue
         if sync:
-            _sync_file(path)
+            files.sync_directory(path)  # files are synced in the same way
         hashes[name.as_posix()] = files.sha256(path)
     return hashes
 
@@ -330,14 +319,6 @@ def _remove_leftovers(directory: Path) -> None:
     """Remove temporary files of interrupted writes; see `cahqp.files.atomic_write`."""
     for path in directory.rglob(".*.tmp"):
         path.unlink()
-
-
-def _sync_file(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 @contextmanager
