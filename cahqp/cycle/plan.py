@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, ValidationInfo
 
 from cahqp.errors import ConfigError
-from cahqp.relabel.options import LabelOptions
+from cahqp.labels.options import LabelOptions
 from cahqp.runs.schema import ExistingFile, Name, Section, parse, unknown, validate
 
 SCENES = "scenes:"

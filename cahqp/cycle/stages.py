@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cahqp.cycle.plan import SCENES, BasePlan, CyclePlan
-from cahqp.relabel.options import LabelOptions
+from cahqp.labels.options import LabelOptions
 from cahqp.runs.options import flags
 from cahqp.runs.state import Stage
 

@@ -64,12 +64,3 @@ def _tile_edges(count: int) -> list[tuple[float, float]]:
     size = 1 / (count - (count - 1) * _OVERLAP)
     step = size * (1 - _OVERLAP)
     return [(number * step, min(1.0, number * step + size)) for number in range(count)]
-
-
-def unknown_view(name: str) -> str | None:
-    """Return the problem with the name of a view, `None` if there is none."""
-    try:
-        parse_views([name])
-    except ConfigError as error:
-        return str(error).removeprefix("--views ")
-    return None

@@ -11,7 +11,7 @@ from cahqp.errors import ConfigError, check_numbers
 from cahqp.labels.calibration.curves import Method as CalibrationMethod
 from cahqp.labels.formats.options import Format
 from cahqp.labels.fusion import Method as FusionMethod
-from cahqp.labels.options import LabelOptions as LabelOptions
+from cahqp.labels.options import LabelOptions
 from cahqp.labels.views import parse_views
 
 _NOT_RECORDED = (

@@ -17,7 +17,7 @@ from cahqp.benchmarks.adapt.plan import Arm, BenchmarkPlan, BenchmarkStudent, Be
 from cahqp.coco.reader import read_coco_frames
 from cahqp.cycle.plan import SCENES
 from cahqp.cycle.stages import LABELS, MODEL
-from cahqp.relabel.options import LabelOptions
+from cahqp.labels.options import LabelOptions
 from cahqp.runs.directory import content_hash
 from cahqp.runs.options import flags
 from cahqp.runs.state import Stage
