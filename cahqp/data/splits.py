@@ -1,4 +1,4 @@
-"""Held-out frames: splits by recording or camera, and a check for frames that are also trained on.
+"""Check that held-out frames are not also trained on.
 
 Neighbouring frames of a fixed camera are nearly the same image, so a random split would measure memory.
 """
@@ -9,8 +9,6 @@ import logging
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
-
-import numpy as np
 
 from cahqp.errors import DataError
 from cahqp.files import sha256
@@ -29,61 +27,6 @@ _log = logging.getLogger(__name__)
 def recording_of(frame: Frame) -> str:
     """Return the recording of a frame, by default its camera."""
     return frame.recording or frame.camera
-
-
-def split_by_recording(
-    frames: Sequence[Frame], share: float, seed: int = 0, by_camera: bool = False
-) -> tuple[list[int], list[int]]:
-    """Split frames so that no recording is on both sides.
-
-    Args:
-        frames: All frames.
-        share: Share of the recordings, 0..1, to hold out; at least one is held out, and at least one is not.
-        seed: Seed of the draw.
-        by_camera: Hold out whole cameras.
-
-    Returns:
-        Positions to train on and positions to hold out.
-
-    Raises:
-        DataError: There are fewer than two recordings.
-    """
-    groups = [frame.camera if by_camera else recording_of(frame) for frame in frames]
-    names = sorted(set(groups))
-    if len(names) < 2:
-        message = (
-            f"Frames of {len(names)} {'camera' if by_camera else 'recording'} cannot be split by it. "
-            "Add another one, or hold out a later block of it."
-        )
-        raise DataError(message)
-    count = min(max(1, round(share * len(names))), len(names) - 1)
-    held = {names[i] for i in np.random.default_rng(seed).permutation(len(names))[:count]}
-    sides: tuple[list[int], list[int]] = ([], [])
-    for position, group in enumerate(groups):
-        sides[group in held].append(position)
-    return sides
-
-
-def split_later_block(frames: Sequence[Frame], share: float) -> tuple[list[int], list[int]]:
-    """Split each recording in time: its last part is held out.
-
-    Args:
-        frames: All frames.
-        share: Share of each recording, 0..1, to hold out.
-
-    Returns:
-        Positions to train on and positions to hold out.
-    """
-    recordings: dict[str, list[int]] = defaultdict(list)
-    for position, frame in enumerate(frames):
-        recordings[recording_of(frame)].append(position)
-    train, held_out = [], []
-    for positions in recordings.values():
-        positions.sort(key=lambda p: frames[p].index)
-        cut = len(positions) - round(share * len(positions))
-        train += positions[:cut]
-        held_out += positions[cut:]
-    return sorted(train), sorted(held_out)
 
 
 def check_leakage(train: Sequence[Located], held_out: Sequence[Located], later_block: bool = False) -> None:

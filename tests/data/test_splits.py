@@ -1,6 +1,6 @@
 import pytest
 
-from cahqp.data.splits import check_leakage, split_by_recording, split_later_block
+from cahqp.data.splits import check_leakage
 from cahqp.errors import DataError
 from cahqp.frame import Frame
 
@@ -11,31 +11,6 @@ def frames(recording, indices, camera=""):
 
 def located(*parts):
     return [(frame, None) for part in parts for frame in part]
-
-
-def test_no_recording_is_on_both_sides():
-    everything = [frame for name in "abcde" for frame in frames(name, range(4))]
-    train, held_out = split_by_recording(everything, 0.4, seed=1)
-    assert len(train) == 12
-    assert not {everything[i].recording for i in train} & {everything[i].recording for i in held_out}
-
-
-def test_a_split_by_camera_keeps_its_recordings_together():
-    everything = frames("a", range(2), "x") + frames("b", range(2), "x") + frames("c", range(2), "y")
-    train, held_out = split_by_recording(everything, 0.5, by_camera=True)
-    assert sorted(map(len, (train, held_out))) == [2, 4]
-
-
-def test_one_recording_cannot_be_split_by_recording():
-    with pytest.raises(DataError, match="hold out a later block"):
-        split_by_recording(frames("a", range(9)), 0.5)
-
-
-def test_a_later_block_comes_after_the_rest_of_its_recording():
-    everything = frames("a", [3, 1, 0, 2]) + frames("b", range(2))
-    train, held_out = split_later_block(everything, 0.5)
-    assert [(everything[i].recording, everything[i].index) for i in held_out] == [("a", 3), ("a", 2), ("b", 1)]
-    check_leakage(located([everything[i] for i in train]), located([everything[i] for i in held_out]), later_block=True)
 
 
 def test_a_shared_recording_is_refused():
