@@ -17,7 +17,7 @@ from cahqp.labels.calibration.file import Calibration, read_calibration
 from cahqp.labels.calibration.thresholds import MIN_THRESHOLD
 from cahqp.labels.rules import CANDIDATE_FLOOR, Rules, thresholds_of
 from cahqp.relabel.options import RelabelOptions
-from cahqp.relabel.shard_writer import CANDIDATES, SingleTeacher
+from cahqp.relabel.shard_writer import CANDIDATES, EnsembleTeacher, SingleTeacher
 from cahqp.relabel.tta import build_ensemble
 
 LABELS = "checkpoints/labels"
@@ -48,7 +48,8 @@ class LabelPipeline:
             self.frames = FrameSet(source, detector.preprocessing, options.max_invalid_share)
             self.rules = Rules(detector.classes, limits, options, plain=True)
             return
-        self.teacher = ensemble = build_ensemble(options, detector, [frame.name for frame in source.frames])
+        ensemble = build_ensemble(options, detector, [frame.name for frame in source.frames])
+        self.teacher = EnsembleTeacher(ensemble)
         self.frames = ensemble.frames(source, options.max_invalid_share)
         calibration = None
         if options.calibration is not None:

@@ -19,7 +19,7 @@ from cahqp.inference.frames import FrameBatch, FrameLoader, FrameSet, detect, fi
 from cahqp.labels.candidates import Candidates, clip_candidates, encode
 from cahqp.labels.shards.shards import LabelShards
 from cahqp.relabel.output_names import OutputNames
-from cahqp.relabel.tta import ViewFrames, collate_views
+from cahqp.relabel.tta import Ensemble, ViewBatch, ViewFrames, collate_views
 
 CANDIDATES = "checkpoints/candidates"
 """Folder of the shards in a run directory. A manifest does not cover checkpoints."""
@@ -48,6 +48,22 @@ class SingleTeacher(LightningModule):
             every = Candidates(boxes, scores, found.labels.cpu().numpy())
             candidates.append(clip_candidates(every, frame.size, self.floor, frame.name, min_side=-np.inf))
         return candidates
+
+
+class EnsembleTeacher(LightningModule):
+    """Several teachers or views of frames, fused.
+
+    Args:
+        ensemble: The teachers and views.
+    """
+
+    def __init__(self, ensemble: Ensemble) -> None:
+        super().__init__()
+        self.ensemble = ensemble.eval()
+
+    def predict_step(self, batch: ViewBatch, batch_idx: int) -> list[Candidates]:
+        """Return the candidates of each frame."""
+        return self.ensemble(batch.views) if batch.views else []
 
 
 class RemainingFrames(LightningDataModule):

@@ -9,7 +9,6 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
-from lightning.pytorch import LightningModule
 from numpy.typing import NDArray
 from torch import nn
 
@@ -106,7 +105,7 @@ def collate_views(samples: list[Any]) -> ViewBatch:
     return ViewBatch(views[0], [position for position, _ in healthy], views)
 
 
-class Ensemble(LightningModule):
+class Ensemble(nn.Module):
     """Teachers and views whose detections are fused, also with external predictions.
 
     Args:
@@ -136,10 +135,6 @@ class Ensemble(LightningModule):
         """Return the frames of the input in the views of the ensemble."""
         detectors: Any = self.detectors
         return ViewFrames(source, [d.preprocessing for d in detectors], self.views, max_invalid_share)
-
-    def predict_step(self, batch: ViewBatch, batch_idx: int) -> list[Candidates]:
-        """Return the candidates of each frame."""
-        return self(batch.views) if batch.views else []
 
     @torch.no_grad()
     def forward(self, views: Sequence[Batch]) -> list[Candidates]:
