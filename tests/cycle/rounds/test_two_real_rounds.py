@@ -141,7 +141,7 @@ def test_two_rounds_and_the_second_killed_again_and_again(cycle, tmp_path):
     assert set(drift["cameras"]) == {"camera-0", "camera-1"}
     assert {len(said["windows"]) for said in drift["cameras"].values()} == {2}
     page = (whole / "runs/two/report.html").read_text()
-    for part in ("What the running student reaches", "Drift", "What the gate decided", "Labels of the last rounds"):
+    for part in ("Accuracy of the running student", "Drift", "Gate decisions", "Labels of the last rounds"):
         assert part in page
     copy_of_the_first_round(whole, killed)
     check_killed_round(cycle, whole, killed)
