@@ -242,7 +242,7 @@ def test_it_is_exported(tmp_path, images):
         expected = detector(images[:1])
     torch.testing.assert_close(torch.from_numpy(logits), expected.pred_logits, atol=1e-3, rtol=0)
     torch.testing.assert_close(torch.from_numpy(boxes), expected.pred_boxes, atol=1e-4, rtol=0)
-    with pytest.raises(ConfigError, match="leave out --sampling gather"):
+    with pytest.raises(ConfigError, match="Remove --sampling gather"):
         to_onnx(detector, tmp_path / "other.onnx", (64, 96), 1, "gather")
 
 
