@@ -26,7 +26,7 @@ from cahqp.relabel.options import SoftStoreSettings
 from cahqp.relabel.soft_labels import SoftTeacher, TeacherViews, store_key
 from cahqp.training.distillation.loss import soft_targets
 from cahqp.training.distillation.store import SoftLabelStore, SoftLabelWriter
-from cahqp.training.distillation.views import SoftFrames, join, stored_frames
+from cahqp.training.distillation.views import SoftFrames, join_soft_views, stored_frames
 from cahqp.training.student import StudentTraining
 
 EPOCHS, VIEWS = (4, 12, 24, 48), (1, 2, 4, 8)
@@ -130,7 +130,7 @@ class StoreBench:
                 teacher_augmentation=strong(self.teacher.preprocessing),
             )
         for positions in self.batches:
-            batch = join([], [views[(number, position)] for position in positions])
+            batch = join_soft_views([], [views[(number, position)] for position in positions])
             if batch.teacher_views is not None:
                 with torch.no_grad():
                     batch.soft = soft_targets(self.teacher, batch.teacher_views)

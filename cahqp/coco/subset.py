@@ -16,10 +16,10 @@ Image = dict[str, Any]
 
 def camera_of(image: Image) -> str:
     """Return an image's camera, by default its recording."""
-    return str(image.get("camera") or recording_of(image))
+    return str(image.get("camera") or recording_of_image(image))
 
 
-def recording_of(image: Image) -> str:
+def recording_of_image(image: Image) -> str:
     """Return an image's recording, by default its camera, else the folder of its file."""
     named = image.get("recording") or image.get("camera") or str(image["file_name"]).rpartition("/")[0]
     return str(named or "recording")

@@ -41,7 +41,7 @@ def publish(options: PublishOptions) -> None:
     """Run `cahqp publish`."""
     metrics = files.read_json(options.metrics)
     candidate, running = (_ap50(metrics, model, options) for model in (CANDIDATE, RUNNING))
-    decision = decide(candidate, running, options.frames)
+    decision = decide_publication(candidate, running, options.frames)
     inputs = {"candidate": options.candidate, "running": options.running}
     with open_run(options.output, "publish", decision, inputs) as run:
         if run is not None:
@@ -51,7 +51,7 @@ def publish(options: PublishOptions) -> None:
     print(decision["reason"])
 
 
-def decide(candidate: float | None, running: float | None, frames: str) -> dict[str, Any]:
+def decide_publication(candidate: float | None, running: float | None, frames: str) -> dict[str, Any]:
     """Compare two AP50 in 0..1.
 
     Returns:

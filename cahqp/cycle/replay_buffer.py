@@ -17,7 +17,7 @@ import numpy as np
 
 from cahqp.coco.document import read_document
 from cahqp.coco.image_folder import image_root
-from cahqp.coco.subset import Image, build_document, camera_of, copy_file, recording_of
+from cahqp.coco.subset import Image, build_document, camera_of, copy_file, recording_of_image
 from cahqp.drift.mmd import distance, fit_scale
 from cahqp.drift.signals import Signals, read_signals, same_model, write_signals
 from cahqp.errors import ConfigError, DataError, check_numbers
@@ -145,7 +145,7 @@ def held_out(images: list[Image], share: float) -> set[int]:
     """
     recordings: dict[str, list[Image]] = {}
     for image in images:
-        recordings.setdefault(f"{camera_of(image)}/{recording_of(image)}", []).append(image)
+        recordings.setdefault(f"{camera_of(image)}/{recording_of_image(image)}", []).append(image)
     held: set[int] = set()
     for frames in recordings.values():
         frames.sort(key=lambda image: (image.get("frame", 0), image["id"]))

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from cahqp.coco.subset import build_document, copy_file
 from cahqp.drift.mmd import fit_scale, squared_distances
 from cahqp.drift.options import DRIFT
-from cahqp.drift.signals import Signals, join, read_signals, write_signals
+from cahqp.drift.signals import Signals, join_signals, read_signals, write_signals
 from cahqp.errors import ConfigError, DataError, check_numbers
 from cahqp.files import read_json, write_json
 from cahqp.runs.directory import open_run
@@ -75,16 +75,16 @@ def sample(options: SampleOptions) -> None:
             return
         parts = [read_signals(path) for path in options.features]
         files = [_file(part, row) for part in parts for row in range(len(part))]
-        signals = join(parts)
+        signals = join_signals(parts)
         rows = _candidates(signals, options)
-        known = join([read_signals(path) for path in options.known]) if options.known else None
-        chosen = choose(signals.take(rows), options.budget, known, **options.weights)
+        known = join_signals([read_signals(path) for path in options.known]) if options.known else None
+        chosen = choose_frames(signals.take(rows), options.budget, known, **options.weights)
         _write(run.work, signals, files, [(int(rows[row]), scores) for row, scores in chosen])
         run.metrics = {"frames": len(chosen), "of": len(signals)}
         print(f"{options.output}: {len(chosen)} of {len(signals)} frames.")
 
 
-def choose(signals: Signals, budget: int, known: Signals | None = None, **weights: float) -> list[Choice]:
+def choose_frames(signals: Signals, budget: int, known: Signals | None = None, **weights: float) -> list[Choice]:
     """Choose rows greedily per camera, as in k-centre selection: each time the best row given those chosen already.
 
     Args:

@@ -14,7 +14,7 @@ from cahqp.drift.faults import fault, usual_change
 from cahqp.drift.grouping import change_direction, group_cameras
 from cahqp.drift.mmd import MmdResult, Reference, blocks
 from cahqp.drift.options import DRIFT, FAULT, FEW, KINDS, STEADY, DriftOptions, DriftSettings
-from cahqp.drift.signals import PLAIN, Signals, join, read_signals, same_model
+from cahqp.drift.signals import PLAIN, Signals, join_signals, read_signals, same_model
 from cahqp.errors import ConfigError, DataError
 from cahqp.files import write_json
 from cahqp.runs.directory import open_run
@@ -69,7 +69,7 @@ def judge(
         settings: Settings of the drift test.
         seed: Seed of the permutations.
     """
-    stream = join(parts)
+    stream = join_signals(parts)
     for name, signals in references.items():
         if not same_model(signals, stream):
             message = f"--reference {name} and --frames have features of different models. Use one model for both."

@@ -93,7 +93,7 @@ def interval(signals: Signals) -> float | None:
     return float(np.median(gaps)) if gaps else None
 
 
-def join(parts: list[Signals]) -> Signals:
+def join_signals(parts: list[Signals]) -> Signals:
     """Return the concatenation of several inputs, without a root.
 
     Raises:

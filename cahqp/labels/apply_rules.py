@@ -29,7 +29,7 @@ from cahqp.labels.shards.shards import ShardIndex, index_shards
 from cahqp.labels.tracking.linker import Sightings, linked_share
 from cahqp.labels.tracking.recordings import label_recording, prepare
 from cahqp.labels.tracking.stationary import OccupiedPositions, probes
-from cahqp.labels.tracking.temporal import BLOCK, interval, too_sparse, why_not
+from cahqp.labels.tracking.temporal import BLOCK, too_sparse, track_interval, why_not
 
 _PROBED, _MIN_PROBED, _PROBED_FRAMES = 32, 4, 120
 """Recordings that are probed for whether boxes can be tracked: in all, at least for each time between frames; and the
@@ -245,7 +245,7 @@ def _why_unordered(frames: Sequence[_FrameRow]) -> str | None:
 
 def _spacing(frames: Sequence[_FrameRow]) -> str:
     """Return the median time between frames, rounded to one digit because it varies between recordings."""
-    return f"{interval([frame.order[0] for frame in frames]):.1g}"
+    return f"{track_interval([frame.order[0] for frame in frames]):.1g}"
 
 
 def _occupied_positions(

@@ -19,7 +19,7 @@ from cahqp.reports.inputs import put_first, read_object
 from cahqp.reports.labels import compare_labels, read_labels
 from cahqp.reports.options import ReportOptions
 from cahqp.reports.page import write_page
-from cahqp.reports.rounds import describe_rounds, has_rounds
+from cahqp.reports.rounds import describe_rounds, is_rounds_cycle
 from cahqp.runs.directory import open_run
 from cahqp.version import __version__
 
@@ -42,7 +42,7 @@ def report(options: ReportOptions) -> Path:
         RunError: `run` contains no cycle, or `output` belongs to another run.
     """
     run = options.run
-    if has_rounds(run):
+    if is_rounds_cycle(run):
         template, variables = "rounds.html.j2", describe_rounds(run)
     else:
         template, variables = "cycle.html.j2", _describe_cycle(run, options.plan)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from cahqp.errors import DataError
-from cahqp.labels.formats.coco import LabelBox, LabelImage, read_coco
+from cahqp.labels.formats.coco import LabelBox, LabelImage, read_label_file
 from cahqp.reports.inputs import count_reasons, read_object, read_rejected
 from cahqp.reports.pictures import class_colours, draw_boxes, load_picture
 
@@ -30,7 +30,7 @@ class Relabelling:
     """
 
     def __init__(self, directory: Path) -> None:
-        self.labels = read_coco(directory)
+        self.labels = read_label_file(directory)
         self.images = {image.entry["id"]: image for image in self.labels.images}
         kept = Counter(box.name for image in self.labels.images for box in used_boxes(image))
         self.kept = {name: kept[name] for name in self.labels.categories.values()}

@@ -9,7 +9,7 @@ import numpy as np
 from cahqp.coco.image_folder import ImageFolder
 from cahqp.evaluation.ground_truth import read_ground_truth
 from cahqp.files import write_json
-from cahqp.labels.formats.coco import LabelImage, Labels, read_coco
+from cahqp.labels.formats.coco import LabelImage, Labels, read_label_file
 from cahqp.reports.inputs import count_reasons, read_object, read_rejected
 from cahqp.reports.label_statistics import class_balance, count_labels, estimate_drift, measure_labels
 from cahqp.reports.labels import used_boxes
@@ -26,7 +26,7 @@ def quality(options: QualityOptions) -> None:
     with open_run(options.output, "quality", {"pictures": options.pictures}, inputs) as run:
         if run is None:
             return
-        labels = read_coco(options.labels)
+        labels = read_label_file(options.labels)
         result = _measure(options, labels)
         write_json(run.work / "quality.json", result)
         write_page(

@@ -16,7 +16,7 @@ _MAX_LABEL_ROUNDS = 3  # each example frame is embedded, and the page of a year 
 
 
 @dataclass(frozen=True)
-class Round:
+class RoundSummary:
     """One round, or one group of cameras in it.
 
     Attributes:
@@ -40,7 +40,7 @@ class Round:
         return self.models["student-new" if self.published else "student-old"]
 
 
-def has_rounds(run: Path) -> bool:
+def is_rounds_cycle(run: Path) -> bool:
     """Return whether a directory belongs to a plan with rounds."""
     return bool(read_object(run / "cycle.json").get("rounds"))
 
@@ -51,7 +51,7 @@ def describe_rounds(run: Path) -> dict[str, Any]:
     Args:
         run: The cycle's directory.
     """
-    rounds = read_rounds(run)
+    rounds = read_round_summaries(run)
     labels = [(one.name, read_labels(run / one.name / "relabel")) for one in rounds[-_MAX_LABEL_ROUNDS:]]
     return {
         "name": str(read_json(run / "cycle.json")["name"]),
@@ -62,7 +62,7 @@ def describe_rounds(run: Path) -> dict[str, Any]:
     }
 
 
-def read_rounds(run: Path) -> list[Round]:
+def read_round_summaries(run: Path) -> list[RoundSummary]:
     """Return the evaluated rounds in natural order."""
     rounds = []
     for path in sorted(run.glob("round-*/**/evaluate/metrics.json"), key=lambda path: natural_key(path.as_posix())):
@@ -72,11 +72,11 @@ def read_rounds(run: Path) -> list[Round]:
             for model, sets in read_json(path)["models"].items()
         }
         decision = read_object(directory / "published" / "decision.json")
-        rounds.append(Round(directory.relative_to(run).as_posix(), models, decision))
+        rounds.append(RoundSummary(directory.relative_to(run).as_posix(), models, decision))
     return rounds
 
 
-def _accuracy(rounds: Sequence[Round]) -> dict[str, Any]:
+def _accuracy(rounds: Sequence[RoundSummary]) -> dict[str, Any]:
     domains = list(rounds[0].running)
     students = [rounds[0].models["student-old"], *(one.running for one in rounds)]
     history = {domain: [student.get(domain) for student in students] for domain in domains}

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cahqp.scenes.geometry import Camera, Path, rectangle
-from cahqp.scenes.randomness import choose, generator
+from cahqp.scenes.randomness import choose_one, generator
 
 Array = NDArray[np.float32]
 
@@ -160,7 +160,7 @@ def build_layout(seed: int, index: int, size: tuple[int, int]) -> Layout:
 
 def _viewpoint(rng: np.random.Generator, size: tuple[int, int]) -> tuple[Camera, Path]:
     """Return a camera that looks along a road, across it or in between, and the road."""
-    kind = choose(rng, {"along": 0.4, "oblique": 0.35, "across": 0.25})
+    kind = choose_one(rng, {"along": 0.4, "oblique": 0.35, "across": 0.25})
     side = 1 if rng.random() < 0.5 else -1
     if kind == "along":
         height, ahead, angle, x = rng.uniform(5, 7.5), rng.uniform(16, 20), rng.uniform(3, 20), rng.uniform(-4, 4)

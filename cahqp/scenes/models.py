@@ -65,7 +65,7 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Model:
+class RoadUserModel:
     """All parts in flat arrays, so that one projection covers all.
 
     Attributes:
@@ -93,7 +93,7 @@ class Model:
     half_width: float
 
 
-def assemble(parts: list[Part], lamps: list[Lamp]) -> Model:
+def assemble(parts: list[Part], lamps: list[Lamp]) -> RoadUserModel:
     """Flatten parts into a model."""
     faces: list[tuple[int, int]] = []
     rows: list[tuple[int, int, int, int, int]] = []
@@ -105,7 +105,7 @@ def assemble(parts: list[Part], lamps: list[Lamp]) -> Model:
             count += len(polygon)
         rows.append((first_face, len(faces), part.level, first_vertex, count))
     vertices = np.concatenate([polygon for part in parts for polygon in part.polygons])
-    return Model(
+    return RoadUserModel(
         vertices=vertices,
         faces=faces,
         normals=np.array([normal for part in parts for normal in part.normals], np.float32),

@@ -18,7 +18,7 @@ def generator(seed: int, *names: int | str) -> np.random.Generator:
     return np.random.default_rng([seed, *keys])
 
 
-def choose(rng: np.random.Generator, shares: dict[str, float]) -> str:
+def choose_one(rng: np.random.Generator, shares: dict[str, float]) -> str:
     """Draw one key with a probability proportional to its value."""
     values = np.array(list(shares.values()))
     return list(shares)[int(rng.choice(len(values), p=values / values.sum()))]

@@ -13,7 +13,7 @@ from cahqp.scenes.background import fixed, shadow_factor
 from cahqp.scenes.conditions import Conditions
 from cahqp.scenes.geometry import Camera, in_front, rectangle
 from cahqp.scenes.layout import StreetLamp, farthest_first
-from cahqp.scenes.models import Lamp, Model
+from cahqp.scenes.models import Lamp, RoadUserModel
 from cahqp.scenes.road_users import CLASSES
 from cahqp.scenes.traffic import RoadUser
 
@@ -50,7 +50,7 @@ class Drawable:
     bounds: Array
 
     @property
-    def model(self) -> Model:
+    def model(self) -> RoadUserModel:
         """Shape."""
         return self.user.model
 

@@ -7,8 +7,8 @@ from itertools import pairwise
 
 import numpy as np
 
-from cahqp.scenes.models import Colour, Lamp, Model, Part, Points, assemble, box, disc, extrude
-from cahqp.scenes.randomness import choose, generator
+from cahqp.scenes.models import Colour, Lamp, Part, Points, RoadUserModel, assemble, box, disc, extrude
+from cahqp.scenes.randomness import choose_one, generator
 
 CLASSES = ("car", "bus", "truck", "motorcycle", "person")
 
@@ -87,7 +87,7 @@ _CAR_STYLES = {
 }
 
 
-def _car(rng: np.random.Generator) -> Model:
+def _car(rng: np.random.Generator) -> RoadUserModel:
     style = list(_CAR_STYLES)[int(rng.integers(len(_CAR_STYLES)))]
     roof, height, length = _CAR_STYLES[style]
     length *= rng.uniform(0.94, 1.06)
@@ -122,7 +122,7 @@ def _car(rng: np.random.Generator) -> Model:
     return assemble([body, cabin], _vehicle_lamps(half, -half, width, 0.64, belt * 0.75, 0.14))
 
 
-def _bus(rng: np.random.Generator) -> Model:
+def _bus(rng: np.random.Generator) -> RoadUserModel:
     half, width, height = rng.uniform(4.4, 5.3), 1.26, rng.uniform(2.9, 3.15)
     paint, stripe = _pick(rng, BUS_PAINTS), _pick(rng, BUS_PAINTS)
     wheels = _wheels((-half * 0.58, half * 0.6), 0.48)
@@ -151,7 +151,7 @@ def _bus(rng: np.random.Generator) -> Model:
 
 
 def _cargo(rng: np.random.Generator, rear: float, front: float) -> list[Part]:
-    kind = choose(rng, {"box": 0.55, "tipper": 0.25, "tanker": 0.2})
+    kind = choose_one(rng, {"box": 0.55, "tipper": 0.25, "tanker": 0.2})
     paint = _pick(rng, CARGO_PAINTS)
     if kind == "box":
         top = rng.uniform(2.8, 3.3)
@@ -175,7 +175,7 @@ def _cargo(rng: np.random.Generator, rear: float, front: float) -> list[Part]:
     return hull
 
 
-def _truck(rng: np.random.Generator) -> Model:
+def _truck(rng: np.random.Generator) -> RoadUserModel:
     half, width = rng.uniform(3.3, 4.3), 1.18
     paint = _pick(rng, PAINTS)
     cab_rear, height = half - rng.uniform(1.7, 2.0), rng.uniform(2.4, 2.75)
@@ -197,7 +197,7 @@ def _truck(rng: np.random.Generator) -> Model:
     return assemble(parts, lamps)
 
 
-def _motorcycle(rng: np.random.Generator) -> Model:
+def _motorcycle(rng: np.random.Generator) -> RoadUserModel:
     paint, jacket = _pick(rng, PAINTS), _pick(rng, CLOTHES)
     helmet, trousers = _pick(rng, PAINTS), _darker(_pick(rng, CLOTHES), 0.55)
     wheels = [extrude(disc(x, 0.32, 0.33), 0.08, TYRE) for x in (-0.72, 0.74)]
@@ -220,7 +220,7 @@ def _motorcycle(rng: np.random.Generator) -> Model:
     return assemble([*wheels, engine, body, fairing, legs, torso, arms, head], lamps)
 
 
-def _person(rng: np.random.Generator, stride: float) -> Model:
+def _person(rng: np.random.Generator, stride: float) -> RoadUserModel:
     tall = rng.uniform(0.93, 1.07)
     jacket, trousers, skin = _pick(rng, CLOTHES), _darker(_pick(rng, CLOTHES), 0.7), _pick(rng, SKIN)
     hair = _darker(_pick(rng, PAINTS), 0.4)
@@ -247,7 +247,7 @@ def _person(rng: np.random.Generator, stride: float) -> Model:
     return assemble(parts, [])
 
 
-_BUILDERS: dict[str, Callable[[np.random.Generator], Model]] = {
+_BUILDERS: dict[str, Callable[[np.random.Generator], RoadUserModel]] = {
     "car": _car,
     "bus": _bus,
     "truck": _truck,
@@ -255,7 +255,7 @@ _BUILDERS: dict[str, Callable[[np.random.Generator], Model]] = {
 }
 
 
-def build(label: int, identity: tuple[int, ...], phase: int = 0) -> Model:
+def build(label: int, identity: tuple[int, ...], phase: int = 0) -> RoadUserModel:
     """Build the model of one individual.
 
     Args:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from cahqp.scenes.layout import Lane, Layout
-from cahqp.scenes.models import Model
-from cahqp.scenes.randomness import choose, generator
+from cahqp.scenes.models import RoadUserModel
+from cahqp.scenes.randomness import choose_one, generator
 from cahqp.scenes.road_users import CLASSES, build
 
 VEHICLE_SHARES = {"car": 0.45, "bus": 0.12, "truck": 0.15, "motorcycle": 0.28}
@@ -36,11 +36,11 @@ class RoadUser:
     x: float
     y: float
     angle: float
-    model: Model
+    model: RoadUserModel
 
 
 @lru_cache(maxsize=512)
-def _model(label: int, identity: tuple[int, ...], phase: int) -> Model:
+def _model(label: int, identity: tuple[int, ...], phase: int) -> RoadUserModel:
     return build(label, identity, phase)
 
 
@@ -98,7 +98,7 @@ class Traffic:
         rng = generator(self.seed, "slot", *identity[1:])
         if rng.random() > occupied:
             return None
-        label = CLASSES.index("person" if lane.pavement else choose(rng, VEHICLE_SHARES))
+        label = CLASSES.index("person" if lane.pavement else choose_one(rng, VEHICLE_SHARES))
         travelled += float(rng.uniform(-0.5, 0.5)) * max(apart - (2.0 if lane.pavement else 12.5), 0.0)
         if not 0 <= travelled <= lane.end - lane.start + 2 * MARGIN:
             return None

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from cahqp import files
-from cahqp.cycle.publish import PublishOptions, decide, publish
+from cahqp.cycle.publish import PublishOptions, decide_publication, publish
 from cahqp.cycle.run import CycleRunOptions, run
 from cahqp.cycle.status import lines
 from cahqp.errors import ConfigError, RunError
@@ -169,7 +169,7 @@ def test_better_student_is_published(started):
 
 @pytest.mark.parametrize(("candidate", "published"), [(0.5, True), (0.49, False), (None, False)])
 def test_decision(candidate, published):
-    assert decide(candidate, 0.5, "target-test")["published"] is published
+    assert decide_publication(candidate, 0.5, "target-test")["published"] is published
 
 
 def test_several_test_files_decide_by_their_mean(tmp_path):

@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 
 from cahqp.__main__ import main
-from cahqp.cycle.sample import choose
-from cahqp.drift.signals import join, read_signals, write_signals
+from cahqp.cycle.sample import choose_frames
+from cahqp.drift.signals import join_signals, read_signals, write_signals
 
 stream = runpy.run_path(str(Path(__file__).parents[1] / "drift" / "signal_streams.py"))["stream"]
 EVEN = {"uncertainty": 1.0, "novelty": 1.0, "spread": 1.0}
 
 
 def rows(signals, budget, known=None, **weights):
-    return [row for row, _ in choose(signals, budget, known, **{**dict.fromkeys(EVEN, 0.0), **weights})]
+    return [row for row, _ in choose_frames(signals, budget, known, **{**dict.fromkeys(EVEN, 0.0), **weights})]
 
 
 def test_the_undecided_come_first():
@@ -32,13 +32,13 @@ def test_spread_leaves_no_long_gap():
 
 def test_novelty_takes_the_odd_ones():
     odd = stream(3, seed=3, shift=6.0)
-    chosen = rows(join([stream(40), odd]), 4, known=stream(40, seed=9), novelty=1.0)
+    chosen = rows(join_signals([stream(40), odd]), 4, known=stream(40, seed=9), novelty=1.0)
     assert set(chosen) & {40, 41, 42}
 
 
 def test_cameras_share_the_budget_and_leave_what_they_lack():
-    signals = join([stream(2, camera="a"), stream(30, camera="b"), stream(30, camera="c")])
-    chosen = [signals.cameras[row] for row, _ in choose(signals, 12, **EVEN)]
+    signals = join_signals([stream(2, camera="a"), stream(30, camera="b"), stream(30, camera="c")])
+    chosen = [signals.cameras[row] for row, _ in choose_frames(signals, 12, **EVEN)]
     assert {camera: chosen.count(camera) for camera in "abc"} == {"a": 2, "b": 5, "c": 5}
 
 

@@ -12,7 +12,7 @@ from cahqp.drift.command import describe, first_run, judge
 from cahqp.drift.faults import Usual, fault
 from cahqp.drift.mmd import Reference, blocks, distance, fit_scale
 from cahqp.drift.options import DriftSettings
-from cahqp.drift.signals import PLAIN, join, read_signals, write_signals
+from cahqp.drift.signals import PLAIN, join_signals, read_signals, write_signals
 from cahqp.errors import ConfigError, DataError
 
 stream = runpy.run_path(str(Path(__file__).with_name("signal_streams.py")))["stream"]
@@ -73,7 +73,7 @@ def test_waves_would_alarm_a_test_that_permutes_frames():
 
 @pytest.mark.parametrize("change", [{"shift": 2.5}, {"brightness": 40.0}, {"detections": 1.0}, {"moved": 0.3}])
 def test_a_change_is_found_within_five_windows(change):
-    found = verdict(join([stream(36, seed=5), stream(60, seed=6, **change)]))
+    found = verdict(join_signals([stream(36, seed=5), stream(60, seed=6, **change)]))
     assert found["verdict"] == "drift"
     assert 3 <= found["since"] <= 6
 
@@ -106,7 +106,7 @@ def test_drift_is_from_everything_known():
     ],
 )
 def test_faults_are_not_drift(broken, named):
-    found = judge(USUAL, [join([stream(24, seed=5), stream(36, seed=6, **broken)])], QUICK)
+    found = judge(USUAL, [join_signals([stream(24, seed=5), stream(36, seed=6, **broken)])], QUICK)
     assert (found["cameras"]["north"]["verdict"], found["cameras"]["north"]["fault"]) == ("fault", named)
     assert found["groups"] == []
     assert not found["adapt"]
@@ -121,7 +121,7 @@ def test_unreadable_frames_are_a_fault():
 
 
 def test_a_camera_that_sends_nothing_is_silent():
-    known = {"day": join([stream(120), stream(120, camera="south", seed=2)])}
+    known = {"day": join_signals([stream(120), stream(120, camera="south", seed=2)])}
     assert judge(known, [stream(36, seed=3)], QUICK)["silent"] == ["south"]
 
 
@@ -140,7 +140,7 @@ def test_a_reference_may_list_its_frames_in_any_order():
     def cameras(seed):
         return [stream(36, camera=f"c{n}", seed=seed + n, correlation=0.9) for n in range(6)]
 
-    whole = join(cameras(0))
+    whole = join_signals(cameras(0))
     mixed = whole.take(np.random.default_rng(0).permutation(len(whole)))
     found = [judge({"day": known}, cameras(50), QUICK)["cameras"] for known in (whole, mixed)]
     assert found[0] == found[1]
@@ -154,7 +154,7 @@ def test_features_of_another_model_with_as_many_values_are_refused():
 
 def test_cameras_that_change_alike_are_one_group():
     names = ("a", "b", "c")
-    known = {"day": join([stream(120, camera=n, seed=i) for i, n in enumerate(names)])}
+    known = {"day": join_signals([stream(120, camera=n, seed=i) for i, n in enumerate(names)])}
     shifts = {"a": {"shift": 2.5}, "b": {"shift": 2.2}, "c": {"brightness": 20.0}}
     now = [stream(48, camera=n, seed=10 + i, **shifts[n]) for i, n in enumerate(names)]
     assert judge(known, now, QUICK)["groups"] == [["a", "b"], ["c"]]
@@ -177,7 +177,7 @@ def test_a_short_round_is_no_reference_and_stops_nothing():
 
 def test_a_camera_with_few_frames_is_compared_with_all_cameras():
     parts = [stream(24, camera=name, seed=20 + number, shift=2.5) for number, name in enumerate(("north", "a", "b"))]
-    found = judge({**USUAL, "night": join(parts)}, [stream(48, seed=9, shift=2.5)], QUICK)
+    found = judge({**USUAL, "night": join_signals(parts)}, [stream(48, seed=9, shift=2.5)], QUICK)
     assert (found["cameras"]["north"]["verdict"], found["short"]) == ("steady", [])
 
 

@@ -11,7 +11,7 @@ from cahqp.__main__ import main
 from cahqp.errors import DataError
 from cahqp.evaluation.ground_truth import GroundTruth, GroundTruthImage
 from cahqp.labels.candidates import Candidates
-from cahqp.labels.formats.coco import read_coco
+from cahqp.labels.formats.coco import read_label_file
 from cahqp.relabel import calibrate as calibrating
 from cahqp.relabel.calibrate import suppressed_evidence
 from cahqp.relabel.tta import ViewFrames
@@ -36,7 +36,7 @@ def relabelled(root, name, *more, frames="annotations.json"):
 
 
 def kept(root, name):
-    return [box for image in read_coco(root / name).images for box in image.boxes if not box.ignored]
+    return [box for image in read_label_file(root / name).images for box in image.boxes if not box.ignored]
 
 
 def test_calibration_says_what_it_reaches(root):
@@ -219,7 +219,7 @@ def test_places_that_are_always_taken_lose_labels_and_say_why(root, tmp_path):
         relabelled(root, "band", "--stationary_weight=0", "--threshold=0.2", "--ignore_share=0.9", frames="still.json")
         == 0
     )
-    in_band = [box for image in read_coco(root / "band").images for box in image.boxes]
+    in_band = [box for image in read_label_file(root / "band").images for box in image.boxes]
     assert all(box.ignored for box in in_band) and len(in_band) >= len(taken)
     assert len(taken) >= 7 and all(box["detector_score"] >= 0.2 for box in taken)
 

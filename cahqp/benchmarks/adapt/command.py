@@ -9,7 +9,7 @@ from pathlib import Path
 
 from cahqp.benchmarks.adapt.checks import check_files
 from cahqp.benchmarks.adapt.plan import BenchmarkPlan
-from cahqp.benchmarks.adapt.plan_reader import read_plan
+from cahqp.benchmarks.adapt.plan_reader import read_benchmark_plan
 from cahqp.benchmarks.adapt.results import results
 from cahqp.benchmarks.adapt.stages import ArmRun, StageGraph
 from cahqp.benchmarks.adapt.table import markdown, read_page, write_section
@@ -32,7 +32,7 @@ def adapt(options: AdaptBenchmarkOptions) -> None:
         DataError: A file of frames is unsuitable.
         RunError: A stage failed.
     """
-    plans = {path: read_plan(path, options) for path in options.plan}
+    plans = {path: read_benchmark_plan(path, options) for path in options.plan}
     if len({plan.name for plan in plans.values()}) != len(plans):
         message = "Two plans have the same name. Rename one: the name is also its folder below --output."
         raise ConfigError(message)

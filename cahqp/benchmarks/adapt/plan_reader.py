@@ -17,7 +17,7 @@ from cahqp.scenes.options import ScenesOptions
 DATA = "data:"
 
 
-def read_plan(path: Path, options: AdaptBenchmarkOptions) -> BenchmarkPlan:
+def read_benchmark_plan(path: Path, options: AdaptBenchmarkOptions) -> BenchmarkPlan:
     """Read and check a plan, and apply the options to it.
 
     Raises:

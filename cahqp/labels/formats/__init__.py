@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from cahqp.labels.formats import cvat, label_studio, yolo
-from cahqp.labels.formats.coco import Labels, read_coco
+from cahqp.labels.formats.coco import Labels, read_label_file
 from cahqp.labels.formats.options import Format
 
 WRITERS = {"yolo": yolo.write, "cvat": cvat.write, "label-studio": label_studio.write}
@@ -19,7 +19,7 @@ def write_format(labels: Path, kind: str, folder: Path) -> None:
         kind: `yolo`, `cvat` or `label-studio`.
         folder: Folder to write.
     """
-    WRITERS[kind](read_coco(labels), folder)
+    WRITERS[kind](read_label_file(labels), folder)
 
 
 def read_format(path: Path, kind: Format, like: Labels | None) -> Labels:
@@ -32,5 +32,5 @@ def read_format(path: Path, kind: Format, like: Labels | None) -> Labels:
     """
     if kind == "yolo":
         return yolo.read(path, like)
-    readers = {"coco": read_coco, "cvat": cvat.read, "label-studio": label_studio.read}
+    readers = {"coco": read_label_file, "cvat": cvat.read, "label-studio": label_studio.read}
     return readers[kind](path)

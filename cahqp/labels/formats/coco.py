@@ -80,7 +80,7 @@ class Labels:
     images: tuple[LabelImage, ...]
 
 
-def read_coco(path: Path) -> Labels:
+def read_label_file(path: Path) -> Labels:
     """Read a COCO file of labels.
 
     Args:

@@ -9,7 +9,7 @@ from cahqp.coco.image_folder import ImageFolder
 from cahqp.errors import ConfigError
 from cahqp.files import write_json
 from cahqp.labels.formats import WRITERS, read_format
-from cahqp.labels.formats.coco import read_coco, write_coco
+from cahqp.labels.formats.coco import read_label_file, write_coco
 from cahqp.labels.formats.options import ReformatOptions
 from cahqp.labels.formats.review import accept, merge_review, unique_images
 from cahqp.runs.directory import RunDirectory, open_run
@@ -26,7 +26,7 @@ def reformat(options: ReformatOptions) -> None:
     with open_run(options.output, "reformat", settings, inputs) as run:
         if run is None:
             return
-        like = read_coco(options.like) if options.like else None
+        like = read_label_file(options.like) if options.like else None
         labels = unique_images(read_format(options.labels, options.source, like))
         if like is not None:
             labels = merge_review(labels, like, options.reviewed)

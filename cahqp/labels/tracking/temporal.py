@@ -136,12 +136,12 @@ def too_sparse(frames: Sequence[Sightings], median: float | None) -> str | None:
     if share is None or median is None:
         return "too few boxes to tell whether frames follow each other"
     if share < MIN_LINKED or median < MIN_LINKED_MEDIAN:
-        apart = interval([frame.time for frame in frames])
+        apart = track_interval([frame.time for frame in frames])
         return f"frames too far apart, or in no order: {apart:g} s, and boxes are not in the next one"
     return None
 
 
-def interval(times: Sequence[float]) -> float:
+def track_interval(times: Sequence[float]) -> float:
     """Return the median time between frames in seconds."""
     return float(np.median(np.diff(times))) if len(times) > 1 else 0.0
 
@@ -161,7 +161,7 @@ def smooth(
         The boxes of each frame, and the first unused track number.
     """
     times = [frame.time for frame in frames]
-    usual = interval(times)
+    usual = track_interval(times)
     gap = max(settings.max_gap, 2.5 * usual)
     count = link(frames, gap)
     tracks = _collect(frames, classes)

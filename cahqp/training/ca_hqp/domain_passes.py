@@ -59,7 +59,7 @@ def joint_pass(
         denoised: Boxes of the target's denoising queries; `None` for no such queries.
         class_scores: Class scores of the target's pseudo-boxes.
     """
-    joined, count = join(source, target), len(source)
+    joined, count = join_batches(source, target), len(source)
     empty = [Targets.empty(target.images.device)] * len(target)
     output = detect(joined, [*source.targets, *(empty if denoised is None else denoised)])
     first, second = slice(0, count), slice(count, None)
@@ -90,7 +90,7 @@ def frozen_bn_stats(norms: Sequence[BatchNormLayer]) -> Iterator[None]:
             norm.momentum = momentum
 
 
-def join(first: Batch, second: Batch) -> Batch:
+def join_batches(first: Batch, second: Batch) -> Batch:
     """Return two batches as one, padded at the right and the bottom to a common size."""
     height, width = (max(first.images.shape[side], second.images.shape[side]) for side in (2, 3))
     images, masks = [], []

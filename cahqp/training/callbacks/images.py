@@ -39,7 +39,7 @@ class PseudoLabelImages(Callback):
         assert isinstance(pl_module, DetectionModule)
         images = batch["target_weak"].images
         for row, labels in enumerate(outputs["pseudo_labels"][: self.count]):
-            image = draw(images[row].cpu(), labels.to("cpu"), pl_module.detector.classes)
+            image = draw_targets(images[row].cpu(), labels.to("cpu"), pl_module.detector.classes)
             path = self.directory / f"pseudo{trainer.global_step:06d}-{row}.jpg"
             save_image(trainer, image, path, f"pseudo_labels/{row}")
 
@@ -53,7 +53,7 @@ def save_image(trainer: Trainer, image: Tensor, path: Path, name: str) -> None:
             logger.log_image(name, [image.permute(1, 2, 0).numpy()])
 
 
-def draw(image: Tensor, labels: Targets, classes: tuple[str, ...]) -> Tensor:
+def draw_targets(image: Tensor, labels: Targets, classes: tuple[str, ...]) -> Tensor:
     """Return a (3, H, W) uint8 image with its labels.
 
     Args:

@@ -15,7 +15,7 @@ from cahqp.errors import ConfigError, check_numbers
 from cahqp.structures import Preprocessing
 from cahqp.training.distillation.records import Rest
 from cahqp.training.distillation.store import SoftLabelStore
-from cahqp.training.distillation.views import SoftBatch, SoftFrames, join, stored_frames
+from cahqp.training.distillation.views import SoftBatch, SoftFrames, join_soft_views, stored_frames
 
 
 class DistillationData(DetectionData):
@@ -116,4 +116,4 @@ class DistillationData(DetectionData):
 
 
 def _join_parts(parts: list[list[Any]]) -> SoftBatch:
-    return join(parts[0] if len(parts) > 1 else [], parts[-1])
+    return join_soft_views(parts[0] if len(parts) > 1 else [], parts[-1])

@@ -144,7 +144,7 @@ def stored_frames(store: SoftLabelStore) -> FrameSource:
     return ImageFrames(store.root, store.frames)
 
 
-def join(labelled: list[Sample], views: list[SoftSample]) -> SoftBatch:
+def join_soft_views(labelled: list[Sample], views: list[SoftSample]) -> SoftBatch:
     """Make a batch of labelled images and views."""
     batch = collate([*labelled, *(view.sample for view in views)])
     probs = [view.probs for view in views if view.probs is not None]

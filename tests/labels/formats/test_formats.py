@@ -15,7 +15,7 @@ from cahqp.labels.formats.coco import (
     LabelBox,
     LabelImage,
     Labels,
-    read_coco,
+    read_label_file,
     write_coco,
 )
 from cahqp.labels.formats.review import accept, merge_review, unique_images
@@ -56,7 +56,7 @@ def held(box, *names):
 
 def test_coco_loses_nothing_and_pycocotools_reads_it(labels, tmp_path, capsys):
     write_coco(labels, tmp_path / "labels.json")
-    assert read_coco(tmp_path) == labels
+    assert read_label_file(tmp_path) == labels
     coco = COCO(tmp_path / "labels.json")
     assert coco.getImgIds() == [10, 11, 12]
     assert coco.loadCats([3, 5])[1]["name"] == "traffic light"
@@ -394,7 +394,7 @@ BAD = [
 ]
 
 
-@pytest.mark.parametrize("read", [read_coco, lambda path: ExternalPredictions(path, ["car"])])
+@pytest.mark.parametrize("read", [read_label_file, lambda path: ExternalPredictions(path, ["car"])])
 @pytest.mark.parametrize(("document", "told"), BAD)
 def test_bad_rows_are_named_with_their_file(read, document, told, tmp_path):
     (tmp_path / "bad.json").write_text(json.dumps(document))
@@ -406,7 +406,7 @@ def test_bad_rows_are_named_with_their_file(read, document, told, tmp_path):
 def test_labels_need_the_sizes_of_their_images(width, told, tmp_path):
     (tmp_path / "a.json").write_text(json.dumps(changed(DOCUMENT, "images", width=width)))
     with pytest.raises(DataError, match=rf"images\[0\]: {told}"):
-        read_coco(tmp_path / "a.json")
+        read_label_file(tmp_path / "a.json")
 
 
 def test_reformat_there_and_back(labels, tmp_path, capsys):
@@ -419,7 +419,7 @@ def test_reformat_there_and_back(labels, tmp_path, capsys):
         assert main(["reformat", f"--labels={tmp_path / 'run'}", f"--to={kind}", f"--output={there}"]) == 0
         given = [f"--labels={there}", f"--source={kind}", "--to=coco", like, f"--output={back}"]
         assert main(["reformat", *given]) == 0
-        assert seen(read_coco(back))["a/b & c/0.jpg"] == seen(labels)["a/b & c/0.jpg"]
+        assert seen(read_label_file(back))["a/b & c/0.jpg"] == seen(labels)["a/b & c/0.jpg"]
         assert json.loads((back / "source.json").read_text()) == {"root": ".."}
     given = [f"--labels={tmp_path / 'yolo'}", "--source=yolo", "--to=coco", f"--output={tmp_path / 'bad'}"]
     assert main(["reformat", *given]) == 1

@@ -20,7 +20,7 @@ from cahqp.training.ca_hqp.domain_passes import (
     DomainPass,
     batch_norms,
     frozen_bn_stats,
-    join,
+    join_batches,
     slice_batch,
     slice_output,
 )
@@ -292,7 +292,7 @@ def test_a_joint_pass_equals_two_where_batch_norm_is_frozen(teacher):
 
 def test_batches_are_joined_with_padding_and_parted_again():
     one, two = batch(96), batch(80)
-    joined = join(one, two)
+    joined = join_batches(one, two)
     assert joined.images.shape == (4, 3, 64, 96) and joined.padding_mask[2:, :, 80:].all()
     assert not joined.padding_mask[:2].any() and not joined.images[2:, :, :, 80:].any()
     assert torch.equal(slice_batch(joined, slice(2, None)).images[..., :80], two.images)
