@@ -17,11 +17,11 @@ from torch import Tensor
 from cahqp.detectors.base import Detector, mismatches, weights_error
 from cahqp.detectors.dino import DINO
 from cahqp.detectors.huggingface.detector import HuggingFaceDetector
+from cahqp.detectors.metadata import build_preprocessing, check_settings, parse_metadata
 from cahqp.detectors.prompts.visual_prompt import VisualPrompt
 from cahqp.detectors.rtdetr import RTDETR
-from cahqp.errors import WeightsError
+from cahqp.errors import ConfigError, WeightsError
 from cahqp.files import atomic_write
-from cahqp.structures import Preprocessing
 
 FORMAT = 1
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
@@ -113,11 +113,8 @@ def count_parameters(path: Path) -> int:
 def _read(path: Path, *, with_tensors: bool) -> tuple[dict[str, Tensor], dict[str, Any]]:
     path = Path(path)
     header, tensors = _open(path, with_tensors)
-    try:
-        metadata: dict[str, Any] = json.loads(header["cahqp"])
-    except json.JSONDecodeError as error:
-        raise weights_error(path, f"has damaged metadata ({error}). Restore a copy") from error
-    if (found := metadata.get("format")) != FORMAT:
+    metadata = parse_metadata(path, header["cahqp"])
+    if (found := metadata["format"]) != FORMAT:
         raise weights_error(path, f"has format {found}; this version reads {FORMAT}. Use the cahqp that wrote it")
     digest = header.get("hash")
     if with_tensors and weights_hash(tensors, metadata) != digest:
@@ -159,6 +156,8 @@ def load(path: Path) -> Detector:
     if metadata["architecture"] not in ARCHITECTURES:
         raise weights_error(path, f"holds a {metadata['architecture']}; supported are {', '.join(ARCHITECTURES)}")
     detector = _build(path, metadata)
+    if broken := [name for name, value in tensors.items() if value.is_floating_point() and not value.isfinite().all()]:
+        raise weights_error(path, f"has {len(broken)} weights that are not finite, such as {broken[0]}. Train again")
     if problems := mismatches(detector.state_dict(), tensors):
         raise weights_error(path, f"does not fit its own description: {'; '.join(problems[:10])}")
     detector.load_state_dict(tensors)
@@ -169,14 +168,16 @@ def load(path: Path) -> Detector:
 
 def _build(path: Path, metadata: Mapping[str, Any]) -> Detector:
     """Return the untrained detector described by the metadata."""
+    kind = ARCHITECTURES[metadata["architecture"]]
     try:
-        detector = ARCHITECTURES[metadata["architecture"]](**metadata["settings"])
-    except (TypeError, ValueError) as error:
+        detector = kind(**check_settings(path, kind, metadata["settings"]))
+    except (TypeError, ValueError, RuntimeError) as error:
         problem = f"has settings that this version does not support ({error}). Use the cahqp that wrote it"
         raise weights_error(path, problem) from error
-    # JSON has no tuples.
-    rule: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in metadata["preprocessing"].items()}
-    detector.preprocessing = Preprocessing(**rule)
-    if metadata["prompt"] is not None:
-        detector.prompt = VisualPrompt(**metadata["prompt"])
+    try:
+        detector.preprocessing = build_preprocessing(metadata["preprocessing"])
+        if metadata["prompt"] is not None:
+            detector.prompt = VisualPrompt(**check_settings(path, VisualPrompt, metadata["prompt"]))
+    except (ConfigError, TypeError, ValueError, RuntimeError) as error:
+        raise weights_error(path, f"has a prompt or preprocessing that is not supported ({error})") from error
     return detector
