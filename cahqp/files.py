@@ -10,10 +10,10 @@ import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
-from cahqp.errors import RunError
+from cahqp.errors import DataError, RunError
 
 
 @contextmanager
@@ -146,6 +146,29 @@ def sha256(path: Path) -> str:
         return digest.hexdigest()
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def leads_out(name: str) -> bool:
+    """Return whether an external name is not a name below a folder, on any operating system."""
+    parts = PurePosixPath(name).parts
+    foreign = "\\" in name or "\0" in name or re.match("[A-Za-z]:", name) is not None
+    return not parts or name.startswith("/") or ".." in parts or foreign
+
+
+def path_inside(root: Path, name: str) -> Path:
+    """Return the path of an external name inside a folder.
+
+    Args:
+        root: The folder.
+        name: Relative path with `/`, from a file that anyone may have written.
+
+    Raises:
+        DataError: The name is absolute, contains `..`, a backslash, a drive letter or a null byte, or is too long.
+    """
+    if leads_out(name) or any(len(part.encode()) > 255 for part in PurePosixPath(name).parts):
+        message = f"{name[:200]!r} is not a name inside a folder. Rename it, without `..`, `\\` and a leading `/`."
+        raise DataError(message)
+    return root / name
 
 
 def natural_key(name: str) -> list[tuple[int, int, str]]:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from cahqp.errors import RunError
-from cahqp.files import atomic_write, disk_trouble, read_json, sha256, write_json, writing
+from cahqp.errors import DataError, RunError
+from cahqp.files import atomic_write, disk_trouble, path_inside, read_json, sha256, write_json, writing
 
 
 @pytest.fixture
@@ -154,3 +154,14 @@ def test_hash_of_a_folder_depends_on_names_and_contents_alone(tmp_path):
     assert sha256(other) != digest
     (one / "b" / "c").write_text("changed")
     assert sha256(one) != digest
+
+
+@pytest.mark.parametrize("name", ["../x", "/x", "a/../../x", "a\\b", "C:x", "a\0b", "", ".", "a/" + "x" * 256])
+def test_names_that_lead_out_of_a_folder_are_refused(name, tmp_path):
+    with pytest.raises(DataError, match="not a name inside a folder"):
+        path_inside(tmp_path, name)
+
+
+@pytest.mark.parametrize("name", ["x", "a/b.jpg", "..a/b", "Kreuzung Süd/0001.jpg", "a..b"])
+def test_other_names_stay(name, tmp_path):
+    assert path_inside(tmp_path, name) == tmp_path / name

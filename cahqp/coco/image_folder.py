@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-import re
 from pathlib import Path, PurePosixPath
 
 from cahqp.coco.document import read_document
 from cahqp.errors import DataError
+from cahqp.files import leads_out
 
 
 class ImageFolder:
@@ -56,14 +56,6 @@ class ImageFolder:
     def _inside(self, path: Path) -> bool:
         real = os.path.realpath(path)
         return real == self._real_root or real.startswith(self._real_root.rstrip(os.sep) + os.sep)
-
-
-def leads_out(name: str) -> bool:
-    """Return whether a file name is not a name below a folder."""
-    parts = PurePosixPath(name).parts
-    # A backslash or a drive letter is harmless here and leads out of the folder on another system.
-    foreign = "\\" in name or "\0" in name or re.match("[A-Za-z]:", name) is not None
-    return not parts or name.startswith("/") or ".." in parts or foreign
 
 
 def image_root(annotations: Path) -> Path:

@@ -21,7 +21,7 @@ from cahqp.coco.subset import Image, build_document, camera_of, copy_file, recor
 from cahqp.drift.mmd import distance, fit_scale
 from cahqp.drift.signals import Signals, read_signals, same_model, write_signals
 from cahqp.errors import ConfigError, DataError, check_numbers
-from cahqp.files import read_json, write_json
+from cahqp.files import path_inside, read_json, write_json
 from cahqp.runs.directory import open_run
 
 NEW = Path("new/labels.json")
@@ -133,7 +133,7 @@ def read_buffer(directory: Path) -> list[BufferDomain]:
         message = f"{directory} is not a buffer: {BUFFER} is missing. Give a directory that `cahqp replay` wrote."
         raise DataError(message)
     entries = read_json(directory / BUFFER)["domains"]
-    return [BufferDomain(**entry, directory=directory / entry["name"]) for entry in entries]
+    return [BufferDomain(**entry, directory=path_inside(directory, str(entry["name"]))) for entry in entries]
 
 
 def held_out(images: list[Image], share: float) -> set[int]:
@@ -242,7 +242,7 @@ def _write_domain(
     copies = []
     for number, image in enumerate(images, 1):
         name = f"images/{number:05d}{Path(image['file_name']).suffix}"
-        copy_file(image_root(labels) / image["file_name"], directory / name)
+        copy_file(path_inside(image_root(labels), str(image["file_name"])), directory / name)
         copies.append({**image, "file_name": name})
     # File names start at the domain's directory, not at `images/` beside the file.
     write_json(directory / "source.json", {"root": "."})
@@ -274,7 +274,8 @@ def _copy_domain(domain: BufferDomain, count: int, work: Path) -> BufferDomain:
         document = read_document(domain.directory / file, ["images"])
         images = document["images"][:size]
         for image in images:
-            copy_file(domain.directory / image["file_name"], directory / image["file_name"], link=True)
+            name = str(image["file_name"])
+            copy_file(path_inside(domain.directory, name), path_inside(directory, name), link=True)
         rows += range(start, start + len(images))  # features are in the order of the files
         start += len(document["images"])
         write_json(directory / file, build_document(images, document["annotations"], document["categories"]))

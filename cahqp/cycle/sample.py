@@ -14,7 +14,7 @@ from cahqp.drift.mmd import fit_scale, squared_distances
 from cahqp.drift.options import DRIFT
 from cahqp.drift.signals import Signals, join_signals, read_signals, write_signals
 from cahqp.errors import ConfigError, DataError, check_numbers
-from cahqp.files import read_json, write_json
+from cahqp.files import path_inside, read_json, write_json
 from cahqp.runs.directory import open_run
 
 Array = NDArray[np.float64]
@@ -190,14 +190,14 @@ def _file(signals: Signals, row: int) -> Path:
     if signals.root is None:
         message = f"{signals.names[row]} is not a file. Extract the frames of videos with `cahqp fetch`."
         raise DataError(message)
-    return signals.root / signals.names[row]
+    return path_inside(signals.root, signals.names[row])
 
 
 def _write(work: Path, signals: Signals, files: list[Path], chosen: list[Choice]) -> None:
     images, entries = [], []
     for number, (row, scores) in enumerate(chosen, 1):
         name = f"{signals.recordings[row].replace('/', '_')}/{number:05d}{files[row].suffix.lower()}"
-        copy_file(files[row], work / "images" / name)
+        copy_file(files[row], path_inside(work / "images", name))
         pixels = cv2.imread(str(work / "images" / name), cv2.IMREAD_UNCHANGED)
         if pixels is None:
             message = f"{files[row]} cannot be read as an image."

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from cahqp.data.sources import FrameSource, JoinedFrames
 from cahqp.errors import DataError
+from cahqp.files import path_inside
 from cahqp.frame import Frame
 
 
@@ -73,4 +74,6 @@ class OutputNames:
             return Path(os.path.relpath(absolute, self.root)).as_posix()
         name = Path(frame.name.replace("@", "_"))
         stem = name.with_suffix("") if path else name
-        return f"{frame.recording or 'frames'}/{stem.as_posix().replace('/', '_')}.jpg"
+        saved = f"{frame.recording or 'frames'}/{stem.as_posix().replace('/', '_')}.jpg"
+        path_inside(Path("images"), saved)  # the recording may come from a file that anyone wrote
+        return saved

@@ -1,5 +1,6 @@
 import json
 import runpy
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -143,3 +144,26 @@ def test_the_draw_is_a_function_of_the_seed(domain, replay):
 def test_settings_are_checked(domain, tmp_path, capsys, wrong):
     assert main(["replay", *domain("day"), f"--output={tmp_path / 'o'}", wrong]) == 1
     assert wrong.split("=")[0] in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("folder", ["../elsewhere", "/etc"])
+def test_a_label_file_that_names_files_elsewhere_is_refused(domain, tmp_path, capsys, folder):
+    given = domain("day")
+    path, names = tmp_path / "labels-day" / "labels.json", [f"{folder}/{number}.jpg" for number in range(20)]
+    document = json.loads(path.read_text())
+    document["images"] = [image | {"file_name": name} for image, name in zip(document["images"], names, strict=True)]
+    path.write_text(json.dumps(document))
+    write_signals(tmp_path / "features-day", replace(read_signals(tmp_path / "features-day"), names=names), None)
+    assert main(["replay", *given, f"--output={tmp_path / 'b'}", "--capacity=24"]) == 1
+    assert "not a name inside a folder" in capsys.readouterr().err
+    assert not (tmp_path / "b").exists()
+
+
+@pytest.mark.parametrize("name", ["../out", "/tmp/out"])
+def test_a_buffer_that_names_a_domain_elsewhere_is_refused(domain, replay, tmp_path, capsys, name):
+    buffer = replay(domain("day"), "one")
+    index = next(path for path in buffer.glob("*.json") if "domains" in path.read_text())
+    index.write_text(index.read_text().replace('"name": "day"', f'"name": "{name}"'))
+    given = [*domain("night", shift=2.0), f"--output={tmp_path / 'two'}", f"--buffer={buffer}"]
+    assert main(["replay", *given]) == 1
+    assert "not a name inside a folder" in capsys.readouterr().err

@@ -81,3 +81,13 @@ def test_only_what_has_drifted(seen, capsys):
 def test_a_camera_that_is_not_there_is_named(seen, capsys):
     assert sample(seen, "--cameras", "south") == 1
     assert "--cameras south are not among the frames" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["../secret.jpg", "/etc/hostname"])
+def test_features_that_name_a_file_elsewhere_are_refused(tmp_path, capsys, name):
+    (tmp_path / "f").mkdir()
+    (tmp_path / "images").mkdir()
+    cv2.imwrite(str(tmp_path / "secret.jpg"), np.zeros((8, 8, 3), np.uint8))
+    write_signals(tmp_path / "f", replace(stream(4), names=[name] * 4), "../images")
+    assert main(["sample", f"--features={tmp_path / 'f'}", f"--output={tmp_path / 's'}", "--budget=2"]) == 1
+    assert "not a name inside a folder" in capsys.readouterr().err

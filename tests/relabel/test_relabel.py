@@ -268,3 +268,17 @@ def test_the_cost_of_labels_is_measured_beside_the_forward_passes(teacher, recor
     found = json.loads((tmp_path / "relabel.json").read_text())["relabel_by_alone"]
     assert found["min"] > 1  # it does the same and more
     assert f"{found['median']:.3f} times as long" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("recording", ["../../../../X", "/tmp/x", "a\\..\\b"])
+def test_a_recording_that_leads_out_of_the_output_is_refused(teacher, recordings, tmp_path, capsys, recording):
+    video = cv2.VideoWriter(str(tmp_path / "a.avi"), cv2.VideoWriter_fourcc(*"MJPG"), 5, (96, 64))
+    video.write(np.zeros((64, 96, 3), np.uint8))
+    video.release()
+    cv2.imwrite(str(tmp_path / "a.jpg"), np.zeros((64, 96, 3), np.uint8))
+    image = {"id": 1, "file_name": "a.jpg", "height": 64, "width": 96, "recording": recording}
+    (tmp_path / "a.json").write_text(json.dumps({"images": [image], "annotations": [], "categories": []}))
+    given = [f"--weights={teacher}", "--frames", str(tmp_path / "a.json"), str(tmp_path / "a.avi"), "--threshold=0.3"]
+    assert main(["relabel", *given, f"--output={tmp_path / 'deep' / 'er' / 'labels'}"]) == 1
+    assert "not a name inside a folder" in capsys.readouterr().err
+    assert not list(tmp_path.rglob("X"))

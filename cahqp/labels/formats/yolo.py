@@ -8,9 +8,8 @@ from typing import Any
 
 import yaml
 
-from cahqp.coco.image_folder import leads_out
 from cahqp.errors import DataError
-from cahqp.files import atomic_write
+from cahqp.files import atomic_write, leads_out
 from cahqp.labels.formats.coco import HUMAN, LabelBox, LabelImage, Labels
 
 DATA = "data.yaml"

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cahqp.errors import DataError, RunError, WeightsError
-from cahqp.files import read_json, sync_directory, write_json
+from cahqp.files import path_inside, read_json, sync_directory, write_json
 from cahqp.frame import Frame
 from cahqp.training.distillation.records import RecordLayout, Rest, SoftView, checksum, pack, unpack
 
@@ -231,12 +231,21 @@ class SoftLabelStore:
             message = f"{self.folder} is not finished. Rerun its `cahqp relabel --soft` command."
             raise RunError(message)
         self.key = StoreKey.read(document["key"])
-        self.root = (self.folder / document["root"]).resolve()
+        self.root = self._image_root(document["root"])
         missing, listed = set(document["missing"]), document["frames"]
         self._positions = [p for p in range(len(listed)) if p not in missing]
         self.frames = [_frame(p, *listed[p]) for p in self._positions]
+        for frame in self.frames:
+            path_inside(self.root, frame.name)
         self._rest: Rest = rest
         self._shards = StoreShards(self.folder, self.key, len(listed))
+
+    def _image_root(self, root: Any) -> Path:
+        """Return the folder of the images, which lies beside the store or is named relative to it."""
+        if not isinstance(root, str) or Path(root).is_absolute():
+            message = f"{self.folder / INDEX}: root {root!r} is not a path relative to the store. Make the store again."
+            raise DataError(message)
+        return (self.folder / root).resolve()
 
     def __len__(self) -> int:
         """Return the number of frames."""
