@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from cahqp import files
 from cahqp.cycle.publish import copy_whole
+from cahqp.edge.package import read_package
 from cahqp.errors import RunError
 from cahqp.runs.directory import open_run
+from cahqp.runs.evidence import Decision, read_decision
 
 if TYPE_CHECKING:
     from cahqp.registry.registry import Registry
@@ -30,6 +32,7 @@ class ApplyDecisionOptions:
         running_package: Package of the running student.
         output: New directory for the student.
         registry: Directory of the registry. Its first version is the running student. Default: no registry.
+        trusted: Ed25519 public key (PEM) that must have signed the packages. Required if the registry has a key.
     """
 
     decision: Path
@@ -39,12 +42,14 @@ class ApplyDecisionOptions:
     running_package: Path
     output: Path
     registry: Path | None = None
+    trusted: Path | None = None
 
 
 def apply_decision(options: ApplyDecisionOptions) -> None:
     """Run `cahqp apply-decision`."""
-    decision = files.read_json(options.decision)
-    published = bool(decision["published"])
+    decision = read_decision(options.decision)
+    published = decision.published
+    _check_subjects(decision, options)
     inputs = {"decision": options.decision, "candidate": options.candidate, "running": options.running}
     with open_run(options.output, "apply-decision", {"published": published}, inputs) as run:
         if run is None:
@@ -55,27 +60,53 @@ def apply_decision(options: ApplyDecisionOptions) -> None:
         copy_whole(options.candidate if published else options.running, run.work / "model.safetensors")
         for path in sorted(p for p in package.rglob("*") if p.is_file()):
             copy_whole(path, run.work / "package" / path.relative_to(package))
-        files.write_json(run.work / "decision.json", decision)
+        files.write_json(run.work / "decision.json", decision.model_dump(exclude_unset=True))
         run.metrics = {"published": published}
-    print(decision["reason"])
+    print(decision.reason)
 
 
-def _promote(directory: Path, decision: dict[str, Any] | None, options: ApplyDecisionOptions) -> None:
+def _check_subjects(decision: Decision, options: ApplyDecisionOptions) -> None:
+    """Refuse a decision about other packages, and packages of other model files."""
+    subjects = [(decision.running, options.running_package, options.running)]
+    if decision.published or decision.candidate.package is not None:
+        subjects.append((decision.candidate, options.candidate_package, options.candidate))
+    for subject, path, model in subjects:
+        package = read_package(path)
+        if subject.package != package.digest:
+            message = f"{options.decision} belongs to another package than {path}. Run the gate on this package."
+            raise RunError(message)
+        if package.manifest["weights"] != model_hash(model):
+            message = f"{path} was not exported from {model}. Give the package of this model file."
+            raise RunError(message)
+
+
+def model_hash(path: Path) -> str:
+    """Return the content hash of a model file after comparing it with the content.
+
+    Raises:
+        WeightsError: The file is missing, or was changed.
+    """
+    from cahqp.detectors import model_file  # imports torch
+
+    return str(model_file.load(path).provenance["hash"])
+
+
+def _promote(directory: Path, decision: Decision | None, options: ApplyDecisionOptions) -> None:
     """Promote the candidate with its decision, if any. An empty registry receives the running student first."""
-    from cahqp.edge.package import read_package
     from cahqp.registry.registry import PromotionRequest, Registry
 
     registry = Registry(directory)
     packages = (options.running_package, options.candidate_package)
     if registry.pointer is None:
-        registry.promote(packages[0], PromotionRequest(reason="the student at the start of the cycle"))
+        request = PromotionRequest(reason="the student at the start of the cycle")
+        registry.promote(packages[0], request, options.trusted)
     if decision is None:
         return
     current = registry.pointer
     digests = {read_package(path).digest for path in packages}  # an interrupted attempt may have promoted the candidate
     if current is not None and registry.versions.read(current.version).get("package") not in digests:
         raise RunError(_other_version(registry, current.version, packages[0]))
-    registry.promote(packages[1], PromotionRequest(decision=decision))
+    registry.promote(packages[1], PromotionRequest(decision=decision), options.trusted)
 
 
 def _other_version(registry: Registry, version: str, running: Path) -> str:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from cahqp import files
 from cahqp.errors import RunError
 from cahqp.runs.directory import open_run
+from cahqp.runs.evidence import Metrics, check_measured, read_metrics
 
 CANDIDATE = "student-new"
 RUNNING = "student-old"
@@ -28,6 +29,7 @@ class PublishOptions:
         metrics: Metrics file that `cahqp evaluate` wrote for `student-new` and `student-old`.
         output: New directory for the published model.
         frames: Name of the frames whose AP50 decides. Files `NAME`, `NAME-2`, ... count by their mean.
+        labelled: COCO files of these frames, in this order. They must be the measured ones. Default: not compared.
     """
 
     candidate: Path
@@ -35,12 +37,14 @@ class PublishOptions:
     metrics: Path
     output: Path
     frames: str = "target-test"
+    labelled: list[Path] = field(default_factory=list)
 
 
 def publish(options: PublishOptions) -> None:
     """Run `cahqp publish`."""
-    metrics = files.read_json(options.metrics)
+    metrics = read_metrics(options.metrics)
     candidate, running = (_ap50(metrics, model, options) for model in (CANDIDATE, RUNNING))
+    _check_subject(metrics, options)
     decision = decide_publication(candidate, running, options.frames)
     inputs = {"candidate": options.candidate, "running": options.running}
     with open_run(options.output, "publish", decision, inputs) as run:
@@ -76,13 +80,26 @@ def copy_whole(source: Path, target: Path) -> None:
         shutil.copyfileobj(original, copy)
 
 
-def _ap50(metrics: Any, model: str, options: PublishOptions) -> float | None:
+def _check_subject(metrics: Metrics, options: PublishOptions) -> None:
+    """Refuse metrics of other models or other frames."""
+    if metrics.inputs is None:
+        message = f"{options.metrics} lacks the hashes of its models and frames. Run `cahqp evaluate` again."
+        raise RunError(message)
+    for name, path in ((CANDIDATE, options.candidate), (RUNNING, options.running)):
+        check_measured(options.metrics, "model", name, metrics.inputs.weights, path)
+    for number, path in enumerate(options.labelled, start=1):
+        name = options.frames if number == 1 else f"{options.frames}-{number}"
+        check_measured(options.metrics, "frames", name, metrics.inputs.frames, path)
+
+
+def _ap50(metrics: Metrics, model: str, options: PublishOptions) -> float | None:
     frames = options.frames
     try:
-        measured = metrics["models"][model]
+        measured = metrics.models[model]
         others = [name for name in measured if re.fullmatch(rf"{re.escape(frames)}-\d+", name)]
-        values = [measured[name]["ap50"] for name in (frames, *others)]
-    except (KeyError, TypeError) as error:
+        values = [measured[name].ap50 for name in (frames, *others)]
+    except KeyError as error:
         message = f"{options.metrics} has no AP50 of {model} on {frames}. Run `cahqp evaluate` with both."
         raise RunError(message) from error
-    return None if None in values else float(sum(values) / len(values))
+    known = [value for value in values if value is not None]
+    return float(sum(known) / len(known)) if len(known) == len(values) else None

@@ -21,7 +21,7 @@ from cahqp.edge.options import DetectOptions
 from cahqp.edge.package import find_package, read_package
 from cahqp.edge.prefetch import Prefetch
 from cahqp.edge.runtime import RawOutput, Runtime
-from cahqp.errors import DataError, RunError
+from cahqp.errors import DataError, RunError, WeightsError
 from cahqp.files import redact_url, writing
 from cahqp.runs.directory import open_run
 
@@ -47,13 +47,19 @@ def detect(options: DetectOptions) -> None:
         WeightsError: The package was changed, or inference fails.
     """
     output = options.output
-    runtime = Runtime(read_package(options.weights, options.trusted), options.threads, options.providers)
+    package = read_package(options.weights, options.trusted)
+    if options.expect not in (None, package.digest):
+        message = f"{package.path} has the SHA-256 {package.digest}, not {options.expect} (--expect). Check its origin."
+        raise WeightsError(message)
+    runtime = Runtime(package, options.threads, options.providers)
     if is_stream(options.frames):  # it has no hash, so no run directory
         with _stream_output(output):
             counts, rate = _process(runtime, options, output)
     else:
         inputs = {"weights": find_package(options.weights), "frames": Path(options.frames)}
-        settings = {name: getattr(options, name) for name in ("threshold", "draw", "max_frames")}
+        settings: dict[str, Any] = {name: getattr(options, name) for name in ("threshold", "draw", "max_frames")}
+        if package.key is not None:  # detections made without the check are not those of a checked package
+            settings |= {"key": package.key, "package": package.digest}
         with open_run(output, "detect", settings, inputs) as run:
             if run is None:
                 return
@@ -145,13 +151,13 @@ def format_line(frame: EdgeFrame, found: EdgeDetections | None, classes: tuple[s
     if frame.timestamp is not None:
         image["timestamp"] = frame.timestamp
     if found is None:
-        return json.dumps({"image": image, "detections": [], "error": "cannot be decoded"})
+        return json.dumps({"image": image, "detections": [], "error": "cannot be decoded"}, allow_nan=False)
     boxes = np.round(np.concatenate([found.boxes[:, :2], found.boxes[:, 2:] - found.boxes[:, :2]], 1), 2)
     detections = [
         {"category_id": int(label) + 1, "category": classes[label], "bbox": box, "score": round(float(score), 5)}
         for box, score, label in zip(boxes.astype(float).round(2).tolist(), found.scores, found.labels, strict=True)
     ]
-    return json.dumps({"image": image, "detections": detections})
+    return json.dumps({"image": image, "detections": detections}, allow_nan=False)
 
 
 def _preprocessed(runtime: Runtime, options: DetectOptions) -> Iterator[tuple[EdgeFrame, Floats | None]]:

@@ -92,6 +92,7 @@ class DetectOptions:
         threads: Number of threads of onnxruntime.
         providers: Execution providers of onnxruntime in order of preference.
         trusted: Ed25519 public key (PEM) that must have signed the package.
+        expect: SHA-256 of the package's `package.json`. Another package is refused, even one with the same signature.
         patience: Seconds without a frame after which a stream is given up.
         max_frames: Maximum number of frames. Default none: no maximum.
         compare: After the run, also measure the rate of the model alone on as many frames.
@@ -105,6 +106,7 @@ class DetectOptions:
     threads: int = 1
     providers: list[str] = field(default_factory=lambda: ["CPUExecutionProvider"])
     trusted: Path | None = None
+    expect: str | None = None
     patience: float = 60.0
     max_frames: int | None = None
     compare: bool = False

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cahqp.edge.pointer import RUNNING, running_version
+from cahqp.edge.manifest import PackageManifest
+from cahqp.edge.onnx_scan import find_external
+from cahqp.edge.pointer import RUNNING, check_key, running_version
 from cahqp.edge.signing import SIGNATURE, check_signature
 from cahqp.errors import RunError, WeightsError
 from cahqp.files import write_json
+from cahqp.records import MAX_BYTES, parse_json, parse_record, read_limited
 
 FORMAT = 1
 MANIFEST = "package.json"
 MODEL = "model.onnx"
+_MAX_MODEL_BYTES = 2 << 30  # protobuf's limit
 _KEYS = ("format", "architecture", "classes", "input", "output", "thresholds", "precision", "weights", "files")
 
 
@@ -73,13 +76,15 @@ def read_package(path: Path, trusted: Path | None = None) -> Package:
 
     Raises:
         RunError: There is no package, or its manifest cannot be read.
-        WeightsError: A file is missing or changed, the manifest names a file outside the directory, or the signature
-            is missing or belongs to another key.
+        WeightsError: A file is missing or changed, the manifest names a file outside the directory, the model refers to
+            another file, the signature is missing or belongs to another key, or the registry requires a key.
     """
     directory = find_package(path)
     data = _read(directory / MANIFEST)
     manifest = _parse(directory / MANIFEST, data)
     key = None if trusted is None else check_signature(directory, data, trusted)
+    if directory != Path(path):
+        check_key(Path(path), key)
     model = b""
     for name, expected in manifest["files"].items():
         content = _read(directory / name)
@@ -87,6 +92,9 @@ def read_package(path: Path, trusted: Path | None = None) -> Package:
             message = f"{directory / name} does not match its hash in {MANIFEST}: it was changed. Restore a copy."
             raise WeightsError(message)
         model = content if name == MODEL else model
+    if (problem := find_external(model)) is not None:
+        message = f"{directory / MODEL} {problem}. The package's hash would not cover it. Export the package again."
+        raise WeightsError(message)
     return Package(directory, manifest, hashlib.sha256(data).hexdigest(), model, key)
 
 
@@ -116,7 +124,7 @@ def write_manifest(directory: Path, content: Mapping[str, Any]) -> bytes:
 
 def _parse(path: Path, data: bytes) -> dict[str, Any]:
     try:
-        manifest = json.loads(data)
+        manifest = parse_json(data)
     except ValueError as error:
         message = f"{path} is not readable JSON ({error}): it was changed. Restore a copy."
         raise WeightsError(message) from error
@@ -124,6 +132,7 @@ def _parse(path: Path, data: bytes) -> dict[str, Any]:
     if problem is not None:
         message = f"{path} {problem}"
         raise WeightsError(message)
+    parse_record(data, path, PackageManifest, "Export the package again.", WeightsError)
     return dict(manifest)
 
 
@@ -141,7 +150,7 @@ def _manifest_problem(manifest: Any) -> str | None:
 
 def _read(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        return read_limited(path, MAX_BYTES if path.name == MANIFEST else _MAX_MODEL_BYTES)
     except OSError as error:
         message = f"{path} cannot be read ({error.strerror}). Restore a copy of the package, or export it again."
         raise (RunError if path.name == MANIFEST else WeightsError)(message) from error

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from cahqp.errors import RunError
+from pydantic import Field
+
+from cahqp.errors import RunError, WeightsError
 from cahqp.files import write_json
+from cahqp.records import Name, Record, Sha256, read_record
 
 RUNNING = "running.json"
 PREVIOUS = "running.previous.json"
@@ -28,6 +32,7 @@ class Pointer:
         before: Earlier versions in the order in which they ran. A rollback takes the last one first.
         classes: Class names that every package must have.
         key: Fingerprint of the key that must have signed every package. `None` allows unsigned packages.
+        manifests: SHA-256 of the `version.json` of each version that ever ran here, by name.
     """
 
     generation: int
@@ -36,6 +41,23 @@ class Pointer:
     before: tuple[str, ...]
     classes: tuple[str, ...]
     key: str | None
+    manifests: Mapping[str, str] = field(default_factory=dict)
+
+
+_Version = Annotated[str, Field(pattern=r"\A[0-9]{1,9}-[0-9a-f]{8}\z")]
+
+
+class _PointerRecord(Record):
+    """Content of the file of a pointer."""
+
+    generation: Annotated[int, Field(ge=1, le=1 << 53)]
+    version: _Version
+    manifest: Sha256
+    before: list[_Version]
+    classes: list[Name]
+    key: Annotated[str, Field(pattern=r"\A[0-9a-f]{16}\z")] | None
+    manifests: dict[_Version, Sha256] = Field(default_factory=dict)
+    sha256: Sha256
 
 
 def read_pointer(path: Path) -> Pointer:
@@ -45,14 +67,14 @@ def read_pointer(path: Path) -> Pointer:
         RunError: The file is missing, damaged or not a pointer.
     """
     try:
-        data: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        data = read_record(path, _PointerRecord, "").model_dump(exclude_unset=True)
         digest = data.pop("sha256")
         pointer = Pointer(**{**data, "before": tuple(data["before"]), "classes": tuple(data["classes"])})
-    except FileNotFoundError as error:
-        raise RunError(_missing(path)) from error
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (RunError, TypeError) as error:  # a TypeError by a key of a later format
+        if not path.exists():
+            raise RunError(_missing(path)) from error
         raise RunError(_damaged(path, f"it cannot be read: {error}")) from error
-    if digest != _digest(data) or Path(pointer.version).name != pointer.version:
+    if digest != _digest(data):
         raise RunError(_damaged(path, "it does not match its own hash"))
     return pointer
 
@@ -77,6 +99,22 @@ def running_version(registry: Path) -> Path:
     directory = registry / VERSIONS / pointer.version
     check_version(directory, pointer.manifest)
     return directory
+
+
+def check_key(registry: Path, key: str | None) -> None:
+    """Check the key of a package against the key of its registry.
+
+    Args:
+        registry: Directory of the registry.
+        key: Fingerprint of the key whose signature was checked. `None` if none was.
+
+    Raises:
+        WeightsError: The registry has a key, and the package was not checked against it.
+    """
+    required = read_pointer(registry / RUNNING).key
+    if required is not None and key != required:
+        message = f"{registry} runs only versions signed with key {required}. Give that public key with --trusted."
+        raise WeightsError(message)
 
 
 def check_version(directory: Path, expected: str) -> None:

@@ -109,8 +109,19 @@ class Runtime:
             size: Height and width in pixels to scale the boxes to.
             suppress: Apply the manifest's `nms_iou`.
             thresholds: (C,) minimum score per class. `None` keeps all scores.
+
+        Raises:
+            WeightsError: A coordinate is not finite.
         """
-        return decode(logits, boxes, size, self._max_detections, self._nms_iou if suppress else None, thresholds)
+        nms_iou = self._nms_iou if suppress else None
+        found = decode(logits, boxes, size, self._max_detections, nms_iou, thresholds)
+        if not np.isfinite(found.boxes).all():
+            raise self._not_finite()
+        return found
+
+    def _not_finite(self) -> WeightsError:
+        message = f"{self.package.path} returns boxes or scores that are not finite. Export another model."
+        return WeightsError(message)
 
     def infer_frames(self, inputs: Sequence[Floats]) -> RawOutput:
         """Return the raw output for preprocessed frames.
@@ -136,7 +147,7 @@ class Runtime:
             images: (batch, 3, h, w) preprocessed frames.
 
         Raises:
-            WeightsError: Inference fails or returns a wrong shape or type.
+            WeightsError: Inference fails, or returns a wrong shape or type, or values that are not finite.
         """
         try:
             logits, boxes = self.session.run(["logits", "boxes"], {"images": images})
@@ -153,6 +164,8 @@ class Runtime:
                 "Export it again."
             )
             raise WeightsError(message)
+        if np.isnan(logits).any() or not np.isfinite(boxes).all():
+            raise self._not_finite()
         return logits, boxes
 
     def _input_size(self, height: int, width: int) -> tuple[int, int]:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import base64
+import errno
 import hashlib
-import json
+import os
+import tempfile
 from pathlib import Path
 from typing import Any
 
 from cahqp.edge.options import KeygenOptions
 from cahqp.errors import ConfigError, WeightsError
-from cahqp.files import atomic_write, write_json
+from cahqp.files import sync_directory, write_json, writing
+from cahqp.records import parse_json, read_limited
 
 SIGNATURE = "package.sig"
+_MAX_SIGNATURE_BYTES = 1 << 16
 PRIVATE, PUBLIC = "private.pem", "public.pem"
 
 
@@ -28,15 +32,39 @@ def keygen(options: KeygenOptions) -> None:
         raise ConfigError(message)
     ed25519, serialization = _cryptography()
     private, pem = ed25519.Ed25519PrivateKey.generate(), serialization.Encoding.PEM
-    with atomic_write(output / PRIVATE, "wb") as file:
-        file.write(private.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()))
-    (output / PRIVATE).chmod(0o600)
-    with atomic_write(output / PUBLIC, "wb") as file:
-        file.write(private.public_key().public_bytes(pem, serialization.PublicFormat.SubjectPublicKeyInfo))
+    pair = {
+        PRIVATE: private.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()),
+        PUBLIC: private.public_key().public_bytes(pem, serialization.PublicFormat.SubjectPublicKeyInfo),
+    }
+    _write_pair(output, pair)
     print(
         f"Keep {output / PRIVATE} secret. Copy {output / PUBLIC} to every device "
         f"(fingerprint {_fingerprint(private.public_key())})."
     )
+
+
+def _write_pair(output: Path, pair: dict[str, bytes]) -> None:
+    """Write the files of a pair to a private directory, and rename it: two commands cannot mix their pairs."""
+    with writing(output):
+        output.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.") as folder:
+            work = Path(folder) / "keys"
+            work.mkdir(mode=0o755)
+            for name, content in pair.items():
+                mode = 0o600 if name == PRIVATE else 0o644
+                with os.fdopen(os.open(work / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
+                    file.write(content)
+                    file.flush()
+                    os.fsync(file.fileno())
+            sync_directory(work)
+            try:
+                work.rename(output)
+            except OSError as error:
+                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                    raise
+                message = f"{output} was filled by another command. Choose another --output."
+                raise ConfigError(message) from error
+            sync_directory(output.parent)
 
 
 def sign(directory: Path, data: bytes, key: Path) -> None:
@@ -58,14 +86,14 @@ def check_signature(directory: Path, data: bytes, trusted: Path) -> str:
         ConfigError: The key cannot be read or is not an Ed25519 key.
         WeightsError: The signature is missing, damaged, or belongs to another key or manifest.
     """
-    ed25519, serialization = _cryptography()
+    _cryptography()
     from cryptography.exceptions import InvalidSignature
 
-    public = _load(trusted, serialization.load_pem_public_key, ed25519.Ed25519PublicKey)
+    public = _public(trusted)
     expected = _fingerprint(public)
     path = directory / SIGNATURE
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(read_limited(path, _MAX_SIGNATURE_BYTES))
         key, signature = str(content["key"]), base64.b64decode(content["signature"], validate=True)
     except FileNotFoundError as error:
         message = f"{directory} is not signed, but --trusted requires key {expected}. Export it with --key."
@@ -91,6 +119,20 @@ def private_fingerprint(key: Path) -> str:
         ConfigError: The key cannot be read or is not an Ed25519 key.
     """
     return _fingerprint(_private(key).public_key())
+
+
+def public_fingerprint(key: Path) -> str:
+    """Return the fingerprint of a public key.
+
+    Raises:
+        ConfigError: The key cannot be read or is not an Ed25519 key.
+    """
+    return _fingerprint(_public(key))
+
+
+def _public(path: Path) -> Any:
+    ed25519, serialization = _cryptography()
+    return _load(path, serialization.load_pem_public_key, ed25519.Ed25519PublicKey)
 
 
 def _private(path: Path) -> Any:

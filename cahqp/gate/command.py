@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from cahqp.edge.detections import Floats
 from cahqp.edge.package import find_package, read_package
+from cahqp.edge.pointer import RUNNING, read_pointer
 from cahqp.edge.runtime import RawOutput, Runtime
+from cahqp.edge.signing import public_fingerprint
 from cahqp.errors import ConfigError, RunError, WeightsError
 from cahqp.files import atomic_write, write_json
 from cahqp.gate.decision import Role, check_roles, decide, refuse
 from cahqp.gate.evidence import LabelledSet, advise, collect, measure_costs
 from cahqp.gate.options import GateOptions
 from cahqp.runs.directory import open_run
+from cahqp.version import __version__
 
 
 class _RunningRuntime(Runtime):
@@ -49,18 +53,24 @@ def gate(options: GateOptions) -> None:
         "min_objects": options.min_objects,
         "sets": [[labelled.role, labelled.name] for labelled in sets],
     }
+    if options.trusted is not None:  # a decision made without the check is not one about a checked package
+        settings["key"] = public_fingerprint(options.trusted)
     with open_run(options.output, "gate", settings, inputs, options.seed) as run:
         if run is None:
             return
-        decision = _decision(options, running, sets, run.work)
+        decision = _decision(options, sets, run.work)
+        hashes = run.identity["inputs"]
+        decision["frames"] = {role: hashes[role] for role in hashes if role not in ("candidate", "running", "labels")}
+        decision["runtime"] = {"cahqp": __version__, "onnxruntime": version("onnxruntime")}
         write_json(run.work / "decision.json", decision)
         run.metrics = {name: decision[name] for name in ("published", "mean_difference")}
     print(decision["reason"])
 
 
-def _decision(options: GateOptions, running: Path, sets: list[LabelledSet], work: Path) -> dict[str, Any]:
+def _decision(options: GateOptions, sets: list[LabelledSet], work: Path) -> dict[str, Any]:
     """Return the decision. A candidate that cannot be measured is refused; for the running package it is an error."""
-    old = _RunningRuntime(read_package(running))
+    signed = (options.running / RUNNING).is_file() and read_pointer(options.running / RUNNING).key is not None
+    old = _RunningRuntime(read_package(options.running, options.trusted if signed else None))
     try:
         new = Runtime(read_package(options.candidate, options.trusted))
         decision = _measured_decision(new, old, sets, options, work)

@@ -49,6 +49,11 @@ def evaluate(options: EvaluateOptions) -> None:
             seed=options.seed,
             resamples=options.resamples,
         )
+        hashes = run.identity["inputs"]
+        result["inputs"] = {
+            "weights": {name: hashes[f"weights.{name}"] for name in models},
+            "frames": {name: hashes[f"frames.{name}"] for name in files},
+        }
         write_json(run.work / "metrics.json", result)
         frames.write_quarantine(run.work)
 

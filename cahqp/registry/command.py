@@ -7,7 +7,7 @@ from pathlib import Path
 
 from cahqp.edge.pointer import VERSIONS
 from cahqp.errors import ConfigError, RunError
-from cahqp.files import read_json, redact_url
+from cahqp.files import redact_url
 from cahqp.registry.options import (
     CollectOptions,
     PromoteOptions,
@@ -19,6 +19,7 @@ from cahqp.registry.options import (
 )
 from cahqp.registry.registry import PromotionRequest, Registry
 from cahqp.runs.directory import content_hash
+from cahqp.runs.evidence import read_decision
 
 
 def list_versions(options: RegistryOptions) -> None:
@@ -42,9 +43,9 @@ def show(options: ShowOptions) -> None:
 
 def promote(options: PromoteOptions) -> None:
     """Make a package the running version, atomically. Nothing happens if the gate's decision keeps the running one."""
-    decision = None if options.decision is None else read_json(options.decision)
-    if isinstance(decision, dict) and decision.get("published") is False:
-        print(f"Nothing promoted. {decision.get('reason')}")
+    decision = None if options.decision is None else read_decision(options.decision)
+    if decision is not None and not decision.published:
+        print(f"Nothing promoted. {decision.reason}")
         return
     request = PromotionRequest(decision, options.reason, options.expect, options.parents, _hashes(options.data))
     name = Registry(options.registry).promote(options.package, request, options.trusted)
@@ -85,7 +86,7 @@ def push(options: PushOptions) -> None:
 
     registry = Registry(options.registry)
     name = options.version or _running(registry)
-    problems = registry.versions.problems(name, options.trusted)
+    problems = registry.problems(name, options.trusted, registry.pointer)
     if problems:
         raise RunError("\n".join([*problems, "Nothing was sent."]))
     if options.to is not None:

@@ -14,6 +14,7 @@ from cahqp.edge.runtime import Runtime
 from cahqp.errors import ConfigError, RunError, WeightsError
 from cahqp.registry.versions import Versions
 from cahqp.runs import locks
+from cahqp.runs.evidence import Decision
 
 NONE = "none"
 
@@ -30,7 +31,7 @@ class PromotionRequest:
         data: SHA-256 of the data that the package was made from, by name.
     """
 
-    decision: Mapping[str, Any] | None = None
+    decision: Decision | None = None
     reason: str | None = None
     expect: str | None = None
     parents: Sequence[str] = ()
@@ -105,15 +106,44 @@ class Registry:
         """
         with self._locked():
             now, target = self._rollback_target(to)
-            problems = self.versions.problems(target, trusted)
+            problems = self.problems(target, trusted, now)
             if problems:
                 message = "\n".join([*problems, "Nothing was changed. Name another version with --to."])
                 raise RunError(message)
             before = _versions_before(now, target)
             digest = self.versions.digest(target)
-            new = replace(now, generation=now.generation + 1, version=target, manifest=digest, before=before)
+            manifests = {**now.manifests, target: digest}
+            new = replace(
+                now,
+                generation=now.generation + 1,
+                version=target,
+                manifest=digest,
+                before=before,
+                manifests=manifests,
+            )
             self._write(new, new)  # the copy must not name the version left behind: a later repair would restore it
             return target
+
+    def problems(self, name: str, trusted: Path | None, now: Pointer | None) -> list[str]:
+        """Return one line for each reason why a version must not run or leave this registry.
+
+        Args:
+            name: Name of the version.
+            trusted: Ed25519 public key (PEM) that must have signed it. Required if the registry has a key.
+            now: Pointer of the registry.
+        """
+        problems = self.versions.problems(name, trusted)
+        if problems or now is None:
+            return problems
+        if now.key is not None:
+            key = None if trusted is None else read_package(self.versions.root / name, trusted).key
+            if key != now.key:
+                return [
+                    f"{self.root} runs only versions signed with key {now.key}. Give that public key with --trusted."
+                ]
+        if now.manifests and now.manifests.get(name) != self.versions.digest(name):
+            return [f"{self.versions.root / name} never ran in {self.root}: it was exchanged. Promote its package."]
+        return []
 
     def verify(self, trusted: Path | None = None) -> list[str]:
         """Return one line for each problem in the registry."""
@@ -180,20 +210,14 @@ class Registry:
         if request.decision is not None:
             self._check_decision(package, request.decision, name, running)
 
-    def _check_decision(self, package: Package, decision: Mapping[str, Any], name: str, running: str | None) -> None:
-        try:
-            candidate, compared = decision["candidate"]["package"], decision["running"]["package"]
-            published = decision["published"]
-        except (KeyError, TypeError) as error:
-            message = f"The decision lacks {error}: give the decision.json that `cahqp gate` wrote."
-            raise ConfigError(message) from error
-        if published is not True:
-            message = f"The gate keeps the running version: {decision.get('reason')}"
+    def _check_decision(self, package: Package, decision: Decision, name: str, running: str | None) -> None:
+        if not decision.published:
+            message = f"The gate keeps the running version: {decision.reason}"
             raise ConfigError(message)
-        if candidate != package.digest:
+        if decision.candidate.package != package.digest:
             message = f"The decision belongs to another package than {package.path}. Run the gate on this package."
             raise RunError(message)
-        if compared != running:
+        if decision.running.package != running:
             message = (
                 f"The decision does not compare with {name}, the running version of {self.root}: another process was "
                 "faster. Run the gate again."
@@ -217,12 +241,12 @@ class Registry:
             raise WeightsError(message)
 
     def _provenance(self, package: Package, request: PromotionRequest, now: Pointer | None) -> dict[str, Any]:
-        decision = request.decision or {}
+        decision = {} if request.decision is None else request.decision.model_dump(exclude_unset=True)
         return {
             "parents": list(request.parents) or ([] if now is None else [now.version]),
             "data": dict(request.data),
             "metrics": decision.get("sets", {}),
-            "decision": None if request.decision is None else dict(decision),
+            "decision": decision or None,
             "reason": request.reason or decision.get("reason"),
             "weights": package.manifest["weights"],
         }
@@ -230,10 +254,11 @@ class Registry:
     def _switch(self, now: Pointer | None, name: str, package: Package) -> None:
         digest = self.versions.digest(name)
         if now is None:
-            new = Pointer(1, name, digest, (), package.classes, package.key)
+            new = Pointer(1, name, digest, (), package.classes, package.key, {name: digest})
         else:
             before = (*now.before, now.version)
             key = now.key or package.key
+            now = replace(now, manifests={**now.manifests, now.version: now.manifest, name: digest})
             new = replace(now, generation=now.generation + 1, version=name, manifest=digest, before=before, key=key)
         self._write(now, new)
 

@@ -14,9 +14,21 @@ from cahqp import files
 from cahqp.edge.package import package_files, read_package
 from cahqp.edge.pointer import VERSION, VERSIONS
 from cahqp.errors import CahqpError, RunError
+from cahqp.records import Name, Record, Sha256, Text, read_record
 
 FORMAT = 1
 PARTIAL, TRASH = ".partial-", ".trash-"
+
+
+class _VersionRecord(Record):
+    """Content of `version.json`."""
+
+    version: Name
+    package: Sha256
+    parents: list[Text]
+    data: dict[str, Sha256]
+    reason: Text | None
+    files: dict[str, Sha256]
 
 
 class Versions:
@@ -44,7 +56,8 @@ class Versions:
         if name not in self.names():
             message = f"{self.root} has no version {name}. It has {', '.join(self.names()) or 'none'}."
             raise RunError(message)
-        return dict(files.read_json(self.root / name / VERSION))
+        record = read_record(self.root / name / VERSION, _VersionRecord, "It was changed: restore a copy.")
+        return record.model_dump(exclude_unset=True)
 
     def digest(self, name: str) -> str:
         """Return the SHA-256 of a version's manifest."""
@@ -72,7 +85,7 @@ class Versions:
             "files": {source.name: files.sha256(source) for source in sources},
         }
         for name in self.names():
-            if {k: v for k, v in files.read_json(self.root / name / VERSION).items() if k != "version"} == manifest:
+            if {k: v for k, v in self.read(name).items() if k != "version"} == manifest:
                 return name
         numbers = [int(name.partition("-")[0]) for name in self.names()]
         name = f"{max(numbers, default=0) + 1:04d}-{digest[:8]}"

@@ -10,10 +10,14 @@ import sys
 import time
 from pathlib import Path
 
+from cahqp.cycle import apply_decision as apply_module
 from cahqp.cycle.apply_decision import ApplyDecisionOptions, apply_decision
 from cahqp.cycle.fetch import FetchOptions, fetch
 from cahqp.cycle.publish import PublishOptions, publish
-from cahqp.runs.directory import RunDirectory
+from cahqp.files import sha256
+from cahqp.runs.directory import RunDirectory, content_hash
+
+apply_module.model_hash = sha256  # the models of these tests are no model files
 
 RESULTS = {
     "scenes": "annotations.json",
@@ -21,7 +25,6 @@ RESULTS = {
     "relabel": "labels.json",
     "report": "report.html",
     "features": "features.npz",
-    "export": "model.onnx",
 }
 
 
@@ -35,7 +38,8 @@ def main(arguments):
     words = [word for a in arguments[1:] for word in _words(a)]
     if command == "publish":
         paths = {key: Path(flags[key]) for key in ("candidate", "running", "metrics")}
-        publish(PublishOptions(**paths, output=output, frames=flags["frames"]))
+        labelled = [Path(a) for a in arguments[arguments.index("--labelled") + 1 :] if a[:2] != "--"]
+        publish(PublishOptions(**paths, output=output, frames=flags["frames"], labelled=labelled))
         return
     if command == "fetch":
         after = (
@@ -63,7 +67,7 @@ def main(arguments):
         print("a line of no use\n" * 30 + "the lamp is broken")
         sys.exit(3)
     digest = hashlib.sha256(json.dumps(directory.identity, sort_keys=True).encode()).hexdigest()
-    text = json.dumps(_metrics(words)) if command == "evaluate" else digest
+    text = json.dumps(_metrics(arguments)) if command == "evaluate" else digest
     for name, written in _results(command, output, flags, text).items():
         (directory.work / name).parent.mkdir(exist_ok=True)
         (directory.work / name).write_text(written)
@@ -85,7 +89,17 @@ def _results(command, output, flags, text):
         return {"drift.json": json.dumps(told)}
     if command == "gate":
         kept = os.environ.get("FAKE_KEEP", "") == output.parent.name
-        return {"decision.json": json.dumps({"published": not kept, "reason": "Kept." if kept else "Published."})}
+        told = {"published": not kept, "reason": "Kept." if kept else "Published."}
+        told |= {role: {"package": sha256(Path(flags[role], "package.json"))} for role in ("candidate", "running")}
+        return {"decision.json": json.dumps(told)}
+    if command == "export":
+        rule = {"batch": 1, "height": 8, "width": 12, "mean": [0, 0, 0], "std": [1, 1, 1]}
+        manifest = {
+            "format": 1, "architecture": "RTDETR", "classes": ["car"], "thresholds": {}, "precision": "float32",
+            "input": {**rule, "short_side": None, "max_side": None}, "output": {"max_detections": 3},
+            "weights": sha256(Path(flags["weights"])), "files": {"model.onnx": hashlib.sha256(b"").hexdigest()},
+        }  # fmt: skip
+        return {"model.onnx": "", "package.json": json.dumps(manifest)}
     if command == "replay":
         old = json.loads(Path(flags["buffer"], "buffer.json").read_text())["domains"] if "buffer" in flags else []
         name = flags["name"] + (f".{len(old) + 1}" if flags["name"] in [d["name"] for d in old] else "")
@@ -102,11 +116,17 @@ def _words(argument):
     return [str(v) for v in json.loads(value)] if value.startswith("[") else [value]
 
 
-def _metrics(words):
+def _metrics(arguments):
     new = 0.6 if os.environ.get("FAKE_WORSE") is None else 0.4
     scores = {"teacher-source": 0.3, "teacher-adapted": 0.7, "student-old": 0.5, "student-new": new}
     frames = ("target-test", "source-val", "night")
-    return {"models": {name: {n: {"ap50": value, "images": 2} for n in frames} for name, value in scores.items()}}
+    models = {name: {n: {"ap50": value, "images": 2} for n in frames} for name, value in scores.items()}
+    hashes = {}
+    for name, path in (a.split("=", 1) for a in arguments if "=" in a and a[:2] != "--"):
+        count = sum(key == name or key.startswith(f"{name}-") for key in hashes)
+        if Path(path).exists() and (name in scores or not name.startswith("teacher-")):
+            hashes[f"{name}-{count + 1}" if count else name] = content_hash(Path(path))
+    return {"models": models, "inputs": {"weights": hashes, "frames": hashes}}
 
 
 if __name__ == "__main__":

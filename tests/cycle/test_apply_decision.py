@@ -12,8 +12,11 @@ make_package = runpy.run_path(str(Path(__file__).parents[1] / "registry" / "fixe
 
 
 @pytest.fixture
-def adopted(tmp_path):
+def adopted(tmp_path, monkeypatch):
     """The command, on a decision that one of four packages may replace another."""
+    monkeypatch.setattr(
+        "cahqp.cycle.apply_decision.model_hash", lambda path: f"weights-{path.read_text()}"
+    )  # fmt: skip
     for number in range(4):
         make_package(tmp_path / f"p{number}", number)
         (tmp_path / f"m{number}").write_text(str(number))

@@ -175,9 +175,11 @@ def test_decision(candidate, published):
 def test_several_test_files_decide_by_their_mean(tmp_path):
     scores = {"student-old": (0.5, 0.5), "student-new": (0.6, 0.3)}
     models = {n: {"target-test": {"ap50": a}, "target-test-2": {"ap50": b}} for n, (a, b) in scores.items()}
-    files.write_json(tmp_path / "metrics.json", {"models": models})
     for name in ("old", "new"):
         (tmp_path / name).write_text(name)
+    weights = {f"student-{name}": files.sha256(tmp_path / name) for name in ("old", "new")}
+    content = {"models": models, "inputs": {"weights": weights, "frames": {}}}
+    files.write_json(tmp_path / "metrics.json", content)
     paths = {"candidate": tmp_path / "new", "running": tmp_path / "old", "metrics": tmp_path / "metrics.json"}
     publish(PublishOptions(**paths, output=tmp_path / "published"))
     assert (tmp_path / "published" / "model.safetensors").read_text() == "old"

@@ -41,8 +41,18 @@ class Parity:
     lost: int = 0
 
     def add(self, first: EdgeDetections, second: EdgeDetections) -> None:
-        """Compare two results for the same frame, in both directions."""
+        """Compare two results for the same frame, in both directions.
+
+        Raises:
+            WeightsError: A score or coordinate is NaN or infinite, which no difference would show.
+        """
         self.frames += 1
+        if not all(np.isfinite(values).all() for found in (first, second) for values in (found.boxes, found.scores)):
+            message = (
+                f"The model returns NaN or infinity on frame {self.frames} of the check. Nothing was written. Export "
+                "another model file."
+            )
+            raise WeightsError(message)
         scores_a, scores_b = (np.sort(found.scores)[::-1] for found in (first, second))
         count = min(len(scores_a), len(scores_b))
         self.ranked = max(self.ranked, float(np.abs(scores_a[:count] - scores_b[:count]).max(initial=0.0)))

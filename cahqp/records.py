@@ -1,0 +1,135 @@
+"""Typed reader of JSON files that others may have written: limits on size, depth and values, and no traceback."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import stat
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from cahqp.errors import CahqpError, RunError
+
+MAX_BYTES = 64 << 20
+MAX_DEPTH = 32
+
+Sha256 = Annotated[str, Field(pattern=r"\A[0-9a-f]{64}\z")]
+Share = Annotated[float, Field(ge=0, le=1)]
+Difference = Annotated[float, Field(ge=-1, le=1)]
+Text = Annotated[str, Field(max_length=100_000)]
+Name = Annotated[str, Field(min_length=1, max_length=255)]
+
+
+class Record(BaseModel):
+    """Base class of typed JSON objects. Types are strict, numbers are finite, further keys are kept."""
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="allow", allow_inf_nan=False)
+
+
+Kind = TypeVar("Kind", bound=Record)
+
+
+def read_record(path: Path, kind: type[Kind], remedy: str, error: type[CahqpError] = RunError) -> Kind:
+    """Read a JSON object of a known type.
+
+    Args:
+        path: File to read.
+        kind: Type of the object.
+        remedy: Sentence that ends the error message.
+        error: Class of the error.
+
+    Raises:
+        CahqpError: The file cannot be read, is too large, or does not contain such an object. Its class is `error`.
+    """
+    try:
+        data = read_limited(path)
+    except OSError as problem:
+        message = f"{path} cannot be read ({problem.strerror}). {remedy}"
+        raise error(message) from problem
+    return parse_record(data, path, kind, remedy, error)
+
+
+def read_limited(path: Path, limit: int = MAX_BYTES) -> bytes:
+    """Return the bytes of a regular file of at most `limit` bytes. A FIFO or device is refused without waiting.
+
+    Raises:
+        OSError: The file cannot be read, is not a regular file, or is too large.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    with os.fdopen(descriptor, "rb") as file:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError(0, "it is not a regular file")
+        data = file.read(limit + 1)
+    if len(data) > limit:
+        raise OSError(0, f"it is larger than {limit} bytes")
+    return data
+
+
+def parse_record(
+    data: bytes, path: Path, kind: type[Kind], remedy: str, error: type[CahqpError] = RunError
+) -> Kind:  # fmt: skip
+    """Return the JSON object in the bytes of a file; the arguments are those of `read_record`.
+
+    Raises:
+        CahqpError: The bytes do not contain such an object.
+    """
+    try:
+        return kind.model_validate(parse_json(data))
+    except ValidationError as problem:
+        faults = "; ".join(
+            f"{'.'.join(map(str, fault['loc'])) or 'content'}: {fault['msg']}" for fault in problem.errors()[:5]
+        )
+        message = f"{path} has invalid entries ({faults[:500]}). {remedy}"
+        raise error(message) from problem
+    except ValueError as problem:
+        message = f"{path} is not readable JSON ({str(problem)[:200]}). {remedy}"
+        raise error(message) from problem
+
+
+def parse_json(data: bytes) -> Any:
+    """Return the value in UTF-8 JSON, without repeated keys, NaN or infinity, and at most `MAX_DEPTH` levels deep.
+
+    Raises:
+        ValueError: The text is anything else.
+    """
+    try:
+        value = json.loads(data.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_refuse, parse_float=_finite)
+    except RecursionError as error:
+        message = "it is nested too deeply"
+        raise ValueError(message) from error
+    level, depth = [value], 0
+    while level:
+        depth += 1
+        if depth > MAX_DEPTH:
+            message = f"it is nested deeper than {MAX_DEPTH} levels"
+            raise ValueError(message)
+        level = [
+            child
+            for parent in level
+            if isinstance(parent, dict | list)
+            for child in (parent.values() if isinstance(parent, dict) else parent)
+        ]
+    json.dumps(value, ensure_ascii=False).encode("utf-8")  # half of a surrogate pair cannot be written again
+    return value
+
+
+def _unique(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        message = "an object repeats a key"
+        raise ValueError(message)
+    return found
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    return value if math.isfinite(value) else _refuse(text)
+
+
+def _refuse(text: str) -> float:
+    message = f"{text[:20]} is not a finite number"
+    raise ValueError(message)

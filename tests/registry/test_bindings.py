@@ -1,0 +1,270 @@
+"""Evidence of one run that is given for another run, and files that say more than they may."""
+
+import json
+import runpy
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from cahqp.__main__ import main
+from cahqp.edge.onnx_scan import find_external
+from cahqp.edge.options import KeygenOptions
+from cahqp.edge.package import MANIFEST, MODEL, read_package, write_manifest
+from cahqp.edge.pointer import RUNNING
+from cahqp.edge.signing import keygen, sign
+from cahqp.errors import CahqpError, RunError, WeightsError
+from cahqp.files import sha256, write_json
+from cahqp.registry.registry import PromotionRequest, Registry
+
+made = runpy.run_path(str(Path(__file__).with_name("fixed_packages.py")))
+make_package, promote, decision_for = made["make_package"], made["promote"], made["decision_for"]
+
+
+class Run:
+    """Models, packages, frames, metrics, decision and registry of one run."""
+
+    def __init__(self, root, number):
+        self.root, self.registry = root, root / "registry"
+        root.mkdir()
+        for role, seed in (("old", 2 * number), ("new", 2 * number + 1)):
+            (root / f"{role}.safetensors").write_text(str(seed))
+            make_package(root / role, seed)
+        (root / "frames.json").write_text(json.dumps({"run": number}))
+        weights = {f"student-{role}": sha256(root / f"{role}.safetensors") for role in ("old", "new")}
+        inputs = {"weights": weights, "frames": {"target-test": sha256(root / "frames.json")}}
+        models = {
+            name: {"target-test": {"ap50": value}} for name, value in (("student-old", 0.5), ("student-new", 0.6))
+        }
+        write_json(root / "metrics.json", {"models": models, "inputs": inputs})
+        packages = {
+            role: {"package": read_package(root / name).digest}
+            for role, name in (("candidate", "new"), ("running", "old"))
+        }
+        write_json(root / "decision.json", {"published": True, "reason": "better", **packages})
+        Registry(self.registry).promote(root / "old", PromotionRequest())
+
+
+@pytest.fixture
+def runs(tmp_path, monkeypatch):
+    """Two runs of one kind."""
+    monkeypatch.setattr("cahqp.cycle.apply_decision.model_hash", lambda path: f"weights-{path.read_text()}")
+    return Run(tmp_path / "a", 1), Run(tmp_path / "b", 2)
+
+
+def publish(run, output, **exchanged):
+    paths = {"candidate": "new.safetensors", "running": "old.safetensors", "metrics": "metrics.json"}
+    paths = {k: run.root / v for k, v in paths.items()} | {"labelled": run.root / "frames.json"} | exchanged
+    return main(["publish", *(f"--{k}={v}" for k, v in paths.items() if k != "labelled"), "--labelled",
+                 str(paths["labelled"]), f"--output={output}"])  # fmt: skip
+
+
+def apply(run, output, **exchanged):
+    paths = {
+        "decision": "decision.json", "candidate": "new.safetensors", "running": "old.safetensors",
+        "candidate_package": "new", "running_package": "old", "registry": "registry",
+    }  # fmt: skip
+    paths = {k: run.root / v for k, v in paths.items()} | exchanged
+    return main(["apply-decision", *(f"--{k}={v}" for k, v in paths.items()), f"--output={output}"])
+
+
+def registry_promote(run, **exchanged):
+    paths = {"package": run.root / "new", "decision": run.root / "decision.json", "registry": run.registry} | exchanged
+    return main(["registry", "promote", *(f"--{k}={v}" for k, v in paths.items())])
+
+
+def test_any_exchange_between_two_runs_is_refused(runs, tmp_path, capsys):
+    a, b = runs
+    exchanges = {
+        publish: {"candidate": "new.safetensors", "running": "old.safetensors", "metrics": "metrics.json",
+                  "labelled": "frames.json"},
+        apply: {"decision": "decision.json", "candidate": "new.safetensors", "running": "old.safetensors",
+                "candidate_package": "new", "running_package": "old", "registry": "registry"},
+    }  # fmt: skip
+    for command, parts in exchanges.items():
+        for part, name in parts.items():
+            assert command(a, tmp_path / "x", **{part: b.root / name}) == 1, (command, part)
+            assert not (tmp_path / "x").exists()
+    for part, name in {"package": "new", "decision": "decision.json", "registry": "registry"}.items():
+        assert registry_promote(a, **{part: b.root / name}) == 1, part
+    assert "Traceback" not in capsys.readouterr().err
+    for run in runs:
+        assert Registry(run.registry).pointer.generation == 1
+    assert publish(a, tmp_path / "published") == 0
+    assert apply(a, tmp_path / "applied") == 0
+    assert registry_promote(b) == 0
+
+
+def test_a_rollback_to_a_version_of_another_registry_is_refused(runs, capsys):
+    a, b = runs
+    assert registry_promote(a) == 0
+    first = Registry(b.registry).pointer.version
+    (b.registry / "versions" / first).rename(a.registry / "versions" / first)
+    assert main(["registry", "rollback", f"--registry={a.registry}", f"--to={first}"]) == 1
+    assert "never ran in" in capsys.readouterr().err
+    own = Registry(a.registry).pointer.before[0]
+    assert main(["registry", "rollback", f"--registry={a.registry}", f"--to={own}"]) == 0
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"published": "false"}, {"published": 1}, {"candidate": None}, {"running": {"package": 3}},
+        {"mean_difference": 7}, {"sets": {"s": {"candidate_ap50": 7, "running_ap50": 0.1, "difference": 0}}},
+    ],
+)  # fmt: skip
+def test_a_decision_with_other_types_or_ranges_is_refused(runs, tmp_path, change, capsys):
+    path = runs[0].root / "decision.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    assert apply(runs[0], tmp_path / "x") == 1
+    assert registry_promote(runs[0]) == 1
+    assert capsys.readouterr().err.count("invalid entries") == 2
+
+
+@pytest.mark.parametrize("value", ["7", "-0.1", '"0.6"', "true", "NaN", "1e999"])
+def test_an_ap50_outside_its_range_is_refused(runs, tmp_path, value):
+    path = runs[0].root / "metrics.json"
+    path.write_text(path.read_text().replace("0.6", value))
+    assert publish(runs[0], tmp_path / "x") == 1
+
+
+def test_metrics_or_decisions_put_beside_the_manifest_of_another_run_are_refused(runs, tmp_path, capsys):
+    for name in ("metrics.json", "decision.json"):
+        manifest = dict.fromkeys(("version", "seed", "settings", "inputs", "metrics"))
+        manifest |= {"command": {"metrics.json": "evaluate"}.get(name, "gate"), "outputs": {name: "0" * 64}}
+        write_json(runs[0].root / "manifest.json", manifest)
+        command = publish if name == "metrics.json" else apply
+        assert command(runs[0], tmp_path / "x") == 1
+        assert "is not the file that" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[" * 100_000,
+        '{"a":' * 50 + "1" + "}" * 50,
+        '{"format": 1, "format": 1}',
+        "1" * 5000,
+        "\ufeff{}",
+        "[]",
+        '"\\ud800"',
+    ],
+)
+@pytest.mark.parametrize("name", ["package.json", "decision.json", "metrics.json", RUNNING, "version.json"])
+def test_unexpected_json_ends_in_a_message(runs, tmp_path, name, text, capsys):
+    run = runs[0]
+    version = run.registry / "versions" / Registry(run.registry).pointer.version
+    places = {"package.json": run.root / "new", RUNNING: run.registry, "version.json": version}
+    (places.get(name, run.root) / name).write_text(text)
+    command = publish if name == "metrics.json" else apply
+    assert command(run, tmp_path / "x") == 1
+    registry_promote(run)
+    main(["registry", "verify", f"--registry={run.registry}"])
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def external(path, place):
+    """Replace a package's model by one with a tensor in another file."""
+    tensor = TensorProto(name="w", data_type=TensorProto.FLOAT, dims=[1], data_location=TensorProto.EXTERNAL)
+    tensor.external_data.add(key="location", value="weights.bin")
+    model = onnx.load(path / MODEL)
+    graph, node = model.graph, model.graph.node[0]
+    constant = helper.make_node("Constant", [], ["w"], value=tensor)
+    if place == "initializer":
+        graph.initializer.append(tensor)
+    elif place == "attribute":
+        graph.node.append(constant)
+    elif place == "subgraph":
+        body = helper.make_graph([constant], "body", [], [])
+        node.attribute.append(helper.make_attribute("body", body))
+    elif place == "function":
+        function = helper.make_function("d", "f", [], ["w"], [constant], [helper.make_opsetid("", 17)])
+        model.functions.append(function)
+    elif place == "sparse":
+        graph.sparse_initializer.add().values.CopyFrom(tensor)
+    elif place == "training":
+        model.training_info.add().algorithm.initializer.append(tensor)
+    else:
+        graph.node.append(helper.make_node("EPContext", [], ["w"], domain="com.microsoft"))
+    (path / MODEL).write_bytes(model.SerializeToString())
+    (path / "weights.bin").write_bytes(np.ones(1, np.float32).tobytes())
+    content = json.loads((path / MANIFEST).read_text())
+    return write_manifest(path, {k: v for k, v in content.items() if k not in ("format", "files")})
+
+
+@pytest.mark.parametrize(
+    "place", ["initializer", "attribute", "subgraph", "function", "sparse", "training", "operator"]
+)
+def test_weights_outside_the_hash_are_refused(tmp_path, place, capsys):
+    keygen(KeygenOptions(output=tmp_path / "keys"))
+    path = make_package(tmp_path / "p", 1)
+    sign(path, external(path, place), tmp_path / "keys" / "private.pem")
+    with pytest.raises(WeightsError, match="another file"):
+        read_package(path)
+    trusted = f"--trusted={tmp_path / 'keys' / 'public.pem'}"
+    assert promote(tmp_path, "p", trusted) == 1
+    assert main(["detect", f"--weights={path}", f"--frames={tmp_path}", f"--output={tmp_path / 'o'}", trusted]) == 1
+    assert capsys.readouterr().err.count("another file") == 2
+
+
+def test_damaged_models_are_scanned_without_an_exception(tmp_path):
+    data = (make_package(tmp_path / "p", 1) / MODEL).read_bytes()
+    random = np.random.default_rng(0)
+    assert find_external(data) is None
+    for _ in range(3000):
+        changed = bytearray(data)
+        for place in random.integers(0, len(data), 4):
+            changed[place] = random.integers(0, 256)
+        find_external(bytes(changed[: random.integers(1, len(data))]))
+
+
+def test_a_registry_with_a_key_runs_signed_versions_only(tmp_path, capsys):
+    for name in ("ours", "theirs"):
+        keygen(KeygenOptions(output=tmp_path / name))
+    ours, theirs = (f"--trusted={tmp_path / name / 'public.pem'}" for name in ("ours", "theirs"))
+    make_package(tmp_path / "plain", 1)
+    for seed in (2, 3):
+        make_package(tmp_path / f"signed{seed}", seed, key=tmp_path / "ours" / "private.pem")
+    assert promote(tmp_path, "plain") == 0
+    for seed in (2, 3):
+        assert promote(tmp_path, f"signed{seed}", "--reason=x", ours) == 0
+    registry = Registry(tmp_path / "registry")
+    plain, signed = registry.pointer.before
+    rollback = ["registry", "rollback", f"--registry={registry.root}"]
+    for given in ([], [theirs], [f"--to={plain}"], [f"--to={plain}", ours]):
+        assert main([*rollback, *given]) == 1
+    push = ["registry", "push", f"--registry={registry.root}", f"--to={tmp_path / 'out'}"]
+    assert main(push) == 1
+    with pytest.raises(WeightsError, match="runs only versions signed"):
+        read_package(registry.root)
+    assert registry.pointer.generation == 3
+    assert main([*rollback, ours]) == 0
+    assert registry.pointer.version == signed
+    assert main([*push, ours]) == 0
+
+
+def test_detections_on_request_of_one_package_only(tmp_path, capsys):
+    path = make_package(tmp_path / "p", 1)
+    given = [f"--weights={path}", f"--frames={tmp_path}", f"--output={tmp_path / 'o'}", f"--expect={'0' * 64}"]
+    assert main(["detect", *given]) == 1
+    assert "--expect" in capsys.readouterr().err
+
+
+def test_a_private_key_is_never_readable_by_others(tmp_path, monkeypatch):
+
+    modes, rename = [], Path.rename
+
+    def watched(path, target):
+        modes.append((path / "private.pem").stat().st_mode & 0o077)
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", watched)
+    (tmp_path / "keys").mkdir()
+    keygen(KeygenOptions(output=tmp_path / "keys"))
+    assert modes == [0]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["keys"]
+    monkeypatch.setattr("cahqp.edge.signing._cryptography", lambda original=made: (_ for _ in ()).throw(RunError("")))
+    with pytest.raises(CahqpError, match="not empty"):
+        keygen(KeygenOptions(output=tmp_path / "keys"))
