@@ -108,23 +108,16 @@ class PlanStages:
 
     def evaluate(self, name: str, models: dict[str, Path], tests: Sequence[tuple[str, Path]]) -> Path:
         """Add the stage that measures models on test sets and source validation, by name, and return the metrics."""
-        sets = self._measured(tests)
+        sets = [*tests, *((VALIDATION, path) for path in self.source_val)]
         arguments = ["--weights", *(f"{key}={path}" for key, path in models.items())]
         arguments += ["--frames", *(f"{key}={path}" for key, path in sets)]
         inputs = [*models.values(), *(path for _, path in sets)]
         return self.stage(name, "evaluate", inputs, arguments) / "metrics.json"
 
-    def publish(
-        self, name: str, candidate: Path, running: Path, metrics: Path, frames: str, tests: Sequence[tuple[str, Path]]
-    ) -> None:
-        """Add the stage that publishes the better of two students by their AP50 on one of the measured sets."""
-        labelled = [path for key, path in self._measured(tests) if key == frames]
+    def publish(self, name: str, candidate: Path, running: Path, metrics: Path, frames: str) -> None:
+        """Add the stage that publishes the better of two students by their AP50."""
         arguments = [f"--candidate={candidate}", f"--running={running}", f"--metrics={metrics}", f"--frames={frames}"]
-        arguments += ["--labelled", *map(str, labelled)]
-        self.stage(name, "publish", [candidate, running, metrics, *labelled], arguments, seeded=False)
-
-    def _measured(self, tests: Sequence[tuple[str, Path]]) -> list[tuple[str, Path]]:
-        return [*tests, *((VALIDATION, path) for path in self.source_val)]
+        self.stage(name, "publish", [candidate, running, metrics], arguments, seeded=False)
 
     def stage(
         self, name: str, command: str, inputs: Sequence[Path], arguments: Sequence[str], seeded: bool = True
@@ -188,7 +181,7 @@ class CycleStages(PlanStages):
         self.models |= {f"teacher-{arm}": arms[arm] for arm in self.plan.arms}
         self.models |= {"student-old": self.old_student, "student-new": student}
         metrics = self.evaluate("evaluate", self.models, test)
-        self.publish("published", student, self.old_student, metrics, TEST if test else VALIDATION, test)
+        self.publish("published", student, self.old_student, metrics, TEST if test else VALIDATION)
         outputs = [stage.output for stage in self.made[start:]]
         self.stage("report", "report", outputs, [f"--run={self.root}"], seeded=False)
 

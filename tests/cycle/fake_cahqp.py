@@ -38,8 +38,7 @@ def main(arguments):
     words = [word for a in arguments[1:] for word in _words(a)]
     if command == "publish":
         paths = {key: Path(flags[key]) for key in ("candidate", "running", "metrics")}
-        labelled = [Path(a) for a in arguments[arguments.index("--labelled") + 1 :] if a[:2] != "--"]
-        publish(PublishOptions(**paths, output=output, frames=flags["frames"], labelled=labelled))
+        publish(PublishOptions(**paths, output=output, frames=flags["frames"]))
         return
     if command == "fetch":
         after = (

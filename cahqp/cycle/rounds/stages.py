@@ -128,7 +128,7 @@ class RoundStages(PlanStages):
         metrics = self.evaluate(f"{prefix}/evaluate", models, self.tests)
         if self.plan.gate is None:
             name = domain if domain in self.plan.tests else VALIDATION
-            self.publish(f"{prefix}/published", candidate, running.model, metrics, name, self.tests)
+            self.publish(f"{prefix}/published", candidate, running.model, metrics, name)
         else:
             self._decide(prefix, domain, candidate, self.plan.gate)
         self.running = after
