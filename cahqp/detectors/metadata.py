@@ -152,6 +152,11 @@ def _config_problem(config: Mapping[str, Any]) -> str | None:
     for name, value in config.items():
         if name in ("auto_map", "trust_remote_code", "quantization_config") and value:
             return f"{name} is set"
+        if "attn_implementation" in name and isinstance(value, str) and not _ARCHITECTURE.fullmatch(value):
+            return f"{name} {value[:80]!r} is not the name of an implementation"
+        limit = _BOUNDS_OF_LAYERS if name.endswith("layers") else _BOUND
+        if isinstance(value, int) and abs(value) > limit:
+            return f"{name} is {value}, at most {limit} is allowed"
         if name.startswith("use_pretrained") and value:
             return f"{name} is true; a model file contains its own weights"
         if name == "backbone" and isinstance(value, str) and not _ARCHITECTURE.fullmatch(value):

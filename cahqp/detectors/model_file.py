@@ -26,6 +26,11 @@ from cahqp.files import atomic_write
 FORMAT = 1
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 PICKLES = (".pth", ".pt", ".bin", ".ckpt", ".pkl")
+_CONSTRUCTOR_ERRORS = (
+    ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError,
+)  # fmt: skip
+"""Errors of timm and transformers for settings that do not fit together."""
+
 ARCHITECTURES: dict[str, type[Detector]] = {"DINO": DINO, "RTDETR": RTDETR, "HuggingFaceDetector": HuggingFaceDetector}
 
 
@@ -171,13 +176,13 @@ def _build(path: Path, metadata: Mapping[str, Any]) -> Detector:
     kind = ARCHITECTURES[metadata["architecture"]]
     try:
         detector = kind(**check_settings(path, kind, metadata["settings"]))
-    except (TypeError, ValueError, RuntimeError) as error:
+    except _CONSTRUCTOR_ERRORS as error:
         problem = f"has settings that this version does not support ({error}). Use the cahqp that wrote it"
         raise weights_error(path, problem) from error
     try:
         detector.preprocessing = build_preprocessing(metadata["preprocessing"])
         if metadata["prompt"] is not None:
             detector.prompt = VisualPrompt(**check_settings(path, VisualPrompt, metadata["prompt"]))
-    except (ConfigError, TypeError, ValueError, RuntimeError) as error:
+    except (ConfigError, *_CONSTRUCTOR_ERRORS) as error:
         raise weights_error(path, f"has a prompt or preprocessing that is not supported ({error})") from error
     return detector

@@ -11,7 +11,8 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from cahqp.detectors import RTDETR
+from cahqp.detectors import RTDETR, HuggingFaceDetector
+from cahqp.detectors.metadata import check_settings
 from cahqp.detectors.model_file import load, save, weights_hash
 from cahqp.errors import WeightsError
 
@@ -193,3 +194,22 @@ def test_mutated_files_load_or_are_refused_and_nothing_else(honest, listener, tm
 @pytest.mark.long
 def test_ten_thousand_mutated_files(honest, listener, tmp_path):
     check_mutations(honest, listener, tmp_path, 10_000)
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        {"auto_map": {"AutoModel": "evil.py"}},
+        {"_attn_implementation": "evil/kernel"},
+        {"use_pretrained_backbone": True},
+        {"backbone": "hf-hub:evil/model"},
+        {"backbone_config": {"backbone": "hf-hub:evil/model"}},
+        {"backbone_config": {"auto_map": {"AutoModel": "evil.py"}}},
+        {"backbone_kwargs": {"checkpoint_path": "evil.pth"}},
+        {"decoder_layers": 100_000},
+    ],
+)
+def test_transformers_settings_that_load_something_are_refused(tmp_path, entry):
+    settings = {"classes": ["car"], "config": {"model_type": "rt_detr", **entry}, "pretrained": False}
+    with pytest.raises(WeightsError, match="config that is not allowed"):
+        check_settings(tmp_path / "m.safetensors", HuggingFaceDetector, settings)
