@@ -1,1 +1,1 @@
-"""The cycle: stages as processes over run directories, and what they leave behind. Imports no torch."""
+"""Cycles: plans, and stages as subprocesses over run directories. Imports no torch."""

@@ -1,1 +1,1 @@
-"""What feeds the detectors: COCO files, folders of frames, videos, augmentation and batches."""
+"""Data pipeline: COCO files, folders, videos, augmentation, batches and DataModules."""

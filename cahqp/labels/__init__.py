@@ -1,1 +1,1 @@
-"""From scores to files one can trust."""
+"""Pseudo-labels: calibration, tracking, fusion, rules, shards and file formats. Imports no torch."""

@@ -1,1 +1,1 @@
-"""LightningModules, their callbacks, and the files that a fit leaves."""
+"""LightningModules, their callbacks, and the files that a fit writes."""
