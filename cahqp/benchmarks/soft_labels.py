@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import statistics
 import tempfile
 import time
@@ -101,8 +102,8 @@ class StoreBench:
             message = "benchmark store needs frames with files of their own: give a folder or a COCO file."
             raise ConfigError(message)
         folder.mkdir()
-        root = Path(str(image.resolve()).removesuffix(frames[0].name))
-        writer = SoftLabelWriter(folder, key, str(root), frames)
+        root = os.path.relpath(str(image.resolve()).removesuffix(frames[0].name), folder.resolve())
+        writer = SoftLabelWriter(folder, key, root, frames)
         teacher = SoftTeacher(self.teacher, writer)
         loaded = TeacherViews(self.source, self.teacher, self.batches, views, seed)
         with torch.no_grad():

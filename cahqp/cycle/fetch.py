@@ -18,7 +18,7 @@ from cahqp.coco.sources import SUFFIXES, is_image, is_video
 from cahqp.coco.subset import Image, build_document, copy_file
 from cahqp.edge.capture import read_bgr
 from cahqp.errors import CahqpError, ConfigError, DataError, RunError
-from cahqp.files import atomic_write, natural_key, read_json, redact_url, write_json
+from cahqp.files import atomic_write, leads_out, natural_key, read_json, redact_url, write_json
 from cahqp.runs.directory import open_run
 
 TAKEN = "taken.json"
@@ -26,6 +26,7 @@ TAKEN = "taken.json"
 
 _JPEG_QUALITY = 95
 _MAX_LISTED = 10  # names of failed files in messages
+_MAX_NAME = 240  # bytes; a temporary file beside the copy has a longer name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,7 +120,20 @@ def list_files(frames: str) -> list[RemoteFile]:
     """
     files = list(_list_remote(frames) if "://" in frames else _list_local(Path(frames)))
     kept = [file for file in files if (is_image(file.name) or is_video(file.name)) and not f"/{file.name}".count("/.")]
-    return sorted(kept, key=lambda file: natural_key(file.name))
+    unusable = [file.name for file in kept if not _is_usable(file.name)]
+    for name in unusable[:_MAX_LISTED]:
+        print(f"Skipped: {name!a} is not a portable file name. Rename it.")
+    if unusable:
+        print(f"{len(unusable)} of {len(kept)} files were skipped because of their names.")
+    return sorted((file for file in kept if file.name not in unusable), key=lambda file: natural_key(file.name))
+
+
+def _is_usable(name: str) -> bool:
+    """Return whether a name can be copied, also as a temporary file, and written to JSON."""
+    try:
+        return not leads_out(name) and all(len(part.encode()) <= _MAX_NAME for part in PurePosixPath(name).parts)
+    except UnicodeEncodeError:  # bytes that are not UTF-8
+        return False
 
 
 def _list_local(folder: Path) -> Iterator[RemoteFile]:
@@ -130,6 +144,9 @@ def _list_local(folder: Path) -> Iterator[RemoteFile]:
         try:
             status = path.stat()
         except FileNotFoundError:  # renamed by its writer since it was listed
+            continue
+        except OSError:  # such as a loop of links: copying reports it
+            yield RemoteFile(path.relative_to(folder).as_posix(), 0)
             continue
         if stat.S_ISREG(status.st_mode):
             yield RemoteFile(path.relative_to(folder).as_posix(), status.st_size, status.st_mtime)
@@ -186,7 +203,7 @@ def _fetch_all(options: FetchOptions, names: list[str], work: Path) -> tuple[lis
                 images += _extract_frames(local, folders[name], taken, work, options.frame_interval)
             else:
                 images.append(_image(local, name, str(PurePosixPath(name).parent), None))
-        except (DataError, FileNotFoundError) as error:
+        except (DataError, FileNotFoundError, PermissionError) as error:
             failures.append(f"Skipped: {error}")
     return images, failures
 

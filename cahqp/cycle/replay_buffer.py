@@ -64,7 +64,7 @@ class ReplayOptions(ReplaySettings):
         features: Features of the same frames, by the model of all features in the buffer.
         name: Name of the new domain. Older frames of the same name stay in the buffer as another entry.
         output: New directory for the buffer.
-        buffer: Buffer directory of the round before. Default: an empty buffer.
+        buffer: Replay buffer that the previous round wrote. Default: start with an empty buffer.
         seed: Seed of the random draws.
     """
 

@@ -50,7 +50,8 @@ class DriftSettings:
     Attributes:
         window: Frames in a window.
         block: Consecutive frames that the permutation test keeps together. A window has at least three blocks.
-        alpha: Significance level of the test of one window, 0..1, over all kinds of signals together.
+        alpha: Significance level of the drift test of one time window, 0..1: probability of a false alarm by any
+            signal.
         margin: Extra distance by which a window must exceed the farthest of the reference's own windows, as a share of
             the difference between their largest and median distance.
         confirm: Consecutive windows that must exceed the limit before a camera counts as drifted.

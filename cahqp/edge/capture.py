@@ -95,7 +95,10 @@ def read_valid_frames(source: str) -> Iterator[EdgeFrame]:
 def read_bgr(path: Path) -> NDArray[np.uint8] | None:
     """Return an image file as stored, (H, W, 3) uint8 BGR; `None` if it cannot be decoded."""
     # The EXIF orientation is ignored because COCO boxes refer to the stored pixels.
-    image: Any = cv2.imread(str(path), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+    try:
+        image: Any = cv2.imread(str(path), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+    except cv2.error:  # such as a header with more pixels than OpenCV accepts
+        return None
     return None if image is None else np.asarray(image, np.uint8)
 
 

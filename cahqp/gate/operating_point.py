@@ -1,4 +1,4 @@
-"""F1 of two packages at their own thresholds, with a bound from a paired bootstrap."""
+"""Comparison of the F1 of two edge packages at their own thresholds, with an upper bound from a paired bootstrap."""
 
 from __future__ import annotations
 

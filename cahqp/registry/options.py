@@ -58,7 +58,7 @@ class RollbackOptions(RegistryOptions):
     """Options of `cahqp registry rollback`.
 
     Attributes:
-        to: Name of the version. Default: the version that ran before.
+        to: Name of the version to run again. Default: the version that ran before the current one.
         trusted: Ed25519 public key (PEM) that must have signed it.
     """
 

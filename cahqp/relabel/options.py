@@ -32,8 +32,8 @@ class SoftStoreSettings:
         views: Number of views of every frame. Each is a random crop, flip and change of colours.
         queries: Number of queries kept of a view, those with the highest class probabilities. Default 100; null keeps
             all of them.
-        classes: Number of classes kept of a query, the most probable ones, beside the mean of the other classes.
-            Default 3; null keeps all of them.
+        classes: Number of classes, most probable first, whose scores are stored for each query; the other classes share
+            one mean score. Default 3; null stores all classes.
         precision: `packed` stores 16 bits for each number; `float32` is exact.
     """
 

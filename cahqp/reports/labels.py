@@ -1,4 +1,4 @@
-"""Pseudo-labels of one or two relabellings: counts and example frames."""
+"""Report section on pseudo-labels of one labelling run, or of two side by side: counts and example frames."""
 
 from __future__ import annotations
 

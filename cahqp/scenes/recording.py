@@ -1,4 +1,4 @@
-"""Recording of one fixed camera: frames and the road users in them."""
+"""Synthetic recording of one fixed camera: renders its frames and the boxes of the road users."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Lightning's configuration errors as errors of this package."""
+"""Conversion of Lightning's configuration errors into errors of this package."""
 
 from __future__ import annotations
 

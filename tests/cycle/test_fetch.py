@@ -3,6 +3,7 @@ import json
 import os
 import shutil
 import time
+import zlib
 from pathlib import Path
 
 import cv2
@@ -95,6 +96,35 @@ def test_a_broken_video_stops_nothing(incoming, capsys):
     assert main(["fetch", "--frames=incoming", "--output=one"]) == 0
     assert "Skipped: south/film.avi contains no frame" in capsys.readouterr().out
     assert len(images("one")) == 4
+
+
+def spoil(kind):
+    """Put an odd file beside the others."""
+    folder = Path("incoming/north")
+    if kind == "loop":
+        (folder / "loop.jpg").symlink_to("loop.jpg")
+    elif kind == "long":
+        (folder / ("x" * 251 + ".jpg")).write_bytes(b"x")
+    elif kind == "latin-1":
+        (Path(os.fsdecode(b"incoming/north/caf\xe9.jpg"))).write_bytes(b"x")
+    elif kind == "backslash":
+        (folder / "a\\b.jpg").write_bytes(b"x")
+    else:  # a PNG header of 100,000 x 100,000 pixels
+        size = (100_000).to_bytes(4, "big") * 2
+        chunk = b"IHDR" + size + b"\x08\x02\x00\x00\x00"
+        crc = zlib.crc32(chunk).to_bytes(4, "big")
+        (folder / "huge.png").write_bytes(b"\x89PNG\r\n\x1a\n" + (13).to_bytes(4, "big") + chunk + crc)
+
+
+@pytest.mark.parametrize("kind", ["loop", "long", "latin-1", "backslash", "huge"])
+def test_an_odd_file_stops_nothing_and_is_counted_once(incoming, capsys, kind):
+    spoil(kind)
+    assert main(["fetch", "--frames=incoming", "--output=one"]) == 0
+    healthy = [image for image in images("one") if image["height"] == 8]
+    assert len(healthy) == 4
+    assert kind == "huge" or "Skipped" in capsys.readouterr().out
+    assert main(["fetch", "--frames=incoming", "--output=two", "--after", "one"]) == 1
+    assert "no new image" in capsys.readouterr().err
 
 
 def test_nothing_but_broken_videos_is_an_error_that_can_be_mended(incoming, capsys):

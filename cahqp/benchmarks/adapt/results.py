@@ -1,4 +1,4 @@
-"""Figures of a benchmark, computed from its finished runs: the content of `results.json`."""
+"""Metrics of a benchmark from its finished runs: the content of `results.json`."""
 
 from __future__ import annotations
 

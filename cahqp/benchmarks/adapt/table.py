@@ -1,4 +1,4 @@
-"""Section of a benchmark's figures in a page of the docs."""
+"""Writer of benchmark results into a section of a documentation page."""
 
 from __future__ import annotations
 

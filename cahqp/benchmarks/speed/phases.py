@@ -1,4 +1,7 @@
-"""Phases that `cahqp benchmark speed` times, each for our detector and, where possible, for transformers' RT-DETR."""
+"""Operations that `cahqp benchmark speed` times: training step, inference, relabelling and the criterion.
+
+Each runs for our detector and, where it has an equivalent, for RT-DETR of the `transformers` library.
+"""
 
 from __future__ import annotations
 

@@ -27,7 +27,8 @@ class PromptSettings:
             `tokens` of a dense self-attention; or by a `cross_attention` of its own (CVPT).
         places: Where the prompt enters: `input`, the projected features before the encoder; `encoder`, before each of
             its layers; `decoder`, at each layer's self-attention. `injection: tokens` needs `[decoder]`.
-        metric: Weight of DA-VPT's metric term, which draws the components to the classes; 0 switches it off.
+        metric: Weight of the metric-learning loss of DA-VPT, which pulls each prompt component towards the features of
+            a class; 0 switches it off.
         control: Control for benchmarks: `constant` hides the image from the generator. `other_image` gives an image the
             prompt of the next one of its batch; in evaluation, all images get that of one image of the last training
             batch.
@@ -62,7 +63,8 @@ class AlignmentSettings:
             contains target frames only, except with `unit: instance` and for source boxes with weights. The default
             takes 70 MB at 20 boxes per frame, with `unit: instance` 400 MB; see `TrackBank`.
         reversal: Scale of the reversed gradient.
-        schedule: `constant`, or `dann`: from 0 up to `reversal` over the training.
+        schedule: Strength of the gradient reversal. `constant`: `reversal` throughout; `dann`: it rises from 0 to
+            `reversal` during the training (DANN).
         discriminator_factor: Learning rate of discriminators and domain queries, as a factor.
         control: Control for benchmarks: `shuffled_domains` draws the domain labels of the discriminators,
             `shuffled_time` permutes the time stamps of a batch.
@@ -107,7 +109,7 @@ class PseudoLabelSettings:
         stationary_weight: Score multiplier, 0..1, for boxes at a position occupied in most other frames of the
             recording: lit windows and lamps look like cars and never move. 1 switches this off.
         weight_by_score: Weight a box by its score; otherwise every box counts fully.
-        targets: `hard`: the best class; `soft`: the teacher's scores of all classes.
+        targets: Class targets of pseudo-boxes. `hard`: the teacher's best class; `soft`: its scores of all classes.
         box_loss: Whether pseudo-boxes train coordinates; otherwise they train classes alone.
         denoising: Whether pseudo-boxes also train through denoising queries.
         masked: Share of the strong view that is hidden in blocks (MIC); 0 hides nothing. With DQFA or TIAFA the source

@@ -268,7 +268,9 @@ def twenty_steps(module, data):
 def whole_store(folder, teacher, module, data, frames):
     """Fill a store with all that the teacher says, asked in the very batches of the online run."""
     key = store_key(load(teacher), SoftStoreSettings(views=2, queries=None, classes=None, precision="float32"), seed=3)
-    writer = SoftLabelWriter(folder, key, str(frames.parent / "images"), open_frames([frames]).frames)
+    writer = SoftLabelWriter(
+        folder, key, os.path.relpath(frames.parent / "images", folder), open_frames([frames]).frames
+    )
     names = [frame.name for frame in open_frames([frames]).frames]
     for batch in data.train_dataloader():
         soft = module.ask_teacher(batch)
