@@ -17,7 +17,7 @@ from cahqp.structures import Targets
 
 Unit = Literal["token", "instance"]
 Rows = list[tuple[Tensor, Tensor]]
-"""Features and weights of what a discriminator judges, per level."""
+"""Input of a discriminator: features and weights per level."""
 
 _TINY = 1e-6
 
