@@ -165,8 +165,10 @@ def path_inside(root: Path, name: str) -> Path:
     Raises:
         DataError: The name is absolute, contains `..`, a backslash, a drive letter or a null byte, or is too long.
     """
-    if leads_out(name) or any(len(part.encode()) > 255 for part in PurePosixPath(name).parts):
-        message = f"{name[:200]!r} is not a name inside a folder. Rename it, without `..`, `\\` and a leading `/`."
+    # JSON can contain half a surrogate pair, which UTF-8 cannot encode.
+    encodable = not any("\ud800" <= character <= "\udfff" for character in name)
+    if not encodable or leads_out(name) or any(len(part.encode()) > 255 for part in PurePosixPath(name).parts):
+        message = f"{name[:200]!a} is not a name inside a folder. Rename it, without `..`, `\\` and a leading `/`."
         raise DataError(message)
     return root / name
 

@@ -156,7 +156,9 @@ def test_hash_of_a_folder_depends_on_names_and_contents_alone(tmp_path):
     assert sha256(one) != digest
 
 
-@pytest.mark.parametrize("name", ["../x", "/x", "a/../../x", "a\\b", "C:x", "a\0b", "", ".", "a/" + "x" * 256])
+@pytest.mark.parametrize(
+    "name", ["../x", "/x", "a/../../x", "a\\b", "C:x", "a\0b", "", ".", "a/" + "x" * 256, "\ud800", "a/\udfff.jpg"]
+)
 def test_names_that_lead_out_of_a_folder_are_refused(name, tmp_path):
     with pytest.raises(DataError, match="not a name inside a folder"):
         path_inside(tmp_path, name)

@@ -49,7 +49,7 @@ def image_names(root: Path) -> list[str]:
     """Return the images in a folder and its sub-folders, relative to it, in natural order; hidden files are left out.
 
     Raises:
-        DataError: There are none.
+        DataError: The folder contains no images.
     """
     names = []
     for folder, _, files in os.walk(root):

@@ -36,7 +36,7 @@ def parse_views(names: Sequence[str]) -> list[ViewSpec]:
         names: `flip`, `scale:S` with S in 0.25..4, or `tiles:CxR` for C columns and R rows, 2 to 64 tiles.
 
     Raises:
-        ConfigError: Names are none of these. The message has one line for each.
+        ConfigError: A name is unknown. The message has one line for each.
     """
     views, problems = [ViewSpec()], []
     for name in names:
