@@ -47,7 +47,7 @@ class _Captured:
 
 
 class HuggingFaceDetector(Detector):
-    """RT-DETR, RT-DETRv2, D-FINE, RF-DETR or Deformable DETR of transformers, trained with cahqp's criterion.
+    """RT-DETR, RT-DETRv2, D-FINE, DEIMv2, RF-DETR or Deformable DETR of transformers, trained with cahqp's criterion.
 
     The losses of transformers are not used: here boxes have weights, batches may be empty, counts and denoising queries
     cover all ranks, and noise depends on the image alone.
@@ -59,8 +59,8 @@ class HuggingFaceDetector(Detector):
         config: Settings of the model's configuration with its `model_type`, instead of `model`; weights are random.
         pretrained: Read the weights of `model`; otherwise only its configuration.
         size: Height and width in pixels; by default those of the model's image processor. Without a processor it is
-            640x640 unnormalised for RT-DETR and D-FINE, and with ImageNet statistics 560x560 for RF-DETR and a short
-            side of 800 for Deformable DETR.
+            640x640 unnormalised for RT-DETR, D-FINE and DEIMv2, and with ImageNet statistics 560x560 for RF-DETR and a
+            short side of 800 for Deformable DETR.
         max_detections: Detections kept per image.
         nms_iou: IoU above which the lower-scored of two detections of one class is dropped; by default none is, as
             published. One-to-one matching teaches not to repeat an object, but only in a long training.
@@ -89,15 +89,18 @@ class HuggingFaceDetector(Detector):
         rule = read_preprocessing(model, family)
         if size is not None:
             rule = Preprocessing((size[0], size[1]), None, None, rule.mean, rule.std)
+        if rule.size is not None and any(side % family.stride for side in rule.size):
+            message = f"size must be multiples of {family.stride} for {published.model_type}, got {list(rule.size)}."
+            raise ConfigError(message)
         super().__init__(classes, rule, family.class_loss, max_detections, nms_iou)
         self.family, self.left_out = family, family.left_out
         own = set_classes(published, self.classes)
         self.kind: str = own.model_type
         self.queries: int = own.num_queries
-        self.model: Any = new_model(own)
+        self.model: Any = new_model(own, family)
         self.untrained_classes = self.classes
         if model is not None and pretrained:
-            self.untrained_classes = read_weights(model, published, self.model, self.classes)
+            self.untrained_classes = read_weights(model, published, self.model, self.classes, family)
             self.provenance = {"started_from": model, "untrained_classes": list(self.untrained_classes)}
             if self.untrained_classes:
                 _warn_once(f"{model} does not know {', '.join(self.untrained_classes)}: they start untrained.")
@@ -115,7 +118,7 @@ class HuggingFaceDetector(Detector):
 
     def backbone_parameters(self) -> list[nn.Parameter]:
         """Return the parameters that usually train with a smaller learning rate."""
-        return list(self.model.model.backbone.parameters())
+        return list(attrgetter(self.family.backbone)(self.model.model).parameters())
 
     def forward(
         self, images: Tensor, padding_mask: Tensor | None = None, targets: list[Targets] | None = None
@@ -199,7 +202,7 @@ class HuggingFaceDetector(Detector):
         self, images: Tensor, pixel_mask: Tensor
     ) -> tuple[Tensor, Tensor, int, tuple[Tensor, Tensor] | tuple[None, None]]:
         """Return logits (K, B, Q, C) and boxes of all layers, the number of groups, and the proposals."""
-        if self.kind in ("rt_detr", "rt_detr_v2", "d_fine"):
+        if self.kind in ("rt_detr", "rt_detr_v2", "d_fine", "deimv2"):
             out = self.model(images)
             layers = [values.transpose(0, 1) for values in (out.intermediate_logits, out.intermediate_reference_points)]
             return layers[0], layers[1], 1, (out.enc_topk_logits, out.enc_topk_bboxes)

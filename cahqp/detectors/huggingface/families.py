@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from cahqp.detectors.huggingface import deimv2
 from cahqp.detectors.published.class_mapping import VOC_NAMES
 from cahqp.errors import ConfigError, WeightsError
 from cahqp.structures import Preprocessing
@@ -19,6 +20,7 @@ from cahqp.structures import Preprocessing
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 PROCESSOR = "preprocessor_config.json"
 SQUARE: dict[str, Any] = {"size": (640, 640)}
+_OF_EDGES = ("FGL, on the distributions of edges", "DDF, which distils the last layer into the others")
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,10 @@ class Family:
         preprocessing: Default for models without an image processor.
         takes_padding: Whether images of several sizes may share a batch.
         left_out: Parts of the published training that the criterion lacks.
+        backbone: Module path of the layers that usually train with a smaller learning rate.
+        stride: Divisor of the height and width of images.
+        correct: Function that corrects a new model of transformers in place.
+        unused: Prefix of published weights that the corrected model lacks.
     """
 
     class_loss: str
@@ -38,16 +44,25 @@ class Family:
     preprocessing: Mapping[str, Any]
     takes_padding: bool = False
     left_out: tuple[str, ...] = ()
+    backbone: str = "backbone"
+    stride: int = 1
+    correct: Callable[[Any], None] | None = None
+    unused: str | None = None
 
 
 FAMILIES: dict[str, Family] = {
-    "rt_detr": Family("varifocal", "encoder_input_proj", SQUARE),
-    "rt_detr_v2": Family("varifocal", "encoder_input_proj", SQUARE),
-    "d_fine": Family(
+    "rt_detr": Family("varifocal", "encoder_input_proj", SQUARE, stride=32),
+    "rt_detr_v2": Family("varifocal", "encoder_input_proj", SQUARE, stride=32),
+    "d_fine": Family("varifocal", "encoder_input_proj", SQUARE, left_out=_OF_EDGES, stride=32),
+    "deimv2": Family(
         "varifocal",
-        "encoder_input_proj",
+        "encoder.input_proj",
         SQUARE,
-        left_out=("FGL, on the distributions of edges", "DDF, which distils the last layer into the others"),
+        left_out=(*_OF_EDGES, "MAL, replaced by a varifocal loss"),
+        backbone="conv_encoder.model",
+        stride=32,
+        correct=deimv2.correct,
+        unused=deimv2.UNUSED,
     ),
     "rf_detr": Family(
         "varifocal",
@@ -101,7 +116,8 @@ def family_of(config: Any) -> Family:
         )
     if message is not None:
         raise ConfigError(message)
-    return FAMILIES[kind]
+    family = FAMILIES[kind]
+    return deimv2.place_modules(family, config) if kind == "deimv2" else family
 
 
 def read_config(model: str | None, config: Mapping[str, Any] | None) -> Any:
@@ -144,12 +160,14 @@ def _unreadable(model: str | None, error: Exception) -> str:
     )
 
 
-def new_model(config: Any) -> nn.Module:
+def new_model(config: Any, family: Family) -> nn.Module:
     """Return a model with random float32 weights, without reading any file."""
     model: nn.Module = require_transformers().AutoModelForObjectDetection.from_config(config, dtype=torch.float32)
     for name, parameter in model.named_parameters():
         if name.endswith("mask_token"):  # used only in the pretraining of RF-DETR's backbone
             parameter.requires_grad_(False)
+    if family.correct is not None:
+        family.correct(model)
     return model
 
 
@@ -157,11 +175,12 @@ def set_classes(config: Any, classes: Sequence[str]) -> Any:
     """Return a copy of the configuration with these classes."""
     settings = {**config.to_dict(), "id2label": dict(enumerate(classes))}
     settings["label2id"] = {name: index for index, name in enumerate(classes)}
+    settings.pop("auto_map", None)  # names code beside the model, which is never imported
     settings["auxiliary_loss"] = True  # without it RF-DETR does not return the predictions of its earlier layers
     return type(config).from_dict(settings)
 
 
-def read_weights(model: str, config: Any, own: nn.Module, classes: Sequence[str]) -> tuple[str, ...]:
+def read_weights(model: str, config: Any, own: nn.Module, classes: Sequence[str], family: Family) -> tuple[str, ...]:
     """Load published weights into a model for other classes; common classes keep their rows.
 
     Args:
@@ -169,6 +188,7 @@ def read_weights(model: str, config: Any, own: nn.Module, classes: Sequence[str]
         config: The published configuration.
         own: Model for `classes`. Its rows stay for classes that the published model lacks.
         classes: Names in order.
+        family: Family of the model.
 
     Returns:
         The classes that the published model lacks.
@@ -185,13 +205,15 @@ def read_weights(model: str, config: Any, own: nn.Module, classes: Sequence[str]
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise ConfigError(_unreadable(model, error)) from error
     problems = [f"{kind} {name}" for kind in ("missing", "unexpected") for name in sorted(info[f"{kind}_keys"])]
+    problems = [line for line in problems if family.unused is None or family.unused not in line]
     if problems:
         message = f"{model} does not fit its own config.json: {'; '.join(problems[:10])} ({len(problems)} in all)."
         raise WeightsError(message)
     names = {VOC_NAMES.get(name, name): int(row) for row, name in config.id2label.items()}
     rows = [names.get(name) for name in classes]
     state = own.state_dict()
-    own.load_state_dict({k: _select_rows(k, v, state[k], rows) for k, v in published.state_dict().items()})
+    weights = {k: v for k, v in published.state_dict().items() if family.unused is None or family.unused not in k}
+    own.load_state_dict({k: _select_rows(k, v, state[k], rows) for k, v in weights.items()})
     return tuple(name for name, row in zip(classes, rows, strict=True) if row is None)
 
 

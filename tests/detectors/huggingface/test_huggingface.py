@@ -1,5 +1,7 @@
 """Detectors of transformers as students, narrow, with random weights and without downloads."""
 
+import copy
+import json
 from dataclasses import replace
 
 import onnxruntime
@@ -27,6 +29,23 @@ RESNET = {
     "out_features": ["stage2", "stage3", "stage4"],
 }
 VD = {**RESNET, "model_type": "rt_detr_resnet", "depths": [2, 2, 2, 2]}
+HGNET = {
+    "model_type": "hgnet_v2",
+    "embedding_size": 8,
+    "stem_channels": [3, 8, 8],
+    "stage_in_channels": [8, 16, 24],
+    "stage_mid_channels": [8, 8, 8],
+    "stage_out_channels": [16, 24, 32],
+    "hidden_sizes": [16, 24, 32],
+    "depths": [1, 1, 1],
+    "stage_num_blocks": [1, 1, 1],
+    "stage_numb_of_layers": [1, 1, 1],
+    "stage_kernel_size": [3, 3, 3],
+    "stage_downsample": [False, True, True],
+    "stage_downsample_strides": [2, 2, 2],
+    "stage_light_block": [False, False, True],
+    "out_features": ["stage3"],
+}
 NARROW = {"d_model": 32, "decoder_ffn_dim": 48, "decoder_layers": 2, "decoder_attention_heads": 4, "num_queries": 20}
 HYBRID = {
     **NARROW,
@@ -42,6 +61,21 @@ CONFIGS = {
     "rt_detr": {**HYBRID, "backbone_config": VD},
     "rt_detr_v2": {**HYBRID, "backbone_config": VD},
     "d_fine": {**HYBRID, "hidden_size": 32, "backbone_config": VD, "max_num_bins": 8, "lqe_hidden_dim": 8},
+    "deimv2": {
+        **HYBRID,
+        "backbone_config": HGNET,
+        "encoder_type": "lite",
+        "encoder_layers": 0,
+        "encoder_in_channels": [32],
+        "decoder_in_channels": [32] * 2,
+        "feat_strides": [16, 32],
+        "num_feature_levels": 2,
+        "decoder_n_points": [4, 2],
+        "max_num_bins": 8,
+        "lqe_hidden_dim": 8,
+        "use_gateway": False,
+        "share_bbox_head": True,
+    },
     "deformable_detr": {
         **NARROW,
         "encoder_layers": 1,
@@ -105,6 +139,8 @@ def published(family, folder, names, **settings):
     config = transformers.CONFIG_MAPPING[family].from_dict({**CONFIGS[family], **labels, **settings})
     model = transformers.AutoModelForObjectDetection.from_config(config).eval()
     model.save_pretrained(folder)
+    if FAMILIES[family].correct is not None:
+        FAMILIES[family].correct(model)
     return model
 
 
@@ -151,7 +187,7 @@ def test_every_parameter_gets_a_gradient(family, images, targets, boxes):
 
 
 def test_denoising_changes_no_other_prediction(images, targets):
-    for family in ("rt_detr", "rt_detr_v2", "d_fine"):
+    for family in ("rt_detr", "rt_detr_v2", "d_fine", "deimv2"):
         detector = make(family)
         with torch.no_grad():
             without = detector(images)
@@ -234,8 +270,9 @@ def test_the_model_file_detects_the_same(family, tmp_path, images):
     assert again.preprocessing == detector.preprocessing and again.settings == detector.settings
 
 
-def test_it_is_exported(tmp_path, images):
-    detector = make("rt_detr_v2")
+@pytest.mark.parametrize("kind", ["rt_detr_v2", "deimv2"])
+def test_it_is_exported(tmp_path, images, kind):
+    detector = make(kind)
     to_onnx(detector, tmp_path / "model.onnx", (64, 96), 1, "grid_sample")
     logits, boxes = onnxruntime.InferenceSession(tmp_path / "model.onnx").run(None, {"images": images[:1].numpy()})
     with torch.no_grad():
@@ -278,8 +315,59 @@ def test_preprocessing_is_that_of_the_image_processor(tmp_path):
     assert HuggingFaceDetector(CLASSES, str(tmp_path), size=(64, 64)).preprocessing.size == (64, 64)
 
 
+def test_deimv2_is_corrected(tmp_path, images):
+    """Its queries come from the encoder's tokens, and keep the positions of their first boxes in every layer."""
+    published("deimv2", tmp_path, CLASSES)
+    detector = HuggingFaceDetector(CLASSES, str(tmp_path)).eval()
+    model = detector.model.model
+    assert not [name for name in detector.state_dict() if "enc_output" in name]
+    assert isinstance(model.enc_bbox_head.act, torch.nn.SiLU) and isinstance(
+        model.decoder.pre_bbox_head.act, torch.nn.SiLU
+    )
+    positions = []
+    for layer in model.decoder.layers:
+        layer.register_forward_pre_hook(
+            lambda _, __, given: positions.append(given["position_embeddings"]), with_kwargs=True
+        )
+    detector.train()(images)
+    first, second = positions
+    assert torch.equal(first, second)
+    detector(images.flip(3))
+    assert not torch.equal(positions[2], first), "the next image gets its own positions"
+    copy.deepcopy(detector)
+
+
+def test_deimv2_with_the_hybrid_encoder_exposes_its_projections(images):
+    settings = {"encoder_type": "hybrid", "encoder_layers": 1, "encoder_in_channels": [16, 24, 32]}
+    settings |= {"decoder_in_channels": [32] * 3, "feat_strides": [8, 16, 32], "num_feature_levels": 3}
+    settings |= {"decoder_n_points": 4, "use_gateway": True, "model_type": "deimv2", "share_bbox_head": False}
+    backbone = {**HGNET, "out_features": ["stage1", "stage2", "stage3"]}
+    config = {**CONFIGS["deimv2"], **settings, "backbone_config": backbone}
+    detector = HuggingFaceDetector(CLASSES, config=config, size=(64, 96))
+    maps = detector(images).features.backbone
+    assert [m.shape[1] for m in maps] == [32] * 3
+    names = {id(p): name for name, p in detector.named_parameters()}
+    backbone_names = {names[id(p)] for p in detector.backbone_parameters()}
+    assert backbone_names and not [name for name in backbone_names if "input_proj" in name]
+
+
+def test_code_beside_a_model_is_neither_imported_nor_kept(tmp_path):
+    published("deimv2", tmp_path, CLASSES)
+    settings = json.loads((tmp_path / "config.json").read_text())
+    settings["auto_map"] = {"AutoModelForObjectDetection": "modeling.Model"}
+    (tmp_path / "config.json").write_text(json.dumps(settings))
+    (tmp_path / "modeling.py").write_text("raise SystemExit")
+    save(tmp_path / "own.safetensors", HuggingFaceDetector(CLASSES, str(tmp_path)))
+    assert load(tmp_path / "own.safetensors").kind == "deimv2"
+
+
+def test_sizes_that_the_encoder_cannot_fuse_are_refused():
+    with pytest.raises(ConfigError, match=r"multiples of 32 for deimv2, got \[48, 96\]"):
+        HuggingFaceDetector(CLASSES, config={"model_type": "deimv2", **CONFIGS["deimv2"]}, size=(48, 96))
+
+
 def test_missing_parts_of_the_published_training_are_logged(caplog):
-    assert [len(make(family).left_out) for family in CONFIGS] == [0, 0, 2, 0, 1]
+    assert [len(make(family).left_out) for family in CONFIGS] == [0, 0, 2, 3, 0, 1]
     assert caplog.text.count("FGL") <= 1
 
 
