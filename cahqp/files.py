@@ -14,6 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 from cahqp.errors import DataError, RunError
+from cahqp.json_policy import parse_json
 
 
 @contextmanager
@@ -118,20 +119,20 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file.
+    """Read a JSON file by `cahqp.json_policy`.
 
     Raises:
-        RunError: The file is missing, unreadable or not JSON.
+        RunError: The file is missing, unreadable, not JSON, or an object repeats a key.
     """
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        return parse_json(Path(path).read_bytes())
     except FileNotFoundError as error:
         message = f"{path} does not exist."
         raise RunError(message) from error
     except OSError as error:
         message = f"{path} cannot be read ({error.strerror}). Give the path of a JSON file that you may read."
         raise RunError(message) from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:
         message = f"{path} is not readable JSON ({error}). Recreate it, or restore it from a copy."
         raise RunError(message) from error
 
@@ -151,7 +152,7 @@ def sha256(path: Path) -> str:
 def leads_out(name: str) -> bool:
     """Return whether an external name is not a name below a folder, on any operating system."""
     parts = PurePosixPath(name).parts
-    foreign = "\\" in name or "\0" in name or re.match("[A-Za-z]:", name) is not None
+    foreign = re.search(r"^[A-Za-z]:|[\\\0\ud800-\udfff]", name) is not None  # half of a surrogate pair is no UTF-8
     return not parts or name.startswith("/") or ".." in parts or foreign
 
 
@@ -163,7 +164,8 @@ def path_inside(root: Path, name: str) -> Path:
         name: Relative path with `/`, from a file that anyone may have written.
 
     Raises:
-        DataError: The name is absolute, contains `..`, a backslash, a drive letter or a null byte, or is too long.
+        DataError: The name is absolute, contains `..`, a backslash, a drive letter, a null byte or half of a surrogate
+            pair, or is too long.
     """
     # JSON can contain half a surrogate pair, which UTF-8 cannot encode.
     encodable = not any("\ud800" <= character <= "\udfff" for character in name)

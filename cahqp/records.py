@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import stat
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from cahqp import json_policy
 from cahqp.errors import CahqpError, RunError
 
 MAX_BYTES = 64 << 20
@@ -91,16 +90,12 @@ def parse_record(
 
 
 def parse_json(data: bytes) -> Any:
-    """Return the value in UTF-8 JSON, without repeated keys, NaN or infinity, and at most `MAX_DEPTH` levels deep.
+    """Return the value in UTF-8 JSON by `cahqp.json_policy`, without NaN and at most `MAX_DEPTH` levels deep.
 
     Raises:
         ValueError: The text is anything else.
     """
-    try:
-        value = json.loads(data.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_refuse, parse_float=_finite)
-    except RecursionError as error:
-        message = "it is nested too deeply"
-        raise ValueError(message) from error
+    value = json_policy.parse_json(data)
     level, depth = [value], 0
     while level:
         depth += 1
@@ -115,21 +110,3 @@ def parse_json(data: bytes) -> Any:
         ]
     json.dumps(value, ensure_ascii=False).encode("utf-8")  # half of a surrogate pair cannot be written again
     return value
-
-
-def _unique(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        message = "an object repeats a key"
-        raise ValueError(message)
-    return found
-
-
-def _finite(text: str) -> float:
-    value = float(text)
-    return value if math.isfinite(value) else _refuse(text)
-
-
-def _refuse(text: str) -> float:
-    message = f"{text[:20]} is not a finite number"
-    raise ValueError(message)

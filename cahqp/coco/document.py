@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -10,31 +9,25 @@ from typing import Any
 
 from cahqp.coco.problems import Problems
 from cahqp.errors import DataError
-
-
-class RepeatedKeys(dict[str, Any]):
-    """JSON object in which keys occur more than once; contains the last value of each, as `json` does."""
-
-    repeated: list[str]
+from cahqp.json_policy import parse_json
 
 
 def read_document(path: Path, lists: Sequence[str] = ()) -> dict[str, Any]:
-    """Return the JSON object in a file. A byte order mark is skipped; objects with repeated keys are marked.
+    """Return the JSON object in a file, by `cahqp.json_policy`; a reader checks the numbers of its rows.
 
     Args:
         path: JSON file.
         lists: Keys that must contain lists.
 
     Raises:
-        DataError: The file is missing, unreadable or not JSON, its top level is not an object, or a list is missing.
+        DataError: The file is missing, unreadable or not JSON, repeats a key, is not an object, or lacks a list.
     """
     try:
-        text = Path(path).read_text(encoding="utf-8-sig")
-        document = json.loads(text, object_pairs_hook=_object)
+        document = parse_json(Path(path).read_bytes(), finite=False)
     except OSError as error:
         message = f"{path} cannot be read ({error.strerror}). Relative paths start in the working directory."
         raise DataError(message) from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         message = f"{path} is not readable JSON ({error}). Write it again, or restore it from a copy."
         raise DataError(message) from error
     if not isinstance(document, dict):
@@ -45,16 +38,6 @@ def read_document(path: Path, lists: Sequence[str] = ()) -> dict[str, Any]:
         message = f"{path} is not a COCO file: it has no list of {', '.join(missing)}. Give a COCO file."
         raise DataError(message)
     return document
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    plain = dict(pairs)
-    if len(plain) == len(pairs):
-        return plain
-    marked = RepeatedKeys(plain)
-    keys = [key for key, _ in pairs]
-    marked.repeated = sorted({key for key in keys if keys.count(key) > 1})
-    return marked
 
 
 class Row:
@@ -143,10 +126,8 @@ def rows(document: dict[str, Any], key: str, problems: Problems) -> Iterator[Row
     Args:
         document: Result of `read_document`.
         key: Name of the list.
-        problems: Collects a missing or repeated list, and entries that are not objects or repeat a key.
+        problems: Collects a missing list and entries that are not objects.
     """
-    if isinstance(document, RepeatedKeys) and key in document.repeated:
-        problems.add(key, "occurs more than once; keep one of them")
     entries = document.get(key)
     if not isinstance(entries, list):
         problems.add(key, "is missing" if entries is None else "is not a list")
@@ -156,8 +137,6 @@ def rows(document: dict[str, Any], key: str, problems: Problems) -> Iterator[Row
         if not isinstance(entry, dict):
             row.add_problem("is not an object")
             continue
-        if isinstance(entry, RepeatedKeys):
-            row.add_problem(f"key {entry.repeated[0]!r} occurs more than once")
         yield row
 
 

@@ -7,7 +7,6 @@ allow-list with a type and a bound: no setting names a file, a URL, a hub or cod
 from __future__ import annotations
 
 import inspect
-import json
 import re
 import typing
 from collections.abc import Mapping, Sequence
@@ -18,6 +17,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, StrictBool, StrictInt, ValidationError, create_model
 
 from cahqp.detectors.base import Detector, weights_error
+from cahqp.json_policy import parse_json
 from cahqp.structures import Preprocessing
 
 MAX_BYTES = 1 << 20
@@ -106,7 +106,7 @@ def parse_metadata(path: Path, text: str) -> dict[str, Any]:
     if len(text) > MAX_BYTES:
         raise weights_error(path, f"has {len(text)} bytes of metadata; at most {MAX_BYTES} are allowed")
     try:
-        metadata = json.loads(text, parse_constant=_refuse_constant)
+        metadata = parse_json(text.encode())
         Metadata.model_validate(metadata)
     except (ValidationError, ValueError, RecursionError) as error:
         raise weights_error(path, f"has invalid metadata ({describe(error)}). Restore a copy") from error
@@ -222,8 +222,3 @@ def describe(error: Exception) -> str:
     problems = [f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors(include_url=False)]
     more = f" and {len(problems) - _MAX_PROBLEMS} more" if len(problems) > _MAX_PROBLEMS else ""
     return "; ".join(problems[:_MAX_PROBLEMS])[:600] + more
-
-
-def _refuse_constant(text: str) -> Any:
-    message = f"{text} is not a JSON number"
-    raise ValueError(message)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import pickle
 import re
 from argparse import Namespace
@@ -18,6 +17,7 @@ from torch import Tensor
 from cahqp.detectors.base import weights_error
 from cahqp.errors import WeightsError
 from cahqp.files import sha256
+from cahqp.json_policy import parse_json
 
 # Locations of the weights in a training checkpoint, best first: the published results are those of the average.
 LOCATIONS = (("ema", "module"), ("ema_model",), ("ema",), ("model",), ("state_dict",), ())
@@ -133,7 +133,7 @@ def _read_config(path: Path) -> dict[str, Any]:
     if path.name not in FOLDER_FILES or not config.is_file():
         return {}
     try:
-        content = json.loads(config.read_text(encoding="utf-8"))
+        content = parse_json(config.read_bytes(), finite=False)
     except (OSError, ValueError) as error:
         raise weights_error(config, f"is not readable JSON ({error}). Fix it or move it away") from error
     return content if isinstance(content, dict) else {}
