@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from cahqp.coco.decoding import BrokenImageError, read_image
 from cahqp.data.datasets import as_tensor
-from cahqp.data.images import BrokenImageError, read_image
 from cahqp.data.transforms import plain
 from cahqp.detectors.base import Detector
 from cahqp.detectors.model_file import load as load_detector

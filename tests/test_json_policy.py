@@ -39,7 +39,7 @@ def test_repeated_keys_are_refused_at_any_depth(tmp_path, parse, text, place):
 
 @pytest.mark.parametrize("text", ["NaN", "[Infinity]", "1e999", "[" * 200_000, "1" * 5000, "\xff"])
 def test_other_values_are_a_value_error(text):
-    with pytest.raises(ValueError, match="."):
+    with pytest.raises(ValueError, match=r".+"):
         parse_json(text.encode("latin-1"))
 
 

@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 import cahqp
-from cahqp.data.images import BrokenImageError
+from cahqp.coco.decoding import BrokenImageError
 from cahqp.detectors import RTDETR
 from cahqp.detectors.model_file import save
 

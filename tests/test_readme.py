@@ -14,7 +14,7 @@ import torch
 import yaml
 
 from cahqp.__main__ import main
-from cahqp.data.images import read_image
+from cahqp.coco.decoding import read_image
 from cahqp.detectors import model_file
 from cahqp.files import read_json, write_json
 from cahqp.training.ca_hqp.module import TeacherAdaptation

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from cahqp.coco.decoding import BrokenImageError, read_image
 from cahqp.coco.subset import build_document, copy_file
 from cahqp.drift.mmd import fit_scale, squared_distances
 from cahqp.drift.options import DRIFT
@@ -198,11 +198,12 @@ def _write(work: Path, signals: Signals, files: list[Path], chosen: list[Choice]
     for number, (row, scores) in enumerate(chosen, 1):
         name = f"{signals.recordings[row].replace('/', '_')}/{number:05d}{files[row].suffix.lower()}"
         copy_file(files[row], path_inside(work / "images", name))
-        pixels = cv2.imread(str(work / "images" / name), cv2.IMREAD_UNCHANGED)
-        if pixels is None:
-            message = f"{files[row]} cannot be read as an image."
-            raise DataError(message)
-        image = {"id": number, "file_name": name, "height": pixels.shape[0], "width": pixels.shape[1]}
+        try:
+            height, width, _ = read_image(work / "images" / name).shape
+        except BrokenImageError as error:
+            message = f"{files[row]} {error}. Restore the file, or measure the features without it."
+            raise DataError(message) from error
+        image = {"id": number, "file_name": name, "height": height, "width": width}
         image |= {"camera": signals.cameras[row], "recording": signals.recordings[row], "frame": signals.indices[row]}
         images.append(image | ({} if signals.times[row] is None else {"timestamp": signals.times[row]}))
         entries.append({"file_name": name, "from": signals.names[row], **scores})

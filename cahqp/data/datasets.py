@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from cahqp.coco.decoding import BrokenImageError, read_image
 from cahqp.coco.reader import CocoFile, class_indices
-from cahqp.data.images import BrokenImageError, Quarantine, read_image
+from cahqp.data.images import Quarantine
 from cahqp.data.samplers import Key
 from cahqp.data.seeding import seed_of
 from cahqp.data.sources import FrameSource, unique_ids

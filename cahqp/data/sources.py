@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from cahqp.data.images import read_brightness, read_image
+from cahqp.coco.decoding import read_brightness, read_image
 from cahqp.frame import Frame
 
 

@@ -12,12 +12,12 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from cahqp.coco.time_stamps import TOLERANCE, check_times
 from cahqp.data.sources import FrameSource
 from cahqp.errors import DataError
 from cahqp.frame import Frame
 
 _SEEK_ABOVE = 2000.0  # milliseconds ahead up to which frames are decoded instead: about one group of pictures
-_TOLERANCE = 0.5  # milliseconds within which two time stamps are equal
 # Captures of a parent process. Closing one waits for threads that a fork leaves behind, and so for ever.
 _inherited: list[Any] = []
 
@@ -91,7 +91,7 @@ class VideoFrames(FrameSource):
             if self._owner != os.getpid():
                 _inherited.append(self._capture)
             self._capture, self._owner, self._now = _open(self._file), os.getpid(), -math.inf
-        if abs(self._now - time) < _TOLERANCE:
+        if abs(self._now - time) < TOLERANCE:
             return True
         if seek and not 0 < time - self._now < _SEEK_ABOVE and time > _SEEK_ABOVE:
             self._capture.set(cv2.CAP_PROP_POS_MSEC, time)
@@ -99,8 +99,8 @@ class VideoFrames(FrameSource):
             self._capture, self._now = _open(self._file), -math.inf
         for stamp in _time_stamps(self._capture):
             self._now = stamp
-            if self._now > time - _TOLERANCE:
-                return abs(self._now - time) < _TOLERANCE
+            if self._now > time - TOLERANCE:
+                return abs(self._now - time) < TOLERANCE
         self._capture = None
         return False
 
@@ -117,26 +117,7 @@ def _scan(path: Path) -> list[float]:
     """Return the time stamps of a video in milliseconds, strictly increasing."""
     capture = _open(path)
     times = list(_time_stamps(capture))
-    rate, stated = capture.get(cv2.CAP_PROP_FPS), capture.get(cv2.CAP_PROP_FRAME_COUNT)
-    kept = times[:1]
-    for time in times:
-        if time > kept[-1] + _TOLERANCE:
-            kept.append(time)
-    if not kept:
-        message = f"{path} contains no frame that can be decoded. Copy or encode the file again."
-        raise DataError(message)
-    if len(kept) < 0.99 * len(times):
-        message = (
-            f"{path} has no usable time stamps: {len(times) - len(kept)} of {len(times)} frames are not later than the "
-            f"frame before. Copy it into another container, such as `ffmpeg -i {path.name} -c copy new.mp4`."
-        )
-        raise DataError(message)
-    length = stated / rate if rate > 0 else 0.0
-    # Counts and rates in the header of a file can be estimates; the file is cut only where both fall short.
-    if len(times) < 0.95 * stated and kept[-1] / 1000 < 0.95 * length - 1:
-        message = f"{path} ends at {kept[-1] / 1000:.1f} s of {length:.1f} s. Copy the file again, or cut it there."
-        raise DataError(message)
-    return kept
+    return check_times(path, times, capture.get(cv2.CAP_PROP_FPS), capture.get(cv2.CAP_PROP_FRAME_COUNT))
 
 
 def _time_stamps(capture: Any) -> Iterator[float]:

@@ -1,4 +1,4 @@
-"""Frames of folders, COCO files, videos and streams, read by OpenCV alone."""
+"""Frames of folders, COCO files, videos and streams, read without torch."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from cahqp.coco.decoding import BrokenImageError, read_image
 from cahqp.coco.reader import read_coco_frames
 from cahqp.coco.sources import image_names, source_kind
+from cahqp.coco.time_stamps import check_times
 from cahqp.errors import DataError
 from cahqp.files import redact_url
 
@@ -93,13 +95,11 @@ def read_valid_frames(source: str) -> Iterator[EdgeFrame]:
 
 
 def read_bgr(path: Path) -> NDArray[np.uint8] | None:
-    """Return an image file as stored, (H, W, 3) uint8 BGR; `None` if it cannot be decoded."""
-    # The EXIF orientation is ignored because COCO boxes refer to the stored pixels.
+    """Return an image file as stored, (H, W, 3) uint8 BGR; `None` if training cannot decode it."""
     try:
-        image: Any = cv2.imread(str(path), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
-    except cv2.error:  # such as a header with more pixels than OpenCV accepts
+        return np.asarray(cv2.cvtColor(read_image(path), cv2.COLOR_RGB2BGR), np.uint8)
+    except BrokenImageError:
         return None
-    return None if image is None else np.asarray(image, np.uint8)
 
 
 def _images(root: Path, rows: list[_Row]) -> Iterator[EdgeFrame]:
@@ -116,13 +116,15 @@ def _coco(path: Path) -> tuple[Path, list[_Row]]:
 
 
 def _video(path: Path) -> Iterator[EdgeFrame]:
-    number = 0
-    for number, (image, capture) in enumerate(_captured(str(path)), start=1):
-        seconds = round(capture.get(cv2.CAP_PROP_POS_MSEC) / 1000, 6)
-        yield EdgeFrame(number, f"{path.name}@{seconds:.3f}s", image, seconds)
-    if number == 0:
-        message = f"{path} contains no frame that can be decoded. Copy or encode it again."
-        raise DataError(message)
+    """Yield the frames of a video; refuse at its end a video that training refuses."""
+    times: list[float] = []
+    rate = count = 0.0
+    for image, capture in _captured(str(path)):
+        rate, count = capture.get(cv2.CAP_PROP_FPS), capture.get(cv2.CAP_PROP_FRAME_COUNT)
+        times.append(capture.get(cv2.CAP_PROP_POS_MSEC))
+        seconds = round(times[-1] / 1000, 6)
+        yield EdgeFrame(len(times), f"{path.name}@{seconds:.3f}s", image, seconds)
+    check_times(path, times, rate, count)
 
 
 def _stream(url: str, patience: float, report: Callable[[str], None]) -> Iterator[EdgeFrame]:

@@ -15,8 +15,8 @@ from lightning.pytorch import LightningModule, Trainer
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
+from cahqp.coco.decoding import BrokenImageError
 from cahqp.data.datasets import as_tensor
-from cahqp.data.images import BrokenImageError
 from cahqp.data.sources import FrameSource
 from cahqp.data.transforms import strong
 from cahqp.detectors.base import Detector

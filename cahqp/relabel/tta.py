@@ -12,8 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from cahqp.coco.decoding import BrokenImageError
 from cahqp.data.datasets import as_tensor
-from cahqp.data.images import BrokenImageError
 from cahqp.data.sources import FrameSource
 from cahqp.detectors.base import Detector, Output
 from cahqp.detectors.model_file import load

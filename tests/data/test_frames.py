@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from cahqp.coco.decoding import BrokenImageError, read_brightness, read_image
 from cahqp.data.frames import open_frames
-from cahqp.data.images import BrokenImageError, Quarantine, read_brightness, read_image, write_quarantine
+from cahqp.data.images import Quarantine, write_quarantine
 from cahqp.errors import DataError
 
 

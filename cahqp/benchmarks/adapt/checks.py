@@ -8,10 +8,11 @@ from typing import Any
 
 from cahqp.benchmarks.adapt.configs import merge_configs
 from cahqp.benchmarks.adapt.plan import BenchmarkPlan
+from cahqp.coco.decoding import check_header
 from cahqp.coco.reader import class_indices, read_coco, read_coco_frames
 from cahqp.cycle.plan import SCENES
 from cahqp.data.frames import open_frames
-from cahqp.data.images import Quarantine, check_header
+from cahqp.data.images import Quarantine
 from cahqp.data.splits import Located, check_leakage
 from cahqp.detectors.model_file import read_metadata
 from cahqp.errors import ConfigError, DataError

@@ -1,0 +1,102 @@
+"""Decoding of images that may be broken: one policy for training and for edge packages, without torch."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from cahqp.errors import DataError
+
+# Formats of traffic cameras. Pillow's other readers are never tried on a file that only claims to be an image.
+_FORMATS = ("JPEG", "PNG", "BMP", "WEBP")
+_DEEP = ("I", "F")  # Pillow's modes of more than 8 bits, which it would clip to 255 rather than scale
+_MAX_PIXELS = 100_000_000  # 12,000 x 8,000: above any camera, and 300 MB once decoded
+# Errors of Pillow's readers on damaged files; OSError covers a missing and a truncated one.
+_DAMAGE = (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error, Image.DecompressionBombError)
+
+
+class BrokenImageError(DataError):
+    """An image that cannot be decoded, or whose size differs from that in its annotations."""
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    """Open an image without decoding it.
+
+    Raises:
+        BrokenImageError: The file, or the block that decodes it, fails; or it is larger than 100 megapixels.
+    """
+    try:
+        with Image.open(path, formats=_FORMATS) as image:
+            if image.width * image.height > _MAX_PIXELS:
+                message = f"{image.width}x{image.height} pixels are more than the {_MAX_PIXELS:,} allowed"
+                raise BrokenImageError(message)
+            yield image
+    except _DAMAGE as error:
+        message = f"cannot be decoded ({error or type(error).__name__})"
+        raise BrokenImageError(message) from error
+
+
+def read_image(path: Path, size: tuple[int, int] | None = None) -> NDArray[np.uint8]:
+    """Decode an image as (H, W, 3) uint8 RGB.
+
+    An EXIF orientation is not applied, because COCO boxes are drawn on stored pixels. Grey, palette and CMYK images
+    become RGB, transparency is dropped, 16 bits become their upper 8.
+
+    Args:
+        path: Image file.
+        size: Required height and width; `None` allows any.
+
+    Raises:
+        BrokenImageError: It cannot be decoded whole, is larger than 100 megapixels, or has another size.
+    """
+    with _opened(path) as image:
+        _check_size(image, size)
+        return _pixels(image)
+
+
+def check_header(path: Path, size: tuple[int, int]) -> None:
+    """Check format and size of an image without decoding its pixels.
+
+    Args:
+        path: Image file.
+        size: Required height and width.
+
+    Raises:
+        BrokenImageError: It is not an image, is larger than 100 megapixels, or has another size.
+    """
+    with _opened(path) as image:
+        _check_size(image, size)
+
+
+def read_brightness(path: Path) -> float:
+    """Return the mean luminance of an image, 0..255, decoded as small as the format allows.
+
+    Raises:
+        BrokenImageError: It cannot be decoded.
+    """
+    with _opened(path) as image:
+        if image.mode.startswith(_DEEP):
+            return float(_pixels(image).mean())
+        image.draft("L", (64, 64))
+        return float(np.asarray(image.convert("L").reduce(max(1, min(image.size) // 64))).mean())
+
+
+def _check_size(image: Image.Image, size: tuple[int, int] | None) -> None:
+    if size is not None and size != (image.height, image.width):
+        turned = "; its EXIF orientation is not applied" if size == image.size else ""
+        message = f"is {image.width}x{image.height} pixels, but its annotations are for {size[1]}x{size[0]}{turned}"
+        raise BrokenImageError(message)
+
+
+def _pixels(image: Image.Image) -> NDArray[np.uint8]:
+    if image.mode.startswith(_DEEP):
+        grey = np.asarray(image).astype(np.int64) >> 8
+        return np.repeat(np.clip(grey, 0, 255).astype(np.uint8)[:, :, None], 3, axis=2)
+    return np.array(image if image.mode == "RGB" else image.convert("RGB"))
