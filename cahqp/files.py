@@ -152,7 +152,8 @@ def sha256(path: Path) -> str:
 def leads_out(name: str) -> bool:
     """Return whether an external name is not a name below a folder, on any operating system."""
     parts = PurePosixPath(name).parts
-    foreign = re.search(r"^[A-Za-z]:|[\\\0\ud800-\udfff]", name) is not None  # half of a surrogate pair is no UTF-8
+    # JSON can contain half a surrogate pair, which UTF-8 cannot encode.
+    foreign = re.search(r"^[A-Za-z]:|[\\\0\ud800-\udfff]", name) is not None
     return not parts or name.startswith("/") or ".." in parts or foreign
 
 
@@ -167,9 +168,7 @@ def path_inside(root: Path, name: str) -> Path:
         DataError: The name is absolute, contains `..`, a backslash, a drive letter, a null byte or half of a surrogate
             pair, or is too long.
     """
-    # JSON can contain half a surrogate pair, which UTF-8 cannot encode.
-    encodable = not any("\ud800" <= character <= "\udfff" for character in name)
-    if not encodable or leads_out(name) or any(len(part.encode()) > 255 for part in PurePosixPath(name).parts):
+    if leads_out(name) or any(len(part.encode()) > 255 for part in PurePosixPath(name).parts):
         message = f"{name[:200]!a} is not a name inside a folder. Rename it, without `..`, `\\` and a leading `/`."
         raise DataError(message)
     return root / name

@@ -33,7 +33,7 @@ class EdgeFrame:
     Attributes:
         id: Unique within its source; the image id in a COCO file.
         name: File name, or `video.mp4@12.400s`.
-        image: (H, W, 3) uint8 in OpenCV's order BGR. `None` if the frame cannot be decoded.
+        image: (H, W, 3) uint8 in OpenCV's order BGR, not to be written to. `None` if the frame cannot be decoded.
         timestamp: Seconds from the start of a video; seconds since 1970 in a stream. `None` for images.
         labelled_size: Height and width in the COCO file, to which its boxes refer. `None` if missing.
     """
@@ -95,9 +95,9 @@ def read_valid_frames(source: str) -> Iterator[EdgeFrame]:
 
 
 def read_bgr(path: Path) -> NDArray[np.uint8] | None:
-    """Return an image file as stored, (H, W, 3) uint8 BGR; `None` if training cannot decode it."""
+    """Return an image file as stored, (H, W, 3) uint8 BGR, read-only; `None` if training cannot decode it."""
     try:
-        return np.asarray(cv2.cvtColor(read_image(path), cv2.COLOR_RGB2BGR), np.uint8)
+        return read_image(path, bgr=True)
     except BrokenImageError:
         return None
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import cv2
-import numpy as np
 
 from cahqp.edge.capture import EdgeFrame
 from cahqp.edge.detections import EdgeDetections
@@ -28,7 +27,7 @@ def draw(frame: EdgeFrame, found: EdgeDetections, classes: tuple[str, ...], fold
     Raises:
         RunError: The file cannot be written.
     """
-    image = np.ascontiguousarray(frame.pixels())
+    image = frame.pixels().copy()
     for box, score, label in zip(found.boxes.round().astype(int).tolist(), found.scores, found.labels, strict=True):
         colour = _COLOURS[int(label) % len(_COLOURS)]
         cv2.rectangle(image, (box[0], box[1]), (box[2], box[3]), colour, 2)
