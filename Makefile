@@ -12,7 +12,7 @@ UNPINNED := ^(torch|torchvision|triton|(nvidia|cuda)-[a-z0-9-]*|sympy|mpmath|net
 DEMO := runs/demo-weights
 # The source scenes of configs/cycle/demo.yaml; a test compares them.
 SOURCE_TRAIN := --recordings=24 --frames=30 --hour='[12, 15]'
-SOURCE_VAL := --recordings=6 --frames=12 --hour='[12, 15]' --first_recording=100
+SOURCE_VAL := --recordings=6 --frames=12 --hour='[12, 15]' --first-recording=100
 SOURCE := --data.train='["$(DEMO)/train/annotations.json"]' --data.val='["$(DEMO)/val/annotations.json"]'
 
 .DEFAULT_GOAL := help

@@ -25,6 +25,15 @@ class RunError(CahqpError):
     """A run directory that cannot be started, continued or read."""
 
 
+def option(name: str) -> str:
+    """Return the command-line spelling of a field: `ignore_share` becomes `--ignore-share`.
+
+    Args:
+        name: Name of a field. In a dotted name, the key path of a config, underscores stay.
+    """
+    return f"--{name}" if "." in name else f"--{name.replace('_', '-')}"
+
+
 def check_numbers(shares: Mapping[str, float | None], counts: Mapping[str, int | None]) -> None:
     """Check the ranges of settings.
 

@@ -69,8 +69,8 @@ OPTIMIZER = {"learning_rate": 1e-3, "warmup": 2}
 
 
 def _scenes(folder, first, recordings, frames, hour="[12,15]"):
-    given = [f"--recordings={recordings}", f"--frames={frames}", f"--first_recording={first}", f"--hour={hour}"]
-    assert main(["scenes", f"--output={folder}", "--width=96", "--height=64", "--image_format=png", *given]) == 0
+    given = [f"--recordings={recordings}", f"--frames={frames}", f"--first-recording={first}", f"--hour={hour}"]
+    assert main(["scenes", f"--output={folder}", "--width=96", "--height=64", "--image-format=png", *given]) == 0
     return folder / "annotations.json"
 
 

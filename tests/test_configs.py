@@ -96,7 +96,7 @@ def test_the_oracle_runs(fit, teacher):
 
 @pytest.mark.parametrize("name", LARGE)
 def test_a_large_training_names_known_settings(name):
-    assert main(["fit", f"--config={name}", "--print_config=skip_null", "--output=unused"]) == 0
+    assert main(["fit", f"--config={name}", "--print-config=skip_null", "--output=unused"]) == 0
 
 
 @pytest.mark.parametrize("name", ROUNDS)
@@ -152,7 +152,7 @@ def test_a_benchmark_is_whole(names, recordings, monkeypatch, capsys, tmp_path):
 
 @pytest.mark.parametrize("name", [n for n in OVERLAYS if "benchmark/" in n or "real_" in n or "later" in n])
 def test_an_overlay_names_known_settings(name):
-    both = ["fit", f"--config={OVERLAYS[name]}", f"--config={name}", "--print_config=skip_null"]
+    both = ["fit", f"--config={OVERLAYS[name]}", f"--config={name}", "--print-config=skip_null"]
     assert main([*both, "--output=unused"]) == 0
 
 

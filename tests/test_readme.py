@@ -46,7 +46,7 @@ def of_cahqp(*verbs):
 
 
 def scenes(folder, first, hour, frames=4):
-    settings = [f"--recordings=2 --frames={frames} --first_recording={first} --hour=[{hour}]", *SMALL]
+    settings = [f"--recordings=2 --frames={frames} --first-recording={first} --hour=[{hour}]", *SMALL]
     assert main(["scenes", f"--output={folder}", *" ".join(settings).split()]) == 0
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from cahqp.errors import check_numbers
+from cahqp.errors import check_numbers, option
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,8 +34,8 @@ class RelabelBenchmarkOptions:
 
     def __post_init__(self) -> None:
         """Check the ranges."""
-        shares = {"--ignore_share": self.ignore_share, "--stationary_weight": self.stationary_weight}
-        check_numbers(shares, {"--batch_size": self.batch_size, "--rounds": self.rounds})
+        shares = {"--ignore-share": self.ignore_share, "--stationary-weight": self.stationary_weight}
+        check_numbers(shares, {"--batch-size": self.batch_size, "--rounds": self.rounds})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,4 +72,4 @@ class StoreBenchmarkOptions:
     def __post_init__(self) -> None:
         """Check the ranges."""
         names = ("batch_size", "images", "views", "rounds")
-        check_numbers({}, {f"--{name}": getattr(self, name) for name in names})
+        check_numbers({}, {option(name): getattr(self, name) for name in names})

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from cahqp.errors import check_numbers
+from cahqp.errors import check_numbers, option
 
 Device = Literal["auto", "cpu", "cuda"]
 Precision = Literal["float32", "bf16"]
@@ -76,7 +76,7 @@ class GateBenchmarkOptions:
 
     def __post_init__(self) -> None:
         names = ("decisions", "recordings", "frames", "sets", "resamples")
-        check_numbers({"--spread": self.spread}, {f"--{name}": getattr(self, name) for name in names})
+        check_numbers({"--spread": self.spread}, {option(name): getattr(self, name) for name in names})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,7 +113,7 @@ class SpeedBenchmarkOptions:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        counts = {"--batch_size": self.batch_size, "--boxes": self.boxes, "--rounds": self.rounds}
+        counts = {"--batch-size": self.batch_size, "--boxes": self.boxes, "--rounds": self.rounds}
         check_numbers(shares={}, counts={**counts, "--threads": self.threads})
 
 
@@ -139,5 +139,5 @@ class AttentionBenchmarkOptions:
     device: Device = "auto"
 
     def __post_init__(self) -> None:
-        counts = {"--batch_size": self.batch_size, "--queries": self.queries, "--rounds": self.rounds}
+        counts = {"--batch-size": self.batch_size, "--queries": self.queries, "--rounds": self.rounds}
         check_numbers(shares={}, counts=counts)

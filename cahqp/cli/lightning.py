@@ -18,6 +18,7 @@ from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from cahqp.cli.options import check_configs
+from cahqp.cli.training_arguments import to_keys
 from cahqp.data.base import DetectionData
 from cahqp.data.frames import open_frames
 from cahqp.data.modules import AdaptationData
@@ -117,7 +118,7 @@ class Cli(LightningCLI):
         """Claim the run directory before model and data are built."""
         settings, output = self.settings, self.settings.output
         if settings.get("ckpt_path"):
-            message = "--ckpt_path is not supported. The same --output resumes; --model.weights loads a model file."
+            message = "--ckpt-path is not supported. The same --output resumes; --model.weights loads a model file."
             raise ConfigError(message)
         if output is None:
             if self.subcommand in ("fit", "predict"):
@@ -235,6 +236,7 @@ def lightning(arguments: list[str]) -> None:
     """Run `cahqp fit|validate|test|predict`."""
     os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
     check_configs(arguments)
+    arguments = to_keys(arguments)
     # Lightning starts further ranks with sys.argv.
     given, sys.argv = sys.argv, [sys.argv[0], *arguments]
     try:

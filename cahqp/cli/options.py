@@ -15,9 +15,9 @@ from typing import Any
 
 import docstring_parser
 import yaml
-from jsonargparse import ArgumentParser
+from jsonargparse import ActionYesNo, ArgumentParser
 
-from cahqp.errors import ConfigError
+from cahqp.errors import ConfigError, option
 
 
 def parse(
@@ -25,8 +25,8 @@ def parse(
 ) -> Any:
     """Return an options dataclass filled from a command line.
 
-    A list takes several values after one flag, a boolean is a flag, and `--config` reads a YAML file with any of the
-    options. Names may be spelt with dashes or underscores.
+    A list takes several values after one flag, a boolean is a flag (`--draw`, `--no-draw`), and `--config` reads a YAML
+    file with any of the options. Options have dashes; keys of the YAML file, and dotted options, have underscores.
 
     Args:
         options: The dataclass; the `Attributes` of its docstring are the help.
@@ -42,11 +42,11 @@ def parse(
     check_configs(arguments)
     fields = dataclasses.fields(options)
     parser = _build_parser(options, prog, description)
-    tokens = _join_tuples(_name_positionals(_underscored(arguments), positional), options)
+    tokens = _join_tuples(_name_positionals(arguments, positional), options)
     try:
         values = parser.instantiate(parser.parse_args(tokens))
     except ArgumentError as error:
-        raise _with_suggestion(error, [field.name for field in fields]) from error
+        raise _explained(error, _spellings(parser)) from error
     return options(**{field.name: values[field.name] for field in fields})
 
 
@@ -67,7 +67,7 @@ def check_configs(arguments: Sequence[str]) -> None:
 
 
 def _build_parser(options: type[Any], prog: str, description: str) -> ArgumentParser:
-    parser = ArgumentParser(prog=prog, exit_on_error=False, description=description)
+    parser = ArgumentParser(prog=prog, exit_on_error=False, description=description, print_config="--print-%s")
     parser.add_argument("--config", action="config", help="YAML file with any of these options.")
     hints = typing.get_type_hints(options)
     documented = [docstring_parser.parse(kind.__doc__ or "").params for kind in reversed(options.__mro__)]
@@ -75,13 +75,13 @@ def _build_parser(options: type[Any], prog: str, description: str) -> ArgumentPa
     for field in dataclasses.fields(options):
         settings: dict[str, Any] = {"type": hints[field.name], "help": help_texts.get(field.name, "")}
         if hints[field.name] is bool:
-            settings |= {"nargs": "?", "const": True}
+            settings = {"action": ActionYesNo(no_prefix="no-"), "help": settings["help"]}
         elif (item := _list_item(hints[field.name])) is not None:
             settings |= {"nargs": "+", "type": item}
         default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
         required = default is dataclasses.MISSING
         settings |= {"required": True} if required else {"default": default}
-        parser.add_argument(f"--{field.name}", **settings)
+        parser.add_argument(option(field.name), **settings)
     return parser
 
 
@@ -95,7 +95,7 @@ def _list_item(hint: Any) -> Any:
 def _join_tuples(arguments: Sequence[str], options: type[Any]) -> list[str]:
     """Return the arguments with the values of tuples joined: `--size 720 1280` becomes `--size=[720,1280]`."""
     hints = typing.get_type_hints(options)
-    lengths = {f"--{name}": _tuple_length(hint) for name, hint in hints.items()}
+    lengths = {option(name): _tuple_length(hint) for name, hint in hints.items()}
     joined, rest = [], list(arguments)
     while rest:
         flag = rest.pop(0)
@@ -113,24 +113,27 @@ def _tuple_length(hint: Any) -> int:
     return len(typing.get_args(tuples[0])) if tuples else 0
 
 
-def _underscored(arguments: Sequence[str]) -> list[str]:
-    """Return the arguments with underscores in option names: `--dry-run` becomes `--dry_run`."""
-    return [re.sub(r"^--[^=]+", lambda name: "--" + name[0][2:].replace("-", "_"), text) for text in arguments]
-
-
 def _name_positionals(arguments: Sequence[str], names: Sequence[str]) -> list[str]:
     """Return the arguments with a flag before each bare value; every option must take exactly one value."""
     left, named, is_value = list(names), [], False
     for text in arguments:
         if not text.startswith("-") and not is_value and left:
-            named.append(f"--{left.pop(0)}")
+            named.append(option(left.pop(0)))
         is_value = text.startswith("--") and "=" not in text and text != "--help"
         named.append(text)
     return named
 
 
-def _with_suggestion(error: ArgumentError, names: Sequence[str]) -> ArgumentError:
-    """Return the error, with the closest option where one was misspelt."""
-    misspelt = re.search(r"nrecognized arguments: --([^\s=]+)", str(error))
-    close = difflib.get_close_matches(misspelt[1], names, n=1) if misspelt else []
-    return ArgumentError(None, f"{error}. Did you mean --{close[0]}?") if close else error
+def _spellings(parser: ArgumentParser) -> list[str]:
+    return [text for action in parser._actions for text in action.option_strings]
+
+
+def _explained(error: ArgumentError, known: Sequence[str]) -> ArgumentError:
+    """Return the error, with the closest option where one was misspelt, or the two forms of a flag."""
+    if flag := re.match(r"argument (--\S+)/(--no-\S+): ignored explicit argument", str(error)):
+        return ArgumentError(None, f"{flag[1]} takes no value. Give {flag[1]} or {flag[2]}.")
+    if key := re.match(r'Parser key "(\w+)"', str(error)):
+        return ArgumentError(None, str(error).replace(key[0], option(key[1]), 1))
+    misspelt = re.search(r"nrecognized arguments: (--[^\s=]+)", str(error))
+    close = difflib.get_close_matches(misspelt[1], known, n=1) if misspelt else []
+    return ArgumentError(None, f"{error}. Did you mean {close[0]}?") if close else error

@@ -51,7 +51,7 @@ class FetchOptions:
 
     def __post_init__(self) -> None:
         if self.frame_interval is not None and not self.frame_interval > 0:
-            message = f"--frame_interval must be a number of seconds above 0, got {self.frame_interval}."
+            message = f"--frame-interval must be a number of seconds above 0, got {self.frame_interval}."
             raise ConfigError(message)
 
 

@@ -42,7 +42,7 @@ class Cycle:
     def command(self) -> str:
         """The command that starts or resumes the run."""
         words = ["cahqp", "cycle", "run", f"--plan={self.path}", f"--output={self.root}", f"--seed={self.plan.seed}"]
-        return shlex.join([*words, *([] if self.replay else ["--replay=false"])])
+        return shlex.join([*words, *([] if self.replay else ["--no-replay"])])
 
 
 def open_cycle(

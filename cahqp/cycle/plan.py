@@ -148,7 +148,7 @@ class Teacher(Model):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.self_training_rounds > 1 and not self.self_training:
-            message = f"--self_training is missing: name the configs of the {self.self_training_rounds} rounds."
+            message = f"--self-training is missing: name the configs of the {self.self_training_rounds} rounds."
             raise ConfigError(message)
 
 

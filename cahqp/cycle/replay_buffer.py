@@ -48,7 +48,7 @@ class ReplaySettings:
     hold_out: float = 0.2
 
     def __post_init__(self) -> None:
-        check_numbers({"--share": self.share, "--hold_out": self.hold_out}, {"--capacity": self.capacity})
+        check_numbers({"--share": self.share, "--hold-out": self.hold_out}, {"--capacity": self.capacity})
 
 
 @dataclass(frozen=True, kw_only=True)

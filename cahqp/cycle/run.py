@@ -32,7 +32,7 @@ class CycleRunOptions:
         dry_run: Print the commands and start nothing.
         watch: With a plan that has `watch`: wait for more frames, until interrupted.
         rounds: With a plan that has `watch`: largest number of rounds. Default: no limit.
-        replay: With a plan of rounds: use its replay buffer. `--replay=false` shows forgetting without it.
+        replay: With a plan of rounds: use its replay buffer. `--no-replay` shows forgetting without it.
     """
 
     plan: Path

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cahqp.cycle.plan import SCENES, BasePlan, CyclePlan
+from cahqp.errors import option
 from cahqp.labels.options import LabelOptions
 from cahqp.runs.options import flags
 from cahqp.runs.state import Stage
@@ -43,7 +44,7 @@ class PlanStages:
         """Add the stages that render synthetic recordings."""
         for name, options in self.plan.scenes.items():
             texts = {key: value if isinstance(value, str) else json.dumps(value) for key, value in options.items()}
-            self.stage(f"scenes-{name}", "scenes", [], [f"--{key}={text}" for key, text in texts.items()])
+            self.stage(f"scenes-{name}", "scenes", [], [f"{option(key)}={text}" for key, text in texts.items()])
 
     def source_training(self) -> None:
         """Add the trainings of the models without given weights."""
@@ -76,7 +77,7 @@ class PlanStages:
         """Add the stage that labels target frames with a teacher, and return the labels."""
         arguments = [f"--weights={weights}", "--frames", *map(str, target)]
         arguments += flags(self.plan.relabel, kind=LabelOptions)
-        arguments += [] if frame_interval is None else [f"--frame_interval={frame_interval}"]
+        arguments += [] if frame_interval is None else [f"--frame-interval={frame_interval}"]
         return self.stage(name, "relabel", [weights, *target], arguments) / LABELS
 
     def fit(

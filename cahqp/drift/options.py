@@ -40,7 +40,7 @@ class FeaturesOptions:
     device: str = "cpu"
 
     def __post_init__(self) -> None:
-        check_numbers({"--max_invalid_share": self.max_invalid_share}, {"--batch_size": self.batch_size})
+        check_numbers({"--max-invalid-share": self.max_invalid_share}, {"--batch-size": self.batch_size})
 
 
 @dataclass(frozen=True, kw_only=True)

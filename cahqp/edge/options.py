@@ -58,7 +58,7 @@ class ExportOptions:
             ConfigError: An option is out of range, or options do not fit together.
         """
         check_numbers(
-            {"--max_loss": self.max_loss}, {"--batch": self.batch, "--check_frames": self.check_frames}
+            {"--max-loss": self.max_loss}, {"--batch": self.batch, "--check-frames": self.check_frames}
         )  # fmt: skip
         if self.precision == "float32" and (self.calibration or self.labelled):
             message = "--calibration and --labelled require --precision int8. Add it, or remove them."
@@ -118,7 +118,7 @@ class DetectOptions:
             ConfigError: An option is out of range. The message lists all of them.
         """
         check_numbers(
-            {"--threshold": self.threshold}, {"--threads": self.threads, "--max_frames": self.max_frames}
+            {"--threshold": self.threshold}, {"--threads": self.threads, "--max-frames": self.max_frames}
         )  # fmt: skip
 
 

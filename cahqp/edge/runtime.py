@@ -180,7 +180,7 @@ class Runtime:
                 message = (
                     f"A frame of {width}x{height} pixels does not keep its aspect ratio at "
                     f"{self._size[1]}x{self._size[0]}, the input size of {self.package.path}. "
-                    f"Export a package with --frame_size {height} {width}."
+                    f"Export a package with --frame-size {height} {width}."
                 )
                 raise DataError(message)
         return self._size

@@ -98,7 +98,7 @@ def _measured_decision(
             unjudged.append(labelled.name)
         else:
             message = (
-                f"{', '.join(map(str, labelled.paths))}: no class has {options.min_objects} objects (--min_objects). "
+                f"{', '.join(map(str, labelled.paths))}: no class has {options.min_objects} objects (--min-objects). "
                 f"Give more frames, or remove the set from --{labelled.role}."
             )
             raise ConfigError(message)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, fields
 from math import inf
 from pathlib import Path
 
-from cahqp.errors import ConfigError, check_numbers
+from cahqp.errors import ConfigError, check_numbers, option
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,9 +39,9 @@ class GateLimits:
         shares = ("max_ap50_drop", "max_class_ap50_drop")
         factors = ("max_slowdown", "max_milliseconds", "max_growth", "max_megabytes")
         values = vars(self)
-        problems = [f"--{n} must lie in 0..1, got {values[n]}." for n in shares if not 0 <= values[n] <= 1]
+        problems = [f"{option(n)} must lie in 0..1, got {values[n]}." for n in shares if not 0 <= values[n] <= 1]
         problems += [
-            f"--{name} must be a number above 0, got {values[name]}."
+            f"{option(name)} must be a number above 0, got {values[name]}."
             for name in factors
             if values[name] is not None and not 0 < values[name] < inf
         ]
@@ -94,4 +94,4 @@ class GateOptions(GateLimits):
             ConfigError: An option is out of range. The message lists all of them.
         """
         super().__post_init__()
-        check_numbers({}, {"--resamples": self.resamples, "--min_objects": self.min_objects})
+        check_numbers({}, {"--resamples": self.resamples, "--min-objects": self.min_objects})

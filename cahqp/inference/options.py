@@ -32,7 +32,7 @@ class MeasureOptions:
     max_invalid_share: float = 0.05
 
     def __post_init__(self) -> None:
-        check_numbers({"--max_invalid_share": self.max_invalid_share}, {"--batch_size": self.batch_size})
+        check_numbers({"--max-invalid-share": self.max_invalid_share}, {"--batch-size": self.batch_size})
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from cahqp.errors import ConfigError
+from cahqp.errors import ConfigError, option
 from cahqp.labels.views import parse_views
 
 _THRESHOLD_RULES = ("threshold", "target_precision", "top_share")
@@ -57,15 +57,15 @@ class LabelOptions:
         for name in ("threshold", "top_share", "ignore_share", "stationary_weight", "nms_iou"):
             value = getattr(self, name)
             if value is not None and not 0 <= value <= 1:
-                yield f"--{name} must lie in 0..1, got {value}."
+                yield f"{option(name)} must lie in 0..1, got {value}."
         if self.max_boxes < 1:
-            yield f"--max_boxes must be at least 1, got {self.max_boxes}."
+            yield f"--max-boxes must be at least 1, got {self.max_boxes}."
         try:
             parse_views(self.views)
         except ConfigError as error:
             yield str(error)
-        rules = [f"--{name}" for name in _THRESHOLD_RULES if getattr(self, name, None) is not None]
+        rules = [option(name) for name in _THRESHOLD_RULES if getattr(self, name, None) is not None]
         if len(rules) > 1:
             yield f"{' and '.join(rules)} each set the lowest score of a label. Give one of them."
         if self.stationary_weight < 1 and self.top_share is not None:
-            yield "--top_share counts all boxes, and --stationary_weight lowers the scores of some. Give one of them."
+            yield "--top-share counts all boxes, and --stationary-weight lowers the scores of some. Give one of them."

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from cahqp.errors import ConfigError, check_numbers
+from cahqp.errors import ConfigError, check_numbers, option
 from cahqp.labels.calibration.curves import Method as CalibrationMethod
 from cahqp.labels.formats.options import Format
 from cahqp.labels.fusion import Method as FusionMethod
@@ -129,16 +129,16 @@ class RelabelOptions(LabelOptions, TeacherOptions):
             ConfigError: Options are out of range or exclude each other.
         """
         super().__post_init__()
-        shares = {"--target_precision": self.target_precision, "--max_invalid_share": self.max_invalid_share}
-        check_numbers(shares, {"--batch_size": self.batch_size, "--devices": self.devices})
+        shares = {"--target-precision": self.target_precision, "--max-invalid-share": self.max_invalid_share}
+        check_numbers(shares, {"--batch-size": self.batch_size, "--devices": self.devices})
 
     def _problems(self) -> Iterator[str]:
         yield from super()._problems()
         for name in ("target_precision", "dynamic"):
             if getattr(self, name) and self.calibration is None:
-                yield f"--{name} needs --calibration, a file that `cahqp calibrate` wrote."
+                yield f"{option(name)} needs --calibration, a file that `cahqp calibrate` wrote."
         if self.dynamic and self.top_share is not None:
-            yield "--dynamic adjusts thresholds, and --top_share replaces them. Give one of them."
+            yield "--dynamic adjusts thresholds, and --top-share replaces them. Give one of them."
         if self.soft and self.devices > 1:
             yield f"--soft runs on one device, got --devices={self.devices}. Give --devices=1."
 
@@ -186,7 +186,7 @@ class CalibrateOptions(TeacherOptions):
         Raises:
             ConfigError: Options are out of range, or there is not exactly one file of frames.
         """
-        check_numbers({"--nms_iou": self.nms_iou}, {"--batch_size": self.batch_size})
+        check_numbers({"--nms-iou": self.nms_iou}, {"--batch-size": self.batch_size})
         parse_views(self.views)
         if len(self.frames) != 1:
             message = f"calibrate takes one COCO file after --frames, got {len(self.frames)}. Join them first."

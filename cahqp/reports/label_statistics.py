@@ -85,7 +85,7 @@ def measure_labels(labels: Labels, ground_truth: GroundTruth, unreadable: Collec
     if missing:
         message = (
             f"The labels lack {len(missing)} images of the ground truth, such as {missing[0]!r}. "
-            "Give --ground_truth for the labelled images only."
+            "Give --ground-truth for the labelled images only."
         )
         raise DataError(message)
     ground_truth = replace(ground_truth, images=readable)

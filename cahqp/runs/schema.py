@@ -127,12 +127,17 @@ def _describe(kind: Any, details: ErrorDetails) -> list[str]:
         return [f"{where} {'is missing' if details['type'] == 'missing' else 'must not be empty'}."]
     if details["type"] == "value_error":
         lines = str(details["ctx"]["error"]).splitlines()
-        return [line.replace("--", f"{where}.") if "--" in line else _join(where, line) for line in lines]
+        return [_as_keys(where, line) if "--" in line else _join(where, line) for line in lines]
     if details["type"] == "literal_error":
         choices = re.findall("'([^']*)'", details["ctx"]["expected"])
         return [unknown(f"{where}: {details['input']}", str(details["input"]), choices, "value")]
     text = details["msg"].replace("Input should", "must", 1).replace("an object", "a mapping").replace("array", "list")
     return [f"{where} {text}, got {details['input']!r}."]
+
+
+def _as_keys(where: str, line: str) -> str:
+    """Return a message about options as one about keys: `--nms-iou` becomes `relabel.nms_iou`."""
+    return re.sub(r"--([a-z][\w-]*)", lambda option: f"{where}.{option[1].replace('-', '_')}", line)
 
 
 def _join(where: str, line: str) -> str:

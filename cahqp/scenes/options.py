@@ -73,6 +73,6 @@ class ScenesOptions:
         if len(self.hour) != 2 or not 12 <= self.hour[0] <= self.hour[-1] <= 24:
             problems.append(f"--hour must be [first, last] with 12 <= first <= last <= 24, got {list(self.hour)}.")
         if self.image_format not in ("jpg", "png"):
-            problems.append(f"--image_format must be jpg or png, got {self.image_format}.")
+            problems.append(f"--image-format must be jpg or png, got {self.image_format}.")
         if problems:
             raise ConfigError("\n".join(problems))

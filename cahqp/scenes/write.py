@@ -107,7 +107,7 @@ def _write_image(path: Path, pixels: NDArray[np.uint8], quality: int) -> None:
     settings = [cv2.IMWRITE_JPEG_QUALITY, quality] if path.suffix == ".jpg" else []
     encoded, data = cv2.imencode(path.suffix, pixels[..., ::-1], settings)
     if not encoded:
-        message = f"{path} could not be encoded as {path.suffix}. Choose the other --image_format."
+        message = f"{path} could not be encoded as {path.suffix}. Choose the other --image-format."
         raise RunError(message)
     with atomic_write(path, "wb") as file:
         file.write(data.tobytes())

@@ -365,7 +365,7 @@ def test_broken_images_are_put_up_with_where_the_plan_says_so(plan, adapt, workp
     assert adapt(**given, set={"data.max_invalid_share": 0.3})[0] == 0
     told = [command for command in workplace if command[0] in ("relabel", "benchmark", "fit")]
     assert all(
-        any(a in ("--max_invalid_share=0.3", "--data.max_invalid_share=0.3") for a in command) for command in told
+        any(a in ("--max-invalid-share=0.3", "--data.max_invalid_share=0.3") for a in command) for command in told
     )
 
 
@@ -520,13 +520,13 @@ def test_a_variant_may_make_its_labels_in_another_way_from_the_same_teacher(adap
     added = workplace[count:]
     assert [command[0] for command in added] == ["relabel", "fit", "benchmark"] * 2
     assert "--threshold=0.3" in added[0]
-    assert "--temporal=true" not in added[0]
+    assert "--temporal" not in added[0]
 
 
 def test_teachers_alone_are_compared_where_asked(adapt, workplace):
-    assert adapt("--students=false")[0] == 0
+    assert adapt("--no-students")[0] == 0
     assert not [command for command in workplace if "student" in " ".join(command)]
-    assert "--students=false" in results()["command"]
+    assert "--no-students" in results()["command"]
 
 
 def test_a_dry_run_estimates_and_starts_nothing(adapt, workplace):

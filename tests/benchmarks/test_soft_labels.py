@@ -14,7 +14,7 @@ def test_the_possible_gain():
 
 
 def test_terms_and_whole_runs_are_measured(configs, teacher, recordings, tmp_path, capsys):
-    given = [f"--fit_config={configs['student']}", f"--teacher={teacher}", f"--frames={recordings['night']}"]
+    given = [f"--fit-config={configs['student']}", f"--teacher={teacher}", f"--frames={recordings['night']}"]
     sizes = ["--images=4", "--epochs=2", "--views=1", "--rounds=1"]
     assert main(["benchmark", "store", *given, *sizes, f"--output={tmp_path / 'out'}"]) == 0
     found = json.loads((tmp_path / "out" / "store.json").read_text())
@@ -26,7 +26,7 @@ def test_terms_and_whole_runs_are_measured(configs, teacher, recordings, tmp_pat
 def test_classes_must_be_the_same(configs, student, recordings, tmp_path, capsys):
     text = configs["fit"].read_text().replace("- person\n", "- walker\n")
     (tmp_path / "teacher.yaml").write_text(text)
-    given = [f"--fit_config={configs['student']}", f"--teacher={tmp_path / 'teacher.yaml'}"]
+    given = [f"--fit-config={configs['student']}", f"--teacher={tmp_path / 'teacher.yaml'}"]
     frames = f"--frames={recordings['night']}"
     assert main(["benchmark", "store", *given, frames, f"--output={tmp_path / 'out'}"]) == 1
     assert "other classes" in capsys.readouterr().err

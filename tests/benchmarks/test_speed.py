@@ -13,13 +13,13 @@ from cahqp.benchmarks.speed.timer import Times, Workload, alternate, peak
 from cahqp.detectors import RTDETR
 
 CPU = torch.device("cpu")
-SIZES = ["--batch_size=1", "--boxes=2", "--rounds=2", "--threads=1"]
+SIZES = ["--batch-size=1", "--boxes=2", "--rounds=2", "--threads=1"]
 
 
 @pytest.fixture(scope="module")
 def measured(configs, tmp_path_factory):
     output = tmp_path_factory.mktemp("speed")
-    given = [f"--fit_config={configs['student']}", f"--output={output}", "--memory=false", *SIZES]
+    given = [f"--fit-config={configs['student']}", f"--output={output}", "--no-memory", *SIZES]
     assert main(["benchmark", "speed", *given]) == 0
     return output
 
@@ -50,13 +50,13 @@ def test_the_table_says_the_same(measured):
 
 
 def test_a_teacher_has_no_reference_and_says_why(configs, capsys):
-    given = [f"--fit_config={configs['fit']}", "--memory=false", *SIZES]
+    given = [f"--fit-config={configs['fit']}", "--no-memory", *SIZES]
     assert main(["benchmark", "speed", *given]) == 0
     assert "this is a DINO" in capsys.readouterr().out
 
 
 def test_a_model_of_transformers_is_measured_too(capsys):
-    given = ["--fit_config=configs/student/huggingface.yaml", "--memory=false", *SIZES]
+    given = ["--fit-config=configs/student/huggingface.yaml", "--no-memory", *SIZES]
     assert main(["benchmark", "speed", *given]) == 0
     assert "this is a HuggingFaceDetector" in capsys.readouterr().out
 
@@ -64,7 +64,7 @@ def test_a_model_of_transformers_is_measured_too(capsys):
 @pytest.mark.slow
 def test_memory_is_of_a_process_of_its_own(configs, tmp_path, monkeypatch):
     monkeypatch.setattr(speed, "WITH_MEMORY", ("inference",))
-    given = [f"--fit_config={configs['student']}", f"--output={tmp_path}", "--reference=false", *SIZES]
+    given = [f"--fit-config={configs['student']}", f"--output={tmp_path}", "--no-reference", *SIZES]
     assert main(["benchmark", "speed", *given, "--rounds=1"]) == 0
     phases = json.loads((tmp_path / "speed.json").read_text())["phases"]
     assert phases["inference"]["ways"]["cahqp"]["peak_bytes"] > 0
@@ -121,9 +121,9 @@ def test_what_theirs_cannot_be_is_told():
 
 
 @pytest.mark.parametrize(
-    ("flag", "told"), [("--rounds=0", "--rounds"), ("--fit_config=none.yaml", "none.yaml does not exist")]
+    ("flag", "told"), [("--rounds=0", "--rounds"), ("--fit-config=none.yaml", "none.yaml does not exist")]
 )
 def test_wrong_arguments_are_told(configs, flag, told, capsys):
-    given = ["benchmark", "speed", f"--fit_config={configs['student']}", flag]
+    given = ["benchmark", "speed", f"--fit-config={configs['student']}", flag]
     assert main(given) == 1
     assert told in capsys.readouterr().err

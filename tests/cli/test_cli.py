@@ -60,8 +60,8 @@ def test_help_of_every_command(command, capsys):
 def test_help_of_relabel_tells_every_option(capsys):
     main(["relabel", "--help"])
     told = capsys.readouterr().out
-    options = "weights frames output threshold nms_iou max_boxes frame_interval batch_size workers devices".split()
-    more = ["max_invalid_share", "accelerator", "precision", "seed", "config"]
+    options = "weights frames output threshold nms-iou max-boxes frame-interval batch-size workers devices".split()
+    more = ["max-invalid-share", "accelerator", "precision", "seed", "config"]
     assert all(f"--{option} " in told for option in [*options, *more])
 
 
@@ -122,25 +122,29 @@ def test_fit_without_an_output(arguments, capsys):
 
 def test_a_checkpoint_is_not_what_fit_starts_from(refused, arguments, trained):
     checkpoint = trained["teacher"] / "checkpoints" / "last.ckpt"
-    assert "--model.weights" in refused(*arguments("fit"), f"--ckpt_path={checkpoint}")
+    assert "--model.weights" in refused(*arguments("fit"), f"--ckpt-path={checkpoint}")
+
+
+def test_an_option_of_fit_is_spelt_with_dashes(refused, arguments):
+    assert "Did you mean --example-images?" in refused(*arguments("fit"), "--example_images=1", code=2)
 
 
 @pytest.mark.parametrize(
     ("flag", "words"),
     [
         ("--threshold=1.5", "--threshold must lie in 0..1, got 1.5"),
-        ("--batch_size=0", "--batch_size must be at least 1, got 0"),
-        ("--nms_iou=-1", "--nms_iou must lie in 0..1, got -1"),
-        ("--max_invalid_share=2", "--max_invalid_share must lie in 0..1, got 2"),
+        ("--batch-size=0", "--batch-size must be at least 1, got 0"),
+        ("--nms-iou=-1", "--nms-iou must lie in 0..1, got -1"),
+        ("--max-invalid-share=2", "--max-invalid-share must lie in 0..1, got 2"),
         ("--devices=0", "--devices must be at least 1, got 0"),
-        ("--max_boxes=0", "--max_boxes must be at least 1, got 0"),
+        ("--max-boxes=0", "--max-boxes must be at least 1, got 0"),
     ],
 )
 def test_a_value_that_cannot_be(flag, words, refused, teacher, recordings):
     assert words in refused(*relabel(teacher, recordings["night"]), flag)
 
 
-@pytest.mark.parametrize("flag", ["--precision=8", "--accelerator=abacus", "--batch_size=many", "--treshold=1"])
+@pytest.mark.parametrize("flag", ["--precision=8", "--accelerator=abacus", "--batch-size=many", "--treshold=1"])
 def test_an_option_that_cannot_be_read(flag, refused, teacher, recordings):
     assert flag.strip("-").partition("=")[0] in refused(*relabel(teacher, recordings["night"]), flag, code=2)
 
@@ -399,8 +403,8 @@ def test_evaluate_wants_names(refused, teacher, recordings):
 @pytest.mark.parametrize("command", ["evaluate", "calibrate"])
 def test_a_batch_of_none(command, refused, teacher, recordings):
     weights, frames = {"evaluate": ("a=", "b="), "calibrate": ("", "")}[command]
-    given = ["--weights", f"{weights}{teacher}", "--frames", f"{frames}{recordings['val']}", "--batch_size=0"]
-    assert "--batch_size must be at least 1, got 0" in refused(command, *given)
+    given = ["--weights", f"{weights}{teacher}", "--frames", f"{frames}{recordings['val']}", "--batch-size=0"]
+    assert "--batch-size must be at least 1, got 0" in refused(command, *given)
 
 
 def test_evaluate_writes_metrics(teacher, student, recordings, tmp_path):
@@ -419,7 +423,7 @@ def test_broken_frames_are_measured_for_no_model_and_listed(command, teacher, st
     given = [*command, "--weights", *models, "--frames", f"night={night}", f"--output={run}"]
     assert main(given) == 1
     assert "raise `max_invalid_share`" in capsys.readouterr().err
-    assert main([*given, "--max_invalid_share=0.2"]) == 0
+    assert main([*given, "--max-invalid-share=0.2"]) == 0
     listed = json.loads((run / "quarantine.json").read_text())["images"]
     assert [entry["file_name"] for entry in listed] == [document["images"][1]["file_name"]]
     metrics = json.loads((run / "metrics.json").read_text())

@@ -51,9 +51,8 @@ def test_lists_take_several_values_and_booleans_none():
     assert options == Example(frames=[Path("1"), Path("2")], dry_run=True, kinds=["a"])
 
 
-@pytest.mark.parametrize("value", ["true", "false"])
-def test_a_boolean_may_have_a_value(value):
-    assert read("--frames=1", f"--dry_run={value}").dry_run is (value == "true")
+def test_a_boolean_is_a_flag_that_can_be_negated():
+    assert not read("--frames=1", "--dry-run", "--no-dry-run").dry_run
 
 
 @pytest.mark.parametrize("given", [["--size", "720", "1280"], ["--size=[720,1280]"], ["--size", "[720, 1280]"]])
@@ -72,6 +71,8 @@ def test_a_config_gives_any_of_them_and_the_command_line_wins(tmp_path):
     [
         (["--frames=1", "--treshold=0.3"], "Did you mean --threshold?"),
         ([], "required: frames"),
+        (["--frames=1", "--dry_run"], "Did you mean --dry-run?"),
+        (["--frames=1", "--dry-run=true"], "Give --dry-run or --no-dry-run."),
         (["--frames=1", "--kinds=c"], "Expected a typing.Literal"),
         (["--frames=1", "--threshold=high"], "threshold"),
     ],

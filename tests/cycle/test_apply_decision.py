@@ -29,7 +29,7 @@ def adopted(tmp_path, monkeypatch):
         decision = tmp_path / f"{name}.json"
         decision.write_text(json.dumps({"published": True, "reason": "better", **packages}))
         models = [f"--candidate={tmp_path / f'm{candidate}'}", f"--running={tmp_path / f'm{running}'}"]
-        models += [f"--candidate_package={tmp_path / f'p{candidate}'}", f"--running_package={tmp_path / f'p{running}'}"]
+        models += [f"--candidate-package={tmp_path / f'p{candidate}'}", f"--running-package={tmp_path / f'p{running}'}"]
         given = [f"--decision={decision}", *models, f"--output={tmp_path / name}"]
         return main(["apply-decision", *given, f"--registry={tmp_path / 'registry'}"])
 

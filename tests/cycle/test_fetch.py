@@ -154,7 +154,7 @@ def brightness(folder):
 
 def test_videos_become_images(incoming):
     film("incoming/north/film.avi", range(0, 240, 20))
-    assert main(["fetch", "--frames=incoming", "--output=one", "--frame_interval=1"]) == 0
+    assert main(["fetch", "--frames=incoming", "--output=one", "--frame-interval=1"]) == 0
     frames = [image for image in images("one") if image["recording"] == "north/film"]
     assert [round(frame["timestamp"]) for frame in frames] == [0, 1, 2]
     assert {frame["camera"] for frame in frames} == {"north"}

@@ -132,7 +132,7 @@ def test_threshold_is_handed_to_both_relabellings(plan):
 def test_interval_of_video_frames_is_handed_on(plan):
     plan = replace(plan, arms=[], target=replace(plan.target, frame_interval=0.5))
     flags = [a for stage in CycleStages(plan, Path("out")).made for a in stage.arguments if "frame_interval" in a]
-    assert flags == ["--data.frame_interval=0.5", "--frame_interval=0.5", "--frame_interval=0.5"]
+    assert flags == ["--data.frame_interval=0.5", "--frame-interval=0.5", "--frame-interval=0.5"]
 
 
 def test_every_input_is_there_before_it_is_needed(stages, workplace):

@@ -36,13 +36,13 @@ def test_a_package_says_what_its_model_file_says(edge):
 
 def test_a_model_that_keeps_the_aspect_ratio_wants_the_size_of_frames(edge, tmp_path, capsys):
     assert run(edge, tmp_path / "p", weights="teacher") == 1
-    assert "--frame_size" in capsys.readouterr().err
-    given = ["--frame_size", 80, 140, "--check_frames=3", f"--frames={edge / 'frames'}"]
+    assert "--frame-size" in capsys.readouterr().err
+    given = ["--frame-size", 80, 140, "--check-frames=3", f"--frames={edge / 'frames'}"]
     assert run(edge, tmp_path / "p", *given, weights="teacher") == 0
     runtime = Runtime(read_package(tmp_path / "p"))
     assert runtime.package.manifest["input"]["width"] == 112
     assert main(["detect", f"--weights={tmp_path / 'p'}", f"--frames={edge / 'frames'}", f"--output={tmp_path}/d"]) == 0
-    with pytest.raises(Exception, match="--frame_size 80 80"):
+    with pytest.raises(Exception, match="--frame-size 80 80"):
         runtime.detect([np.zeros((80, 80, 3), np.uint8)])
 
 
@@ -66,8 +66,8 @@ def test_a_package_that_says_something_else_is_not_written(edge, tmp_path, monke
 
 
 def test_int8_keeps_the_decoder_in_float(edge, coco, tmp_path, capsys):
-    given = ["--precision=int8", "--calibration", coco("calibration", range(20, 26)), "--check_frames=2"]
-    assert run(edge, tmp_path / "p", *given, "--labelled", coco("labelled", range(6)), "--max_loss=0.5") == 0
+    given = ["--precision=int8", "--calibration", coco("calibration", range(20, 26)), "--check-frames=2"]
+    assert run(edge, tmp_path / "p", *given, "--labelled", coco("labelled", range(6)), "--max-loss=0.5") == 0
     assert "frames/s, float32" in capsys.readouterr().out
     said = json.loads((tmp_path / "p" / "package.json").read_text())
     scopes = {name.split("/")[2].partition(".")[0] for name in said["quantised"]}
@@ -82,7 +82,7 @@ def test_int8_keeps_the_decoder_in_float(edge, coco, tmp_path, capsys):
 
 def test_int8_is_measured_on_other_frames_than_it_was_fitted_to(edge, coco, tmp_path, capsys):
     measured = coco("measured", range(4))
-    given = ["--precision=int8", "--labelled", measured, "--check_frames=1"]
+    given = ["--precision=int8", "--labelled", measured, "--check-frames=1"]
     assert run(edge, tmp_path / "p", *given) == 1
     assert "--calibration" in capsys.readouterr().err
     assert run(edge, tmp_path / "p", *given, "--calibration", coco("again", range(3, 6))) == 1
@@ -91,7 +91,7 @@ def test_int8_is_measured_on_other_frames_than_it_was_fitted_to(edge, coco, tmp_
 
 def test_an_int8_package_that_loses_too_much_is_not_written(edge, coco, tmp_path, capsys):
     black = coco("black", [None] * 3)
-    given = ["--precision=int8", "--calibration", black, "--labelled", coco("lost", range(6)), "--check_frames=1"]
+    given = ["--precision=int8", "--calibration", black, "--labelled", coco("lost", range(6)), "--check-frames=1"]
     assert run(edge, tmp_path / "p", *given) == 1
     assert "INT8 loses" in capsys.readouterr().err
     assert not (tmp_path / "p").exists()
@@ -100,7 +100,7 @@ def test_an_int8_package_that_loses_too_much_is_not_written(edge, coco, tmp_path
 def test_a_signed_package_opens_with_its_key_alone(edge, tmp_path):
     for name in ("ours", "theirs"):
         keygen(KeygenOptions(output=tmp_path / name))
-    given = [f"--key={tmp_path / 'ours' / 'private.pem'}", "--check_frames=1"]
+    given = [f"--key={tmp_path / 'ours' / 'private.pem'}", "--check-frames=1"]
     assert run(edge, tmp_path / "p", *given) == 0
     package = tmp_path / "p"
     assert read_package(package, tmp_path / "ours" / "public.pem").key

@@ -102,7 +102,7 @@ def test_a_model_that_fails_at_work_ends_the_command(edge, tmp_path, capsys, mon
 
 def test_detects_without_torch(edge, tmp_path):
     given = [f"--weights={edge / 'student-package'}", f"--frames={edge / 'frames'}", f"--output={tmp_path / 'd'}"]
-    command = [sys.executable, "-c", WITHOUT_TORCH, "detect", *given, "--draw=true", "--threshold=0.3"]
+    command = [sys.executable, "-c", WITHOUT_TORCH, "detect", *given, "--draw", "--threshold=0.3"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "frames/s" in done.stdout

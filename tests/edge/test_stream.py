@@ -42,7 +42,7 @@ def test_a_stream_that_is_down_leaves_no_output_behind(edge, tmp_path, capsys, m
     monkeypatch.setattr(capture, "_FIRST_WAIT", 0.01)
     given = [f"--weights={edge / 'student-package'}", "--frames=http://127.0.0.1:9/", f"--output={tmp_path / 'd'}"]
     for _ in range(2):
-        assert main(["detect", *given, "--patience=0.01", "--draw=true"]) == 1
+        assert main(["detect", *given, "--patience=0.01", "--draw"]) == 1
         assert "sent no frame" in capsys.readouterr().err
     assert not (tmp_path / "d").exists()
 

@@ -64,11 +64,11 @@ def test_slow_and_large_candidates_are_kept_out():
 
 def test_limits_that_nothing_could_keep_to_are_refused(capsys):
     given = ["gate", "--candidate=new", "--running=old", "--output=decision"]
-    assert main([*given, "--max_slowdown=-1", "--max_milliseconds=0", "--max_growth=0"]) == 1
+    assert main([*given, "--max-slowdown=-1", "--max-milliseconds=0", "--max-growth=0"]) == 1
     told = capsys.readouterr().err
     assert all(
         text in told
-        for text in ("--max_slowdown must", "--max_milliseconds must be a number above 0, got 0", "--max_growth must")
+        for text in ("--max-slowdown must", "--max-milliseconds must be a number above 0, got 0", "--max-growth must")
     )
 
 
@@ -126,7 +126,7 @@ def running(tmp_path_factory):
         head.bias.copy_((head.bias - logits.mean(0)) * scale)
         head.weight.mul_(scale[:, None])
     save(root / "model.safetensors", detector)
-    given = [f"--weights={root / 'model.safetensors'}", f"--output={root / 'package'}", "--check_frames=2"]
+    given = [f"--weights={root / 'model.safetensors'}", f"--output={root / 'package'}", "--check-frames=2"]
     assert main(["export", *given]) == 0
     runtime = Runtime(read_package(root / "package"))
     images, annotations = [], []
@@ -147,7 +147,7 @@ def running(tmp_path_factory):
 
 def gate(running, candidate, output, *given):
     places = [f"--candidate={candidate}", f"--running={running / 'package'}", f"--output={output}"]
-    assert main(["gate", *places, "--resamples=60", "--max_slowdown=20", *given]) == 0
+    assert main(["gate", *places, "--resamples=60", "--max-slowdown=20", *given]) == 0
     return json.loads((output / "decision.json").read_text())
 
 
@@ -261,7 +261,7 @@ def test_a_class_of_few_objects_does_not_judge(running, tmp_path):
     few = running / "few-buses.json"
     few.write_text(json.dumps(document | {"annotations": kept}))
     min_objects = min(len(own) for name, own in of_class.items() if name != "bus")
-    said = gate(running, running / "package", tmp_path / "g", f"--source={few}", f"--min_objects={min_objects}")
+    said = gate(running, running / "package", tmp_path / "g", f"--source={few}", f"--min-objects={min_objects}")
     assert said["sets"]["source"]["too_few"] == ["bus"]
     assert list(said["sets"]["source"]["classes"]) == ["car", "person"]
 

@@ -83,8 +83,8 @@ def given(place, candidate, output, running="running"):
         *there,
         f"--source={place / 'truth.json'}",
         "--resamples=40",
-        "--max_slowdown=50",
-        "--max_growth=50",
+        "--max-slowdown=50",
+        "--max-growth=50",
     ]
 
 

@@ -74,9 +74,9 @@ def test_a_half_that_is_too_small_leaves_its_error_unknown_and_the_calibration_w
 def test_asked_precision_and_a_report_of_it(root):
     more = [
         f"--calibration={root / 'calibration'}",
-        "--target_precision=0.8",
-        "--ignore_share=0.5",
-        "--weight_by_score",
+        "--target-precision=0.8",
+        "--ignore-share=0.5",
+        "--weight-by-score",
     ]
     assert relabelled(root, "precise", *more) == 0
     boxes = kept(root, "precise")
@@ -85,7 +85,7 @@ def test_asked_precision_and_a_report_of_it(root):
     ground_truth = root / "day" / "annotations.json"
     given = [
         f"--labels={root / 'precise'}",
-        f"--ground_truth={ground_truth}",
+        f"--ground-truth={ground_truth}",
         f"--source={ground_truth}",
         "--pictures=1",
     ]
@@ -114,8 +114,8 @@ def test_images_that_could_not_be_read_are_left_out_of_the_comparison(root, tmp_
     ground_truth = tmp_path / "day" / "annotations.json"
     broken = json.loads(ground_truth.read_text())["images"][3]["file_name"]
     (tmp_path / "day" / "images" / broken).write_bytes(b"")
-    assert relabelled(tmp_path, "run", "--threshold=0.2", "--max_invalid_share=0.1") == 0
-    given = [f"--labels={tmp_path / 'run'}", f"--ground_truth={ground_truth}", f"--output={tmp_path / 'quality'}"]
+    assert relabelled(tmp_path, "run", "--threshold=0.2", "--max-invalid-share=0.1") == 0
+    given = [f"--labels={tmp_path / 'run'}", f"--ground-truth={ground_truth}", f"--output={tmp_path / 'quality'}"]
     assert main(["quality", *given]) == 0
     assert json.loads((tmp_path / "quality" / "quality.json").read_text())["measured"]["unreadable"] == 1
     assert "1 image of the ground truth could not be read" in (tmp_path / "quality" / "quality.html").read_text()
@@ -135,11 +135,11 @@ def test_time_formats_and_the_frames_worth_a_look(root):
 
 ALL = [
     "--temporal",
-    "--stationary_weight=0.5",
-    "--ignore_share=0.6",
+    "--stationary-weight=0.5",
+    "--ignore-share=0.6",
     "--views=flip",
     "--threshold=0.2",
-    "--batch_size=2",
+    "--batch-size=2",
 ]
 
 
@@ -169,8 +169,8 @@ def test_killed_at_twenty_moments_it_ends_the_same_and_labels_nothing_twice(root
 
 
 def test_frames_without_time_are_left_alone_and_it_is_said(root, capsys):
-    assert relabelled(root, "plain", "--threshold=0.2", "--ignore_share=0.9", frames="images") == 0
-    assert relabelled(root, "folder", "--threshold=0.2", "--ignore_share=0.9", "--temporal", frames="images") == 0
+    assert relabelled(root, "plain", "--threshold=0.2", "--ignore-share=0.9", frames="images") == 0
+    assert relabelled(root, "folder", "--threshold=0.2", "--ignore-share=0.9", "--temporal", frames="images") == 0
     assert "No tracks in 2 recordings: frames without a time stamp" in capsys.readouterr().out
     assert (root / "folder" / "labels.json").read_bytes() == (root / "plain" / "labels.json").read_bytes()
 
@@ -191,7 +191,7 @@ def test_a_calibration_of_other_views_is_refused(root, capsys):
 @pytest.mark.parametrize(
     ("given", "told"),
     [
-        (["--threshold=0.3", "--top_share=0.1"], "--threshold and --top_share"),
+        (["--threshold=0.3", "--top-share=0.1"], "--threshold and --top-share"),
         (["--dynamic"], "--dynamic needs"),
         (["--views", "sideways"], "'sideways' is unknown"),
     ],
@@ -210,13 +210,13 @@ def test_places_that_are_always_taken_lose_labels_and_say_why(root, tmp_path):
     document["images"] = [still | {"id": n, "file_name": str(name), "frame": n} for n, name in enumerate(names)]
     document["annotations"] = []
     (root / "day" / "still.json").write_text(json.dumps(document))
-    assert relabelled(root, "stationary_weight", "--stationary_weight=0", "--threshold=0.2", frames="still.json") == 0
-    assert relabelled(root, "passing", "--stationary_weight=0.999", "--threshold=0.2", frames="still.json") == 0
+    assert relabelled(root, "stationary_weight", "--stationary-weight=0", "--threshold=0.2", frames="still.json") == 0
+    assert relabelled(root, "passing", "--stationary-weight=0.999", "--threshold=0.2", frames="still.json") == 0
     assert kept(root, "stationary_weight") == [] and len(kept(root, "passing")) >= 7
     rejected = json.loads((root / "stationary_weight" / "rejected.json").read_text())["annotations"]
     taken = [box for box in rejected if box["reason"] == "place is taken in other frames"]
     assert (
-        relabelled(root, "band", "--stationary_weight=0", "--threshold=0.2", "--ignore_share=0.9", frames="still.json")
+        relabelled(root, "band", "--stationary-weight=0", "--threshold=0.2", "--ignore-share=0.9", frames="still.json")
         == 0
     )
     in_band = [box for image in read_label_file(root / "band").images for box in image.boxes]
@@ -244,7 +244,7 @@ def test_dynamic_thresholds_stay_on_the_frames_of_the_calibration(root):
 
 
 def test_a_share_of_boxes_and_places_are_refused_together(root, capsys):
-    assert relabelled(root, "both", "--stationary_weight=0.5", "--top_share=0.1") != 0
+    assert relabelled(root, "both", "--stationary-weight=0.5", "--top-share=0.1") != 0
     assert "Give one of them" in capsys.readouterr().err
 
 

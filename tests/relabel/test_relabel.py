@@ -33,7 +33,7 @@ def relabelled(weights, frames, output, *more, threshold=LOW):
 
 def command(weights, frames, output, *more):
     given = ["relabel", f"--weights={weights}", "--frames", *map(str, frames), f"--output={output}"]
-    return [*given, "--accelerator=cpu", "--batch_size=2", *more]
+    return [*given, "--accelerator=cpu", "--batch-size=2", *more]
 
 
 def read(run, name="labels.json"):
@@ -81,7 +81,7 @@ def test_a_video_brings_its_frames_along(teacher, tmp_path):
     for grey in range(0, 200, 20):
         video.write(np.full((64, 96, 3), grey, np.uint8))
     video.release()
-    run = relabelled(teacher, [tmp_path / "a.avi"], tmp_path / "run", "--frame_interval=0.5")
+    run = relabelled(teacher, [tmp_path / "a.avi"], tmp_path / "run", "--frame-interval=0.5")
     images = read(run)["images"]
     assert [image["timestamp"] for image in images] == [0, 0.6, 1.0, 1.6]
     assert all((run / "images" / image["file_name"]).is_file() for image in images)
@@ -117,7 +117,7 @@ def test_broken_files_of_one_name_are_counted_each(teacher, tmp_path):
     given = cameras(tmp_path / "in", "clip")
     for folder in given:
         (folder / "1.png").write_bytes(b"")
-    run = relabelled(teacher, given, tmp_path / "run", "--max_invalid_share=0.5")
+    run = relabelled(teacher, given, tmp_path / "run", "--max-invalid-share=0.5")
     broken = [entry["file_name"] for entry in read(run, "quarantine.json")["images"]]
     assert broken == ["cam1/clip/1.png", "cam2/clip/1.png"]
 
@@ -217,7 +217,7 @@ def test_a_student_trains_on_the_labels(labelled, arguments, student, tmp_path):
 
 
 def test_the_models_own_thresholds_hold_where_none_is_given(teacher, recordings, tmp_path):
-    run = relabelled(teacher, [recordings["night"]], tmp_path / "run", threshold="--max_boxes=50")
+    run = relabelled(teacher, [recordings["night"]], tmp_path / "run", threshold="--max-boxes=50")
     assert read(run)["annotations"] == []  # it has no hit on its validation frames, so it must be half sure
 
 
@@ -230,14 +230,14 @@ def break_images(night, count):
 
 def test_a_broken_image_is_named_and_left_out(teacher, night, tmp_path):
     broken = break_images(night, 1)
-    run = relabelled(teacher, [night], tmp_path / "run", "--max_invalid_share=0.2")
+    run = relabelled(teacher, [night], tmp_path / "run", "--max-invalid-share=0.2")
     assert [entry["file_name"] for entry in read(run, "quarantine.json")["images"]] == broken
     assert len(read(run)["images"]) == 5
 
 
 def test_too_many_broken_images_stop_the_run(teacher, night, tmp_path, capsys):
     broken = break_images(night, 2)
-    assert main(command(teacher, [night], tmp_path / "run", "--max_invalid_share=0.2")) == 1
+    assert main(command(teacher, [night], tmp_path / "run", "--max-invalid-share=0.2")) == 1
     told = capsys.readouterr().err
     assert "2 of 6 images are broken" in told
     assert all(name in told for name in broken)
@@ -246,7 +246,7 @@ def test_too_many_broken_images_stop_the_run(teacher, night, tmp_path, capsys):
 
 def test_images_mended_after_a_kill_are_labelled(teacher, night, recordings, labelled, killed, tmp_path):
     break_images(night, 1)
-    given = command(teacher, [night], tmp_path / "run", "--max_invalid_share=0.2", LOW)
+    given = command(teacher, [night], tmp_path / "run", "--max-invalid-share=0.2", LOW)
     assert killed(given, in_merge) == -signal.SIGKILL
     shutil.copytree(recordings["night"].parent / "images", night.parent / "images", dirs_exist_ok=True)
     assert main(given) == 0

@@ -318,7 +318,7 @@ def test_killed_and_started_again_gives_the_same(tmp_path, monkeypatch):
         ({"hour": [15, 13]}, "--hour"),
         ({"hour": [15]}, "--hour"),
         ({"width": 10}, "--width"),
-        ({"image_format": "bmp"}, "--image_format must be jpg or png, got bmp"),
+        ({"image_format": "bmp"}, "--image-format must be jpg or png, got bmp"),
     ],
 )
 def test_invalid_options_are_named_and_nothing_is_written(tmp_path, arguments, words):

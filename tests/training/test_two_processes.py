@@ -92,7 +92,7 @@ def test_the_command_starts_its_second_process_itself(given, cahqp, tmp_path):
 @pytest.mark.slow
 def test_labels_agree_with_one_process_to_the_byte(teacher, recordings, cahqp, tmp_path):
     given = ["relabel", f"--weights={teacher}", "--frames", str(recordings["night"]), "--threshold=0.06"]
-    given += ["--accelerator=cpu", "--batch_size=1"]
+    given += ["--accelerator=cpu", "--batch-size=1"]
     ended = cahqp(*given, "--devices=2", f"--output={tmp_path / 'two'}", timeout=300)
     assert ended.returncode == 0, ended.stderr
     assert main([*given, f"--output={tmp_path / 'one'}"]) == 0

@@ -17,6 +17,7 @@ from cahqp.benchmarks.adapt.plan import Arm, BenchmarkPlan, BenchmarkStudent, Be
 from cahqp.coco.reader import read_coco_frames
 from cahqp.cycle.plan import SCENES
 from cahqp.cycle.stages import LABELS, MODEL
+from cahqp.errors import option
 from cahqp.labels.options import LabelOptions
 from cahqp.runs.directory import content_hash
 from cahqp.runs.options import flags
@@ -185,7 +186,7 @@ class _SeedStages:
     def _invalid_share(self) -> list[str]:
         """Return the plan's `data.max_invalid_share` as an option of commands other than `fit`."""
         share = self.plan.set.get("data.max_invalid_share")
-        return [] if share is None else [f"--max_invalid_share={share}"]
+        return [] if share is None else [f"--max-invalid-share={share}"]
 
     def _fit(
         self,
@@ -200,7 +201,7 @@ class _SeedStages:
         arguments = ["fit", *(f"--config={config}" for config in configs)]
         arguments += [] if weights is None else [f"--model.weights={weights}"]
         arguments += [f"--data.{role}={json.dumps([str(p) for p in paths])}" for role, paths in sorted(frames.items())]
-        arguments += [f"--{name}={_flag_value(value)}" for name, value in settings.items()]
+        arguments += [f"{option(name)}={_flag_value(value)}" for name, value in settings.items()]
         inputs = [Path(config) for config in configs] + ([] if weights is None else [weights])
         inputs += [path for _, paths in sorted(frames.items()) for path in paths]
         inputs += [Path(value) for value in settings.values() if isinstance(value, str) and Path(value).is_file()]
@@ -211,7 +212,7 @@ class _SeedStages:
 
     def _scenes(self, name: str) -> Path:
         settings = self.plan.scenes[name]
-        options = [f"--{key}={_flag_value(value)}" for key, value in sorted(settings.items()) if key != "seed"]
+        options = [f"{option(key)}={_flag_value(value)}" for key, value in sorted(settings.items()) if key != "seed"]
         seed = int(settings.get("seed", self.seed))
         stage = self.graph.add("scenes", ["scenes", *options], [], seed, self.estimate.scenes(name))
         return stage.output / "annotations.json"

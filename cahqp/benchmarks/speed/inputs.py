@@ -24,7 +24,7 @@ def build_module(config: Path) -> DetectionModule:
         ConfigError: The file does not exist.
     """
     if not config.is_file():
-        message = f"{config} does not exist. Give --fit_config a YAML file of `cahqp fit`."
+        message = f"{config} does not exist. Give --fit-config a YAML file of `cahqp fit`."
         raise ConfigError(message)
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(DetectionModule, "model", required=True)

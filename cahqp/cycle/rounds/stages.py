@@ -12,6 +12,7 @@ from cahqp.cycle.rounds.incoming import incoming
 from cahqp.cycle.rounds.plan import Drift, Gate, Round, RoundsPlan
 from cahqp.cycle.stages import MODEL, VALIDATION, PlanStages
 from cahqp.drift.options import FAULT, DriftSettings
+from cahqp.errors import option
 from cahqp.files import read_json
 from cahqp.gate.options import GateLimits
 from cahqp.runs.options import flags
@@ -136,12 +137,12 @@ class RoundStages(PlanStages):
     def _decide(self, prefix: str, domain: str, candidate: Path, gate: Gate) -> None:
         """Add the stages that export the candidate, and publish it or keep the running student."""
         # The gate judges the loss of INT8. Otherwise a candidate that loses too much would stop the plan for good.
-        allowed = ["--max_loss=1"] if gate.precision == "int8" else []
+        allowed = ["--max-loss=1"] if gate.precision == "int8" else []
         package = self._export(f"{prefix}/export", candidate, gate, allowed)
         decision = self._gate(prefix, domain, package, gate) / "decision.json"
         inputs = [decision, candidate, self.running.model, package, self.running.package]
         names = ("decision", "candidate", "running", "candidate_package", "running_package")
-        arguments = [f"--{name}={path}" for name, path in zip(names, inputs, strict=True)]
+        arguments = [f"{option(name)}={path}" for name, path in zip(names, inputs, strict=True)]
         arguments += [f"--registry={gate.registry}"] if gate.registry else []
         self.stage(f"{prefix}/published", "apply-decision", inputs, arguments, seeded=False)
 
@@ -166,7 +167,7 @@ class RoundStages(PlanStages):
 
     def _fetch(self, name: str, each: Round) -> Path:
         arguments = [f"--frames={each.frames}"]
-        arguments += [] if each.frame_interval is None else [f"--frame_interval={each.frame_interval}"]
+        arguments += [] if each.frame_interval is None else [f"--frame-interval={each.frame_interval}"]
         # The rounds of a plan name their own frames; only the files of a watched folder must not be fetched twice.
         after = list(self.fetched) if self.plan.watch is not None else []
         arguments += ["--after", *map(str, after)] if after else []
@@ -175,7 +176,7 @@ class RoundStages(PlanStages):
 
     def _features(self, name: str, frames: Sequence[Path], frame_interval: float | None = None) -> None:
         arguments = [f"--weights={self.old_teacher}", "--frames", *map(str, frames)]
-        arguments += [] if frame_interval is None else [f"--frame_interval={frame_interval}"]
+        arguments += [] if frame_interval is None else [f"--frame-interval={frame_interval}"]
         self.stage(name, "features", [self.old_teacher, *frames], arguments, seeded=False)
 
     def _drift(self, name: str, drift: Drift, features: Path) -> Path:

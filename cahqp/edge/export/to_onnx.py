@@ -46,8 +46,8 @@ def input_size(preprocessing: Preprocessing, frame_size: tuple[int, int] | None)
         return preprocessing.size
     if frame_size is None:
         message = (
-            "This model keeps the aspect ratio of its frames, and a package has one size. Give --frame_size with the "
-            "height and width of the camera's frames, such as --frame_size 1080 1920."
+            "This model keeps the aspect ratio of its frames, and a package has one size. Give --frame-size with the "
+            "height and width of the camera's frames, such as --frame-size 1080 1920."
         )
         raise ConfigError(message)
     return preprocessing.target_size(*frame_size)

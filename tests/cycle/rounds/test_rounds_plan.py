@@ -24,9 +24,9 @@ def test_a_gate_of_int8_packages_has_frames_to_measure_them_on(started, planned)
 
 def test_the_gate_judges_what_int8_loses_and_no_candidate_stops_the_plan(planned):
     stages = arguments(planned(gate={"precision": "int8"}))
-    assert "--max_loss=1" in stages["round-01/export"].split()
-    assert "--max_loss" not in stages["export-start"]  # nothing runs yet that could be kept
-    assert "--max_loss" not in arguments(planned())["round-01/export"]
+    assert "--max-loss=1" in stages["round-01/export"].split()
+    assert "--max-loss" not in stages["export-start"]  # nothing runs yet that could be kept
+    assert "--max-loss" not in arguments(planned())["round-01/export"]
 
 
 def test_a_registry_taken_out_of_the_plan_repeats_no_training(started, planned):

@@ -57,7 +57,7 @@ def cycle(tmp_path):
         {"night": ["--hour=[21,22]"], "fog": ["--hour=[12,13]", "--fog=0.6"]}.items()
     ):
         flags = [f"--{key}={value}" for key, value in SIZE.items()]
-        given = ["scenes", f"--output={tmp_path / name}", "--recordings=2", f"--first_recording={200 + 10 * number}"]
+        given = ["scenes", f"--output={tmp_path / name}", "--recordings=2", f"--first-recording={200 + 10 * number}"]
         assert main([*given, *flags, *more]) == 0
 
     def start(name):

@@ -56,7 +56,7 @@ def test_dynamic_thresholds_fall_with_sureness_within_bounds():
 
 
 def test_two_rules_at_once_are_refused():
-    with pytest.raises(ConfigError, match="--threshold and --top_share"):
+    with pytest.raises(ConfigError, match="--threshold and --top-share"):
         LabelOptions(threshold=0.3, top_share=0.4)
     LabelOptions(threshold=0.3)
 

@@ -497,7 +497,7 @@ def test_a_settings_mapping_and_lists_come_through_the_command_line(arguments, t
         "--model.alignment.dqfa_layers=[-1]",
     ]
     given += ["--model.domain_passes=joint", "--model.pseudo_labels.targets=soft", "--data.curriculum=[0.5,1.0]"]
-    given += ["--data.mixed=true", "--example_images=1"]
+    given += ["--data.mixed=true", "--example-images=1"]
     assert main([*arguments("adapt"), *given, f"--output={tmp_path / 'run'}"]) == 0
     pictures = (tmp_path / "run" / "checkpoints" / "examples").glob("pseudo*.jpg")
     assert [path.name for path in pictures] == ["pseudo000001-0.jpg"]

@@ -108,7 +108,7 @@ def store(teacher, recordings, tmp_path_factory):
 
 def relabel(teacher, frames, output, *more):
     given = ["relabel", "--soft", f"--weights={teacher}", f"--frames={frames}", f"--output={output}", *more]
-    return [*given, "--soft_store.views=2", "--soft_store.queries=10", "--accelerator=cpu", "--batch_size=4"]
+    return [*given, "--soft_store.views=2", "--soft_store.queries=10", "--accelerator=cpu", "--batch-size=4"]
 
 
 @pytest.fixture
