@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cahqp.adaptation.domain_adversary import Discriminator, domain_loss, gradient_reversal
-from cahqp.detectors.base import Features
+from cahqp.detectors.base import AlignmentFeatures
 from cahqp.errors import ConfigError
 
 
@@ -73,7 +73,7 @@ class _DenseBranch(nn.Module):
         self.layers = nn.ModuleList(_QueryLayer(dim, heads, hidden) for _ in layers)
         self.discriminator = Discriminator(dim, hidden)
 
-    def forward(self, features: Features, domain: int, scale: float | Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, features: AlignmentFeatures, domain: int, scale: float | Tensor) -> tuple[Tensor, Tensor]:
         in_encoder = self.name == "encoder"
         outputs, padding = (features.encoder, features.padding) if in_encoder else (features.decoder, None)
         check_layers(self.name, self.chosen, len(outputs))
@@ -126,7 +126,9 @@ class QueryAlignment(nn.Module):
         super().__init__()
         self.branches = nn.ModuleDict(dict(branches))
 
-    def forward(self, features: Features, domain: int, scale: float | Tensor = 1.0) -> tuple[Tensor, dict[str, Tensor]]:
+    def forward(
+        self, features: AlignmentFeatures, domain: int, scale: float | Tensor = 1.0
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss, and each discriminator's accuracy as `encoder_query` and `decoder_query`.
 
         The loss is the sum over the branches of the mean over their layers, as in SFA.

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from cahqp.adaptation.domain_adversary import Discriminator, domain_loss, gradient_reversal
 from cahqp.adaptation.track_bank import TrackBank
-from cahqp.detectors.base import Features
+from cahqp.detectors.base import AlignmentFeatures
 from cahqp.errors import ConfigError
 from cahqp.frame import Frame
 from cahqp.structures import Targets
@@ -140,7 +140,7 @@ class InstanceAlignment(nn.Module):
 
     def forward(
         self,
-        features: Features,
+        features: AlignmentFeatures,
         targets: Sequence[Targets],
         image_size: tuple[int, int],
         domain: int,

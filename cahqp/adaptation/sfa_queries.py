@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from cahqp.adaptation.domain_adversary import Discriminator, domain_loss, gradient_reversal
 from cahqp.adaptation.domain_queries import QueryAlignment, check_layers, mean_over_layers
-from cahqp.detectors.base import Features
+from cahqp.detectors.base import AlignmentFeatures
 from cahqp.detectors.dino import EncoderLayer
 from cahqp.detectors.layers.decoder import DecoderLayer
 from cahqp.detectors.layers.deformable import Shapes
@@ -37,11 +37,11 @@ class _CopiedBranch(nn.Module):
         self.position = nn.Parameter(torch.randn(1, 1, dim))
         self.discriminator = Discriminator(dim, hidden)
 
-    def forward(self, features: Features, domain: int, scale: float | Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, features: AlignmentFeatures, domain: int, scale: float | Tensor) -> tuple[Tensor, Tensor]:
         queries = self.queries(features, scale)
         return mean_over_layers([domain_loss(self.discriminator(queries[n][:, 0]), domain) for n in self.chosen])
 
-    def queries(self, features: Features, scale: float | Tensor) -> list[Tensor]:
+    def queries(self, features: AlignmentFeatures, scale: float | Tensor) -> list[Tensor]:
         """Return the (B, 1, D) query after each layer."""
         raise NotImplementedError
 
@@ -49,7 +49,7 @@ class _CopiedBranch(nn.Module):
 class _EncoderBranch(_CopiedBranch):
     """Cell of the masked level; it reads the tokens that enter a layer around the middle of the image."""
 
-    def queries(self, features: Features, scale: float | Tensor) -> list[Tensor]:
+    def queries(self, features: AlignmentFeatures, scale: float | Tensor) -> list[Tensor]:
         padding, shapes = features.padding, list(features.spatial_shapes)
         entering = [torch.cat([m.flatten(2).transpose(1, 2) for m in features.backbone], 1), *features.encoder]
         reference = 0.5 * _valid_ratios(padding, shapes)[:, None]
@@ -66,7 +66,7 @@ class _EncoderBranch(_CopiedBranch):
 class _DecoderBranch(_CopiedBranch):
     """One more query; it reads the object queries without denoising, itself and, as a full-image box, the memory."""
 
-    def queries(self, features: Features, scale: float | Tensor) -> list[Tensor]:
+    def queries(self, features: AlignmentFeatures, scale: float | Tensor) -> list[Tensor]:
         padding, shapes = features.padding, list(features.spatial_shapes)
         memory = gradient_reversal(features.encoder[-1].masked_fill(padding[..., None], 0.0), scale)
         ratios = _valid_ratios(padding, shapes)

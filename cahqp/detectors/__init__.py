@@ -6,12 +6,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from cahqp.detectors.base import Detector, Features, Output
+    from cahqp.detectors.base import AlignmentFeatures, AlignmentShape, Detector, Output
     from cahqp.detectors.dino import DINO
     from cahqp.detectors.huggingface.detector import HuggingFaceDetector
     from cahqp.detectors.rtdetr import RTDETR
 
-__all__ = ["DINO", "RTDETR", "Detector", "Features", "HuggingFaceDetector", "Output"]
+__all__ = ["DINO", "RTDETR", "AlignmentFeatures", "AlignmentShape", "Detector", "HuggingFaceDetector", "Output"]
 _MODULES = {"DINO": "dino", "RTDETR": "rtdetr", "HuggingFaceDetector": "huggingface.detector"}
 
 

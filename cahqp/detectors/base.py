@@ -20,8 +20,8 @@ from cahqp.structures import Detections, Preprocessing, Targets
 
 
 @dataclass
-class Features:
-    """Intermediate features for alignment. The detector does not read them back.
+class AlignmentFeatures:
+    """Intermediate features for alignment, with gradient. The detector does not read them back.
 
     Attributes:
         backbone: Per level (B, D, h, w), the projected features that enter the encoder.
@@ -36,6 +36,29 @@ class Features:
     decoder: list[Tensor]
     spatial_shapes: list[tuple[int, int]]
     padding: Tensor
+
+
+@dataclass(frozen=True)
+class AlignmentShape:
+    """Sizes of a detector's `AlignmentFeatures` in training, for which prompts and alignment terms are built.
+
+    Attributes:
+        input_dim: Channels of the maps that enter the encoder, D of `AlignmentFeatures.backbone`.
+        input_levels: Number of those maps.
+        dim: Length of a token or query, D of `AlignmentFeatures.encoder` and `decoder`.
+        levels: Number of levels of the tokens.
+        heads: Number of attention heads; divides `dim`.
+        encoder_layers: Number of entries of `AlignmentFeatures.encoder`.
+        decoder_layers: Number of entries of `AlignmentFeatures.decoder`.
+    """
+
+    input_dim: int
+    input_levels: int
+    dim: int
+    levels: int
+    heads: int
+    encoder_layers: int
+    decoder_layers: int
 
 
 @dataclass
@@ -80,13 +103,13 @@ class Output:
     encoder_logits: Tensor | None
     encoder_boxes: Tensor | None
     sizes: Tensor
-    features: Features
+    features: AlignmentFeatures
     denoising: DenoisingOutput | None = None
     groups: int = 1
 
     @classmethod
     def from_layers(
-        cls, logits: Tensor, boxes: Tensor, noised: DenoisingQueries | None, sizes: Tensor, features: Features
+        cls, logits: Tensor, boxes: Tensor, noised: DenoisingQueries | None, sizes: Tensor, features: AlignmentFeatures
     ) -> Output:
         """Return the output without proposals, denoising queries separated from the others.
 
@@ -169,6 +192,11 @@ class Detector(nn.Module, ABC):
             padding_mask: (B, H, W) true where padded; no padding by default.
             targets: Targets of the denoising queries in training; boxes are xyxy pixels of the batch.
         """
+
+    @property
+    def alignment_shape(self) -> AlignmentShape | None:
+        """Sizes of the features for alignment; `None` in a detector that cannot be a teacher."""
+        return None
 
     def backbone_parameters(self) -> list[nn.Parameter]:
         """Return the parameters that usually train with a smaller learning rate."""

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from cahqp.detectors.backbones import TimmBackbone
-from cahqp.detectors.base import Features, Output
+from cahqp.detectors.base import AlignmentFeatures, AlignmentShape, Output
 from cahqp.detectors.layers.basic import MLP, FeedForwardBlock, inverse_sigmoid, to_tokens
 from cahqp.detectors.layers.checkpointing import checkpointed
 from cahqp.detectors.layers.decoder import DecoderLayer, cell_grid
@@ -142,6 +142,12 @@ class DINO(TwoStageDetector):
         self._add_heads(dim, 1 if shared_heads else decoder_layers, members)
         self._reset_parameters()
 
+    @property
+    def alignment_shape(self) -> AlignmentShape:
+        """Sizes of the features for alignment."""
+        levels, dim = self.level_embed.shape
+        return AlignmentShape(dim, levels, dim, levels, self.settings["heads"], len(self.encoder), len(self.decoder))
+
     def _reset_parameters(self) -> None:
         for layer in [*self.encoder, *self.decoder]:
             for name, parameter in layer.named_parameters():
@@ -175,7 +181,8 @@ class DINO(TwoStageDetector):
         noised = self._denoising_queries(targets, sizes)
         memory = (tokens[-1], shapes, padding)
         hidden, logits, boxes = self._decode(memory, ratios, proposed.reference, noised, deep)
-        output = Output.from_layers(logits, boxes, noised, sizes, Features(maps, tokens, hidden, shapes, padding))
+        features = AlignmentFeatures(maps, tokens, hidden, shapes, padding)
+        output = Output.from_layers(logits, boxes, noised, sizes, features)
         output.encoder_logits, output.encoder_boxes = proposed.logits, proposed.boxes
         return output
 

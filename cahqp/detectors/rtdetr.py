@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from cahqp.detectors.backbones import ResNetVd, TimmBackbone
-from cahqp.detectors.base import Features, Output
+from cahqp.detectors.base import AlignmentFeatures, AlignmentShape, Output
 from cahqp.detectors.layers.basic import MLP, ConvNorm, inverse_sigmoid, to_tokens
 from cahqp.detectors.layers.decoder import DecoderLayer
 from cahqp.detectors.layers.deformable import Shapes
@@ -133,6 +133,13 @@ class RTDETR(TwoStageDetector):
             if name.endswith("weight"):
                 nn.init.xavier_uniform_(weight)
 
+    @property
+    def alignment_shape(self) -> AlignmentShape:
+        """Sizes of the features for alignment."""
+        dim, levels = self.settings["dim"], len(self.decoder_proj)
+        width = self.settings["encoder_dim"] or dim
+        return AlignmentShape(width, levels, dim, levels, self.settings["heads"], 1, len(self.decoder))
+
     def forward(
         self, images: Tensor, padding_mask: Tensor | None = None, targets: list[Targets] | None = None
     ) -> Output:
@@ -158,7 +165,8 @@ class RTDETR(TwoStageDetector):
         proposed = self._propose(tokens, shapes, valid, padding[:1])
         noised = self._denoising_queries(targets, sizes)
         hidden, logits, boxes = self._decode(tokens, shapes, proposed, noised)
-        output = Output.from_layers(logits, boxes, noised, sizes, Features(maps, [tokens], hidden, shapes, padding))
+        features = AlignmentFeatures(maps, [tokens], hidden, shapes, padding)
+        output = Output.from_layers(logits, boxes, noised, sizes, features)
         output.encoder_logits, output.encoder_boxes = proposed.logits, proposed.boxes
         return output
 

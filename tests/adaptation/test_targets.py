@@ -7,7 +7,7 @@ import torch
 
 from cahqp.adaptation.masking import mask_blocks
 from cahqp.adaptation.soft_targets import class_scores, soften
-from cahqp.detectors.base import Features, Output
+from cahqp.detectors.base import AlignmentFeatures, Output
 from cahqp.detectors.losses.criterion import SetCriterion
 from cahqp.structures import Targets
 
@@ -18,7 +18,7 @@ LAYERS, QUERIES, CLASSES = 2, 6, 3
 def output():
     torch.manual_seed(0)
     logits, boxes = torch.randn(LAYERS + 1, 2, QUERIES, CLASSES), torch.rand(LAYERS + 1, 2, QUERIES, 4) * 0.4 + 0.3
-    features = Features([], [], [], [], torch.zeros(2, 0, dtype=torch.bool))
+    features = AlignmentFeatures([], [], [], [], torch.zeros(2, 0, dtype=torch.bool))
     logits.requires_grad_()
     sizes = torch.tensor([[64.0, 96.0], [64.0, 48.0]])
     return Output(logits[1], boxes[1], logits[:1], boxes[:1], logits[2], boxes[2], sizes, features)

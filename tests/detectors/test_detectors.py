@@ -236,3 +236,11 @@ def test_an_impossible_overlap_is_refused(build, kind, overlap):
 def test_a_model_file_keeps_its_suppression(build, kind, tmp_path):
     save(tmp_path / "model.safetensors", build(kind, nms_iou=0.55))
     assert load(tmp_path / "model.safetensors").nms_iou == 0.55
+
+
+def test_features_have_the_described_shape(detector, images, targets):
+    features, shape = detector.train()(images, None, targets).features, detector.alignment_shape
+    assert [m.shape[1] for m in features.backbone] == [shape.input_dim] * shape.input_levels
+    assert len(features.spatial_shapes) == shape.levels and shape.dim % shape.heads == 0
+    assert [t.shape[::2] for t in features.encoder] == [(2, shape.dim)] * shape.encoder_layers
+    assert [q.shape for q in features.decoder] == [(2, 10, shape.dim)] * shape.decoder_layers

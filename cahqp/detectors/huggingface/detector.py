@@ -1,20 +1,19 @@
-"""Object detectors of transformers as students, with the criterion and model files of cahqp. Needs the extra `hf`."""
+"""Object detectors of transformers, with the criterion and model files of cahqp. Needs the extra `hf`."""
 
 from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from operator import attrgetter
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from cahqp.detectors.base import Detector, Features, Output
+from cahqp.detectors.base import AlignmentFeatures, AlignmentShape, Detector, Output
 from cahqp.detectors.huggingface.families import (
     family_of,
     new_model,
@@ -23,7 +22,7 @@ from cahqp.detectors.huggingface.families import (
     read_weights,
     set_classes,
 )
-from cahqp.detectors.layers.basic import to_tokens
+from cahqp.detectors.huggingface.features import captured_features, projections
 from cahqp.detectors.layers.denoising import DenoisingQueries, denoising_queries
 from cahqp.errors import ConfigError
 from cahqp.structures import Preprocessing, Targets, valid_sizes
@@ -35,15 +34,6 @@ _log = logging.getLogger(__name__)
 @cache
 def _warn_once(text: str) -> None:
     _log.warning(text)
-
-
-@dataclass
-class _Captured:
-    """Intermediate tensors of a forward pass: projected maps, and the decoder's input tokens with their shapes."""
-
-    maps: list[Tensor] = field(default_factory=list)
-    tokens: Tensor = field(default_factory=lambda: torch.zeros(0))
-    shapes: list[tuple[int, int]] = field(default_factory=list)
 
 
 class HuggingFaceDetector(Detector):
@@ -116,6 +106,21 @@ class HuggingFaceDetector(Detector):
             "nms_iou": nms_iou,
         }
 
+    @property
+    def alignment_shape(self) -> AlignmentShape:
+        """Sizes of the features for alignment."""
+        config, base = self.model.config, self.model.model
+        heads = getattr(config, "decoder_attention_heads", None) or config.decoder_self_attention_heads
+        return AlignmentShape(
+            input_dim=getattr(config, "encoder_hidden_dim", config.d_model),
+            input_levels=len(projections(base, self.family)),
+            dim=config.d_model,
+            levels=getattr(config, "num_feature_levels", 1),
+            heads=heads,
+            encoder_layers=len(base.encoder.layers) if self.family.encoder_layers else 1,
+            decoder_layers=len(base.decoder.layers),
+        )
+
     def backbone_parameters(self) -> list[nn.Parameter]:
         """Return the parameters that usually train with a smaller learning rate."""
         return list(attrgetter(self.family.backbone)(self.model.model).parameters())
@@ -135,14 +140,20 @@ class HuggingFaceDetector(Detector):
             raise ConfigError(message)
         sizes = valid_sizes(padding_mask)
         noised = self._denoising_queries(targets, sizes)
-        with self._capture(noised) as captured:
+        prompt = None if self.prompt is None else partial(self._inject_prompt, padding_mask)
+        with captured_features(self.model.model, self.family, prompt) as captured, self._denoised(noised):
             logits, boxes, groups, proposals = self._predict(images, (~padding_mask).long())
-        mask = padding_mask[:, None].float()
-        masks = [to_tokens(nn.functional.interpolate(mask, size=shape))[..., 0].bool() for shape in captured.shapes]
-        features = Features(captured.maps, [captured.tokens], [], captured.shapes, torch.cat(masks, 1))
+        padding = torch.cat([_resize_mask(padding_mask, shape).flatten(1) for shape in captured.shapes], 1)
+        decoder = [queries[:, : queries.shape[1] // groups] for queries in captured.decoder]
+        features = AlignmentFeatures(captured.maps, captured.encoder, decoder, captured.shapes, padding)
         output = Output.from_layers(logits, boxes.float(), noised, sizes, features)
         output.groups, (output.encoder_logits, output.encoder_boxes) = groups, proposals
         return output
+
+    def _inject_prompt(self, padding_mask: Tensor, maps: list[Tensor]) -> list[Tensor]:
+        assert self.prompt is not None
+        features: list[Tensor] = self.prompt(maps, [_resize_mask(padding_mask, m.shape[-2:]) for m in maps]).features
+        return features
 
     def _denoising_queries(self, targets: list[Targets] | None, sizes: Tensor) -> DenoisingQueries | None:
         """Return denoising queries in training, for the kinds that are trained with them."""
@@ -156,30 +167,15 @@ class HuggingFaceDetector(Detector):
         )  # fmt: skip
 
     @contextmanager
-    def _capture(self, noised: DenoisingQueries | None) -> Iterator[_Captured]:
-        """Capture the decoder's input, and insert denoising queries before it."""
-        captured, base = _Captured(), self.model.model
-
-        def capture_map(_: nn.Module, __: Any, out: Tensor) -> None:
-            captured.maps.append(out)
-            _make_gradient_contiguous(_, __, out)
-
-        def before_decoder(_: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-            captured.tokens = kwargs["encoder_hidden_states"]
-            captured.shapes = [(int(height), int(width)) for height, width in kwargs["spatial_shapes_list"]]
-            return args, self._prepend_denoising(kwargs, noised)
-
-        module = attrgetter(self.family.projections)(base)
-        projections = module if isinstance(module, nn.ModuleList) else [module]
-        hooks = [module.register_forward_hook(capture_map) for module in projections]
-        for module in getattr(base, "decoder_input_proj", []):
-            hooks.append(module.register_forward_hook(_make_gradient_contiguous))
-        hooks.append(base.decoder.register_forward_pre_hook(before_decoder, with_kwargs=True))
+    def _denoised(self, noised: DenoisingQueries | None) -> Iterator[None]:
+        """Insert denoising queries before the decoder's others inside the block."""
+        hook = self.model.model.decoder.register_forward_pre_hook(
+            lambda _, args, kwargs: (args, self._prepend_denoising(kwargs, noised)), with_kwargs=True
+        )
         try:
-            yield captured
+            yield
         finally:
-            for hook in hooks:
-                hook.remove()
+            hook.remove()
 
     def _prepend_denoising(self, kwargs: dict[str, Any], noised: DenoisingQueries | None) -> dict[str, Any]:
         """Return the decoder's arguments with denoising queries before the others."""
@@ -226,16 +222,8 @@ class HuggingFaceDetector(Detector):
         return _stack_groups(logits, groups), _stack_groups(boxes, groups), groups, (None, None)
 
 
-def _make_gradient_contiguous(_: nn.Module, __: Any, out: Tensor) -> None:
-    """Make the gradient of a projection contiguous.
-
-    transformers turns the maps into tokens by `flatten(2).transpose(1, 2)`. `to_tokens` describes the wrong gradients
-    that this gives a BatchNorm on the CPU for a batch of one image.
-    """
-    if out.requires_grad:
-        out.register_hook(  # type: ignore[no-untyped-call]
-            lambda gradient: gradient.clone(memory_format=torch.contiguous_format)
-        )
+def _resize_mask(mask: Tensor, size: Sequence[int]) -> Tensor:
+    return nn.functional.interpolate(mask[:, None].float(), size=tuple(size))[:, 0].bool()
 
 
 def _stack_groups(values: Tensor, groups: int) -> Tensor:

@@ -33,6 +33,7 @@ class Family:
         preprocessing: Default for models without an image processor.
         takes_padding: Whether images of several sizes may share a batch.
         left_out: Parts of the published training that the criterion lacks.
+        encoder_layers: Whether the layers of the encoder output the tokens of all levels.
         backbone: Module path of the layers that usually train with a smaller learning rate.
         stride: Divisor of the height and width of images.
         correct: Function that corrects a new model of transformers in place.
@@ -44,6 +45,7 @@ class Family:
     preprocessing: Mapping[str, Any]
     takes_padding: bool = False
     left_out: tuple[str, ...] = ()
+    encoder_layers: bool = False
     backbone: str = "backbone"
     stride: int = 1
     correct: Callable[[Any], None] | None = None
@@ -72,7 +74,11 @@ FAMILIES: dict[str, Family] = {
         left_out=("the IoU-aware cross-entropy, replaced by a varifocal loss",),
     ),
     "deformable_detr": Family(
-        "focal", "input_proj", {"short_side": 800, "max_side": 1333, **IMAGENET}, takes_padding=True
+        "focal",
+        "input_proj",
+        {"short_side": 800, "max_side": 1333, **IMAGENET},
+        takes_padding=True,
+        encoder_layers=True,
     ),
 }
 SOFTMAX = ("detr", "table-transformer", "yolos")

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from cahqp.adaptation.domain_adversary import SOURCE, TARGET
-from cahqp.detectors.base import Features, Output
+from cahqp.detectors.base import AlignmentFeatures, Output
 from cahqp.structures import Batch, Targets
 
 BatchNormLayer = nn.modules.batchnorm._BatchNorm
@@ -111,7 +111,7 @@ def slice_batch(batch: Batch, rows: slice) -> Batch:
 def slice_output(output: Output, rows: slice) -> Output:
     """Return the output for some images of a batch."""
     whole, denoising = output.features, output.denoising
-    features = Features(
+    features = AlignmentFeatures(
         [m[rows] for m in whole.backbone],
         [t[rows] for t in whole.encoder],
         [q[rows] for q in whole.decoder],

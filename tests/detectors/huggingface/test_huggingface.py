@@ -160,6 +160,16 @@ def test_outputs_equal_those_of_transformers(family, tmp_path, images):
     assert own.features.backbone[-1].shape[:2] == (2, 32)
 
 
+def test_features_have_the_described_shape(family, images, targets):
+    detector = make(family).train()
+    features, shape = detector(images, None, targets).features, detector.alignment_shape
+    assert [m.shape[1] for m in features.backbone] == [shape.input_dim] * shape.input_levels
+    assert len(features.spatial_shapes) == shape.levels and shape.dim % shape.heads == 0
+    assert [t.shape[::2] for t in features.encoder] == [(2, shape.dim)] * shape.encoder_layers
+    assert [q.shape for q in features.decoder] == [(2, detector.queries, shape.dim)] * shape.decoder_layers
+    assert all(tensor.requires_grad for tensor in [*features.backbone, *features.encoder, *features.decoder])
+
+
 def test_padding_has_no_influence(images):
     detector = make("deformable_detr")
     mask = torch.zeros(2, 64, 96, dtype=torch.bool)

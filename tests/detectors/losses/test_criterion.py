@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy.optimize import linear_sum_assignment
 
-from cahqp.detectors.base import DenoisingOutput, Features, Output
+from cahqp.detectors.base import AlignmentFeatures, DenoisingOutput, Output
 from cahqp.detectors.losses import criterion as module
 from cahqp.detectors.losses.criterion import SetCriterion
 from cahqp.structures import Targets
@@ -33,7 +33,7 @@ def output(images=2, groups=2, slots=3) -> Output:
     denoising = DenoisingOutput(leaf(*noised), leaf(*noised, boxes=True), groups, slots) if slots else None
     last, before = (images, 6), (1, images, 6)
     predictions = [leaf(*s, boxes=b) for s in (last, before, last) for b in (False, True)]
-    return Output(*predictions, SIZES[:images], Features([], [], [], [], torch.zeros(0)), denoising)
+    return Output(*predictions, SIZES[:images], AlignmentFeatures([], [], [], [], torch.zeros(0)), denoising)
 
 
 def leaves(out: Output) -> list[torch.Tensor]:

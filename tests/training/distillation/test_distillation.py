@@ -8,7 +8,7 @@ import yaml
 
 from cahqp.__main__ import main
 from cahqp.data.frames import open_frames
-from cahqp.detectors.base import Features, Output
+from cahqp.detectors.base import AlignmentFeatures, Output
 from cahqp.detectors.model_file import load, save
 from cahqp.errors import ConfigError
 from cahqp.relabel.options import SoftStoreSettings
@@ -25,7 +25,7 @@ def output_of(logits, boxes):
     """Return predictions of one decoder layer, the encoder's being the same."""
     empty = boxes.new_zeros(0)
     none = (logits[None, :0].new_zeros(0, *logits.shape), boxes.new_zeros(0, *boxes.shape))
-    features = Features([], [], [], [], empty)
+    features = AlignmentFeatures([], [], [], [], empty)
     return Output(logits, boxes, *none, logits, boxes, boxes.new_full((len(boxes), 2), 64.0), features)
 
 
