@@ -73,6 +73,10 @@ COMMANDS: dict[str, Command] = {
         LABEL, "report on pseudo-labels, with ground truth if given",
         "reports.quality:quality", "reports.options:QualityOptions",
     ),
+    "repair-labels": Command(
+        LABEL, "repair one type of label error from ground truth, for analysis only",
+        "labels.repair:repair_labels", "labels.repair_options:RepairOptions",
+    ),
     "evaluate": Command(
         MEASURE, "measure average precision of model files on labelled frames",
         "inference.evaluate:evaluate", "inference.options:EvaluateOptions",

@@ -11,7 +11,7 @@ from typing import Any
 from cahqp import files
 from cahqp.errors import RunError
 from cahqp.runs.directory import open_run
-from cahqp.runs.evidence import Metrics, check_measured, read_metrics
+from cahqp.runs.evidence import Metrics, analysis_mark, check_measured, read_metrics
 
 CANDIDATE = "student-new"
 RUNNING = "student-old"
@@ -41,7 +41,14 @@ class PublishOptions:
 
 
 def publish(options: PublishOptions) -> None:
-    """Run `cahqp publish`."""
+    """Run `cahqp publish`.
+
+    Raises:
+        RunError: The metrics are of other models or frames, or the candidate is for analysis only.
+    """
+    if analysis_mark([options.candidate]):
+        message = f"{options.candidate} was trained on repaired target labels, for analysis only. Give another model."
+        raise RunError(message)
     metrics = read_metrics(options.metrics)
     candidate, running = (_ap50(metrics, model, options) for model in (CANDIDATE, RUNNING))
     _check_subject(metrics, options)

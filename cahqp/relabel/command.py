@@ -26,6 +26,7 @@ from cahqp.relabel.pipeline import LabelPipeline, label_candidates
 from cahqp.relabel.shard_writer import CANDIDATES, read_broken, write_candidates
 from cahqp.relabel.soft_labels import write_store
 from cahqp.runs.directory import RunDirectory
+from cahqp.runs.evidence import analysis_mark
 from cahqp.training.lightning_errors import lightning_errors
 
 
@@ -108,6 +109,7 @@ def complete(run: RunDirectory, names: OutputNames, rules: Rules, formats: Seque
         write_format(run.work / "labels.json", name, run.work / name)
     metrics = {"frames": merged.frames, "boxes": sum(merged.kept.values()), "kept": merged.kept, "broken": len(broken)}
     metrics |= {} if rules.plain else {"ignored": merged.ignored}
+    metrics |= analysis_mark(run.inputs.values())
     run.finish(metrics)
     shutil.rmtree(run.output / Path(CANDIDATES).parts[0])  # last, because a resumed run needs the shards
     return metrics

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Sequence
-from dataclasses import replace
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from cahqp.errors import DataError
-from cahqp.evaluation.ground_truth import GroundTruth, ImagePredictions, Predictions
+from cahqp.evaluation.errors import count_f1, error_table
+from cahqp.evaluation.ground_truth import GroundTruth, Predictions
 from cahqp.evaluation.metrics import at_thresholds, average_precision
+from cahqp.evaluation.supervision import supervision_roles
 from cahqp.files import read_json
 from cahqp.labels.calibration.curves import estimated_drift, reliability
 from cahqp.labels.calibration.file import read_calibration
-from cahqp.labels.formats.coco import HUMAN, LabelImage, Labels
+from cahqp.labels.formats.coco import HUMAN, Labels
+from cahqp.labels.ground_truth import as_predictions, corners, labelled_ground_truth, used_boxes
 from cahqp.reports.inputs import read_object, read_rejected
-from cahqp.reports.labels import used_boxes
 from cahqp.runs.directory import content_hash
 
 
@@ -68,7 +69,9 @@ def class_balance(labels: Labels, source: GroundTruth) -> dict[str, dict[str, fl
 
 
 def measure_labels(labels: Labels, ground_truth: GroundTruth, unreadable: Collection[str] = ()) -> dict[str, Any]:
-    """Return precision, recall, F1 and AP50 of the labels, by class and together. Doubtful boxes are left out.
+    """Return precision, recall, F1 and AP50 of the labels by class and together, error types and supervision.
+
+    Doubtful boxes are left out. See `error_table` and `supervision_roles`.
 
     Args:
         labels: The labels.
@@ -80,17 +83,13 @@ def measure_labels(labels: Labels, ground_truth: GroundTruth, unreadable: Collec
     """
     by_name = {image.name: image for image in labels.images}
     count = len(ground_truth.images)
-    readable = tuple(image for image in ground_truth.images if image.name in by_name or image.name not in unreadable)
-    missing = [image.name for image in readable if image.name not in by_name]
-    if missing:
-        message = (
-            f"The labels lack {len(missing)} images of the ground truth, such as {missing[0]!r}. "
-            "Give --ground-truth for the labelled images only."
-        )
-        raise DataError(message)
-    ground_truth = replace(ground_truth, images=readable)
-    predictions = {image.id: _as_predictions(by_name[image.name], ground_truth.classes) for image in readable}
-    metrics = average_precision(ground_truth, Predictions(ground_truth.classes, predictions))
+    ground_truth = labelled_ground_truth(labels, ground_truth, unreadable)
+    images = {image.id: by_name[image.name] for image in ground_truth.images}
+    predictions = Predictions(
+        ground_truth.classes, {key: as_predictions(image, ground_truth.classes) for key, image in images.items()}
+    )
+    regions = {key: corners([box for box in image.boxes if box.ignored]) for key, image in images.items()}
+    metrics = average_precision(ground_truth, predictions)
     per_class = metrics.matches.per_class
     hits = sum(int(own.hits.sum()) for own in per_class)
     detections = sum(len(own.hits) for own in per_class)
@@ -99,22 +98,16 @@ def measure_labels(labels: Labels, ground_truth: GroundTruth, unreadable: Collec
         "ap50": metrics.ap50,
         "precision": hits / detections if detections else None,
         "recall": hits / objects if objects else None,
-        "f1": 2 * hits / (detections + objects) if detections + objects else None,
+        "f1": count_f1(metrics),
         "objects": objects,
-        "unreadable": count - len(readable),
+        "unreadable": count - len(ground_truth.images),
+        "errors": error_table(ground_truth, predictions),
+        "supervision": supervision_roles(ground_truth, predictions, regions),
         "per_class": {
             name: {"precision": p.precision, "recall": p.recall, "f1": p.f1, "ap50": metrics.per_class[name].ap50}
             for name, p in at_thresholds(metrics.matches, 0.0).items()
         },
     }
-
-
-def _as_predictions(image: LabelImage, classes: Sequence[str]) -> ImagePredictions:
-    kept = used_boxes(image)
-    corners = np.array([box.bbox for box in kept], np.float64).reshape(-1, 4)
-    corners[:, 2:] += corners[:, :2]
-    scores = np.array([1.0 if box.score is None else box.score for box in kept])
-    return ImagePredictions(corners, scores, np.array([classes.index(box.name) for box in kept], np.int64))
 
 
 def estimate_drift(labels: Labels, folder: Path, calibration_path: Path) -> dict[str, dict[str, float]]:

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from cahqp.errors import DataError
-from cahqp.labels.formats.coco import LabelBox, LabelImage, read_label_file
+from cahqp.labels.formats.coco import read_label_file
+from cahqp.labels.ground_truth import used_boxes
 from cahqp.reports.inputs import count_reasons, read_object, read_rejected
 from cahqp.reports.pictures import class_colours, draw_boxes, load_picture
 
@@ -44,11 +45,6 @@ class Relabelling:
 def read_labels(directory: Path) -> Relabelling | None:
     """Read a directory of `cahqp relabel`; return `None` without `labels.json`."""
     return Relabelling(directory) if (directory / "labels.json").is_file() else None
-
-
-def used_boxes(image: LabelImage) -> list[LabelBox]:
-    """Return the labels of an image, without the boxes that training ignores."""
-    return [box for box in image.boxes if not box.ignored]
 
 
 def compare_labels(before: Relabelling | None, after: Relabelling) -> dict[str, Any]:

@@ -31,7 +31,7 @@ class QualityOptions:
         output: Directory for `quality.json` and `quality.html`; never overwritten.
         source: COCO file of the labelled source, to compare the class frequencies.
         ground_truth: COCO file with ground truth for the same images, matched by name. Adds precision, recall, F1 and
-            AP50 per class.
+            AP50 per class, types of errors, and the share of true objects that train as background.
         calibration: File of `cahqp calibrate` that the labels were made with. Adds an estimate of calibration drift
             without ground truth.
         pictures: Number of frames to show, the most doubtful first. They may contain faces and licence plates.

@@ -10,9 +10,9 @@ from cahqp.coco.image_folder import ImageFolder
 from cahqp.evaluation.ground_truth import read_ground_truth
 from cahqp.files import write_json
 from cahqp.labels.formats.coco import LabelImage, Labels, read_label_file
+from cahqp.labels.ground_truth import used_boxes
 from cahqp.reports.inputs import count_reasons, read_object, read_rejected
 from cahqp.reports.label_statistics import class_balance, count_labels, estimate_drift, measure_labels
-from cahqp.reports.labels import used_boxes
 from cahqp.reports.options import QualityOptions
 from cahqp.reports.page import write_page
 from cahqp.reports.pictures import Picture, class_colours, draw_boxes, load_picture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
@@ -11,6 +12,10 @@ from cahqp.errors import RunError
 from cahqp.files import sha256
 from cahqp.records import Difference, Name, Record, Sha256, Share, Text, read_record
 from cahqp.runs.directory import MANIFEST, content_hash, read_manifest
+
+ANALYSIS_ONLY = "analysis_only"
+"""Mark in `metrics` of a manifest and in the provenance of a model file: the result depends on target labels that
+`cahqp repair-labels` read, so it must not be published."""
 
 
 class Subject(Record):
@@ -115,6 +120,19 @@ def check_measured(path: Path, role: str, name: str, measured: dict[str, str], f
     if measured.get(name) != content_hash(file, f"--{role}"):
         message = f"{path} was measured with another {role} as {name} than {file}. Run `cahqp evaluate` with this one."
         raise RunError(message)
+
+
+def analysis_mark(inputs: Iterable[Path]) -> dict[str, bool]:
+    """Return the mark of a result that must not be published, if an input has it; else an empty dictionary.
+
+    Args:
+        inputs: Directories of runs, or files in them.
+    """
+    folders = {path if path.is_dir() else path.parent for path in inputs}
+    marked = any(
+        read_manifest(folder)["metrics"].get(ANALYSIS_ONLY) for folder in folders if (folder / MANIFEST).is_file()
+    )
+    return {ANALYSIS_ONLY: True} if marked else {}
 
 
 def _check_origin(path: Path, command: str) -> None:

@@ -15,6 +15,7 @@ from cahqp.detectors import model_file
 from cahqp.files import atomic_write
 from cahqp.inference.frames import measure_detector
 from cahqp.runs.directory import RunDirectory
+from cahqp.runs.evidence import ANALYSIS_ONLY, analysis_mark
 from cahqp.training.base import DetectionModule
 
 
@@ -39,6 +40,9 @@ def finish_fit(trainer: Trainer, module: DetectionModule, data: DetectionData, r
         result = measure_detector(detector, loader)
         detector.thresholds = result.thresholds
         metrics |= {"val/ap50": result.ap50, "val/map": result.map}
+    metrics |= analysis_mark(run.inputs.values())
+    if detector.provenance.get(ANALYSIS_ONLY):
+        metrics[ANALYSIS_ONLY] = True
     parent = detector.provenance.get("hash")
     provenance = {"command": "fit", "module": type(module).__name__, "seed": run.seed, "parent": parent, **metrics}
     model_file.save(run.work / "model.safetensors", detector, provenance)

@@ -22,8 +22,10 @@ from cahqp.edge.options import ExportOptions
 from cahqp.edge.package import MODEL, read_package, write_manifest
 from cahqp.edge.runtime import Runtime
 from cahqp.edge.signing import private_fingerprint, sign
+from cahqp.errors import WeightsError
 from cahqp.predictor import Predictor
 from cahqp.runs.directory import open_run
+from cahqp.runs.evidence import ANALYSIS_ONLY
 
 _SETTINGS = ("precision", "batch", "sampling", "frame_size", "max_loss", "check_frames", "calibration_frames")
 _MAX_SYNTHETIC_FRAMES = 24
@@ -35,7 +37,7 @@ def export(options: ExportOptions) -> None:
     Raises:
         ConfigError: The options do not fit the model file, or an optional dependency is missing.
         DataError: A frame or a label file cannot be read.
-        WeightsError: ONNX and PyTorch differ, or INT8 loses too much AP50.
+        WeightsError: ONNX and PyTorch differ, INT8 loses too much AP50, or the model is for analysis only.
     """
     settings = {name: getattr(options, name) for name in _SETTINGS}
     settings["key"] = None if options.key is None else private_fingerprint(options.key)
@@ -52,6 +54,9 @@ def export(options: ExportOptions) -> None:
 def _write_package(options: ExportOptions, work: Path) -> dict[str, Any]:
     """Write the package to `work` and return the measurements."""
     detector = model_files.load(options.weights)
+    if detector.provenance.get(ANALYSIS_ONLY):
+        message = f"{options.weights} was trained on repaired target labels, for analysis only. Export another model."
+        raise WeightsError(message)
     size = input_size(detector.preprocessing, options.frame_size)
     to_onnx(detector, work / MODEL, size, options.batch, options.sampling)
     content = _manifest(detector, size, options)
