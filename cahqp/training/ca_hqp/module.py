@@ -21,6 +21,7 @@ from cahqp.training.base import DetectionModule, OptimizerSettings, report_nonfi
 from cahqp.training.ca_hqp.alignment import Alignment, Progress, with_full_weight
 from cahqp.training.ca_hqp.domain_passes import DomainPass, Passes, batch_norms, frozen_bn_stats, joint_pass, zeroed
 from cahqp.training.ca_hqp.factory import attach_prompt, check_source_free, choose_trainable
+from cahqp.training.ca_hqp.gradient_share import gradient_shares
 from cahqp.training.ca_hqp.labelling import PseudoLabeller, PseudoLabels
 from cahqp.training.ca_hqp.monitoring import NeighbourMonitor, ema_distance, label_metrics, prompt_metrics
 from cahqp.training.ca_hqp.settings import (
@@ -107,6 +108,7 @@ class TeacherAdaptation(DetectionModule):
         with record_attention(self.detector.prompt) as attention:
             passes = self.run_passes(source, target, labels)
         losses = self.source_loss(passes) | self.target_loss(passes) | self.alignment_losses(passes)
+        self.log_gradient_shares(losses, passes)
         loss = self.total_loss(losses, batch["target_weak"])
         return {"loss": loss, "pseudo_labels": None if labels is None else labels.targets, "attention": attention}
 
@@ -186,6 +188,16 @@ class TeacherAdaptation(DetectionModule):
             metrics["tracks/matched"] = sum(result.neighbours) / len(result.neighbours)
         self.log_dict(metrics, batch_size=len(passes[TARGET].batch))
         return {name: self.alignment.weights[name] * loss for name, loss in result.losses.items()}
+
+    def log_gradient_shares(self, losses: dict[str, Tensor], passes: Passes) -> None:
+        """Log the gradient share of each term that is on, in steps whose metrics are written."""
+        interval = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
+        if interval == 0 or (self.global_step + 1) % interval:
+            return
+        scaler = getattr(self.trainer.precision_plugin, "scaler", None)  # of 16-mixed
+        scale = 1.0 if scaler is None else float(scaler.get_scale())
+        layers = self.alignment.settings.dqfa_layers
+        self.log_dict(gradient_shares(losses, passes, self.detector, layers, scale), batch_size=1)
 
     def total_loss(self, losses: dict[str, Tensor], batch: Batch) -> Tensor:
         """Return the sum of the weighted losses, and log it."""

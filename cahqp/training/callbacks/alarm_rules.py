@@ -14,9 +14,13 @@ MIN_BOXES = 20
 """Number of boxes below which class shares are mostly chance."""
 
 
+WEAK_WINDOWS = 2
+"""Windows in a row after which a weak term is reported: a share of one step varies by chance."""
+
+
 @dataclass(frozen=True)
 class Finding:
-    """Reason to stop a training.
+    """Reason to stop a training, or to warn.
 
     Attributes:
         happened: Observation.
@@ -129,6 +133,45 @@ class DiscriminatorRule:
             f"The {name.replace('/', ' ')} {did} for {self.stuck[name]} steps (alarms.discriminator_patience).",
             f"{change} The branch's weight 0 switches it off; patience null switches this alarm off.",
         )
+
+
+@dataclass
+class GradientShareRule:
+    """Lower limit of a term's gradient share; see `cahqp.training.ca_hqp.gradient_share`.
+
+    A weak term does no harm, so its finding is a warning: stopping would lose a good training.
+
+    Attributes:
+        limit: Lowest share.
+        weak: Windows in a row below the limit, by term.
+    """
+
+    limit: float
+    weak: dict[str, int] = field(default_factory=dict)
+
+    def judge(self, shares: Mapping[str, float]) -> list[Finding]:
+        """Judge one window, and return the terms that now are below the limit for the second window in a row.
+
+        Args:
+            shares: Last share of each term that is on, by the term's name.
+        """
+        self.weak = {name: self.weak.get(name, 0) + 1 for name, share in shares.items() if share < self.limit}
+        return [
+            _weak_term(name, shares[name], self.limit) for name, count in self.weak.items() if count == WEAK_WINDOWS
+        ]
+
+
+def _weak_term(name: str, share: float, limit: float) -> Finding:
+    change = (
+        "Raise model.optimizer.learning_rate, or set model.prompt.enabled: false."
+        if name == "prompt"
+        else f"Raise model.alignment.{name} or model.alignment.reversal, or set model.alignment.{name}: 0."
+    )
+    return Finding(
+        f"The gradient of {name} is {100 * share:.2g} % of the detection gradient for {WEAK_WINDOWS} windows "
+        f"(alarms.min_gradient_share: {limit}): it has next to no effect, and this run proves nothing about it.",
+        f"{change} alarms.min_gradient_share null switches this warning off.",
+    )
 
 
 def divergence(first: Sequence[float], second: Sequence[float]) -> float:

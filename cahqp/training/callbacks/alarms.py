@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,12 @@ from torch import Tensor
 from cahqp.adaptation.all_gather import gathered
 from cahqp.errors import CahqpError, ConfigError
 from cahqp.training.base import DetectionModule
-from cahqp.training.callbacks.alarm_rules import DiscriminatorRule, Finding, LabelRule
+from cahqp.training.ca_hqp.gradient_share import PREFIX as SHARE_PREFIX
+from cahqp.training.callbacks.alarm_rules import DiscriminatorRule, Finding, GradientShareRule, LabelRule
 from cahqp.training.callbacks.failing_batch import load_failing, put_back, save_failing
 from cahqp.training.callbacks.last_good import LastGood
 
+_log = logging.getLogger(__name__)
 _INTERVAL = 5  # steps between two readings of discriminator accuracies; each costs a pass over all logged values
 
 
@@ -38,6 +41,8 @@ class Alarms(Callback):
             window's; `null` switches it off. It has no effect on a single class.
         discriminator_patience: Steps in a row for which a discriminator may be right on at least 99 % of both domains,
             or give one answer to all; `null` switches it off.
+        min_gradient_share: Lowest gradient of a term of CA-HQP, as a share of the detection gradient. Below it for two
+            windows in a row the run warns and continues, because a weak term does no harm; `null` switches it off.
         finite: Stop if the loss is not finite, and save the batch.
         replay: File of such a batch. The first step uses this batch, prints its losses and ends the run. Repeat the
             command of the stopped run with this option and another --output.
@@ -50,13 +55,18 @@ class Alarms(Callback):
         max_box_rate: float | None = 6.0,
         class_drift: float | None = 0.25,
         discriminator_patience: int | None = 500,
+        min_gradient_share: float | None = 0.01,
         finite: bool = True,
         replay: Path | None = None,
     ) -> None:
         _check(window, min_box_rate, max_box_rate, class_drift, discriminator_patience)
+        if min_gradient_share is not None and not 0 <= min_gradient_share <= 1:
+            message = f"alarms.min_gradient_share must lie in 0..1, or be null, got {min_gradient_share}."
+            raise ConfigError(message)
         self.window, self.finite, self.replay = window, finite, replay
         self.labels = LabelRule(window, min_box_rate, max_box_rate, class_drift)
         self.discriminators = None if discriminator_patience is None else DiscriminatorRule(discriminator_patience)
+        self.shares = None if min_gradient_share is None else GradientShareRule(min_gradient_share)
         self._counts: Tensor | None = None  # frames, then boxes by class
         self._steps = 0
         self._accuracies: dict[str, list[float]] = {}
@@ -64,14 +74,20 @@ class Alarms(Callback):
         self._nonfinite = ""
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the first window and the steps for which discriminators were stuck."""
-        return {"first": self.labels.first, "stuck": {} if self.discriminators is None else self.discriminators.stuck}
+        """Return the first window, the steps for which discriminators were stuck, and the windows with weak terms."""
+        return {
+            "first": self.labels.first,
+            "stuck": {} if self.discriminators is None else self.discriminators.stuck,
+            "weak": {} if self.shares is None else self.shares.weak,
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore the state of an interrupted run."""
         self.labels.first = list(state_dict["first"])
         if self.discriminators is not None:
             self.discriminators.stuck = dict(state_dict["stuck"])
+        if self.shares is not None:
+            self.shares.weak = dict(state_dict.get("weak", {}))
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Copy the weights, and observe predictions that are not finite."""
@@ -139,6 +155,7 @@ class Alarms(Callback):
             self._stop(trainer, self.labels.judge(frames, boxes, classes))
         if self.discriminators is not None:
             self._stop(trainer, self.discriminators.judge(self._gathered_accuracies(), self._steps))
+        self._warn_of_weak_terms(trainer)
         self._good.keep(trainer.global_step)
         self._counts, self._steps, self._accuracies = None, 0, {}
 
@@ -153,6 +170,16 @@ class Alarms(Callback):
         for name, values in gathered(sorted(self._accuracies.items())):
             accuracies.setdefault(name, []).extend(values)
         return accuracies
+
+    def _warn_of_weak_terms(self, trainer: Trainer) -> None:
+        if self.shares is None:
+            return
+        named = {
+            name.removeprefix(SHARE_PREFIX): v for name, v in trainer.callback_metrics.items() if SHARE_PREFIX in name
+        }
+        for finding in self.shares.judge({name: float(value) for name, value in sorted(named.items())}):
+            if trainer.is_global_zero:  # the shares of all processes are equal
+                _log.warning("%s %s", finding.happened, finding.change)
 
     def _stop(self, trainer: Trainer, finding: Finding | None) -> None:
         if finding is not None:

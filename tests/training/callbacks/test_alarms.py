@@ -10,7 +10,7 @@ from cahqp.detectors.model_file import load
 from cahqp.training.base import DetectionModule
 from cahqp.training.ca_hqp.labelling import PseudoLabeller
 from cahqp.training.ca_hqp.module import TeacherAdaptation
-from cahqp.training.callbacks.alarm_rules import LabelRule, divergence
+from cahqp.training.callbacks.alarm_rules import GradientShareRule, LabelRule, divergence
 from cahqp.training.callbacks.alarms import Alarms
 
 ALARM = "checkpoints/alarm"
@@ -126,6 +126,24 @@ def test_discriminators_that_are_stuck(knows, word, adapt, monkeypatch):
     assert word in said and "The discriminator decoder_query" in said
 
 
+def test_a_term_without_effect_is_a_warning_once_and_the_run_continues(adapt, caplog):
+    settings = {"dqfa": 1e-9, "tiafa": 100, "reversal": 1, "schedule": "constant"}
+    weak = [*(f"--model.alignment.{name}={value}" for name, value in settings.items()), "--alarms.window=2"]
+    assert adapt(*weak)[0] == 0
+    warned = [r.getMessage() for r in caplog.records if "has next to no effect, and this run" in r.getMessage()]
+    assert [message.split(" is ")[0] for message in warned] == ["The gradient of dqfa"]
+    assert "Raise model.alignment.dqfa or model.alignment.reversal" in warned[0]
+    caplog.clear()
+    assert adapt(*weak, "--alarms.min_gradient_share=null", name="off")[0] == 0
+    assert not [r for r in caplog.records if "next to no effect" in r.getMessage()]
+
+
+def test_a_term_counts_as_weak_after_two_windows_in_a_row():
+    rule = GradientShareRule(0.01)
+    found = [len(rule.judge({"dqfa": share})) for share in (0.001, 0.02, 0.001, 0.001, 0.001)]
+    assert found == [0, 0, 0, 1, 0]
+
+
 @pytest.fixture
 def fifth_loss_is_nan(monkeypatch):
     """The criterion gives NaN for one image of the source: the fifth step meets it first."""
@@ -201,12 +219,16 @@ def test_the_file_to_replay_must_be_there(adapt):
 
 def test_the_first_window_survives_a_resumed_run():
     one, two = Alarms(), Alarms()
-    one.labels.first, one.discriminators.stuck = [3.0, 2.0, 1.0], {"encoder": 100}
+    one.labels.first, one.discriminators.stuck, one.shares.weak = [3.0, 2.0, 1.0], {"encoder": 100}, {"dqfa": 1}
     two.load_state_dict(one.state_dict())
+    assert two.shares.weak == {"dqfa": 1}
     assert (two.labels.first, two.discriminators.stuck) == (one.labels.first, one.discriminators.stuck)
 
 
-@pytest.mark.parametrize("wrong", [{"window": 0}, {"min_box_rate": 1.0}, {"max_box_rate": 1.0}, {"class_drift": 2.0}])
+@pytest.mark.parametrize(
+    "wrong",
+    [{"window": 0}, {"min_box_rate": 1.0}, {"max_box_rate": 1.0}, {"class_drift": 2.0}, {"min_gradient_share": 2.0}],
+)
 def test_limits_are_checked(wrong):
     with pytest.raises(Exception, match=f"alarms.{next(iter(wrong))}"):
         Alarms(**wrong)
