@@ -42,6 +42,7 @@ def parse(
     check_configs(arguments)
     fields = dataclasses.fields(options)
     parser = _build_parser(options, prog, description)
+    _check_lists(arguments, options)
     tokens = _join_tuples(_name_positionals(arguments, positional), options)
     try:
         values = parser.instantiate(parser.parse_args(tokens))
@@ -90,6 +91,25 @@ def _list_item(hint: Any) -> Any:
     options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
     lists = [option for option in options if typing.get_origin(option) is list]
     return typing.get_args(lists[0])[0] if lists else None
+
+
+def _check_lists(arguments: Sequence[str], options: type[Any]) -> None:
+    """Refuse a list that is given twice, since the parser would drop the values of the first.
+
+    Raises:
+        ConfigError: A flag of a list, or an abbreviation of it, occurs more than once.
+    """
+    hints = {option(name): hint for name, hint in typing.get_type_hints(options).items()}
+    flags = [text.partition("=")[0] for text in arguments if text.startswith("--")]
+    lists = [name for name, hint in hints.items() if _list_item(hint) is not None]
+    repeated = [
+        name
+        for name in lists
+        if sum(flag == name or (flag not in hints and name.startswith(flag)) for flag in flags) > 1
+    ]
+    if repeated:
+        message = f"{repeated[0]} is given more than once. Give all its values after one flag: {repeated[0]} A B."
+        raise ConfigError(message)
 
 
 def _join_tuples(arguments: Sequence[str], options: type[Any]) -> list[str]:

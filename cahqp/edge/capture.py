@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -54,6 +55,15 @@ class EdgeFrame:
             message = f"{self.name} cannot be decoded. Restore the file, or remove it from the frames."
             raise DataError(message)
         return self.image
+
+    def digest(self) -> str:
+        """Return the SHA-256 of the decoded pixels, so that a copy in another file or format is recognised.
+
+        Raises:
+            DataError: The frame cannot be decoded.
+        """
+        image = self.pixels()
+        return hashlib.sha256(f"{image.shape}".encode() + image.tobytes()).hexdigest()
 
 
 def is_stream(source: str) -> bool:

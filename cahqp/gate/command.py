@@ -14,6 +14,7 @@ from cahqp.edge.signing import public_fingerprint
 from cahqp.errors import ConfigError, RunError, WeightsError
 from cahqp.files import atomic_write, write_json
 from cahqp.gate.decision import Role, check_roles, decide, refuse
+from cahqp.gate.distinct import check_distinct
 from cahqp.gate.evidence import LabelledSet, advise, collect, measure_costs
 from cahqp.gate.options import GateOptions
 from cahqp.runs.directory import open_run
@@ -35,7 +36,7 @@ def gate(options: GateOptions) -> None:
 
     Raises:
         ConfigError: There is no set that may decide, a set has too few objects, or two sets have one name.
-        DataError: A labelled file or its frames cannot be read.
+        DataError: A labelled file or its frames cannot be read, or a labelled frame occurs twice.
         RunError: The running package is missing, was changed, or fails during inference.
     """
     sets = _labelled_sets(options)
@@ -71,6 +72,7 @@ def _decision(options: GateOptions, sets: list[LabelledSet], work: Path) -> dict
     """Return the decision. A candidate that cannot be measured is refused; for the running package it is an error."""
     signed = (options.running / RUNNING).is_file() and read_pointer(options.running / RUNNING).key is not None
     old = _RunningRuntime(read_package(options.running, options.trusted if signed else None))
+    check_distinct([path for labelled in sets for path in labelled.paths], old.classes)
     try:
         new = Runtime(read_package(options.candidate, options.trusted))
         decision = _measured_decision(new, old, sets, options, work)
@@ -121,6 +123,9 @@ def _labelled_sets(options: GateOptions) -> list[LabelledSet]:
             name, sign, path = value.partition("=")
             if not sign:
                 name, path = (role if number == 1 else f"{role}-{number}"), value
+            if not name or not path:
+                message = f"--{role} {value!r} names no file. Give FILE or NAME=FILE."
+                raise ConfigError(message)
             labelled = sets.setdefault(name, LabelledSet(role, name, []))
             if labelled.role != role or (labelled.paths and not sign):
                 message = f"Two sets are named {name}. Give each its own name: --{role} NAME=FILE."

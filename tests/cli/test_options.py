@@ -7,6 +7,7 @@ import pytest
 
 from cahqp.cli.commands import COMMANDS, load_object
 from cahqp.cli.options import parse
+from cahqp.errors import ConfigError
 from cahqp.runs.options import flags
 
 
@@ -80,6 +81,12 @@ def test_a_config_gives_any_of_them_and_the_command_line_wins(tmp_path):
 def test_wrong_command_lines_name_the_option(arguments, words):
     with pytest.raises(ArgumentError, match=words.replace("?", r"\?")):
         read(*arguments)
+
+
+@pytest.mark.parametrize("given", [["--frames=1", "--frames=2"], ["--frames", "1", "2", "--fra", "3"]])
+def test_a_list_given_twice_is_refused_rather_than_replaced(given):
+    with pytest.raises(ConfigError, match="--frames is given more than once"):
+        read(*given)
 
 
 def test_bare_values_take_the_names_of_positionals():

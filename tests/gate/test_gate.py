@@ -1,5 +1,6 @@
 import json
 
+import cv2
 import numpy as np
 import onnx
 import pytest
@@ -104,9 +105,7 @@ def blocks(seed):
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory):
-    """A package of an opinionated model, and frames whose truth is what it says of them."""
-    import cv2
-
+    """A package of an opinionated model, and three sets of frames whose truth is what it says of them."""
     from cahqp.detectors import RTDETR
     from cahqp.detectors.model_file import save
     from cahqp.edge.runtime import Runtime
@@ -129,10 +128,17 @@ def running(tmp_path_factory):
     given = [f"--weights={root / 'model.safetensors'}", f"--output={root / 'package'}", "--check-frames=2"]
     assert main(["export", *given]) == 0
     runtime = Runtime(read_package(root / "package"))
+    for name, first in (("truth", 0), ("night", 20), ("dusk", 40)):
+        shown = pictures if first == 0 else [blocks(first + number) for number in range(20)]
+        write_set(root, name, shown, first, runtime)
+    return root
+
+
+def write_set(root, name, pictures, before, runtime):
     images, annotations = [], []
-    for number, image in enumerate(pictures, start=1):
+    for number, image in enumerate(pictures, start=before + 1):
         cv2.imwrite(str(root / f"{number}.png"), image)
-        where = {"recording": f"r{(number - 1) // 2}", "frame": number}
+        where = {"recording": f"r{(number - before - 1) // 2}", "frame": number}
         images.append({"id": number, "file_name": f"{number}.png", "width": 96, "height": 64, **where})
         found = runtime.detect([image[:, :, ::-1]])[0].filter_by_score(np.full(3, 0.7, np.float32))
         for box, label in zip(found.boxes.astype(float).tolist(), found.labels.tolist(), strict=True):
@@ -141,8 +147,7 @@ def running(tmp_path_factory):
             annotations.append(row)
     categories = [{"id": number, "name": name} for number, name in enumerate(runtime.classes, start=1)]
     coco = {"images": images, "annotations": annotations, "categories": categories}
-    (root / "truth.json").write_text(json.dumps(coco))
-    return root
+    (root / f"{name}.json").write_text(json.dumps(coco))
 
 
 def gate(running, candidate, output, *given):
@@ -200,7 +205,7 @@ def test_a_package_that_does_the_same_is_published(running, tmp_path):
     said = gate(
         running, running / "package", tmp_path / "g", "--source", str(ground_truth), f"--labels={ground_truth}",
         "--replay",
-        f"night={ground_truth}", f"dusk={ground_truth}",
+        f"night={running / 'night.json'}", f"dusk={running / 'dusk.json'}",
     )  # fmt: skip
     assert said["published"], said["reason"]
     assert said["sets"]["source"]["running_ap50"] > 0.9
@@ -242,11 +247,19 @@ def test_a_file_that_does_not_load_is_refused_and_a_running_one_is_an_error(runn
 
 def test_files_of_one_name_are_one_set(running, tmp_path):
     ground_truth = running / "truth.json"
-    both = [f"night={ground_truth}", f"night={ground_truth}"]
+    night, dusk = (json.loads((running / f"{name}.json").read_text()) for name in ("night", "dusk"))
+    for image in dusk["images"]:
+        image["recording"] = f"dusk {image['recording']}"
+    for row in dusk["annotations"]:
+        row["id"] += 1000
+    joined = {key: [*night[key], *dusk[key]] for key in ("images", "annotations")}
+    (running / "joined.json").write_text(json.dumps(night | joined))
+    both = [f"night={running / 'night.json'}", f"night={running / 'dusk.json'}"]
     said = gate(running, running / "package", tmp_path / "g", "--source", str(ground_truth), "--replay", *both)
+    one = gate(running, running / "package", tmp_path / "one", f"--source={running / 'joined.json'}")["sets"]["source"]
     night, alone = said["sets"]["night"], said["sets"]["source"]
     assert night["groups"] == 2 * alone["groups"]  # recordings of the same name in two files are two
-    assert night["running_ap50"] == pytest.approx(alone["running_ap50"], abs=1e-6)
+    assert night["running_ap50"] == pytest.approx(one["running_ap50"], abs=1e-6)
     given = [f"--candidate={running / 'package'}", f"--running={running / 'package'}", f"--output={tmp_path / 'h'}"]
     assert main(["gate", *given, f"--source=night={ground_truth}", "--replay", f"night={ground_truth}"]) == 1
 
@@ -268,7 +281,7 @@ def test_a_class_of_few_objects_does_not_judge(running, tmp_path):
 
 def test_a_set_of_few_objects_is_left_out_of_replay_and_refused_as_source(running, tmp_path, capsys):
     ground_truth = running / "truth.json"
-    few = json.loads(ground_truth.read_text())
+    few = json.loads((running / "night.json").read_text())
     few["annotations"] = few["annotations"][:3]
     (running / "few.json").write_text(json.dumps(few))
     said = gate(
@@ -282,3 +295,66 @@ def test_a_set_of_few_objects_is_left_out_of_replay_and_refused_as_source(runnin
     given = [f"--candidate={running / 'package'}", f"--running={running / 'package'}", f"--output={tmp_path / 'h'}"]
     assert main(["gate", *given, f"--source={running / 'few.json'}"]) == 1
     assert "no class has 20 objects" in capsys.readouterr().err
+
+
+def copied(running, name, suffix=".png", **changes):
+    """The set `truth` under another name, with its images encoded again in files of other names."""
+    document = json.loads((running / "truth.json").read_text())
+    for image in document["images"]:
+        pixels = cv2.imread(str(running / image["file_name"]))
+        image["file_name"] = f"{name}-{image['file_name'][:-4]}{suffix}"
+        cv2.imwrite(str(running / image["file_name"]), pixels)
+        image |= changes
+    (running / f"{name}.json").write_text(json.dumps(document))
+    return running / f"{name}.json"
+
+
+def twelve_times(running):
+    """One file that lists each image of `truth` twelve times, in twelve recordings."""
+    document = json.loads((running / "truth.json").read_text())
+    images = [i | {"id": 100 * n + i["id"], "recording": f"{n}"} for n in range(12) for i in document["images"]]
+    rows = [
+        r | {"id": 10_000 * n + r["id"], "image_id": 100 * n + r["image_id"]}
+        for n in range(12)
+        for r in document["annotations"]
+    ]
+    for image in images:
+        name = f"{image['id']:05d}.png"
+        (running / name).write_bytes((running / image["file_name"]).read_bytes())
+        image["file_name"] = name
+    (running / "twelve.json").write_text(json.dumps(document | {"images": images, "annotations": rows}))
+    return running / "twelve.json"
+
+
+@pytest.mark.parametrize(
+    "sets",
+    [
+        lambda root: ["--source", f"a={root / 'truth.json'}", f"b={root / 'truth.json'}"],
+        lambda root: ["--source", f"a={root / 'truth.json'}", f"a={root / 'truth.json'}"],
+        lambda root: [f"--source={root / 'truth.json'}", f"--canary={copied(root, 'copy')}"],
+        lambda root: [f"--source={root / 'truth.json'}", f"--replay={copied(root, 'bitmap', '.bmp')}"],
+        lambda root: [f"--source={twelve_times(root)}"],
+    ],
+    ids=["two names", "one name", "other file names", "another format", "twelve times in one file"],
+)
+def test_frames_that_count_twice_are_refused(running, tmp_path, capsys, sets):
+    places = [f"--candidate={running / 'package'}", f"--running={running / 'package'}", f"--output={tmp_path / 'g'}"]
+    assert main(["gate", *places, *sets(running)]) == 1
+    assert "labelled frames are copies and would count more than once" in capsys.readouterr().err
+    assert not (tmp_path / "g").exists()
+
+
+def test_frames_without_objects_may_be_equal(running, tmp_path):
+    document = json.loads((running / "truth.json").read_text())
+    for number in (901, 902):
+        cv2.imwrite(str(running / f"{number}.png"), np.zeros((64, 96, 3), np.uint8))
+        document["images"].append(document["images"][0] | {"id": number, "file_name": f"{number}.png"})
+    (running / "dark.json").write_text(json.dumps(document))
+    gate(running, running / "package", tmp_path / "g", f"--source={running / 'dark.json'}")
+
+
+@pytest.mark.parametrize("value", ["night=", "=truth.json", ""])
+def test_a_set_without_a_file_is_refused(running, tmp_path, capsys, value):
+    places = [f"--candidate={running / 'package'}", f"--running={running / 'package'}", f"--output={tmp_path / 'g'}"]
+    assert main(["gate", *places, "--source", value]) == 1
+    assert "names no file" in capsys.readouterr().err

@@ -76,12 +76,12 @@ def place(tmp_path_factory):
     return root
 
 
-def given(place, candidate, output, running="running"):
+def given(place, candidate, output, running="running", truth="truth"):
     there = [f"--candidate={candidate}", f"--running={place / running}", f"--output={output}"]
     return [
         "gate",
         *there,
-        f"--source={place / 'truth.json'}",
+        f"--source={place / truth}.json",
         "--resamples=40",
         "--max-slowdown=50",
         "--max-growth=50",
@@ -109,7 +109,7 @@ def test_frames_of_another_size_than_their_labels_are_refused(place, tmp_path, c
     for image in told["images"]:
         image |= {"width": 240, "height": 160}
     (place / "large.json").write_text(json.dumps(told))
-    assert main([*given(place, place / "running", tmp_path / "g"), f"--source={place / 'large.json'}"]) == 1
+    assert main(given(place, place / "running", tmp_path / "g", truth="large")) == 1
     assert "has 120 x 80 pixels" in capsys.readouterr().err
     assert not (tmp_path / "g").exists()
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -73,23 +72,19 @@ def _calibration_batches(
         total = sum(1 for _ in read_valid_frames(path))
         step = max(1, total // max(1, options.calibration_frames // len(options.calibration)))
         for frames in batched(islice(read_valid_frames(path), 0, None, step), runtime.batch):
-            digests |= {_digest(frame.pixels()) for frame in frames}
+            digests |= {frame.digest() for frame in frames}
             inputs = [runtime.preprocess(frame.pixels(), bgr=True) for frame in frames]
             yield np.stack([*inputs, *[inputs[-1]] * (runtime.batch - len(inputs))])
 
 
 def _check_disjoint(paths: list[Path], digests: set[str]) -> None:
-    shared = [f.name for path in paths for f in read_valid_frames(str(path)) if _digest(f.pixels()) in digests]
+    shared = [f.name for path in paths for f in read_valid_frames(str(path)) if f.digest() in digests]
     if shared:
         message = (
             f"{len(shared)} frames are in both --calibration and --labelled, such as {shared[0]}: INT8 would be "
             "measured on its calibration frames. Give other recordings."
         )
         raise ConfigError(message)
-
-
-def _digest(image: NDArray[np.uint8]) -> str:
-    return hashlib.sha256(f"{image.shape}".encode() + image.tobytes()).hexdigest()
 
 
 def _mean_ap50(runtimes: list[Runtime], paths: list[Path]) -> list[float]:
