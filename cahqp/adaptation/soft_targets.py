@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cahqp.detectors.base import Output
-from cahqp.detectors.losses.boxes import cxcywh_to_xyxy
+from cahqp.detectors.losses.boxes import cxcywh_to_xyxy, iou_and_giou
 from cahqp.detectors.losses.criterion import SetCriterion
 from cahqp.detectors.losses.distributed import sum_over_ranks, world_size
 from cahqp.detectors.losses.targets import pad_targets
@@ -36,27 +36,29 @@ def soften(
 ) -> Tensor:
     """Return the class loss of every layer with soft targets instead of hard ones.
 
-    The focal loss of a matched query is replaced by the quality focal loss `|y - p|^gamma BCE(p, y)` (Li et al. 2020)
+    The hard loss of a matched query is replaced by the quality focal loss `|y - p|^gamma BCE(p, y)` (Li et al. 2020)
     towards the teacher's scores y. Unmatched and ignored queries keep their loss.
 
     Args:
-        losses: (L + 1,) losses `class` of the criterion.
-        criterion: Criterion that returned them, with focal loss.
+        losses: (K,) losses `class` of the criterion.
+        criterion: Criterion that returned them.
         output: Output of the learner.
         targets: Pseudo-labels of the same images.
         scores: (N, C) per image, from `class_scores`.
     """
     with torch.autocast(losses.device.type, enabled=False):
         padded = pad_targets(targets, output.sizes)
-        normaliser = sum_over_ranks(padded.weights.sum()).clamp(min=1) / world_size()
+        normaliser = sum_over_ranks(padded.weights.sum()).clamp(min=1) / world_size() * output.groups
         logits, boxes = output.layers()
         matches = criterion.matcher(logits, boxes, padded)
         starts = torch.tensor([0, *padded.counts], device=losses.device).cumsum(0)
         teacher_scores = torch.cat(list(scores))[starts[matches.image] + matches.target]
-        rows = logits[matches.layer, matches.image, matches.query]
-        labels = padded.labels[matches.image, matches.target]
-        change = _quality_focal(rows, teacher_scores, criterion.gamma) - _focal(rows, labels, criterion)
-        change = criterion.class_weight * change * padded.weights[matches.image, matches.target] / normaliser
+        matched, target = (matches.layer, matches.image, matches.query), (matches.image, matches.target)
+        rows = logits[matched]
+        iou, _ = iou_and_giou(cxcywh_to_xyxy(boxes[matched]), cxcywh_to_xyxy(padded.boxes[target]))
+        hard = criterion.class_losses_of(rows, padded.labels[target], iou.detach())
+        change = _quality_focal(rows, teacher_scores, criterion.gamma) - hard
+        change = criterion.class_weight * change * padded.weights[target] / normaliser
         return losses.index_add(0, matches.layer, change)
 
 
@@ -64,12 +66,3 @@ def _quality_focal(logits: Tensor, teacher_scores: Tensor, gamma: float) -> Tens
     """Return (K,) losses of (K, C) logits."""
     distance = (teacher_scores - logits.sigmoid()).abs() ** gamma
     return (distance * F.binary_cross_entropy_with_logits(logits, teacher_scores, reduction="none")).sum(-1)
-
-
-def _focal(logits: Tensor, labels: Tensor, criterion: SetCriterion) -> Tensor:
-    """Return (K,) focal losses of (K, C) logits towards one class each."""
-    alpha = 0.25 if criterion.alpha is None else criterion.alpha
-    prob, hot = logits.sigmoid(), F.one_hot(labels, logits.shape[-1]).to(logits)
-    missed = alpha * (1 - prob) ** criterion.gamma * F.softplus(-logits)
-    raised = (1 - alpha) * prob**criterion.gamma * F.softplus(logits)
-    return (hot * missed + (1 - hot) * raised).sum(-1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,6 +83,9 @@ FAMILIES: dict[str, Family] = {
     ),
 }
 SOFTMAX = ("detr", "table-transformer", "yolos")
+# Deformable DETR trains all stages of a ResNet but the first. If it is not from timm, transformers 5.23 searches for
+# "stage.1" in names with "stages.1" and freezes all of it.
+_TRAINED_STAGES = re.compile(r"\.stages\.[123]\.")
 # Layers with one row per class, by the last part of their name that is not a number.
 CLASS_LAYERS = ("class_embed", "enc_score_head", "enc_out_class_embed", "denoising_class_embed")
 
@@ -172,6 +176,8 @@ def new_model(config: Any, family: Family) -> nn.Module:
     for name, parameter in model.named_parameters():
         if name.endswith("mask_token"):  # used only in the pretraining of RF-DETR's backbone
             parameter.requires_grad_(False)
+        elif _TRAINED_STAGES.search(name):
+            parameter.requires_grad_(True)
     if family.correct is not None:
         family.correct(model)
     return model

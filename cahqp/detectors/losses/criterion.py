@@ -105,6 +105,12 @@ class SetCriterion:
             "giou": self.giou_weight * per_layer(1 - giou) / normaliser,
         }
 
+    def class_losses_of(self, logits: Tensor, labels: Tensor, iou: Tensor) -> Tensor:
+        """Return (N,) class losses, without weights, of (N, C) matched logits; `iou` (N,) is that of their boxes."""
+        rows = torch.arange(len(logits), device=logits.device)
+        first = torch.zeros_like(rows)
+        return self._class_loss(logits[None, None], (first, first, rows), labels, iou)[0, 0].sum(-1)
+
     def _class_loss(self, logits: Tensor, matched: tuple[Tensor, ...], labels: Tensor, iou: Tensor) -> Tensor:
         """Return the (L, B, Q, C) losses of every query and class."""
         prob = logits.sigmoid()

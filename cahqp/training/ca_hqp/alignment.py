@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from cahqp.adaptation.domain_adversary import DOMAINS, SOURCE, TARGET, dann_schedule
 from cahqp.adaptation.instances import instance_features
 from cahqp.data.seeding import seed_of
-from cahqp.detectors import DINO
+from cahqp.detectors.base import Detector
 from cahqp.detectors.prompts.visual_prompt import VisualPrompt
 from cahqp.errors import ConfigError
 from cahqp.frame import Frame
@@ -69,7 +69,7 @@ class Alignment(nn.Module):
         adversaries: DQFA and TIAFA by name, as far as they are on; empty without source frames.
     """
 
-    def __init__(self, detector: DINO, settings: AlignmentSettings, prompt: PromptSettings) -> None:
+    def __init__(self, detector: Detector, settings: AlignmentSettings, prompt: PromptSettings) -> None:
         super().__init__()
         self.settings = settings
         self.weights = {"dqfa": settings.dqfa, "tiafa": settings.tiafa, "metric": prompt.metric}

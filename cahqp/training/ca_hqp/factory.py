@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import nn
 
-from cahqp.adaptation.domain_queries import DomainQueryAlignment
+from cahqp.adaptation.domain_queries import DomainQueryAlignment, check_layers
 from cahqp.adaptation.instances import InstanceAlignment
 from cahqp.adaptation.prompt_metric import PromptMetric
 from cahqp.adaptation.pseudo_labels import DynamicThresholds
 from cahqp.adaptation.sfa_queries import SFAQueryAlignment
 from cahqp.detectors import DINO
-from cahqp.detectors.base import Detector
+from cahqp.detectors.base import AlignmentShape, Detector
 from cahqp.detectors.prompts.visual_prompt import VisualPrompt
 from cahqp.errors import ConfigError
 from cahqp.training.ca_hqp.settings import (
@@ -29,7 +31,22 @@ MAX_SCALED = 0.95
 _NORMS = (nn.LayerNorm, nn.GroupNorm, nn.modules.batchnorm._BatchNorm)
 
 
-def attach_prompt(detector: DINO, settings: PromptSettings) -> None:
+def shape_of(detector: Detector) -> AlignmentShape:
+    """Return the sizes of a teacher's features for alignment.
+
+    Raises:
+        ConfigError: The detector has none.
+    """
+    shape = detector.alignment_shape
+    if shape is None:
+        message = (
+            f"{type(detector).__name__} exposes no features for alignment. Adapt a DINO, RTDETR or HuggingFaceDetector."
+        )
+        raise ConfigError(message)
+    return shape
+
+
+def attach_prompt(detector: Detector, settings: PromptSettings) -> None:
     """Attach a new prompt, keep training the one that the teacher carries, or freeze it if prompts are off.
 
     Raises:
@@ -44,24 +61,39 @@ def attach_prompt(detector: DINO, settings: PromptSettings) -> None:
         check_carried(detector.prompt, settings)
 
 
-def build_prompt(detector: DINO, settings: PromptSettings) -> VisualPrompt:
-    """Return a new prompt, which does not change the detector's output."""
-    levels, dim = detector.level_embed.shape
+def build_prompt(detector: Detector, settings: PromptSettings) -> VisualPrompt:
+    """Return a new prompt, which does not change the detector's output.
+
+    Raises:
+        ConfigError: The prompt enters layers of another detector than DINO.
+    """
+    shape = shape_of(detector)
+    if settings.places != ["input"] and not isinstance(detector, DINO):
+        message = (
+            f"prompt.places: {settings.places} needs a DINO teacher, got {kind_of(detector)}. Use places: [input]."
+        )
+        raise ConfigError(message)
     prompt = VisualPrompt(
-        dim,
-        levels,
+        shape.input_dim,
+        shape.input_levels,
         settings.prompt_dim,
         settings.components,
         settings.attention,
         settings.injection,
-        detector.settings["heads"],
+        shape.heads,
         settings.places,
-        len(detector.encoder),
-        len(detector.decoder),
+        shape.encoder_layers,
+        shape.decoder_layers,
         settings.control,
     )
-    prompt.copy_weights(detector.encoder, detector.decoder)
+    if isinstance(detector, DINO):
+        prompt.copy_weights(detector.encoder, detector.decoder)
     return prompt
+
+
+def kind_of(detector: Detector) -> str:
+    """Return the name of a detector's kind, such as `DINO` or `deimv2`."""
+    return str(getattr(detector, "kind", type(detector).__name__))
 
 
 def check_carried(carried: VisualPrompt, settings: PromptSettings) -> None:
@@ -84,36 +116,53 @@ def check_carried(carried: VisualPrompt, settings: PromptSettings) -> None:
         raise ConfigError("\n".join([*wrong, remedy]))
 
 
-def build_dqfa(detector: DINO, settings: AlignmentSettings) -> DomainQueryAlignment | SFAQueryAlignment | None:
+def build_dqfa(detector: Detector, settings: AlignmentSettings) -> DomainQueryAlignment | SFAQueryAlignment | None:
     """Return the domain queries in the chosen form; `None` if DQFA is off.
 
     Raises:
-        ConfigError: The form is `sfa`, and the teacher carries prompts in the encoder.
+        ConfigError: A layer does not exist; or the form is `sfa`, and the teacher is no DINO or carries prompts in the
+            encoder.
     """
     if not settings.dqfa:
         return None
-    dim, layers = detector.level_embed.shape[1], settings.dqfa_layers
     if settings.dqfa_form == "sfa":
-        if detector.prompt is not None and detector.prompt.encoder_ways:
-            message = (
-                "alignment.dqfa_form: sfa uses copies of the encoder's layers, which do not see the prompts that the "
-                "teacher has there. Use dqfa_form: dense, or a teacher without prompts and other prompt.places."
-            )
-            raise ConfigError(message)
-        return SFAQueryAlignment(detector.encoder, detector.decoder, dim, layers, hidden=dim)
-    return DomainQueryAlignment(dim, layers, layers, heads=detector.settings["heads"], hidden=dim)
+        return _build_sfa(detector, settings.dqfa_layers)
+    shape = shape_of(detector)
+    encoder = _existing_layers("encoder", settings.dqfa_layers, shape.encoder_layers)
+    decoder = _existing_layers("decoder", settings.dqfa_layers, shape.decoder_layers)
+    return DomainQueryAlignment(shape.dim, encoder, decoder, heads=shape.heads, hidden=shape.dim)
 
 
-def build_tiafa(detector: DINO, settings: AlignmentSettings) -> InstanceAlignment | None:
+def _existing_layers(name: str, chosen: Sequence[int], count: int) -> list[int]:
+    """Return the chosen layers from 0; a layer that first and last index both name is visited once."""
+    check_layers(name, chosen, count)
+    return list(dict.fromkeys(index % count for index in chosen))
+
+
+def _build_sfa(detector: Detector, layers: Sequence[int]) -> SFAQueryAlignment:
+    if not isinstance(detector, DINO):
+        message = f"alignment.dqfa_form: sfa copies layers of DINO, got {kind_of(detector)}. Use dqfa_form: dense."
+        raise ConfigError(message)
+    if detector.prompt is not None and detector.prompt.encoder_ways:
+        message = (
+            "alignment.dqfa_form: sfa uses copies of the encoder's layers, which do not see the prompts that the "
+            "teacher has there. Use dqfa_form: dense, or a teacher without prompts and other prompt.places."
+        )
+        raise ConfigError(message)
+    dim = detector.alignment_shape.dim
+    return SFAQueryAlignment(detector.encoder, detector.decoder, dim, layers, hidden=dim)
+
+
+def build_tiafa(detector: Detector, settings: AlignmentSettings) -> InstanceAlignment | None:
     """Return the alignment of instances; `None` if TIAFA is off."""
     if not settings.tiafa:
         return None
-    levels, dim = detector.level_embed.shape
+    shape = shape_of(detector)
     return InstanceAlignment(
-        dim,
-        levels,
+        shape.dim,
+        shape.levels,
         settings.unit,
-        hidden=dim,
+        hidden=shape.dim,
         temporal=settings.temporal,
         momentum=settings.momentum,
         max_gap=settings.max_gap,
@@ -121,18 +170,25 @@ def build_tiafa(detector: DINO, settings: AlignmentSettings) -> InstanceAlignmen
     )
 
 
-def build_metric(detector: DINO, settings: PromptSettings) -> PromptMetric | None:
+def build_metric(detector: Detector, settings: PromptSettings) -> PromptMetric | None:
     """Return the metric term on the prompt's components; `None` if it is off.
 
     Raises:
-        ConfigError: Prompts are off.
+        ConfigError: Prompts are off, or the encoder's input and output differ in width.
     """
     if not settings.metric:
         return None
     if not settings.enabled:
         message = f"prompt.metric: {settings.metric} needs prompt.enabled: true; without a prompt set it to 0."
         raise ConfigError(message)
-    return PromptMetric(len(detector.classes), detector.level_embed.shape[1])
+    shape = shape_of(detector)
+    if shape.input_dim != shape.dim:
+        message = (
+            f"prompt.metric: {settings.metric} needs an encoder whose input is as wide as its output, got "
+            f"{shape.input_dim} and {shape.dim} channels. Set it to 0."
+        )
+        raise ConfigError(message)
+    return PromptMetric(len(detector.classes), shape.dim)
 
 
 def build_thresholds(detector: Detector, settings: PseudoLabelSettings) -> DynamicThresholds:
@@ -163,16 +219,29 @@ def build_thresholds(detector: Detector, settings: PseudoLabelSettings) -> Dynam
     )
 
 
-def choose_trainable(detector: DINO, trainable: Trainable) -> None:
+def enable_checkpointing(detector: Detector) -> None:
+    """Let a teacher recompute activations in the backward pass.
+
+    Raises:
+        ConfigError: The teacher cannot.
+    """
+    if not isinstance(detector, DINO):
+        message = f"activation_checkpointing: true needs a DINO teacher, got {kind_of(detector)}. Set it to false."
+        raise ConfigError(message)
+    detector.activation_checkpointing = True
+
+
+def choose_trainable(detector: Detector, trainable: Trainable) -> None:
     """Freeze the teacher's parameters that `trainable` leaves out; frozen parameters stay frozen."""
     if trainable == "all":
         return
+    backbone = {id(p) for p in detector.backbone_parameters()}
     norms = {id(p) for m in detector.modules() if isinstance(m, _NORMS) for p in m.parameters(recurse=False)}
     for name, parameter in detector.named_parameters():
         selected = (
             name.startswith("prompt.")
             or (trainable == "prompts+norms" and id(parameter) in norms)
-            or (trainable == "prompts+transformer" and not name.startswith("backbone."))
+            or (trainable == "prompts+transformer" and id(parameter) not in backbone)
         )
         parameter.requires_grad_(selected and parameter.requires_grad)
 

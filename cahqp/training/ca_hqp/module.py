@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from cahqp.adaptation.domain_adversary import SOURCE, TARGET
 from cahqp.adaptation.masking import mask_batch
 from cahqp.adaptation.soft_targets import soften
-from cahqp.detectors import DINO
 from cahqp.detectors.base import Detector
 from cahqp.detectors.prompts.visual_prompt import record_attention
 from cahqp.errors import ConfigError
@@ -20,7 +19,7 @@ from cahqp.structures import Batch, Targets
 from cahqp.training.base import DetectionModule, OptimizerSettings, report_nonfinite
 from cahqp.training.ca_hqp.alignment import Alignment, Progress, with_full_weight
 from cahqp.training.ca_hqp.domain_passes import DomainPass, Passes, batch_norms, frozen_bn_stats, joint_pass, zeroed
-from cahqp.training.ca_hqp.factory import attach_prompt, check_source_free, choose_trainable
+from cahqp.training.ca_hqp.factory import attach_prompt, check_source_free, choose_trainable, enable_checkpointing
 from cahqp.training.ca_hqp.gradient_share import gradient_shares
 from cahqp.training.ca_hqp.labelling import PseudoLabeller, PseudoLabels
 from cahqp.training.ca_hqp.monitoring import NeighbourMonitor, ema_distance, label_metrics, prompt_metrics
@@ -55,7 +54,7 @@ class TeacherAdaptation(DetectionModule):
             `freeze` none do, and the buffers also normalise in training.
         domain_passes: Source and target in `separate` passes, each with its own BatchNorm statistics, or in one `joint`
             pass.
-        activation_checkpointing: Recompute backbone and encoder in the backward pass to save memory; see `DINO`.
+        activation_checkpointing: Recompute backbone and encoder in the backward pass to save memory. DINO only.
         source_free: Adapt on target frames alone, with DQFA and TIAFA off. The command line sets it if `data.source` is
             empty.
     """
@@ -81,10 +80,8 @@ class TeacherAdaptation(DetectionModule):
         self.batch_norm, self.domain_passes, self.source_free = batch_norm, domain_passes, source_free
         alignment = alignment or AlignmentSettings()
         check_settings(self.prompt, alignment, self.pseudo_labels, batch_norm, domain_passes)
-        if not isinstance(self.detector, DINO):
-            message = f"{weights} contains a {type(self.detector).__name__}; adaptation needs a DINO teacher."
-            raise ConfigError(message)
-        self.detector.activation_checkpointing = activation_checkpointing
+        if activation_checkpointing:
+            enable_checkpointing(self.detector)
         if trainable == "prompts" and not self.prompt.enabled:
             message = "trainable: prompts needs prompt.enabled: true, or nothing would train."
             raise ConfigError(message)

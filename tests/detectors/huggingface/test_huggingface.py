@@ -3,6 +3,7 @@
 import copy
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import onnxruntime
 import pytest
@@ -20,91 +21,7 @@ from cahqp.errors import ConfigError, WeightsError
 from cahqp.structures import Batch, Targets
 from cahqp.training.student import StudentTraining
 
-RESNET = {
-    "model_type": "resnet",
-    "embedding_size": 8,
-    "hidden_sizes": [8, 16, 24, 32],
-    "depths": [1, 1, 1, 1],
-    "layer_type": "basic",
-    "out_features": ["stage2", "stage3", "stage4"],
-}
-VD = {**RESNET, "model_type": "rt_detr_resnet", "depths": [2, 2, 2, 2]}
-HGNET = {
-    "model_type": "hgnet_v2",
-    "embedding_size": 8,
-    "stem_channels": [3, 8, 8],
-    "stage_in_channels": [8, 16, 24],
-    "stage_mid_channels": [8, 8, 8],
-    "stage_out_channels": [16, 24, 32],
-    "hidden_sizes": [16, 24, 32],
-    "depths": [1, 1, 1],
-    "stage_num_blocks": [1, 1, 1],
-    "stage_numb_of_layers": [1, 1, 1],
-    "stage_kernel_size": [3, 3, 3],
-    "stage_downsample": [False, True, True],
-    "stage_downsample_strides": [2, 2, 2],
-    "stage_light_block": [False, False, True],
-    "out_features": ["stage3"],
-}
-NARROW = {"d_model": 32, "decoder_ffn_dim": 48, "decoder_layers": 2, "decoder_attention_heads": 4, "num_queries": 20}
-HYBRID = {
-    **NARROW,
-    "encoder_hidden_dim": 32,
-    "encoder_in_channels": [16, 24, 32],
-    "decoder_in_channels": [32] * 3,
-    "encoder_ffn_dim": 40,
-    "encoder_attention_heads": 4,
-    "num_denoising": 10,
-    "freeze_backbone_batch_norms": False,
-}
-CONFIGS = {
-    "rt_detr": {**HYBRID, "backbone_config": VD},
-    "rt_detr_v2": {**HYBRID, "backbone_config": VD},
-    "d_fine": {**HYBRID, "hidden_size": 32, "backbone_config": VD, "max_num_bins": 8, "lqe_hidden_dim": 8},
-    "deimv2": {
-        **HYBRID,
-        "backbone_config": HGNET,
-        "encoder_type": "lite",
-        "encoder_layers": 0,
-        "encoder_in_channels": [32],
-        "decoder_in_channels": [32] * 2,
-        "feat_strides": [16, 32],
-        "num_feature_levels": 2,
-        "decoder_n_points": [4, 2],
-        "max_num_bins": 8,
-        "lqe_hidden_dim": 8,
-        "use_gateway": False,
-        "share_bbox_head": True,
-    },
-    "deformable_detr": {
-        **NARROW,
-        "encoder_layers": 1,
-        "encoder_ffn_dim": 40,
-        "encoder_attention_heads": 4,
-        "num_feature_levels": 4,
-        "with_box_refine": True,
-        "backbone_config": RESNET,
-    },
-    "rf_detr": {
-        "d_model": 32,
-        "decoder_ffn_dim": 48,
-        "decoder_layers": 2,
-        "decoder_self_attention_heads": 4,
-        "decoder_cross_attention_heads": 4,
-        "num_queries": 10,
-        "group_detr": 3,
-        "backbone_config": {
-            "model_type": "rf_detr_dinov2",
-            "hidden_size": 32,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 2,
-            "image_size": 64,
-            "patch_size": 8,
-            "num_windows": 1,
-            "out_features": ["stage1", "stage2"],
-        },
-    },
-}
+CONFIGS = json.loads((Path(__file__).parents[1] / "data" / "tiny_transformers.json").read_text())
 CLASSES = ["car", "bus", "person"]
 
 
@@ -351,7 +268,7 @@ def test_deimv2_with_the_hybrid_encoder_exposes_its_projections(images):
     settings = {"encoder_type": "hybrid", "encoder_layers": 1, "encoder_in_channels": [16, 24, 32]}
     settings |= {"decoder_in_channels": [32] * 3, "feat_strides": [8, 16, 32], "num_feature_levels": 3}
     settings |= {"decoder_n_points": 4, "use_gateway": True, "model_type": "deimv2", "share_bbox_head": False}
-    backbone = {**HGNET, "out_features": ["stage1", "stage2", "stage3"]}
+    backbone = {**CONFIGS["deimv2"]["backbone_config"], "out_features": ["stage1", "stage2", "stage3"]}
     config = {**CONFIGS["deimv2"], **settings, "backbone_config": backbone}
     detector = HuggingFaceDetector(CLASSES, config=config, size=(64, 96))
     maps = detector(images).features.backbone
