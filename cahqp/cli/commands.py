@@ -109,6 +109,10 @@ COMMANDS: dict[str, Command] = {
         MEASURE, "time training with and without a soft-label store",
         "benchmarks.soft_labels:time_store", "benchmarks.label_options:StoreBenchmarkOptions",
     ),
+    "init": Command(
+        CYCLE, "write a plan and its configs for your own cameras",
+        "cycle.init.command:init", "cycle.init.options:InitOptions", ("folder",),
+    ),
     "cycle run": Command(
         CYCLE, "run or resume a cycle: adapt, relabel, retrain, compare, publish",
         "cycle.run:run", "cycle.run:CycleRunOptions",

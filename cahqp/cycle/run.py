@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from cahqp.cycle import summary
+from cahqp.cycle.checks import check_plan
 from cahqp.cycle.opening import open_cycle
 from cahqp.cycle.rounds.plan import RoundsPlan
 from cahqp.cycle.rounds.run import run_rounds
@@ -29,7 +30,7 @@ class CycleRunOptions:
         output: Directory of the cycle. Default: `runs/<name>`, with `-seed<N>` if --seed differs from the plan's.
         seed: Seed of every stage. Default: the plan's.
         arms: Additional teachers for comparison, separated by spaces or commas: mean-teacher, ca-hqp, oracle.
-        dry_run: Print the commands and start nothing.
+        dry_run: Check weights, classes and sizes, print the commands, and start nothing.
         watch: With a plan that has `watch`: wait for more frames, until interrupted.
         rounds: With a plan that has `watch`: largest number of rounds. Default: no limit.
         replay: With a plan of rounds: use its replay buffer. `--no-replay` shows forgetting without it.
@@ -55,6 +56,7 @@ def run(options: CycleRunOptions) -> None:
     arms = [arm for text in options.arms for arm in text.split(",") if arm]
     cycle = open_cycle(options.plan, options.output, options.seed, arms, options.replay)
     if options.dry_run:
+        check_plan(options.plan, cycle.plan)
         # A URL is printed without its password.
         print("\n".join(shlex.join(["cahqp", *map(redact_url, stage.arguments)]) for stage in cycle.stages))
     elif isinstance(cycle.plan, RoundsPlan):

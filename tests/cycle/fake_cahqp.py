@@ -50,8 +50,10 @@ def main(arguments):
         fetch(FetchOptions(frames=flags["frames"], output=output, after=after, until=until))
         return
     if command == "apply-decision":
-        names = ("decision", "candidate", "running", "candidate_package", "running_package")
-        apply_decision(ApplyDecisionOptions(**{name: Path(flags[name]) for name in names}, output=output))
+        names = ("decision", "candidate", "running", "candidate-package", "running-package")
+        apply_decision(
+            ApplyDecisionOptions(**{name.replace("-", "_"): Path(flags[name]) for name in names}, output=output)
+        )
         return
     inputs = {f"{i}": Path(w) for i, w in enumerate(words) if Path(w).is_file()}
     settings = {"flags": [w for w in words if "/" not in w]}

@@ -1,0 +1,1 @@
+"""`cahqp init`: a plan and its configs for the user's own cameras."""
