@@ -104,7 +104,8 @@ def _count_boxes(files: Sequence[CocoFile]) -> dict[str, int]:
 
 def _box_sides(file: CocoFile) -> NDArray[np.float64]:
     boxes = file.table.boxes[~file.table.crowd]
-    return np.sqrt(np.prod(boxes[:, 2:] - boxes[:, :2], axis=1))
+    sides: NDArray[np.float64] = np.sqrt(np.prod(boxes[:, 2:] - boxes[:, :2], axis=1))
+    return sides
 
 
 def _located(files: Sequence[CocoFile]) -> list[Located]:
