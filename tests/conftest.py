@@ -6,6 +6,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("WANDB_MODE", "disabled")  # whatever a test forgets, nobody's account is asked
 
 import gc
+import http.server
 import json
 import logging
 import runpy
@@ -14,6 +15,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import traceback
 from functools import partial
@@ -325,3 +327,38 @@ def write_coco(tmp_path):
         return path
 
     return write
+
+
+class _Files(http.server.SimpleHTTPRequestHandler):
+    """Files of the server's folder, with ranges and ETags; `server.cut` ends each answer after so many bytes."""
+
+    def do_GET(self):
+        data = (self.server.folder / self.path.lstrip("/")).read_bytes()
+        tag = f'"{len(data)}-{sum(data) % 997}"'
+        start = 0
+        if "Range" in self.headers and self.headers.get("If-Range") == tag:
+            start = int(self.headers["Range"].removeprefix("bytes=").rstrip("-"))
+        self.server.ranges.append(start)
+        self.send_response(206 if start else 200)
+        self.send_header("ETag", tag)
+        self.send_header("Content-Length", str(len(data) - start))
+        self.end_headers()
+        self.wfile.write(data[start:][: self.server.cut])
+
+    def log_message(self, *arguments):
+        pass
+
+
+@pytest.fixture
+def served(tmp_path):
+    """A local server of the files in its `folder`, at `url`; `ranges` lists the first byte of each answer."""
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Files)
+    server.folder, server.ranges, server.cut = tmp_path / "served", [], None
+    server.folder.mkdir()
+    server.url = f"http://127.0.0.1:{server.server_address[1]}"
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    yield server
+    server.shutdown()
+    server.server_close()
+    thread.join()

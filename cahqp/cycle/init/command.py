@@ -15,7 +15,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from cahqp.cycle.checks import check_plan
 from cahqp.cycle.init import smoke
 from cahqp.cycle.init.options import InitOptions
-from cahqp.cycle.init.starting_points import Role, Start, check_start, prepare_start
+from cahqp.cycle.init.starting_points import PUBLISHED, Role, Start, check_start, prepare_start
 from cahqp.cycle.init.survey import Survey, survey
 from cahqp.cycle.plan import read_plan
 from cahqp.errors import ConfigError, RunError
@@ -45,14 +45,23 @@ def init(options: InitOptions) -> None:
     starts = _prepare(options, list(facts.boxes))
     facts, classes = _choose_classes(facts, starts)
     written = _write(options, facts, classes, starts)
-    check_plan(folder / PLAN, read_plan(folder / PLAN))
+    try:
+        check_plan(folder / PLAN, read_plan(folder / PLAN))
+    except ConfigError:
+        (folder / PLAN).unlink()  # so that the corrected command can write it
+        raise
     print("\n".join(_report(options, facts, classes, written)))
 
 
 def _prepare(options: InitOptions, classes: Sequence[str]) -> dict[Role, Start]:
+    """Return the starting points; a model file as it is determines the classes of a converted checkpoint."""
     given: dict[Role, str | None] = {"teacher": options.teacher, "student": options.student}
-    weights = options.folder / "weights"
-    return {role: prepare_start(role, text, weights, classes) for role, text in given.items() if text is not None}
+    starts: dict[Role, Start] = {}
+    for role, text in sorted(given.items(), key=lambda item: item[1] in PUBLISHED):
+        if text is not None:
+            starts[role] = prepare_start(role, text, options.folder / "weights", classes)
+            classes = starts[role].classes
+    return starts
 
 
 def _choose_classes(facts: Survey, starts: dict[Role, Start]) -> tuple[Survey, list[str]]:

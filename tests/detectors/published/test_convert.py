@@ -8,6 +8,7 @@ import json
 import pickle
 import re
 from argparse import Namespace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ import torch
 from safetensors.torch import save_file
 
 from cahqp.__main__ import main
+from cahqp.cycle.init.starting_points import PUBLISHED
 from cahqp.detectors.model_file import load
 from cahqp.detectors.published.class_mapping import COCO_91, COCO_NAMES
 
@@ -404,3 +406,43 @@ def test_fit_with_a_published_file_names_the_convert_command(arguments, tmp_path
     given = [*arguments("retrain"), f"--model.weights={tmp_path / 'coco.pth'}", f"--output={tmp_path / 'run'}"]
     assert main(given) == 1
     assert f"cahqp convert {tmp_path / 'coco.pth'} coco.safetensors" in capsys.readouterr().err
+
+
+# `cahqp init` starts from them
+
+
+@pytest.fixture
+def init(build, recordings, served, tmp_path, monkeypatch):
+    """Run `init` in an empty folder, with the small student as a published checkpoint on a local server."""
+    torch.save(second(build)[1], served.folder / "small.pth")
+    entry = replace(PUBLISHED["rtdetr-r18"], url=f"{served.url}/small.pth")
+    monkeypatch.setitem(PUBLISHED, "rtdetr-r18", entry)
+    monkeypatch.chdir(tmp_path)
+    given = ["--source", str(recordings["day"]), "--val", str(recordings["val"])]
+    return lambda *more: main(["init", "my", *given, "--target", str(recordings["night"]), *more])
+
+
+def test_init_starts_from_a_published_checkpoint_with_the_classes_of_the_labels(init, tmp_path):
+    assert init("--student", "rtdetr-r18") == 0
+    detector = load(tmp_path / "my/weights/rtdetr-r18.safetensors")
+    assert {"car", "bus"} <= set(detector.classes) <= {"car", "bus", "truck", "motorcycle", "person"}
+    config = (tmp_path / "my/configs/student.yaml").read_text()
+    assert "my/weights/rtdetr-r18.safetensors" in config and "Apache-2.0" in config
+
+
+def test_init_takes_a_local_checkpoint_and_contacts_nobody(init, served, tmp_path):
+    assert init("--student", str(served.folder / "small.pth")) == 0
+    assert (tmp_path / "my/weights/small.safetensors").is_file()
+    assert served.ranges == []
+
+
+def test_init_takes_a_model_file_as_it_is(init, teacher, tmp_path):
+    assert init("--teacher", str(teacher)) == 0
+    plan = (tmp_path / "my/plan.yaml").read_text()
+    assert f'weights: "{teacher}"' in plan and "fit: []" in plan
+
+
+def test_init_names_the_known_checkpoints(init, tmp_path, capsys):
+    assert init("--student", "rtdetr-18") == 1
+    assert "Did you mean rtdetr-r18? Known: rtdetr-r18, rtdetr-r34" in capsys.readouterr().err
+    assert not (tmp_path / "my").exists()
