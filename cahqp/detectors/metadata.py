@@ -189,6 +189,7 @@ def _bounded(name: str, hint: Any) -> Any:
         "pretrained": StrictBool,
         "classes": Annotated[list[Name], Field(max_length=10_000)],
         "config": dict[str, JsonValue] | None,
+        "class_from": dict[Name, Annotated[list[Name], Field(max_length=1024)]] | None,
     }
     if name in special:
         return special[name]

@@ -23,6 +23,7 @@ from cahqp.detectors.huggingface.families import (
     set_classes,
 )
 from cahqp.detectors.huggingface.features import captured_features, projections
+from cahqp.detectors.huggingface.unions import ClassUnions
 from cahqp.detectors.layers.denoising import DenoisingQueries, denoising_queries
 from cahqp.errors import ConfigError
 from cahqp.structures import Preprocessing, Targets, valid_sizes
@@ -45,6 +46,8 @@ class HuggingFaceDetector(Detector):
     Args:
         classes: Class names in the order of their indices. A class that the model has by name keeps its row in every
             head; others start untrained.
+        class_from: Classes of the model that make up a class, such as `vehicle: [car, bus, truck]`. The class scores as
+            the best of them.
         model: A folder written by `save_pretrained`, read without a network, or a name on the hub.
         config: Settings of the model's configuration with its `model_type`, instead of `model`; weights are random.
         pretrained: Read the weights of `model`; otherwise only its configuration.
@@ -73,6 +76,7 @@ class HuggingFaceDetector(Detector):
         size: tuple[int, int] | None = None,
         max_detections: int = 300,
         nms_iou: float | None = None,
+        class_from: dict[str, list[str]] | None = None,
     ) -> None:
         published = read_config(model, config)
         family = family_of(published)
@@ -84,13 +88,15 @@ class HuggingFaceDetector(Detector):
             raise ConfigError(message)
         super().__init__(classes, rule, family.class_loss, max_detections, nms_iou)
         self.family, self.left_out = family, family.left_out
-        own = set_classes(published, self.classes)
+        self.unions = ClassUnions(self.classes, class_from)
+        own = set_classes(published, self.unions.rows)
         self.kind: str = own.model_type
         self.queries: int = own.num_queries
         self.model: Any = new_model(own, family)
         self.untrained_classes = self.classes
         if model is not None and pretrained:
-            self.untrained_classes = read_weights(model, published, self.model, self.classes, family)
+            missing = read_weights(model, published, self.model, self.unions.rows, family)
+            self.untrained_classes = self.unions.untrained(missing)
             self.provenance = {"started_from": model, "untrained_classes": list(self.untrained_classes)}
             if self.untrained_classes:
                 _warn_once(f"{model} does not know {', '.join(self.untrained_classes)}: they start untrained.")
@@ -104,6 +110,7 @@ class HuggingFaceDetector(Detector):
             "size": None,
             "max_detections": max_detections,
             "nms_iou": nms_iou,
+            "class_from": class_from,
         }
 
     @property
@@ -142,12 +149,14 @@ class HuggingFaceDetector(Detector):
         noised = self._denoising_queries(targets, sizes)
         prompt = None if self.prompt is None else partial(self._inject_prompt, padding_mask)
         with captured_features(self.model.model, self.family, prompt) as captured, self._denoised(noised):
-            logits, boxes, groups, proposals = self._predict(images, (~padding_mask).long())
+            rows, boxes, groups, proposals = self._predict(images, (~padding_mask).long())
+        logits = self.unions.join(rows)
         padding = torch.cat([_resize_mask(padding_mask, shape).flatten(1) for shape in captured.shapes], 1)
         decoder = [queries[:, : queries.shape[1] // groups] for queries in captured.decoder]
         features = AlignmentFeatures(captured.maps, captured.encoder, decoder, captured.shapes, padding)
         output = Output.from_layers(logits, boxes.float(), noised, sizes, features)
-        output.groups, (output.encoder_logits, output.encoder_boxes) = groups, proposals
+        output.groups, (proposal_rows, output.encoder_boxes) = groups, proposals
+        output.encoder_logits = None if proposal_rows is None else self.unions.join(proposal_rows)
         return output
 
     def _inject_prompt(self, padding_mask: Tensor, maps: list[Tensor]) -> list[Tensor]:
@@ -189,7 +198,7 @@ class HuggingFaceDetector(Detector):
         mask = noised.attention_mask(content.shape[1])
         return {
             **kwargs,
-            "inputs_embeds": torch.cat([table(noised.labels).to(content.dtype), content], 1),
+            "inputs_embeds": torch.cat([table(self.unions.first_rows(noised.labels)).to(content.dtype), content], 1),
             "reference_points": torch.cat([noised.boxes.to(content.dtype), kwargs["reference_points"]], 1),
             "encoder_attention_mask": torch.zeros_like(mask, dtype=torch.float).masked_fill(mask, -torch.inf),
         }
@@ -197,7 +206,7 @@ class HuggingFaceDetector(Detector):
     def _predict(
         self, images: Tensor, pixel_mask: Tensor
     ) -> tuple[Tensor, Tensor, int, tuple[Tensor, Tensor] | tuple[None, None]]:
-        """Return logits (K, B, Q, C) and boxes of all layers, the number of groups, and the proposals."""
+        """Return logits (K, B, Q, rows) and boxes of all layers, the number of groups, and the proposals."""
         if self.kind in ("rt_detr", "rt_detr_v2", "d_fine", "deimv2"):
             out = self.model(images)
             layers = [values.transpose(0, 1) for values in (out.intermediate_logits, out.intermediate_reference_points)]

@@ -223,6 +223,36 @@ def test_classes_known_by_name_keep_their_rows(family, tmp_path, images, caplog)
                 assert torch.equal(found[0], weight[2]) and torch.equal(found[2], weight[1])
 
 
+def test_a_union_scores_as_the_best_of_its_parts(tmp_path, images, targets):
+    model = published("d_fine", tmp_path, ["person", "truck", "car", "bus"])
+    unions = {"vehicle": ["car", "bus", "truck"]}
+    detector = HuggingFaceDetector(["vehicle", "person"], str(tmp_path), class_from=unions).eval()
+    assert detector.untrained_classes == ()
+    with torch.no_grad():
+        own, reference = detector(images).pred_logits, model(images).logits
+    torch.testing.assert_close(own, torch.stack([reference[..., 1:].amax(-1), reference[..., 0]], -1))
+    save(tmp_path / "model.safetensors", detector)
+    assert torch.equal(load(tmp_path / "model.safetensors")(images).pred_logits, detector(images).pred_logits)
+    labels = [replace(target, labels=target.labels % 2) for target in targets]
+    output = detector.train()(images, None, labels)
+    assert output.denoising.logits.shape[-1] == output.encoder_logits.shape[-1] == 2
+    sum(value.sum() for value in SetCriterion("varifocal")(output, labels).values()).backward()
+
+
+@pytest.mark.parametrize(
+    ("unions", "words"),
+    [
+        ({"lorry": ["truck"]}, "class_from.lorry is none of the classes car, person"),
+        ({"car": []}, "class_from.car must name one or more"),
+        ({"car": ["auto"]}, "class_from names auto, which the model does not have"),
+    ],
+)
+def test_a_wrong_union_is_refused(unions, words, tmp_path):
+    published("rt_detr", tmp_path, ["person", "car"])
+    with pytest.raises(ConfigError, match=words):
+        HuggingFaceDetector(["car", "person"], str(tmp_path), class_from=unions)
+
+
 def test_weights_are_left_alone_on_request(tmp_path):
     model = published("rt_detr", tmp_path, CLASSES)
     detector = HuggingFaceDetector(CLASSES, str(tmp_path), pretrained=False)
