@@ -25,7 +25,9 @@ class AdaptBenchmarkOptions:
         arms: Arms and variants to run, besides source-only. Default: all.
         output: Directory of all stages and tables, shared by all plans.
         data: Folder that replaces `data:` in a plan.
-        backbone: Pretrained weights of the teacher's backbone, for plans that need them.
+        backbone: Pretrained weights of a detector's backbone, for plans that need them.
+        start: Folder of a published detector that plans with `start` begin from, as `save_pretrained` of transformers
+            writes it.
         docs: Page that receives each plan's section. The figures are written beside it as `benchmark/NAME.json`.
         jobs: Number of stages at a time, each with one thread. The minutes in the tables are then those of one thread
             beside other processes.
@@ -39,6 +41,7 @@ class AdaptBenchmarkOptions:
     output: Path = Path("runs/benchmark")
     data: Path | None = None
     backbone: Path | None = None
+    start: Path | None = None
     docs: Path | None = None
     jobs: int = 1
     students: bool = True

@@ -8,10 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from cahqp.benchmarks.adapt.checks import check_files
+from cahqp.benchmarks.adapt.graph import StageGraph
 from cahqp.benchmarks.adapt.plan import BenchmarkPlan
 from cahqp.benchmarks.adapt.plan_reader import read_benchmark_plan
 from cahqp.benchmarks.adapt.results import results
-from cahqp.benchmarks.adapt.stages import ArmRun, StageGraph
+from cahqp.benchmarks.adapt.stages import ArmRun, add_plan
 from cahqp.benchmarks.adapt.table import markdown, read_page, write_section
 from cahqp.benchmarks.options import AdaptBenchmarkOptions
 from cahqp.errors import ConfigError
@@ -41,14 +42,14 @@ def adapt(options: AdaptBenchmarkOptions) -> None:
         if options.docs is not None:
             read_page(options.docs, plan.name)
     graph = StageGraph(options.output)
-    runs = {path: graph.add_plan(plan) for path, plan in plans.items()}
+    runs = {path: add_plan(graph, plan) for path, plan in plans.items()}
     if options.dry_run:
         print("\n".join(_estimates(graph, plans, runs)))
         return
     locks.acquire(options.output)
     try:
         for path, plan in plans.items():  # plan by plan, for an early first table
-            run_stages(options.output, graph.stages_of(runs[path]), options.jobs)
+            run_stages(options.output, graph.stages_of(run.measured for run in runs[path]), options.jobs)
             print("\n" + _write_results(plan, runs[path], _command_line(path, plan, options), options))
     finally:
         locks.release(options.output)
@@ -70,8 +71,13 @@ def _write_results(plan: BenchmarkPlan, runs: Sequence[ArmRun], command: str, op
 
 def _command_line(path: Path, plan: BenchmarkPlan, options: AdaptBenchmarkOptions) -> str:
     """Return the command for the docs: private paths are replaced by placeholders."""
-    data, backbone = Path("FOLDER") if options.data else None, Path("FILE") if plan.backbone else None
-    shared = replace(options, data=data, backbone=backbone, plan=[path], docs=None, jobs=1)
+    needed = plan.models.values()
+    private = {
+        "data": Path("FOLDER") if options.data else None,
+        "backbone": Path("FILE") if any(model.backbone for model in needed) else None,
+        "start": Path("MODEL") if any(model.start for model in needed) else None,
+    }
+    shared = replace(options, **private, plan=[path], docs=None, jobs=1)
     return shlex.join(["cahqp", "benchmark", "adapt", *flags(replace(shared, output=AdaptBenchmarkOptions.output))])
 
 
@@ -81,7 +87,8 @@ def _estimates(
     """Return one line for each stage that is left, and the estimated duration of each plan and of all together."""
     state, listed, total, lines = State(graph.root), set[str](), 0.0, []
     for path, plan in plans.items():
-        stages = [stage for stage in graph.stages_of(runs[path]) if not state.is_done(stage, state.key(stage))]
+        required = graph.stages_of(run.measured for run in runs[path])
+        stages = [stage for stage in required if not state.is_done(stage, state.key(stage))]
         left = [stage for stage in stages if stage.name not in listed]
         listed |= {stage.name for stage in left}
         seconds = sum(graph.seconds[stage.name] for stage in left)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,19 @@ def count_steps(configs: Sequence[str]) -> int:
         )
         raise ConfigError(message)
     return epochs * batches
+
+
+def images_per_step(configs: Sequence[str], settings: Mapping[str, Any]) -> tuple[int, int]:
+    """Return the source and target images in a step of an adaptation; without separate batches, all and 0.
+
+    Args:
+        configs: Configs of the training.
+        settings: Options of `fit` laid over them.
+    """
+    data = merge_configs(configs).get("data", {}).get("init_args", {})
+    data |= {name.removeprefix("data."): value for name, value in settings.items()}
+    source = int(data.get("batch_size", 8))
+    return source, int(data.get("target_batch_size") or source)
 
 
 def merge_configs(configs: Sequence[str]) -> dict[str, Any]:

@@ -7,13 +7,13 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from cahqp.benchmarks.adapt.configs import count_steps, merge_configs
-from cahqp.benchmarks.adapt.plan import ARMS, SOURCE_CONTINUED, Arm, BenchmarkPlan
+from cahqp.benchmarks.adapt.configs import count_steps, images_per_step
+from cahqp.benchmarks.adapt.plan import ARMS, RESTYLE_ONLY, SOURCE_CONTINUED, Arm, BenchmarkPlan
 from cahqp.coco.document import read_document
 from cahqp.cycle.plan import SCENES
 from cahqp.scenes.options import ScenesOptions
 
-_SOURCE_ONLY_CONFIGS = ARMS[SOURCE_CONTINUED].configs  # the one adaptation without target frames
+_SOURCE_CONFIGS = {*ARMS[SOURCE_CONTINUED].configs, *ARMS[RESTYLE_ONLY].configs}  # adaptations on source images alone
 
 
 class Estimate:
@@ -26,18 +26,23 @@ class Estimate:
         """Return the duration of a training of a kind such as `adapt`, with settings laid over its configs."""
         epochs, batches = (settings.get(name) for name in ("trainer.max_epochs", "data.batches_per_epoch"))
         per_step = self.cost.student if kind.startswith("student") else self.cost.labelled
-        if kind == "adapt" and not set(_SOURCE_ONLY_CONFIGS) & set(configs):
+        if kind == "adapt" and not _SOURCE_CONFIGS & set(configs):
             per_step = self.cost.adapt
+        if kind == "start":
+            return self.frames(self.plan.source.val, models=1)
         return self.cost.start + per_step * (epochs * batches if epochs and batches else count_steps(configs))
 
     def relabel(self) -> float:
         """Return the duration of relabelling the target's training frames."""
-        return self.cost.start + self.cost.frame * sum(map(self._count_frames, self.plan.target.train))
+        return self.frames(self.plan.target.train, models=1)
 
     def measure(self, models: int) -> float:
         """Return the duration of measuring models on both test sets."""
-        frames = self._count_frames(self.plan.target.test) + self._count_frames(self.plan.source.test)
-        return self.cost.start + self.cost.frame * frames * models
+        return self.frames([self.plan.target.test, self.plan.source.test], models)
+
+    def frames(self, entries: Sequence[str], models: int) -> float:
+        """Return the duration of detecting in frames with a number of models."""
+        return self.cost.start + self.cost.frame * models * sum(map(self._count_frames, entries))
 
     def scenes(self, name: str) -> float:
         """Return the duration of rendering synthetic recordings."""
@@ -45,19 +50,15 @@ class Estimate:
 
     def images(self, arm: Arm) -> int:
         """Return the number of training images of an arm, repetitions included."""
-        if arm.kind == "none":
+        if arm.kind in ("none", "start"):
             return 0
         teacher = self.plan.teacher
         configs = teacher.oracle if arm.kind == "oracle" else teacher.adapt
-        data = merge_configs([*configs, *arm.configs]).get("data", {}).get("init_args", {})
-        data |= {name.removeprefix("data."): value for name, value in (self.plan.set | arm.set).items()}
-        per_step = int(data.get("batch_size", 8))
-        if arm.kind == "adapt" and arm.configs != _SOURCE_ONLY_CONFIGS:
-            per_step += int(data.get("target_batch_size") or per_step)
-        images = per_step * max(1, round(self.plan.epochs * arm.steps)) * self.plan.batches
+        source, target = images_per_step([*configs, *arm.configs], self.plan.set | arm.set)
+        per_step = source + (target if arm.kind == "adapt" and not arm.source_images else 0)
+        images = per_step * max(1, round(self.plan.epochs * arm.steps)) * self.plan.batches if arm.adaptation else 0
         if self.plan.self_training_rounds(arm):
-            batch_size = int(merge_configs(teacher.self_training)["data"]["init_args"]["batch_size"])
-            images += batch_size * self.plan.self_training_steps
+            images += images_per_step(teacher.self_training, self.plan.set)[0] * self.plan.self_training_steps
         return images
 
     def _count_frames(self, entry: str) -> int:

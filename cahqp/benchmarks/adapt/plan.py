@@ -8,16 +8,20 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from cahqp.benchmarks.adapt.configs import count_steps
-from cahqp.cycle.plan import CocoEntry, Relabel, Student, Teacher
+from cahqp.benchmarks.adapt.configs import count_steps, images_per_step
+from cahqp.cycle.plan import CocoEntry, Model, Relabel, Student, Teacher
+from cahqp.errors import ConfigError
 from cahqp.runs.schema import ExistingFile, Name, Section
 
 SOURCE_ONLY, MEAN_TEACHER, CA_HQP = "source-only", "mean-teacher", "ca-hqp"
-SOURCE_CONTINUED, CONVERGED = "source-continued", "oracle-converged"
-ORACLES = (CONVERGED, "oracle")
+ZERO_SHOT, EXPERT = "zero-shot", "expert"
+SOURCE_CONTINUED, RESTYLE_ONLY = "source-continued", "restyle-only"
+ORACLE, CONVERGED = "oracle", "oracle-converged"
+ORACLES = (CONVERGED, ORACLE)
 """The first one in a plan is the upper end of the gap."""
 
 BACKBONE = "model.detector.init_args.backbone_weights"
+START = "model.detector.init_args.model"
 
 Count = Annotated[int, Field(ge=1)]
 Factor = Annotated[float, Field(gt=0)]
@@ -30,31 +34,48 @@ class Arm:
     """One way to obtain a target teacher from the source teacher.
 
     Attributes:
-        kind: `adapt` without target labels, `oracle` with them, `none` for the source teacher unchanged.
+        kind: `adapt` without target labels, `oracle` with them, `none` for the source teacher unchanged, `start` for
+            the model of `teacher.start` unchanged.
+        begin: Weights that it starts from: of the `source` teacher, or of `teacher.start`.
+        adaptation: Whether `teacher.adapt` precedes the self-training rounds.
         configs: Laid over `teacher.adapt`, or over `teacher.oracle` if `kind` is `oracle`.
         set: Options laid over the configs.
         steps: Training steps as a multiple of the plan's adaptation steps.
         ground_truth: Option that receives the labelled target files, for upper bounds that read target labels.
         self_training: Whether the plan's self-training rounds follow the adaptation. Oracles have none.
+        source_images: Whether it trains on source images alone, so that its steps count them alone.
+        expert: Fuse the boxes of the plan's `expert` in the labels of self-training rounds and of the student.
         relabel: Label options for this arm's student. Default: the plan's.
     """
 
-    kind: Literal["adapt", "oracle", "none"] = "adapt"
+    kind: Literal["adapt", "oracle", "none", "start"] = "adapt"
+    begin: Literal["source", "start"] = "source"
+    adaptation: bool = True
     configs: list[ExistingFile] = field(default_factory=list)
     set: FitOptions = field(default_factory=dict)
     steps: Factor = 1.0
     ground_truth: str | None = None
     self_training: bool = True
+    source_images: bool = False
+    expert: bool = False
     relabel: Section[Relabel] | None = None
+
+    def __post_init__(self) -> None:
+        if not self.adaptation and (self.kind != "adapt" or not self.self_training):
+            message = "--adaptation: false leaves no training. Use it with kind: adapt and self_training: true."
+            raise ConfigError(message)
 
 
 ARMS: dict[str, Arm] = {
+    ZERO_SHOT: Arm(kind="start"),
     SOURCE_ONLY: Arm(kind="none"),
-    SOURCE_CONTINUED: Arm(configs=["configs/overlays/source_continued.yaml"], self_training=False),
+    SOURCE_CONTINUED: Arm(configs=["configs/overlays/source_continued.yaml"], self_training=False, source_images=True),
+    RESTYLE_ONLY: Arm(configs=["configs/overlays/restyle_only.yaml"], self_training=False, source_images=True),
     MEAN_TEACHER: Arm(configs=["configs/overlays/mean_teacher.yaml"]),
     "alignment-only": Arm(configs=["configs/overlays/alignment_only.yaml"], self_training=False),
     CA_HQP: Arm(configs=["configs/overlays/ca_hqp.yaml"]),
-    "oracle": Arm(kind="oracle"),
+    EXPERT: Arm(configs=["configs/overlays/mean_teacher.yaml"], expert=True),
+    ORACLE: Arm(kind="oracle"),
     CONVERGED: Arm(kind="oracle"),
 }
 
@@ -84,27 +105,56 @@ class SourceFrames(TargetFrames):
 
 
 @dataclass(frozen=True, kw_only=True)
-class BenchmarkTeacher(Teacher):
-    """Large detector. Its `weights` are shared by all seeds; otherwise each seed trains its own with `fit`.
+class BenchmarkModel(Model):
+    """Start of a detector. Its `weights` are shared by all seeds; otherwise each seed trains its own.
 
     Attributes:
-        oracle: Configs of the training on target labels.
-        set: Options of `fit`.
+        start: Configs of a `fit` of no steps that makes a model file of the published model in --start. `fit` continues
+            from it. Default: `fit` starts from random weights.
+        set: Options of the first training: `start`, or `fit` without it.
+        backbone: Whether the first training needs --backbone, a file of pretrained weights.
     """
 
-    oracle: list[ExistingFile] = field(default_factory=list)
+    start: list[ExistingFile] = field(default_factory=list)
     set: FitOptions = field(default_factory=dict)
+    backbone: bool = False
+
+    def __post_init__(self) -> None:
+        if self.weights is not None and self.start:
+            message = "weights and start are both given. Keep one of them."
+            raise ConfigError(message)
+        super().__post_init__()
 
 
 @dataclass(frozen=True, kw_only=True)
-class BenchmarkStudent(Student):
-    """Small detector. Its `weights` are shared by all seeds; otherwise each seed trains its own with `fit`.
+class BenchmarkTeacher(BenchmarkModel, Teacher):
+    """Large detector.
 
     Attributes:
-        set: Options of `fit`.
+        oracle: Configs of the training on target labels.
     """
 
-    set: FitOptions = field(default_factory=dict)
+    oracle: list[ExistingFile] = field(default_factory=list)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchmarkStudent(BenchmarkModel, Student):
+    """Small detector."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Expert(BenchmarkModel):
+    """Second detector. Its boxes are fused with the teacher's; the scores are calibrated on `source.val`.
+
+    Attributes:
+        threshold: Lowest calibrated score of a label, 0..1.
+        adapt: Configs of its adaptation to the target. Default: none.
+        uncalibrated: Classes with too few objects in `source.val`. They share one curve.
+    """
+
+    threshold: Annotated[float, Field(ge=0, le=1)] = 0.4
+    adapt: list[ExistingFile] = field(default_factory=list)
+    uncalibrated: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,7 +201,7 @@ class BenchmarkPlan:
         relabel: Label options for the students.
         classes: Classes whose AP50 is shown beside the mean.
         set: Options of every `cahqp fit`.
-        backbone: Whether the source teacher needs --backbone, a file of pretrained weights.
+        expert: Second detector, for arms with `expert`.
         cost: Seconds for the estimate.
     """
 
@@ -173,14 +223,14 @@ class BenchmarkPlan:
     relabel: Section[Relabel] = field(default_factory=Relabel)
     classes: list[str] = field(default_factory=list)
     set: FitOptions = field(default_factory=dict)
-    backbone: bool = False
+    expert: Section[Expert] | None = None
     cost: StepCost = field(default_factory=StepCost)
 
     @property
     def known_arms(self) -> dict[str, Arm]:
-        """Built-in arms and variants. `oracle` and `source-continued` train as long as adaptation and self-training."""
-        matched = 1 + self.self_training_steps / (self.epochs * self.batches)
-        steps = {CONVERGED: self.converged, "oracle": matched, SOURCE_CONTINUED: matched}
+        """Built-in arms and variants. Bounds train on as many images as adaptation and self-training together."""
+        names = (SOURCE_CONTINUED, RESTYLE_ONLY, ORACLE) if self.teacher.oracle else (SOURCE_CONTINUED, RESTYLE_ONLY)
+        steps = {CONVERGED: self.converged} | {name: self._matched_steps(ARMS[name]) for name in names}
         configs = {MEAN_TEACHER: self.teacher.mean_teacher, CA_HQP: self.teacher.ca_hqp}
         arms = ARMS | {name: replace(ARMS[name], steps=factor) for name, factor in steps.items()}
         return (
@@ -198,6 +248,23 @@ class BenchmarkPlan:
         """Steps of all self-training rounds together."""
         configs = self.teacher.self_training
         return self.teacher.self_training_rounds * count_steps(configs) if configs else 0
+
+    def _matched_steps(self, arm: Arm) -> float:
+        """Return the steps at which an arm has seen as many images as adaptation and self-training."""
+        per_step = sum(images_per_step(self.teacher.adapt, self.set))
+        images = per_step * self.epochs * self.batches
+        if self.self_training_steps:
+            images += images_per_step(self.teacher.self_training, self.set)[0] * self.self_training_steps
+        own = self.teacher.oracle if arm.kind == "oracle" else self.teacher.adapt
+        return images / (images_per_step(own, self.set)[0] * self.epochs * self.batches)
+
+    @property
+    def models(self) -> dict[str, BenchmarkModel]:
+        """Sections of detectors by key."""
+        sections: dict[str, BenchmarkModel | None] = {
+            "teacher": self.teacher, "student": self.student, "expert": self.expert,
+        }  # fmt: skip
+        return {key: section for key, section in sections.items() if section is not None}
 
     def self_training_rounds(self, arm: Arm) -> int:
         """Return the number of self-training rounds of an arm."""

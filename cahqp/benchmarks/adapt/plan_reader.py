@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from cahqp.benchmarks.adapt.plan import ARMS, BACKBONE, SOURCE_ONLY, BenchmarkPlan
+from cahqp.benchmarks.adapt.plan import ARMS, BACKBONE, SOURCE_ONLY, START, BenchmarkModel, BenchmarkPlan
 from cahqp.benchmarks.options import AdaptBenchmarkOptions
 from cahqp.cycle.plan import SCENES
 from cahqp.errors import ConfigError
@@ -28,11 +28,17 @@ def read_benchmark_plan(path: Path, options: AdaptBenchmarkOptions) -> Benchmark
     plan = validate(BenchmarkPlan, values, path)
     plan = replace(plan, seeds=options.seeds or plan.seeds)
     refuse(path, [*_option_problems(plan, options), *_arm_problems(plan), *_overlap_problems(plan)])
-    if plan.backbone:
-        plan = replace(plan, teacher=replace(plan.teacher, set=plan.teacher.set | {BACKBONE: str(options.backbone)}))
+    plan = replace(plan, **{key: _with_weights(section, options) for key, section in plan.models.items()})
     if not options.students:
         plan = replace(plan, students=[])
     return plan.with_arms(options.arms) if options.arms else plan
+
+
+def _with_weights(section: BenchmarkModel, options: AdaptBenchmarkOptions) -> BenchmarkModel:
+    """Return a detector's section with the published weights of the command line."""
+    weights = {BACKBONE: str(options.backbone)} if section.backbone else {}
+    weights |= {START: str(options.start)} if section.start else {}
+    return replace(section, set=section.set | weights)
 
 
 def _locate(value: Any, folder: Path | None) -> Any:
@@ -51,8 +57,11 @@ def _locate(value: Any, folder: Path | None) -> Any:
 
 def _option_problems(plan: BenchmarkPlan, options: AdaptBenchmarkOptions) -> Iterator[str]:
     yield from _unknown_arms("--arms", options.arms, plan)
-    if plan.backbone and (options.backbone is None or not options.backbone.is_file()):
-        yield f"backbone: give --backbone FILE, pretrained weights of the teacher's backbone, got {options.backbone}."
+    sections = plan.models
+    if any(each.backbone for each in sections.values()) and not (options.backbone and options.backbone.is_file()):
+        yield f"backbone: give --backbone FILE, pretrained weights of a detector's backbone, got {options.backbone}."
+    if any(each.start for each in sections.values()) and not (options.start and options.start.exists()):
+        yield f"start: give --start FOLDER, a detector written by `save_pretrained`, got {options.start}."
     if min(plan.seeds) < 0 or len(set(plan.seeds)) != len(plan.seeds):
         yield f"seeds must be different integers >= 0, got {plan.seeds}."
 
@@ -75,6 +84,19 @@ def _arm_problems(plan: BenchmarkPlan) -> Iterator[str]:
             yield f"{config} does not exist. Relative paths start at the working directory."
     if any(arm.kind == "oracle" for arm in arms) and not plan.teacher.oracle:
         yield "teacher.oracle is missing: name the configs of the training on the target labels."
+    if any("start" in (arm.kind, arm.begin) for arm in arms) and not plan.teacher.start:
+        yield "teacher.start is missing: name the configs that make a model file of the model in --start."
+    if any(not arm.adaptation for arm in arms) and not plan.teacher.self_training:
+        yield "teacher.self_training is missing: an arm with `adaptation: false` trains in self-training rounds alone."
+    if any(arm.expert for arm in arms):
+        yield from _expert_problems(plan)
+
+
+def _expert_problems(plan: BenchmarkPlan) -> Iterator[str]:
+    if plan.expert is None:
+        yield "expert is missing: name the second detector of the arms with `expert`."
+    if len(plan.source.val) > 1:
+        yield "source.val must be one file: an arm with `expert` calibrates scores on it."
 
 
 def _overlap_problems(plan: BenchmarkPlan) -> Iterator[str]:

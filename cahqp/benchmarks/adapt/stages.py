@@ -2,28 +2,22 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import lru_cache
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from cahqp.benchmarks.adapt.estimate import Estimate
-from cahqp.benchmarks.adapt.plan import Arm, BenchmarkPlan, BenchmarkStudent, BenchmarkTeacher, FitOptions
-from cahqp.coco.reader import read_coco_frames
+from cahqp.benchmarks.adapt.graph import StageGraph
+from cahqp.benchmarks.adapt.plan import Arm, BenchmarkModel, BenchmarkPlan, Expert, FitOptions
 from cahqp.cycle.plan import SCENES
 from cahqp.cycle.stages import LABELS, MODEL
 from cahqp.errors import option
 from cahqp.labels.options import LabelOptions
-from cahqp.runs.directory import content_hash
 from cahqp.runs.options import flags
 from cahqp.runs.state import Stage
 
-STAGES = "stages"
 # A benchmark measures bad arms too: a stopped stage would stop all others. A loss that is not finite still does.
 WITHOUT_ALARMS = dict.fromkeys(
     ("alarms.min_box_rate", "alarms.max_box_rate", "alarms.class_drift", "alarms.discriminator_patience"), None
@@ -50,62 +44,9 @@ class ArmRun:
     images: int
 
 
-class StageGraph:
-    """Stages of any number of plans in one directory.
-
-    A stage's name ends with a hash of its arguments, configs and input files, including the scenes. So arms that two
-    plans have in common run once, and a changed config never overwrites a finished arm.
-
-    Args:
-        root: Directory of all stages.
-
-    Attributes:
-        stages: By name; each stage follows the stages that it reads.
-        seconds: Estimated duration of each stage, by name.
-    """
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self.stages: dict[str, Stage] = {}
-        self.seconds: dict[str, float] = {}
-        self._digests: dict[Path, str] = {}
-
-    def add_plan(self, plan: BenchmarkPlan) -> list[ArmRun]:
-        """Add a plan's stages and return its runs, seed by seed."""
-        return [run for seed in plan.seeds for run in _SeedStages(self, plan, seed).runs()]
-
-    def stages_of(self, runs: Sequence[ArmRun]) -> list[Stage]:
-        """Return the stages that runs depend on, in order."""
-        required = {run.measured for run in runs}
-        for stage in reversed(self.stages.values()):
-            if stage.output in required:
-                required |= {folder for path in stage.inputs for folder in path.parents}
-        return [stage for stage in self.stages.values() if stage.output in required]
-
-    def add(self, kind: str, arguments: Sequence[str], inputs: Sequence[Path], seed: int, seconds: float) -> Stage:
-        """Return the stage of a command line without output and seed; add it if it is new.
-
-        Inputs that are outputs of other stages enter the hash by the hashes of those stages.
-        """
-        movable = list(arguments)
-        for number, path in enumerate(inputs):
-            movable = [argument.replace(str(path), f"{{{number}}}") for argument in movable]
-        recipe = json.dumps([movable, seed, [self._digest(path) for path in inputs]])
-        digest = hashlib.sha256(recipe.encode()).hexdigest()
-        name = f"{STAGES}/{kind}-seed{seed}-{digest[:10]}"
-        if name not in self.stages:
-            output = self.root / name
-            command = (*arguments, f"--output={output}", f"--seed={seed}")
-            self.stages[name] = Stage(name, command, tuple(inputs), output)
-            self.seconds[name] = seconds
-            self._digests[output] = digest
-        return self.stages[name]
-
-    def _digest(self, path: Path) -> str:
-        for folder in (path, *path.parents):
-            if folder in self._digests:
-                return f"{self._digests[folder]}/{path.relative_to(folder)}"
-        return _content_digest(path.absolute())
+def add_plan(graph: StageGraph, plan: BenchmarkPlan) -> list[ArmRun]:
+    """Add a plan's stages to a graph and return its runs, seed by seed."""
+    return [run for seed in plan.seeds for run in _SeedStages(graph, plan, seed).runs()]
 
 
 class _SeedStages:
@@ -124,10 +65,13 @@ class _SeedStages:
         return [self._run(name, arm) for name, arm in self.plan.arms_by_name.items()]
 
     def _run(self, name: str, arm: Arm) -> ArmRun:
-        training = [] if arm.kind == "none" else [self._adapt(arm)]
+        teacher = self.teacher
+        if "start" in (arm.kind, arm.begin):
+            teacher = self._start_model(self.plan.teacher)
+        training = [] if arm.kind in ("none", "start") or not arm.adaptation else [self._adapt(arm, teacher)]
         for _ in range(self.plan.self_training_rounds(arm)):
-            training += self._self_train(arm, training[-1].output / MODEL)
-        teacher = training[-1].output / MODEL if training else self.teacher
+            training += self._self_train(arm, training[-1].output / MODEL if training else teacher)
+        teacher = training[-1].output / MODEL if training else teacher
         models = {"teacher": teacher}
         if name in self.plan.students:
             running = self._source_model("student", self.plan.student)
@@ -137,7 +81,7 @@ class _SeedStages:
         measured = self._measure(models).output
         return ArmRun(name, tuple(stage.name for stage in training), measured, self.estimate.images(arm))
 
-    def _adapt(self, arm: Arm) -> Stage:
+    def _adapt(self, arm: Arm, teacher: Path) -> Stage:
         plan, oracle = self.plan, arm.kind == "oracle"
         frames = {"source": self.source_train, "val": self.source_val}
         frames["pseudo" if oracle else "target"] = self.target_train
@@ -146,7 +90,7 @@ class _SeedStages:
         if arm.ground_truth is not None:
             settings[arm.ground_truth] = [str(path) for path in self.target_train]
         configs = [*(plan.teacher.oracle if oracle else plan.teacher.adapt), *arm.configs]
-        return self._fit("oracle" if oracle else "adapt", configs, self.teacher, frames, settings)
+        return self._fit("oracle" if oracle else "adapt", configs, teacher, frames, settings)
 
     def _self_train(self, arm: Arm, teacher: Path) -> list[Stage]:
         """Return the stages of one self-training round: labels, and a training on them."""
@@ -167,14 +111,45 @@ class _SeedStages:
 
     def _relabel(self, arm: Arm, teacher: Path) -> Stage:
         arguments = ["relabel", f"--weights={teacher}", "--frames", *map(str, self.target_train)]
-        arguments += [*flags(arm.relabel or self.plan.relabel, kind=LabelOptions), *self._invalid_share()]
-        return self.graph.add("relabel", arguments, [teacher, *self.target_train], self.seed, self.estimate.relabel())
+        inputs, rules = [teacher, *self.target_train], arm.relabel or self.plan.relabel
+        if arm.expert and self.plan.expert is not None:
+            expert = self._expert(self.plan.expert)
+            calibration = self._calibrate(self.plan.expert, teacher, expert, rules).output
+            arguments += [f"--teachers={expert}", f"--calibration={calibration}"]
+            inputs += [expert, calibration]
+            rules = arm.relabel or replace(rules, threshold=self.plan.expert.threshold)
+        arguments += [*flags(rules, kind=LabelOptions), *self._invalid_share()]
+        return self.graph.add("relabel", arguments, inputs, self.seed, self.estimate.relabel())
 
-    def _source_model(self, role: str, model: BenchmarkTeacher | BenchmarkStudent) -> Path:
+    def _expert(self, expert: Expert) -> Path:
+        """Return the expert's model file, adapted to the target if the plan says so."""
+        model = self._source_model("expert", expert)
+        if not expert.adapt:
+            return model
+        frames = {"source": self.source_train, "val": self.source_val, "target": self.target_train}
+        length = {"trainer.max_epochs": self.plan.epochs, "data.batches_per_epoch": self.plan.batches}
+        return self._fit("adapt", expert.adapt, model, frames, length | WITHOUT_ALARMS).output / MODEL
+
+    def _calibrate(self, expert: Expert, teacher: Path, model: Path, rules: LabelOptions) -> Stage:
+        """Return the stage that fits curves to the fused scores on `source.val`."""
+        arguments = ["calibrate", f"--weights={teacher}", f"--teachers={model}", "--frames", *map(str, self.source_val)]
+        arguments += [f"--nms_iou={rules.nms_iou}", *(f"--views={view}" for view in rules.views)]
+        arguments += [f"--uncalibrated={name}" for name in expert.uncalibrated]
+        seconds = self.estimate.frames(self.plan.source.val, models=2)
+        return self.graph.add("calibrate", arguments, [teacher, model, *self.source_val], self.seed, seconds)
+
+    def _source_model(self, role: str, model: BenchmarkModel) -> Path:
         if model.weights is not None:
             return Path(model.weights)
         frames = {"train": self.source_train, "val": self.source_val}
-        return self._fit(f"{role}-source", model.fit, None, frames, model.set).output / MODEL
+        start = self._start_model(model) if model.start else None
+        settings = {} if model.start else model.set
+        return self._fit(f"{role}-source", model.fit, start, frames, settings).output / MODEL
+
+    def _start_model(self, model: BenchmarkModel) -> Path:
+        """Return the published model as a model file, with thresholds of `source.val`; no step trains it."""
+        frames = {"train": self.source_train, "val": self.source_val}
+        return self._fit("start", model.start, None, frames, model.set | {"trainer.max_epochs": 0}).output / MODEL
 
     def _measure(self, models: Mapping[str, Path]) -> Stage:
         arguments = ["benchmark", "measure", "--weights", *(f"{name}={path}" for name, path in models.items())]
@@ -204,7 +179,7 @@ class _SeedStages:
         arguments += [f"{option(name)}={_flag_value(value)}" for name, value in settings.items()]
         inputs = [Path(config) for config in configs] + ([] if weights is None else [weights])
         inputs += [path for _, paths in sorted(frames.items()) for path in paths]
-        inputs += [Path(value) for value in settings.values() if isinstance(value, str) and Path(value).is_file()]
+        inputs += [Path(value) for value in settings.values() if isinstance(value, str) and Path(value).exists()]
         return self.graph.add(kind, arguments, inputs, self.seed, seconds)
 
     def _files(self, entries: Sequence[str]) -> list[Path]:
@@ -220,13 +195,3 @@ class _SeedStages:
 
 def _flag_value(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
-
-
-@lru_cache(maxsize=1024)
-def _content_digest(path: Path) -> str:
-    if path.suffix in (".yaml", ".yml"):  # parsed: a comment changes nothing
-        return json.dumps(yaml.safe_load(path.read_text(encoding="utf-8")), sort_keys=True, default=str)
-    digest = content_hash(path)
-    if path.suffix == ".json":  # a new export with the same names has images of other sizes
-        digest += json.dumps([file.stat().st_size for file in read_coco_frames(path).files if file.is_file()])
-    return digest
