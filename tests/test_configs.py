@@ -4,11 +4,14 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from PIL import Image
 
 from cahqp.__main__ import main
 from cahqp.benchmarks.adapt.plan import ARMS
+from cahqp.detectors import HuggingFaceDetector
+from cahqp.detectors.model_file import load
 from cahqp.scenes import CLASSES
 
 ROOT = Path(__file__).parents[1]
@@ -28,10 +31,15 @@ OVERLAYS = {
     "configs/benchmark/overlays/real_adapt.yaml": "configs/teacher/demo_adapt.yaml",
     "configs/benchmark/overlays/real_self_training.yaml": "configs/teacher/demo_self_training.yaml",
     "configs/benchmark/overlays/real_oracle.yaml": "configs/benchmark/overlays/oracle.yaml",
+    "configs/benchmark/overlays/coco_start.yaml": "configs/benchmark/overlays/coco_start.yaml",
+    "configs/benchmark/overlays/coco_source.yaml": "configs/teacher/resnet18.yaml",
+    "configs/benchmark/overlays/coco_rates.yaml": "configs/teacher/demo_adapt.yaml",
+    "configs/benchmark/overlays/coco_retrain.yaml": "configs/student/demo_retrain.yaml",
     "configs/benchmark/overlays/true_boxes.yaml": "configs/teacher/demo_adapt.yaml",
     "configs/overlays/alignment_only.yaml": "configs/teacher/demo_adapt.yaml",
     "configs/overlays/ca_hqp.yaml": "configs/teacher/demo_adapt.yaml",
     "configs/overlays/source_continued.yaml": "configs/teacher/demo_adapt.yaml",
+    "configs/overlays/restyle_only.yaml": "configs/teacher/demo_adapt.yaml",
     "configs/overlays/mean_teacher.yaml": "configs/teacher/demo_adapt.yaml",
     "configs/overlays/oracle.yaml": "configs/teacher/demo.yaml",
     "configs/overlays/year_adapt.yaml": "configs/teacher/demo_adapt.yaml",
@@ -90,6 +98,32 @@ def test_the_mean_teacher_runs(fit):
     fit("configs/teacher/demo_adapt.yaml", "configs/overlays/mean_teacher.yaml")
 
 
+def test_restyled_source_frames_train_alone(fit):
+    fit("configs/teacher/demo_adapt.yaml", "configs/overlays/restyle_only.yaml")
+
+
+def test_the_start_of_a_benchmark_is_the_published_model(recordings, tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    config = FILES["configs/student/huggingface.yaml"]["model"]["init_args"]["detector"]["init_args"]["config"]
+    published = HuggingFaceDetector(["truck", "person", "car"], config=config, size=(64, 64)).eval()
+    published.model.save_pretrained(tmp_path / "published")
+    detector = ["classes=[car, person]", "class_from={car: [car, truck]}", f"model={tmp_path / 'published'}"]
+    given = [f"--model.detector.init_args.{setting}" for setting in [*detector, "size=[64, 64]"]]
+    given += [
+        f"--data.train={json.dumps([str(recordings['day'])])}",
+        f"--data.val={json.dumps([str(recordings['val'])])}",
+    ]
+    given += ["--data.ignore_categories=[bus, truck, motorcycle]", f"--output={tmp_path / 'run'}"]
+    assert main(["fit", "--config=configs/benchmark/overlays/coco_start.yaml", *given]) == 0
+    start = load(tmp_path / "run" / "model.safetensors")
+    assert start.thresholds.keys() == {"car", "person"}
+    images = torch.rand(1, 3, 64, 64)
+    with torch.no_grad():
+        truck, person, car = published(images).pred_logits.unbind(-1)
+        expected = torch.stack([torch.maximum(car, truck), person], -1)
+        torch.testing.assert_close(start(images).pred_logits, expected, atol=1e-5, rtol=0)
+
+
 def test_the_oracle_runs(fit, teacher):
     fit("configs/teacher/demo.yaml", "configs/overlays/oracle.yaml", weights=teacher)
 
@@ -145,7 +179,12 @@ def test_a_benchmark_is_whole(names, recordings, monkeypatch, capsys, tmp_path):
     monkeypatch.chdir(ROOT)
     for folder in ("cameras", "daynight"):
         _real_frames(tmp_path / folder)
-    given = [f"--output={tmp_path / 'runs'}", f"--data={tmp_path}", f"--backbone={recordings['day']}"]
+    given = [
+        f"--output={tmp_path / 'runs'}",
+        f"--data={tmp_path}",
+        f"--backbone={recordings['day']}",
+        f"--start={tmp_path}",
+    ]
     assert main(["benchmark", "adapt", "--plan", *map(str, names), *given, "--dry-run"]) == 0
     assert "All together: " in capsys.readouterr().out
 

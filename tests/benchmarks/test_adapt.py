@@ -26,6 +26,8 @@ HITS |= {
     "self_training of ca_hqp": 9,
     "student of self_training of ca_hqp": 6,
 }
+HITS |= {"start": 4, "self_training of source": 5, "source": 3, "student of self_training of mean_teacher": 8}
+HITS |= {"student of source": 4, "self_training of start": 6}
 RECORDINGS = 10
 
 
@@ -53,7 +55,8 @@ def fake(arguments):
     elif command == "benchmark":
         measure(run.work, arguments, int(flags["seed"]))
     else:
-        name = {"scenes": "annotations.json", "relabel": "labels.json"}[command]
+        names = {"scenes": "annotations.json", "relabel": "labels.json", "calibrate": "calibration.json"}
+        name = names[command]
         labeller = Path(flags["weights"]).read_text() if "weights" in flags else "ground_truth"
         (run.work / name).write_text(json.dumps({"images": [], "of": labeller}))
     run.finish({})
@@ -264,6 +267,57 @@ def test_images_are_those_of_an_arms_own_batches(adapt):
     wide = {"configs": ["configs/overlays/ca_hqp.yaml"], "set": {"data.batch_size": 8, "data.target_batch_size": 2}}
     adapt("--seeds", "0", variants={"wide": wide}, students=[])
     assert results()["arms"]["wide"]["images"] == 2 * 3 * (8 + 2)
+
+
+@pytest.fixture
+def published(plan):
+    """Changes of the plan: teacher and student start from a published model, with an expert of another kind."""
+    for name in ("start", "source", "expert"):
+        Path(f"configs/{name}.yaml").write_bytes(Path("configs/adapt.yaml").read_bytes())
+    Path("published").mkdir()
+    Path("published/config.json").write_text("{}")
+    start = {"start": ["configs/start.yaml"], "fit": ["configs/source.yaml"], "set": {"model.classes": ["car"]}}
+    teacher = plan["teacher"] | start | {"self_training": ["configs/self_training.yaml"]}
+    expert = {"fit": ["configs/expert.yaml"], "adapt": ["configs/overlays/ca_hqp.yaml"], "uncalibrated": ["bus"]}
+    return {"teacher": teacher, "student": plan["student"] | start, "expert": expert}
+
+
+def test_arms_start_from_a_published_model(adapt, published, workplace):
+    arms = ["zero-shot", "source-only", "mean-teacher"]
+    rounds = {"rounds": {"adaptation": False}, "early": {"adaptation": False, "begin": "start"}}
+    students = ["source-only", "mean-teacher"]
+    given = {"arms": arms, "variants": rounds, "students": students, **published}
+    code, said = adapt("--seeds", "0", "--start", "published", **given)
+    assert code == 0
+    starts = [c for c in workplace if "--config=configs/start.yaml" in c]
+    assert len(starts) == 1  # teacher and student share it
+    assert {"--model.detector.init_args.model=published", "--trainer.max_epochs=0", '--model.classes=["car"]'} < set(
+        starts[0]
+    )
+    source = [c for c in workplace if "--config=configs/source.yaml" in c]
+    assert len(source) == 1
+    assert f"--model.weights={starts[0][-2].partition('=')[2]}/model.safetensors" in source[0]
+    found = {arm: figures["target_ap50"]["mean"] for arm, figures in results()["arms"].items()}
+    assert found == {"zero-shot": 0.4, "source-only": 0.3, "mean-teacher": 0.7, "rounds": 0.5, "early": 0.6}
+    assert results()["arms"]["zero-shot"]["gain"]["value"] == pytest.approx(0.1, abs=0.03)
+    assert results()["arms"]["rounds"]["images"] == 2 * 3 * 4
+    assert "--start=MODEL" in said
+    assert "start: give --start FOLDER" in adapt(**given)[1]
+
+
+def test_an_experts_boxes_are_fused_by_calibrated_scores(adapt, published, workplace):
+    given = {"arms": ["source-only", "mean-teacher", "expert"], "students": ["expert"], **published}
+    code, said = adapt("--seeds", "0", "--start", "published", **given)
+    assert code == 0, said
+    expert = next(c for c in workplace if "--config=configs/overlays/ca_hqp.yaml" in c)[-2].partition("=")[2]
+    fused = [c for c in workplace if any(a.startswith("--teachers=") for a in c)]
+    assert [c[0] for c in fused] == ["calibrate", "relabel", "calibrate", "relabel"]  # a round, and the student
+    assert all(f"--teachers={expert}/model.safetensors" in c for c in fused)
+    assert "--uncalibrated=bus" in fused[0] and "--threshold=0.4" in fused[1]
+    assert f"--calibration={fused[0][-2].partition('=')[2]}/calibration.json" in fused[1]
+    assert results()["arms"]["expert"]["images"] == results()["arms"]["mean-teacher"]["images"]
+    del given["expert"]
+    assert "expert is missing" in adapt("--start", "published", **given)[1]
 
 
 def test_a_training_that_does_not_say_its_steps_is_refused(plan, adapt, workplace):

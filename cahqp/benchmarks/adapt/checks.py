@@ -62,7 +62,7 @@ def _classes(plan: BenchmarkPlan) -> Sequence[str] | None:
     teacher = plan.teacher
     if teacher.weights is not None:
         return list(read_metadata(Path(teacher.weights))["classes"])
-    model = merge_configs(teacher.fit).get("model", {}).get("init_args", {})
+    model = merge_configs(teacher.start or teacher.fit).get("model", {}).get("init_args", {})
     classes: Sequence[str] | None = model.get("detector", {}).get("init_args", {}).get("classes")
     return teacher.set.get(CLASSES, classes)
 
@@ -135,7 +135,7 @@ def _max_invalid_share(plan: BenchmarkPlan) -> float:
 def _data_settings(plan: BenchmarkPlan, name: str) -> list[Any]:
     """Return a DataModule setting in each of the teacher's trainings, `None` where it is not set."""
     teacher = plan.teacher
-    trainings = (teacher.fit, teacher.adapt, teacher.oracle, teacher.self_training)
+    trainings = (teacher.start, teacher.fit, teacher.adapt, teacher.oracle, teacher.self_training)
     data = [merge_configs(configs).get("data", {}).get("init_args", {}) for configs in trainings]
     return [settings.get(name) for settings in data] + [teacher.set.get(f"data.{name}")]
 

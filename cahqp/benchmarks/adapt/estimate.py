@@ -24,12 +24,13 @@ class Estimate:
 
     def fit(self, kind: str, configs: Sequence[str], settings: Mapping[str, Any]) -> float:
         """Return the duration of a training of a kind such as `adapt`, with settings laid over its configs."""
-        epochs, batches = (settings.get(name) for name in ("trainer.max_epochs", "data.batches_per_epoch"))
-        per_step = self.cost.student if kind.startswith("student") else self.cost.labelled
-        if kind == "adapt" and not _SOURCE_CONFIGS & set(configs):
-            per_step = self.cost.adapt
         if kind == "start":
             return self.frames(self.plan.source.val, models=1)
+        epochs, batches = (settings.get(name) for name in ("trainer.max_epochs", "data.batches_per_epoch"))
+        by_role = {"student": self.cost.student, "expert": self.cost.expert}
+        per_step = by_role.get(kind.partition("-")[0], self.cost.labelled) * images_per_step(configs, settings)[0] / 8
+        if kind == "adapt" and not _SOURCE_CONFIGS & set(configs):
+            per_step = self.cost.adapt
         return self.cost.start + per_step * (epochs * batches if epochs and batches else count_steps(configs))
 
     def relabel(self) -> float:

@@ -163,8 +163,9 @@ class StepCost:
 
     Attributes:
         adapt: One adaptation step.
-        labelled: One teacher step on labels.
-        student: One student step.
+        labelled: One teacher step on eight labelled images.
+        student: One student step on eight images.
+        expert: One step of the expert on eight labelled images.
         frame: Detection in one frame.
         scene: Rendering of one synthetic frame.
         start: Start-up of a command.
@@ -173,6 +174,7 @@ class StepCost:
     adapt: float = 0.85
     labelled: float = 0.35
     student: float = 0.25
+    expert: float = 0.7
     frame: float = 0.03
     scene: float = 0.03
     start: float = 8.0

@@ -24,6 +24,8 @@ WITHOUT_ALARMS = dict.fromkeys(
 )
 TARGET_TEST, SOURCE_TEST = "target-test", "source-test"
 
+CALIBRATION = "calibration.json"
+
 _Frames = Mapping[str, list[Path]]
 
 
@@ -114,7 +116,7 @@ class _SeedStages:
         inputs, rules = [teacher, *self.target_train], arm.relabel or self.plan.relabel
         if arm.expert and self.plan.expert is not None:
             expert = self._expert(self.plan.expert)
-            calibration = self._calibrate(self.plan.expert, teacher, expert, rules).output
+            calibration = self._calibrate(self.plan.expert, teacher, expert, rules).output / CALIBRATION
             arguments += [f"--teachers={expert}", f"--calibration={calibration}"]
             inputs += [expert, calibration]
             rules = arm.relabel or replace(rules, threshold=self.plan.expert.threshold)
