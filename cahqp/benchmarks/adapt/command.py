@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from cahqp.benchmarks.adapt.checks import check_files
 from cahqp.benchmarks.adapt.graph import StageGraph
@@ -72,7 +73,7 @@ def _write_results(plan: BenchmarkPlan, runs: Sequence[ArmRun], command: str, op
 def _command_line(path: Path, plan: BenchmarkPlan, options: AdaptBenchmarkOptions) -> str:
     """Return the command for the docs: private paths are replaced by placeholders."""
     needed = plan.models.values()
-    private = {
+    private: dict[str, Any] = {
         "data": Path("FOLDER") if options.data else None,
         "backbone": Path("FILE") if any(model.backbone for model in needed) else None,
         "start": Path("MODEL") if any(model.start for model in needed) else None,

@@ -28,7 +28,8 @@ def read_benchmark_plan(path: Path, options: AdaptBenchmarkOptions) -> Benchmark
     plan = validate(BenchmarkPlan, values, path)
     plan = replace(plan, seeds=options.seeds or plan.seeds)
     refuse(path, [*_option_problems(plan, options), *_arm_problems(plan), *_overlap_problems(plan)])
-    plan = replace(plan, **{key: _with_weights(section, options) for key, section in plan.models.items()})
+    sections: dict[str, Any] = {key: _with_weights(section, options) for key, section in plan.models.items()}
+    plan = replace(plan, **sections)
     if not options.students:
         plan = replace(plan, students=[])
     return plan.with_arms(options.arms) if options.arms else plan
