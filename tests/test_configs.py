@@ -20,7 +20,10 @@ BENCHMARKS = [name for name, config in FILES.items() if "seeds" in config]
 ROUNDS = [name for name, config in FILES.items() if "rounds" in config]
 PLANS = [n for n, config in FILES.items() if "source" in config and n not in BENCHMARKS and n not in ROUNDS]
 # For GPUs; they are only read here.
-LARGE = [name for name, config in FILES.items() if "bellevue" in name and "model" in config]
+LARGE = [name for name, config in FILES.items() if ("bellevue" in name or "/public" in name) and "model" in config]
+# Classes in the files of a benchmark on real frames, by the folder of its files.
+REAL = {"cameras": "vehicle"} | dict.fromkeys(("daynight", "acdc", "bdd100k", "foggy-cityscapes", "sim10k"), "car")
+REAL |= {"ua-detrac": "car"}
 # What an overlay is laid over; the last one is laid over all of them.
 OVERLAYS = {
     "configs/benchmark/overlays/source_teacher.yaml": "configs/teacher/demo.yaml",
@@ -159,15 +162,15 @@ def test_a_plan_is_whole(name, monkeypatch, capsys):
 
 
 def _real_frames(folder):
-    """Write the four COCO files of a benchmark on real frames, eight frames of a recording of its own each."""
+    """Write the COCO files of a benchmark on real frames, eight frames of a recording of its own each."""
     folder.mkdir()
-    categories = [{"id": 0, "name": {"cameras": "vehicle", "daynight": "car"}[folder.name]}]
-    for role in ("source_train", "source_val", "target_train", "target_test"):
+    categories = [{"id": 0, "name": REAL[folder.name]}]
+    for role in ("source_train", "source_val", "source_test", "target_train", "target_test"):
         images = [
             {"id": n, "file_name": f"{role}{n}.png", "width": 9, "height": 8, "recording": role} for n in range(8)
         ]
         for n, image in enumerate(images):
-            colour = (len(role), ord(role[-1]), n)
+            colour = (sum(map(ord, role)) % 256, len(role), n)
             Image.new("RGB", (9, 8), colour).save(folder / image["file_name"])
         box = {"id": 0, "image_id": 0, "category_id": 0, "bbox": [1, 1, 4, 4]}
         document = {"images": images, "annotations": [box], "categories": categories}
@@ -177,7 +180,7 @@ def _real_frames(folder):
 @pytest.mark.parametrize("names", [*([name] for name in BENCHMARKS), sorted(ROOT.glob("configs/benchmark/*.yaml"))])
 def test_a_benchmark_is_whole(names, recordings, monkeypatch, capsys, tmp_path):
     monkeypatch.chdir(ROOT)
-    for folder in ("cameras", "daynight"):
+    for folder in REAL:
         _real_frames(tmp_path / folder)
     given = [
         f"--output={tmp_path / 'runs'}",

@@ -65,6 +65,10 @@ COMMANDS: dict[str, Command] = {
         LABEL, "fit score calibration on labelled frames",
         "relabel.calibrate:calibrate", "relabel.options:CalibrateOptions",
     ),
+    "import": Command(
+        LABEL, "read YOLO, VOC, CVAT, Label Studio, COCO variants or a public data set as one COCO file",
+        "labels.imports.command:import_labels", "labels.imports.options:ImportOptions", ("format", "source"),
+    ),
     "reformat": Command(
         LABEL, "convert labels to YOLO, CVAT, Label Studio or COCO, and back",
         "labels.formats.command:reformat", "labels.formats.options:ReformatOptions",

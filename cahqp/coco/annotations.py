@@ -87,7 +87,6 @@ def build_table(rows: Sequence[BoxRow], frames: Sequence[Frame], strict: bool = 
     boxes, clipped = _clip(rows, np.array([frame.size for frame in frames], np.float64).reshape(-1, 2)[image])
     weights = [row.row.share("weight") if strict else None for row in rows]
     tracks = [row.row.integer("track_id") if strict and row.row.has("track_id") else -1 for row in rows]
-    crowd = [bool(row.entry.get("iscrowd") or row.entry.get("ignore")) for row in rows]
     order = np.argsort(image, kind="stable")
     return AnnotationTable(
         starts=np.searchsorted(image[order], np.arange(len(frames) + 1)),
@@ -96,7 +95,7 @@ def build_table(rows: Sequence[BoxRow], frames: Sequence[Frame], strict: bool = 
         scores=_shares([row.score for row in rows])[order],
         weights=_shares(weights)[order],
         tracks=np.array([track or 0 for track in tracks], np.int64)[order],
-        crowd=np.array(crowd, bool)[order],
+        crowd=np.array([row.crowd for row in rows], bool)[order],
         clipped=clipped,
     )
 

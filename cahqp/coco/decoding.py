@@ -6,6 +6,7 @@ import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,7 @@ from cahqp.errors import DataError
 # Formats of traffic cameras. Pillow's other readers are never tried on a file that only claims to be an image.
 _FORMATS = ("JPEG", "PNG", "BMP", "WEBP")
 _DEEP = ("I", "F")  # Pillow's modes of more than 8 bits, which it would clip to 255 rather than scale
+_ORIENTATION = 0x0112  # tag of EXIF 2.32
 _MAX_PIXELS = 100_000_000  # 12,000 x 8,000: above any camera, and 300 MB once decoded
 # Errors of Pillow's readers on damaged files; OSError covers a missing and a truncated one.
 _DAMAGE = (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error, Image.DecompressionBombError)
@@ -64,6 +66,36 @@ def read_image(path: Path, size: tuple[int, int] | None = None, bgr: bool = Fals
     with _opened(path) as image:
         _check_size(image, size)
         return _pixels(image, bgr)
+
+
+class Header(NamedTuple):
+    """Header of an image.
+
+    Attributes:
+        size: Height and width of the stored pixels.
+        orientation: EXIF orientation, 1 to 8; 1 is upright.
+    """
+
+    size: tuple[int, int]
+    orientation: int
+
+    @property
+    def upright_size(self) -> tuple[int, int]:
+        """Height and width as viewers show the image."""
+        height, width = self.size
+        return (width, height) if self.orientation > 4 else (height, width)
+
+
+def read_header(path: Path) -> Header:
+    """Return the header of an image without decoding its pixels.
+
+    Raises:
+        BrokenImageError: It is not an image, or is larger than 100 megapixels.
+    """
+    with _opened(path) as image:
+        orientation = image.getexif().get(_ORIENTATION, 1)
+        valid = isinstance(orientation, int) and 1 <= orientation <= 8
+        return Header((image.height, image.width), orientation if valid else 1)
 
 
 def check_header(path: Path, size: tuple[int, int]) -> None:

@@ -2,14 +2,30 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from cahqp.coco.problems import Problems
+from cahqp.coco.values import as_flag, as_integer, as_number
 from cahqp.errors import DataError
 from cahqp.json_policy import parse_json
+
+
+def read_external(path: Path) -> Any:
+    """Return the value in a JSON file of another program, by `cahqp.json_policy`.
+
+    Raises:
+        DataError: The file is missing, unreadable or not JSON, or repeats a key.
+    """
+    try:
+        return parse_json(Path(path).read_bytes(), finite=False)
+    except OSError as error:
+        message = f"{path} cannot be read ({error.strerror}). Relative paths start in the working directory."
+        raise DataError(message) from error
+    except ValueError as error:
+        message = f"{path} is not readable JSON ({error}). Write it again, or restore it from a copy."
+        raise DataError(message) from error
 
 
 def read_document(path: Path, lists: Sequence[str] = ()) -> dict[str, Any]:
@@ -22,14 +38,7 @@ def read_document(path: Path, lists: Sequence[str] = ()) -> dict[str, Any]:
     Raises:
         DataError: The file is missing, unreadable or not JSON, repeats a key, is not an object, or lacks a list.
     """
-    try:
-        document = parse_json(Path(path).read_bytes(), finite=False)
-    except OSError as error:
-        message = f"{path} cannot be read ({error.strerror}). Relative paths start in the working directory."
-        raise DataError(message) from error
-    except ValueError as error:
-        message = f"{path} is not readable JSON ({error}). Write it again, or restore it from a copy."
-        raise DataError(message) from error
+    document = read_external(path)
     if not isinstance(document, dict):
         message = f"{path} contains a JSON {type(document).__name__}, but a COCO file is an object with `images`."
         raise DataError(message)
@@ -66,13 +75,19 @@ class Row:
 
     def integer(self, key: str) -> int | None:
         """Return a whole number, also one written as 3.0; note any other value as a problem and return `None`."""
-        value = self.entry.get(key)
-        if type(value) is int:
-            return value
-        if type(value) is float and value.is_integer():
-            return int(value)
-        self._refuse(key, "a whole number")
-        return None
+        value = as_integer(self.entry.get(key))
+        if value is None:
+            self._refuse(key, "a whole number of at most 64 bits")
+        return value
+
+    def flag(self, key: str) -> bool:
+        """Return a flag, false for a missing key; note any other value than 0, 1, true and false as a problem."""
+        if not self.has(key):
+            return False
+        value = as_flag(self.entry[key])
+        if value is None:
+            self._refuse(key, "0 or 1")
+        return bool(value)
 
     def text(self, key: str) -> str:
         """Return a non-empty text; note any other value as a problem and return an empty text."""
@@ -84,7 +99,7 @@ class Row:
 
     def number(self, key: str) -> float | None:
         """Return a finite number; note any other value as a problem and return `None`."""
-        value = finite(self.entry.get(key))
+        value = as_number(self.entry.get(key))
         if value is None:
             self._refuse(key, "a finite number")
         return value
@@ -107,17 +122,6 @@ class Row:
         value = self.entry.get(key)
         given = f"lacks `{key}`, {allowed}" if value is None else f"`{key}` must be {allowed}, not {str(value)[:60]!r}"
         self.add_problem(given)
-
-
-def finite(value: Any) -> float | None:
-    """Return a finite JSON number as a float, `None` for anything else."""
-    if type(value) not in (int, float):
-        return None
-    try:
-        number = float(value)
-    except OverflowError:
-        return None
-    return number if math.isfinite(number) else None
 
 
 def rows(document: dict[str, Any], key: str, problems: Problems) -> Iterator[Row]:

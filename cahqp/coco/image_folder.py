@@ -61,17 +61,18 @@ class ImageFolder:
 def image_root(annotations: Path) -> Path:
     """Return the folder that the names in a COCO file are relative to.
 
-    It is the `root` in `source.json` beside the file, which `cahqp relabel` writes. Without that it is `images/` beside
-    the file, if that exists, else the file's own folder.
+    It is the `root` in `NAME.source.json` beside `NAME.json`, which `cahqp import` writes, or in `source.json`, which
+    `cahqp relabel` writes. Without these it is `images/` beside the file, if that exists, else the file's own folder.
 
     Args:
         annotations: Path of the COCO file.
 
     Raises:
-        DataError: `source.json` does not name a folder.
+        DataError: The file with the root does not name a folder.
     """
     folder = Path(annotations).parent
-    origin = folder / "source.json"
+    own = source_file(annotations)
+    origin = own if own.is_file() else folder / "source.json"
     if not origin.is_file():
         return folder / "images" if (folder / "images").is_dir() else folder
     root = read_document(origin).get("root")
@@ -82,3 +83,8 @@ def image_root(annotations: Path) -> Path:
         )
         raise DataError(message)
     return folder / root
+
+
+def source_file(annotations: Path) -> Path:
+    """Return the file beside a COCO file that names the folder of its images alone."""
+    return Path(annotations).with_name(f"{Path(annotations).stem}.source.json")

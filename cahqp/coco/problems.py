@@ -15,11 +15,13 @@ class Problems:
 
     Args:
         path: File named in the error.
+        remedy: Last line of the error.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, remedy: str = _REMEDY) -> None:
         self._path = path
-        self._lines: list[str] = []
+        self._remedy = remedy
+        self._found: list[tuple[str, str]] = []
 
     def add(self, where: str, problem: str) -> None:
         """Note a problem.
@@ -28,7 +30,14 @@ class Problems:
             where: Row, such as `annotations[17]`.
             problem: Value given and value allowed.
         """
-        self._lines.append(f"  {where}: {problem}")
+        self._found.append((where, problem))
+
+    def by_row(self) -> dict[str, str]:
+        """Return the problems of each row in one text."""
+        rows: dict[str, list[str]] = {}
+        for where, problem in self._found:
+            rows.setdefault(where, []).append(problem)
+        return {where: "; ".join(found) for where, found in rows.items()}
 
     def check(self) -> None:
         """Raise all problems noted so far.
@@ -36,9 +45,10 @@ class Problems:
         Raises:
             DataError: There is at least one; the first 20 are listed, the rest counted.
         """
-        if not self._lines:
+        if not self._found:
             return
-        count = len(self._lines)
+        count = len(self._found)
         more = [f"  ... and {count - _LISTED} more"] if count > _LISTED else []
         head = f"{self._path} has {count} problem{'s' if count > 1 else ''}:"
-        raise DataError("\n".join([head, *self._lines[:_LISTED], *more, _REMEDY]))
+        lines = [f"  {where}: {problem}" for where, problem in self._found[:_LISTED]]
+        raise DataError("\n".join([head, *lines, *more, self._remedy]))

@@ -6,8 +6,9 @@ from collections.abc import Container, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from cahqp.coco.document import Row, finite, identified, read_document, rows
+from cahqp.coco.document import Row, identified, read_document, rows
 from cahqp.coco.problems import Problems
+from cahqp.coco.values import as_box
 from cahqp.frame import Frame
 
 
@@ -20,6 +21,7 @@ class BoxRow(NamedTuple):
         category: Category id.
         bbox: x, y, width and height in pixels; finite.
         score: 0..1; `None` where missing.
+        crowd: Whether the box is a region to ignore: `iscrowd` or `ignore`.
     """
 
     row: Row
@@ -27,6 +29,7 @@ class BoxRow(NamedTuple):
     category: int
     bbox: tuple[float, float, float, float]
     score: float | None
+    crowd: bool
 
     @property
     def entry(self) -> dict[str, Any]:
@@ -156,8 +159,9 @@ def read_boxes(
         category = _reference(row, "category_id", categories, listed)
         bbox = _bbox(row)
         score = row.share("score", scores)
+        crowd = row.flag("iscrowd") | row.flag("ignore")
         if image is not None and category is not None and bbox is not None:
-            boxes.append(BoxRow(row, image, category, bbox, score))
+            boxes.append(BoxRow(row, image, category, bbox, score, crowd))
     return boxes
 
 
@@ -171,9 +175,7 @@ def _reference(row: Row, key: str, ids: Container[int], where: str) -> int | Non
 
 def _bbox(row: Row) -> tuple[float, float, float, float] | None:
     given = row.entry.get("bbox")
-    if isinstance(given, list) and len(given) == 4:
-        x, y, width, height = map(finite, given)
-        if x is not None and y is not None and width is not None and height is not None:
-            return x, y, width, height
-    row.add_problem(f"`bbox` must be four finite numbers: x, y, width, height; got {str(given)[:60]}")
-    return None
+    bbox = as_box(given)
+    if bbox is None:
+        row.add_problem(f"`bbox` must be four finite numbers: x, y, width, height; got {str(given)[:60]}")
+    return bbox

@@ -36,7 +36,7 @@ class ExternalPredictions:
             raise DataError(message)
         rows: dict[int, list[tuple[list[float], float, int]]] = {image: [] for image in tables.images}
         for row in tables.boxes:
-            if labels[row.category] >= 0 and not row.entry.get("iscrowd"):
+            if labels[row.category] >= 0 and not row.crowd:
                 x, y, width, height = row.bbox
                 rows[row.image].append(([x, y, x + width, y + height], row.score or 0.0, labels[row.category]))
         self._views = {str(tables.images[image]["file_name"]): _to_arrays(boxes) for image, boxes in rows.items()}

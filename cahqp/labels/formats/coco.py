@@ -108,7 +108,7 @@ def _box(row: BoxRow, name: str) -> LabelBox:
         row.entry.get("score"),
         row.entry.get("track_id"),
         str(row.entry.get("origin", MODEL)),
-        bool(row.entry.get("iscrowd")),
+        row.crowd,
         {key: value for key, value in row.entry.items() if key not in _FIELDS},
     )
 

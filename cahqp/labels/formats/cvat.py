@@ -8,6 +8,7 @@ from xml.etree import ElementTree
 from cahqp.errors import DataError
 from cahqp.files import atomic_write
 from cahqp.labels.formats.coco import HUMAN, MODEL, LabelBox, LabelImage, Labels
+from cahqp.labels.formats.xml_file import read_xml
 
 FILE = "annotations.xml"
 _ATTRIBUTES = ("confidence", "track_id", "ignored")
@@ -70,15 +71,7 @@ def read(path: Path) -> Labels:
         DataError: The file is of another kind, a box is incomplete, or a shape is no upright rectangle.
     """
     path = Path(path) / FILE if Path(path).is_dir() else Path(path)
-    try:
-        data = path.read_bytes()
-        if b"<!DOCTYPE" in data or b"<!ENTITY" in data:
-            message = f"{path} declares entities, which CVAT never writes. Export the task again."
-            raise DataError(message)
-        root = ElementTree.fromstring(data)
-    except (OSError, ElementTree.ParseError) as error:
-        message = f"{path} is no readable XML file ({error}). Export the task as `CVAT for images 1.1`."
-        raise DataError(message) from error
+    root = read_xml(path, "Export the task as `CVAT for images 1.1`.")
     if root.tag != "annotations" or root.find("track") is not None:
         message = f"{path} is no file of CVAT for images. Export the task as `CVAT for images 1.1`, not for video."
         raise DataError(message)
