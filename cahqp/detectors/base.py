@@ -202,6 +202,10 @@ class Detector(nn.Module, ABC):
         """Return the parameters that usually train with a smaller learning rate."""
         return [p for name, p in self.named_parameters() if name.startswith("backbone.")]
 
+    def encoder_parameters(self) -> list[nn.Parameter]:
+        """Return the parameters of the encoder."""
+        return [p for name, p in self.named_parameters() if name.startswith("encoder.")]
+
     def decode(self, output: Output, sizes: Tensor) -> list[Detections]:
         """Return the best-scored query-class pairs of each image, best first, after suppression by `nms_iou`.
 

@@ -40,8 +40,9 @@ def test_scores_are_those_of_the_query_that_gave_the_box(output):
     torch.testing.assert_close(scores[1][0], output.pred_logits[1, 4].sigmoid())
 
 
-def test_soft_targets_replace_the_matched_rows_alone(output, targets):
-    criterion = SetCriterion()
+@pytest.mark.parametrize("class_loss", ["focal", "varifocal"])
+def test_soft_targets_replace_the_matched_rows_alone(output, targets, class_loss):
+    criterion = SetCriterion(class_loss)
     hard = criterion(output, targets)["class"]
     scores = [torch.tensor([[0.7, 0.2, 0.0], [0.1, 0.1, 0.6]]), torch.tensor([[0.0, 0.9, 0.3]])]
     soft = soften(hard, criterion, output, targets, scores)

@@ -58,6 +58,13 @@ def weights(kind, tmp_path_factory):
     return path
 
 
+@pytest.fixture(scope="module")
+def deimv2(tmp_path_factory):
+    path = tmp_path_factory.mktemp("deimv2") / "model.safetensors"
+    save(path, build("deimv2"))
+    return path
+
+
 def batch(seed):
     images = torch.randint(0, 255, (2, 3, *SIZE), generator=torch.Generator().manual_seed(seed)).to(torch.uint8)
     boxes = [torch.tensor([[4.0, 4, 40, 40]]), torch.tensor([[10.0, 20, 50, 60], [5, 5, 20, 30]])]
@@ -116,7 +123,7 @@ def test_a_fresh_prompt_changes_no_detection(weights):
     assert torch.equal(one.pred_logits, two.pred_logits) and torch.equal(one.pred_boxes, two.pred_boxes)
 
 
-def test_the_gradient_of_each_term_reaches_the_backbone(weights):
+def test_the_gradient_of_each_term_reaches_the_backbone_and_of_all_every_parameter(weights):
     module = Adaptation(weights)
     losses = module.losses()
     assert losses.keys() == TERMS
@@ -126,27 +133,11 @@ def test_the_gradient_of_each_term_reaches_the_backbone(weights):
         gradients = torch.autograd.grad(loss, [*backbone, *prompt], retain_graph=True, allow_unused=True)
         reached = [g is not None and bool(g.isfinite().all() and g.any()) for g in gradients]
         assert any(reached[: len(backbone)]) and all(reached[len(backbone) :]), name
-
-
-def test_every_trained_parameter_gets_a_gradient(weights):
-    module = Adaptation(weights)
-    torch.stack(list(module.losses().values())).sum().backward()
+    torch.stack(list(losses.values())).sum().backward()
     assert not [n for n, p in module.named_parameters() if p.requires_grad and p.grad is None]
 
 
-def test_steps_train_the_prompt_and_the_file_contains_it(weights, tmp_path):
-    module, images = Adaptation(weights), torch.rand(2, 3, *SIZE)
-    train(module, torch.optim.AdamW(module.parameter_groups()), [1])
-    save(tmp_path / "model.safetensors", module.detector)
-    again = load(tmp_path / "model.safetensors")
-    with torch.no_grad():
-        one, two = module.detector.eval()(images), again(images)
-        again.prompt = None
-        without = again(images)
-    assert torch.equal(one.pred_logits, two.pred_logits) and not torch.equal(one.pred_logits, without.pred_logits)
-
-
-def test_resumed_equals_uninterrupted(weights):
+def test_resumed_equals_uninterrupted_and_the_file_contains_the_prompt(weights, tmp_path):
     whole, resumed = Adaptation(weights), Adaptation(weights)
     optimizers = [torch.optim.AdamW(m.parameter_groups()) for m in (whole, resumed)]
     train(whole, optimizers[0], [1])
@@ -156,6 +147,14 @@ def test_resumed_equals_uninterrupted(weights):
         train(module, optimizer, [2])
     one, two = whole.state_dict(), resumed.state_dict()
     assert all(torch.equal(one[name], two[name]) for name in one if isinstance(one[name], torch.Tensor))
+    save(tmp_path / "model.safetensors", whole.detector)
+    again, images = load(tmp_path / "model.safetensors"), torch.rand(2, 3, *SIZE)
+    with torch.no_grad():
+        trained, loaded = whole.detector.eval()(images), again(images)
+        again.prompt = None
+        without = again(images)
+    assert torch.equal(trained.pred_logits, loaded.pred_logits)
+    assert not torch.equal(trained.pred_logits, without.pred_logits)
 
 
 def test_the_prompt_leaves_padding_unchanged(kind, weights):
@@ -176,8 +175,8 @@ def test_the_prompt_leaves_padding_unchanged(kind, weights):
     assert prompted.padding.any() and torch.equal(changed, ~prompted.padding)
 
 
-def test_the_backbone_stays_if_only_the_transformer_trains(weights):
-    detector = Adaptation(weights, trainable="prompts+transformer").detector
+def test_the_backbone_stays_if_only_the_transformer_trains(deimv2):
+    detector = Adaptation(deimv2, trainable="prompts+transformer").detector
     assert not any(p.requires_grad for p in detector.backbone_parameters())
     assert any(p.requires_grad for p in detector.parameters())
 
@@ -191,13 +190,13 @@ def test_the_backbone_stays_if_only_the_transformer_trains(weights):
         ({"activation_checkpointing": True}, "activation_checkpointing: true needs a DINO teacher"),
     ],
 )
-def test_settings_for_dino_alone_are_refused(settings, words, weights):
+def test_settings_for_dino_alone_are_refused(settings, words, deimv2):
     with pytest.raises(ConfigError, match=words):
-        Adaptation(weights, **settings)
+        Adaptation(deimv2, **settings)
 
 
-def test_soft_targets_replace_the_hard_class_loss(weights):
-    module = Adaptation(weights, pseudo_labels=PseudoLabelSettings(threshold=0.02, targets="soft"))
+def test_soft_targets_replace_the_hard_class_loss(deimv2):
+    module = Adaptation(deimv2, pseudo_labels=PseudoLabelSettings(threshold=0.02, targets="soft"))
     labels = module.label(batch(30))
     scores = [torch.full((len(t), len(CLASSES)), 0.1) for t in labels.targets]
     passes = module.run_passes(None, module.target_view(batch(30), labels), replace(labels, class_scores=scores))
@@ -210,9 +209,8 @@ def test_metric_term_needs_tokens_as_wide_as_the_maps(tmp_path):
         Adaptation(tmp_path / "model.safetensors", prompt=PromptSettings(enabled=True, metric=0.1))
 
 
-def test_a_command_adapts_deimv2(arguments, tmp_path):
-    save(tmp_path / "deimv2.safetensors", build("deimv2"))
-    given = [f"--model.weights={tmp_path / 'deimv2.safetensors'}", "--trainer.max_epochs=1"]
+def test_a_command_adapts_deimv2(arguments, deimv2, tmp_path):
+    given = [f"--model.weights={deimv2}", "--trainer.max_epochs=1"]
     assert main([*arguments("adapt"), *given, f"--output={tmp_path / 'run'}"]) == 0
     written = read_metadata(tmp_path / "run" / "model.safetensors")
     assert written["prompt"]["levels"] == 1 and written["architecture"] == "HuggingFaceDetector"

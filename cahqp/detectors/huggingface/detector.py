@@ -38,7 +38,7 @@ def _warn_once(text: str) -> None:
 
 
 class HuggingFaceDetector(Detector):
-    """RT-DETR, RT-DETRv2, D-FINE, DEIMv2, RF-DETR or Deformable DETR of transformers, trained with cahqp's criterion.
+    """DETR of transformers with a sigmoid per class, trained with cahqp's criterion. `FAMILIES` lists the kinds.
 
     The losses of transformers are not used: here boxes have weights, batches may be empty, counts and denoising queries
     cover all ranks, and noise depends on the image alone.
@@ -53,7 +53,7 @@ class HuggingFaceDetector(Detector):
         pretrained: Read the weights of `model`; otherwise only its configuration.
         size: Height and width in pixels; by default those of the model's image processor. Without a processor it is
             640x640 unnormalised for RT-DETR, D-FINE and DEIMv2, and with ImageNet statistics 560x560 for RF-DETR and a
-            short side of 800 for Deformable DETR.
+            short side of 800 for Deformable, Conditional and DAB-DETR.
         max_detections: Detections kept per image.
         nms_iou: IoU above which the lower-scored of two detections of one class is dropped; by default none is, as
             published. One-to-one matching teaches not to repeat an object, but only in a long training.
@@ -91,7 +91,7 @@ class HuggingFaceDetector(Detector):
         self.unions = ClassUnions(self.classes, class_from)
         own = set_classes(published, self.unions.rows)
         self.kind: str = own.model_type
-        self.queries: int = own.num_queries
+        self.queries: int = own.num_queries * max(1, getattr(own, "num_patterns", 0))
         self.model: Any = new_model(own, family)
         self.untrained_classes = self.classes
         if model is not None and pretrained:
@@ -118,10 +118,11 @@ class HuggingFaceDetector(Detector):
         """Sizes of the features for alignment."""
         config, base = self.model.config, self.model.model
         heads = getattr(config, "decoder_attention_heads", None) or config.decoder_self_attention_heads
+        dim = getattr(config, "d_model", None) or config.hidden_size
         return AlignmentShape(
-            input_dim=getattr(config, "encoder_hidden_dim", config.d_model),
+            input_dim=getattr(config, "encoder_hidden_dim", dim),
             input_levels=len(projections(base, self.family)),
-            dim=config.d_model,
+            dim=dim,
             levels=getattr(config, "num_feature_levels", 1),
             heads=heads,
             encoder_layers=len(base.encoder.layers) if self.family.encoder_layers else 1,
@@ -131,6 +132,12 @@ class HuggingFaceDetector(Detector):
     def backbone_parameters(self) -> list[nn.Parameter]:
         """Return the parameters that usually train with a smaller learning rate."""
         return list(attrgetter(self.family.backbone)(self.model.model).parameters())
+
+    def encoder_parameters(self) -> list[nn.Parameter]:
+        """Return the parameters of the encoder; in RF-DETR those of the projector, which takes its place."""
+        base = self.model.model
+        encoder = getattr(base, "encoder", None) or attrgetter(self.family.projections)(base)
+        return list(encoder.parameters())
 
     def forward(
         self, images: Tensor, padding_mask: Tensor | None = None, targets: list[Targets] | None = None

@@ -21,6 +21,7 @@ from cahqp.structures import Preprocessing
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 PROCESSOR = "preprocessor_config.json"
 SQUARE: dict[str, Any] = {"size": (640, 640)}
+SHORT_SIDE: dict[str, Any] = {"short_side": 800, "max_side": 1333, **IMAGENET}
 _OF_EDGES = ("FGL, on the distributions of edges", "DDF, which distils the last layer into the others")
 
 
@@ -74,20 +75,22 @@ FAMILIES: dict[str, Family] = {
         takes_padding=True,
         left_out=("the IoU-aware cross-entropy, replaced by a varifocal loss",),
     ),
-    "deformable_detr": Family(
-        "focal",
-        "input_proj",
-        {"short_side": 800, "max_side": 1333, **IMAGENET},
-        takes_padding=True,
-        encoder_layers=True,
-    ),
+    "deformable_detr": Family("focal", "input_proj", SHORT_SIDE, takes_padding=True, encoder_layers=True),
+    "conditional_detr": Family("focal", "input_projection", SHORT_SIDE, takes_padding=True, encoder_layers=True),
+    "dab-detr": Family("focal", "input_projection", SHORT_SIDE, takes_padding=True, encoder_layers=True),
 }
 SOFTMAX = ("detr", "table-transformer", "yolos")
-# Deformable DETR trains all stages of a ResNet but the first. If it is not from timm, transformers 5.23 searches for
-# "stage.1" in names with "stages.1" and freezes all of it.
+# Deformable, Conditional and DAB-DETR train all stages of a ResNet but the first. If it is not from timm, transformers
+# 5.23 searches for "stage.1" in names with "stages.1" and freezes all of it.
 _TRAINED_STAGES = re.compile(r"\.stages\.[123]\.")
 # Layers with one row per class, by the last part of their name that is not a number.
-CLASS_LAYERS = ("class_embed", "enc_score_head", "enc_out_class_embed", "denoising_class_embed")
+CLASS_LAYERS = (
+    "class_embed",
+    "class_labels_classifier",
+    "enc_score_head",
+    "enc_out_class_embed",
+    "denoising_class_embed",
+)
 
 
 def require_transformers() -> Any:

@@ -78,8 +78,9 @@ def _capture_layers(base: Any, family: Family, captured: Captured) -> list[Remov
         return lambda _, __, out: outputs.append(out[0] if isinstance(out, tuple) else out)
 
     def before_decoder(_: nn.Module, __: Any, kwargs: dict[str, Any]) -> None:
-        captured.shapes = [(int(height), int(width)) for height, width in kwargs["spatial_shapes_list"]]
-        captured.encoder = captured.encoder or [kwargs["encoder_hidden_states"]]
+        shapes = kwargs.get("spatial_shapes_list") or [m.shape[-2:] for m in captured.maps]
+        captured.shapes = [(int(height), int(width)) for height, width in shapes]
+        captured.encoder[-1:] = [kwargs["encoder_hidden_states"]]  # behind the norm that some encoders end with
 
     layers = base.encoder.layers if family.encoder_layers else []
     hooks = [layer.register_forward_hook(into(captured.encoder)) for layer in layers]

@@ -42,7 +42,7 @@ def gradient_shares(
     places = {"dqfa": _query_features(passes, dqfa_layers), "tiafa": _encoder_outputs(passes)}
     places = {name: tensors for name, tensors in places.items() if name in losses}
     prompt = [] if detector.prompt is None else [p for p in detector.prompt.parameters() if p.requires_grad]
-    encoder = [p for name, p in detector.named_parameters() if name.startswith("encoder.") and p.requires_grad]
+    encoder = [p for p in detector.encoder_parameters() if p.requires_grad]
     parameters = [prompt, encoder] if prompt and encoder else []
     if not reference or not (places or parameters):
         return {}
