@@ -59,7 +59,7 @@ class StationaryMemory(nn.Module):
             frame: Frame of the boxes.
             boxes: (N, 4) xyxy in pixels of the original image.
         """
-        others = [entry for id_, entry in self._recordings.get(_key(frame), {}).items() if id_ != frame.id]
+        others = [entry for id_, entry in self._recordings.get(recording_key(frame), {}).items() if id_ != frame.id]
         if not others or not len(boxes):
             return torch.ones(len(boxes), device=boxes.device)
         places = boxes.detach().cpu().double().numpy()
@@ -78,11 +78,11 @@ class StationaryMemory(nn.Module):
             frame: Frame of the boxes.
             boxes: (N, 4) xyxy in pixels of the original image, uncertain ones too.
         """
-        if not _key(frame):
+        if not recording_key(frame):
             self._warn(frame)
             return
         entry = _Entry(np.array(visible_region(frame), np.float64), boxes.detach().cpu().double().numpy())
-        self._pending.append((_key(frame), frame.id, entry))
+        self._pending.append((recording_key(frame), frame.id, entry))
 
     def commit(self) -> None:
         """Store the frames added since the last call. Every process must call this equally often."""
@@ -127,6 +127,6 @@ class StationaryMemory(nn.Module):
             self._recordings[key] = {id_: _Entry(region.numpy(), boxes.numpy()) for id_, region, boxes in rows}
 
 
-def _key(frame: Frame) -> str:
-    # Frames of another size have other pixels.
+def recording_key(frame: Frame) -> str:
+    """Return the name of a frame's recording and size, because other sizes have other pixels; empty if unknown."""
     return f"{frame.camera}/{frame.recording}/{frame.size}" if frame.camera or frame.recording else ""

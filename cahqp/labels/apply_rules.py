@@ -27,6 +27,7 @@ from cahqp.labels.rules import CANDIDATE_FLOOR, Rules, label_frame
 from cahqp.labels.shards.records import decode, dumps
 from cahqp.labels.shards.shards import ShardIndex, index_shards
 from cahqp.labels.tracking.linker import Sightings, linked_share
+from cahqp.labels.tracking.motion import MotionOf, RecordingMotion
 from cahqp.labels.tracking.recordings import label_recording, prepare
 from cahqp.labels.tracking.stationary import OccupiedPositions, probes
 from cahqp.labels.tracking.temporal import BLOCK, too_sparse, track_interval, why_not
@@ -194,10 +195,13 @@ def _label_recording(
     occupied: dict[tuple[int, int], OccupiedPositions] | None = None
     if rules.options.stationary_weight == 1 or not any(name):
         occupied = {}
+    motion_of = _motion_of(frames, reader, rules, any(name))
     reasons = []
     for start, end in itertools.pairwise(edges):
         read = [(frame, *reader(frame.row)) for frame in frames[start:end]]
-        prepared = [prepare(record, candidates, rules) for _, record, candidates in read] if track else []
+        prepared = (
+            [prepare(record, candidates, rules, motion_of(record)) for _, record, candidates in read] if track else []
+        )
         reason = too_sparse([one.sightings for one in prepared], linked.get(_spacing(frames))) if track else unordered
         reasons.append(reason)
         if track and reason is None:
@@ -208,9 +212,16 @@ def _label_recording(
         for frame, record, candidates in read:
             if frame.size in occupied:
                 candidates = occupied[frame.size].reweight(frame.row, candidates, rules.options)
-            yield label_frame(record, candidates, rules)
+            yield label_frame(record, candidates, rules, motion_of(record))
     if rules.options.temporal:
         decisions.add_recording(reasons)
+
+
+def _motion_of(frames: Sequence[_FrameRow], reader: _Reader, rules: Rules, named: bool) -> MotionOf:
+    """Return the function from a record to the motion in its frame; without the option it returns `None`."""
+    if rules.options.moving_ignore_share is None or not named:
+        return lambda record: None
+    return RecordingMotion([(frame.row, frame.size) for frame in frames], lambda row: reader(row)[0])
 
 
 def _linked_shares(

@@ -96,8 +96,15 @@ def shortest_sides(boxes: Floats) -> Floats:
     return np.asarray((boxes[:, 2:] - boxes[:, :2]).min(1, initial=np.inf), np.float64)
 
 
-def encode(position: int, frame: Frame, candidates: Candidates) -> bytes:
-    """Return the line of a shard, newline included. Equal candidates give equal bytes."""
+def encode(position: int, frame: Frame, candidates: Candidates, thumbnail: str | None = None) -> bytes:
+    """Return the line of a shard, newline included. Equal candidates give equal bytes.
+
+    Args:
+        position: Position of the frame in the input.
+        frame: Origin of the frame.
+        candidates: Its boxes.
+        thumbnail: Its thumbnail, from `encode_thumbnail`, if motion is looked at.
+    """
     record: dict[str, Any] = {
         "position": position,
         "image": image_entry(frame),
@@ -108,6 +115,8 @@ def encode(position: int, frame: Frame, candidates: Candidates) -> bytes:
     }
     if candidates.agreement is not None:
         record["agreement"] = candidates.agreement.tolist()
+    if thumbnail is not None:
+        record["thumbnail"] = thumbnail
     return dumps(record).encode() + b"\n"
 
 

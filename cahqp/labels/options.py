@@ -21,6 +21,8 @@ class LabelOptions:
         top_share: Share of the boxes of each class, 0..1, that become labels. Default none: thresholds decide.
         ignore_share: Share of the threshold, 0..1. A box that reaches this share but not the threshold becomes a region
             to ignore: neither object nor background in training. With 1 there are no such regions.
+        moving_ignore_share: Share of the threshold, 0..1, in place of `ignore_share` for boxes that move, in recordings
+            of fixed cameras. Moving regions without a label are ignored too. Default: motion is not looked at.
         temporal: Judge boxes by their tracks: reject flicker, fill gaps, vote on classes. Recordings without time
             stamps, or with frames too far apart, are labelled frame by frame; a message counts them.
         stationary_weight: Score multiplier, 0..1, for boxes at a position occupied in most other frames of the
@@ -35,6 +37,7 @@ class LabelOptions:
     threshold: float | None = None
     top_share: float | None = None
     ignore_share: float = 1.0
+    moving_ignore_share: float | None = None
     temporal: bool = False
     stationary_weight: float = 1.0
     weight_by_score: bool = False
@@ -54,7 +57,7 @@ class LabelOptions:
 
     def _problems(self) -> Iterator[str]:
         """Yield one line for each problem."""
-        for name in ("threshold", "top_share", "ignore_share", "stationary_weight", "nms_iou"):
+        for name in ("threshold", "top_share", "ignore_share", "moving_ignore_share", "stationary_weight", "nms_iou"):
             value = getattr(self, name)
             if value is not None and not 0 <= value <= 1:
                 yield f"{option(name)} must lie in 0..1, got {value}."

@@ -15,12 +15,15 @@ from cahqp.labels.candidates import Candidates, shortest_sides
 from cahqp.labels.fusion import nms
 from cahqp.labels.options import LabelOptions
 from cahqp.labels.shards.records import PIXEL_DECIMALS, SCORE_DECIMALS
+from cahqp.labels.tracking.motion import ignore_shares
+from cahqp.motion import Motion
 
 Floats = NDArray[np.float64]
 
 # Values of `reason` in label files.
 OUTSIDE, BELOW, OVERLAP = "outside the frame", "below threshold", "overlaps a better box"
 TOO_MANY, DOUBTFUL, STATIONARY = "over max_boxes", "doubtful", "place is taken in other frames"
+MOVING = "moves without a label"
 
 CANDIDATE_FLOOR = 0.05
 """Lowest score of a candidate. Detectors return hundreds of boxes with scores near zero on every frame."""
@@ -73,7 +76,9 @@ def thresholds_of(thresholds: float | Mapping[str, float], classes: Sequence[str
     return np.array([by_name[name] for name in classes], np.float32).astype(np.float64)
 
 
-def label_frame(record: Mapping[str, Any], candidates: Candidates, rules: Rules) -> dict[str, Any]:
+def label_frame(
+    record: Mapping[str, Any], candidates: Candidates, rules: Rules, motion: Motion | None = None
+) -> dict[str, Any]:
     """Return the label record of a frame, decided by its scores alone.
 
     A box below the band of its class cannot suppress another box. Suppression ignores classes, because a van detected
@@ -83,10 +88,11 @@ def label_frame(record: Mapping[str, Any], candidates: Candidates, rules: Rules)
         record: `position` and `image` of the frame.
         candidates: Boxes of the frame, highest score first.
         rules: Rules to apply.
+        motion: Moving pixels of the frame, if known.
     """
     options, limits, detected = rules.options, rules.limits[candidates.labels], candidates.detector_scores
     inside = shortest_sides(candidates.boxes) >= 1
-    in_band = candidates.scores >= limits * options.ignore_share
+    in_band = candidates.scores >= limits * ignore_shares(options, motion, candidates.boxes)
     alive = np.flatnonzero(inside & in_band)
     ranking = -np.arange(len(alive), dtype=np.float64) if rules.plain else candidates.scores[alive]
     unsuppressed = set(alive[nms(candidates.boxes[alive], ranking, options.nms_iou)].tolist())
@@ -104,7 +110,17 @@ def label_frame(record: Mapping[str, Any], candidates: Candidates, rules: Rules)
         box = box_entry(candidates.labels[row], candidates.boxes[row], candidates.scores[row])
         box |= candidates.optional_values(row) | ({"reason": reason} if reason else {})
         parts[part].append(box)
+    parts["ignored"] += moving_regions(motion, parts["kept"])
     return complete_record(record, parts, rules)
+
+
+def moving_regions(motion: Motion | None, kept: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return the moving regions that no label covers, as boxes of the first class with score 0."""
+    if motion is None:
+        return []
+    covered = np.array([box["bbox"] for box in kept], np.float64).reshape(-1, 4)
+    covered[:, 2:] += covered[:, :2]
+    return [box_entry(0, box, 0.0) | {"reason": MOVING} for box in motion.regions(covered)]
 
 
 def _decide(in_band: bool, unsuppressed: bool, above_threshold: bool) -> tuple[str, str]:

@@ -55,7 +55,10 @@ def _relabel(options: RelabelOptions) -> None:
         return
     pipeline = LabelPipeline(options, detector, source)
     loading = {"batch_size": options.batch_size, "workers": options.workers}
-    names = write_candidates(_trainer(options, run.work), pipeline.teacher, pipeline.frames, run.work, **loading)
+    thumbnails = options.moving_ignore_share is not None
+    names = write_candidates(
+        _trainer(options, run.work), pipeline.teacher, pipeline.frames, run.work, **loading, thumbnails=thumbnails
+    )
     if options.soft:
         write_store(_trainer(options, run.work), detector, names, run.work, options)
     if first:

@@ -19,7 +19,7 @@ _NOT_RECORDED = (
     "workers", "max_invalid_share", "devices", "accelerator",
 )  # fmt: skip
 _REFINEMENTS = (
-    "top_share", "ignore_share", "temporal", "stationary_weight", "weight_by_score", "views",
+    "top_share", "ignore_share", "moving_ignore_share", "temporal", "stationary_weight", "weight_by_score", "views",
     "teachers", "predictions", "calibration", "target_precision", "dynamic",
 )  # fmt: skip
 

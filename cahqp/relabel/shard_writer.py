@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter
+from torch import Tensor
 
 from cahqp.data.images import Quarantine
 from cahqp.detectors.base import Detector
@@ -18,6 +19,8 @@ from cahqp.files import atomic_write, read_json, write_json
 from cahqp.inference.frames import FrameBatch, FrameLoader, FrameSet, detect, fixed_batches
 from cahqp.labels.candidates import Candidates, clip_candidates, encode
 from cahqp.labels.shards.shards import LabelShards
+from cahqp.labels.tracking.motion import encode_thumbnail
+from cahqp.motion import reduce, thumbnail_size
 from cahqp.relabel.output_names import OutputNames
 from cahqp.relabel.tta import Ensemble, ViewBatch, ViewFrames, collate_views
 
@@ -106,11 +109,12 @@ class CandidateWriter(BasePredictionWriter):
     Args:
         work: Directory of the run.
         frames: Frames of the input. Their images are saved if they have no file.
+        thumbnails: Add a thumbnail of each frame, from which motion is seen.
     """
 
-    def __init__(self, work: Path, frames: FrameSet) -> None:
+    def __init__(self, work: Path, frames: FrameSet, thumbnails: bool = False) -> None:
         super().__init__("batch")
-        self.work, self.frames = work, frames
+        self.work, self.frames, self.thumbnails = work, frames, thumbnails
         self.names = OutputNames(frames.source)
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -132,12 +136,14 @@ class CandidateWriter(BasePredictionWriter):
         self.frames.quarantine.check()
         if batch.batch is None:
             return
-        for position, frame, candidates in zip(batch.positions, batch.batch.frames, prediction, strict=True):
+        images = zip(batch.positions, batch.batch.frames, batch.batch.images, batch.batch.padding_mask, strict=True)
+        for (position, frame, image, padding), candidates in zip(images, prediction, strict=True):
             if _is_done(self.done, position):
                 continue
             if self.names.saved:
                 self._save_image(position)
-            self.shards.append(encode(position, self.names.rename(position, frame), candidates))
+            thumbnail = _thumbnail(image, padding, frame.size) if self.thumbnails else None
+            self.shards.append(encode(position, self.names.rename(position, frame), candidates, thumbnail))
 
     def _save_image(self, position: int) -> None:
         pixels = cv2.cvtColor(self.frames.source.read(position), cv2.COLOR_RGB2BGR)
@@ -150,6 +156,13 @@ class CandidateWriter(BasePredictionWriter):
         self.shards.close()
         write_broken(self.work, trainer.global_rank, self.frames.quarantine)
         trainer.strategy.barrier("shards written")
+
+
+def _thumbnail(image: Tensor, padding: Tensor, size: tuple[int, int]) -> str:
+    """Return the thumbnail of a frame from its image in the batch."""
+    height, width = int((~padding[:, 0]).sum()), int((~padding[0]).sum())
+    pixels = np.ascontiguousarray(image[:, :height, :width].permute(1, 2, 0).cpu().numpy())
+    return encode_thumbnail(reduce(pixels, thumbnail_size(*size)))
 
 
 def write_broken(work: Path, rank: int, quarantine: Quarantine) -> None:
@@ -168,7 +181,13 @@ def read_broken(work: Path, names: OutputNames) -> list[dict[str, str]]:
 
 
 def write_candidates(
-    trainer: Trainer, teacher: LightningModule, frames: FrameSet, work: Path, batch_size: int, workers: int
+    trainer: Trainer,
+    teacher: LightningModule,
+    frames: FrameSet,
+    work: Path,
+    batch_size: int,
+    workers: int,
+    thumbnails: bool = False,
 ) -> OutputNames:
     """Write the candidates of all remaining frames, and return the file names of the frames.
 
@@ -179,8 +198,9 @@ def write_candidates(
         work: Directory of the run.
         batch_size: Number of frames in a batch.
         workers: Number of processes that load images.
+        thumbnails: Also write a thumbnail of each frame.
     """
-    writer = CandidateWriter(work, frames)
+    writer = CandidateWriter(work, frames, thumbnails)
     trainer.callbacks.append(writer)  # type: ignore[attr-defined]
     data = RemainingFrames(frames, work, batch_size, workers)
     warnings.filterwarnings("ignore", "Couldn't infer the batch indices")  # batches contain their positions

@@ -12,10 +12,21 @@ from numpy.typing import NDArray
 from cahqp.association import pairwise_iou
 from cahqp.labels.candidates import Candidates, shortest_sides
 from cahqp.labels.fusion import nms
-from cahqp.labels.rules import BELOW, DOUBTFUL, OVERLAP, TOO_MANY, Rules, box_entry, complete_record
+from cahqp.labels.rules import (
+    BELOW,
+    DOUBTFUL,
+    OVERLAP,
+    TOO_MANY,
+    Rules,
+    box_entry,
+    complete_record,
+    moving_regions,
+)  # fmt: skip
 from cahqp.labels.shards.records import SCORE_DECIMALS
 from cahqp.labels.tracking.linker import Sightings
+from cahqp.labels.tracking.motion import ignore_shares
 from cahqp.labels.tracking.temporal import FILLED, STANDING, STATIC, WEAK_TRACK, TemporalSettings, TrackedBoxes, smooth
+from cahqp.motion import Motion
 
 Floats = NDArray[np.float64]
 
@@ -39,6 +50,7 @@ class PreparedFrame:
         rows: (K,) rows of the boxes that may join tracks.
         sightings: Boxes of these rows.
         classes: (K, C) strength for each class at each of them, as multiples of the thresholds.
+        motion: Moving pixels of the frame, if known.
     """
 
     record: Mapping[str, Any]
@@ -46,9 +58,12 @@ class PreparedFrame:
     rows: NDArray[np.int64]
     sightings: Sightings
     classes: Floats
+    motion: Motion | None = None
 
 
-def prepare(record: Mapping[str, Any], candidates: Candidates, rules: Rules) -> PreparedFrame:
+def prepare(
+    record: Mapping[str, Any], candidates: Candidates, rules: Rules, motion: Motion | None = None
+) -> PreparedFrame:
     """Choose the boxes of a frame that may join tracks: one at each position, with enough strength."""
     rows, classes = _distinct(candidates, rules)
     strength = classes.max(1, initial=0.0)
@@ -56,7 +71,7 @@ def prepare(record: Mapping[str, Any], candidates: Candidates, rules: Rules) -> 
     rows, classes, strength = rows[strong], classes[strong], strength[strong]
     time = float(record["image"].get("timestamp") or 0.0)
     sightings = Sightings(time, candidates.boxes[rows], strength, candidates.labels[rows])
-    return PreparedFrame(record, candidates, rows, sightings, classes)
+    return PreparedFrame(record, candidates, rows, sightings, classes, motion)
 
 
 def _distinct(candidates: Candidates, rules: Rules) -> tuple[NDArray[np.int64], Floats]:
@@ -99,7 +114,7 @@ def _label_frame(frame: PreparedFrame, tracked: TrackedBoxes, rules: Rules) -> d
     height, width = frame.record["image"]["height"], frame.record["image"]["width"]
     boxes = np.clip(tracked.boxes, 0, [width, height, width, height])
     inside = shortest_sides(boxes) >= 1
-    in_band = np.asarray(tracked.strength >= rules.options.ignore_share)
+    in_band = np.asarray(tracked.strength >= ignore_shares(rules.options, frame.motion, boxes))
     eligible = np.array([reason in ("", FILLED, WEAK_TRACK) for reason in tracked.reasons], np.bool_)
     alive = np.flatnonzero(inside & in_band & eligible)
     unsuppressed = set(alive[nms(boxes[alive], tracked.strength[alive], SAME_OBJECT_IOU)].tolist())
@@ -112,7 +127,9 @@ def _label_frame(frame: PreparedFrame, tracked: TrackedBoxes, rules: Rules) -> d
             part, reason = "rejected", TOO_MANY
         box = _entry(frame, tracked, number, boxes[number], rules)
         parts[part].append(box | ({"reason": reason} if reason else {}))
-    parts["rejected"] += _untracked(frame)
+    for part, box in _untracked(frame, rules):
+        parts[part].append(box)
+    parts["ignored"] += moving_regions(frame.motion, parts["kept"])
     return complete_record(frame.record, parts, rules)
 
 
@@ -142,13 +159,24 @@ def _entry(frame: PreparedFrame, tracked: TrackedBoxes, number: int, box: Floats
     return entry
 
 
-def _untracked(frame: PreparedFrame) -> list[dict[str, Any]]:
-    """Return the candidates that joined no track: they overlap a tracked box, or lack strength."""
+def _untracked(frame: PreparedFrame, rules: Rules) -> list[tuple[str, dict[str, Any]]]:
+    """Return part and entry of the candidates that joined no track: they overlap a tracked box, or lack strength.
+
+    Those that move are ignored from `moving_ignore_share` of their threshold on.
+    """
     candidates = frame.candidates
     others = np.setdiff1d(np.arange(len(candidates)), frame.rows)
     overlap = pairwise_iou(candidates.boxes[others], frame.sightings.boxes).max(1, initial=0.0)
+    doubtful = np.zeros(len(others), np.bool_)
+    if frame.motion is not None:
+        shares = ignore_shares(rules.options, frame.motion, candidates.boxes[others])
+        enough = candidates.scores[others] >= shares * rules.limits[candidates.labels[others]]
+        doubtful = enough & frame.motion.moving(candidates.boxes[others])
     return [
-        box_entry(candidates.labels[row], candidates.boxes[row], candidates.scores[row])
-        | {"reason": OVERLAP if near > SAME_OBJECT_IOU else BELOW}
-        for row, near in zip(others.tolist(), overlap, strict=True)
+        (
+            "ignored" if ignored and near <= SAME_OBJECT_IOU else "rejected",
+            box_entry(candidates.labels[row], candidates.boxes[row], candidates.scores[row])
+            | {"reason": OVERLAP if near > SAME_OBJECT_IOU else DOUBTFUL if ignored else BELOW},
+        )
+        for row, near, ignored in zip(others.tolist(), overlap, doubtful.tolist(), strict=True)
     ]

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
+from cahqp.adaptation.background_memory import BackgroundMemory
 from cahqp.adaptation.pseudo_labels import select_pseudo_labels
 from cahqp.adaptation.soft_targets import class_scores
 from cahqp.adaptation.stationary_memory import StationaryMemory
@@ -15,6 +16,7 @@ from cahqp.detectors.base import Detector, Output
 from cahqp.detectors.losses.criterion import SetCriterion
 from cahqp.detectors.losses.targets import pad_targets
 from cahqp.frame import Frame
+from cahqp.motion import Motion
 from cahqp.structures import Batch, Detections, Targets
 from cahqp.training.ca_hqp.domain_passes import DomainPass
 from cahqp.training.ca_hqp.factory import build_thresholds
@@ -44,6 +46,7 @@ class PseudoLabeller(nn.Module):
     Attributes:
         thresholds: Lowest score per class that trains.
         stationary: Memory of the boxes in each recording; `None` if stationary boxes keep their score.
+        background: Memory of the backgrounds; `None` if motion changes nothing.
     """
 
     def __init__(self, detector: Detector, settings: PseudoLabelSettings) -> None:
@@ -52,6 +55,7 @@ class PseudoLabeller(nn.Module):
         self.thresholds = build_thresholds(detector, settings)
         weight = settings.stationary_weight
         self.stationary = StationaryMemory(weight) if weight < 1 else None
+        self.background = BackgroundMemory() if settings.moving_ignore_share is not None else None
 
     @torch.no_grad()
     def label(self, teacher: Detector, batch: Batch) -> PseudoLabels:
@@ -65,9 +69,11 @@ class PseudoLabeller(nn.Module):
         images = teacher.preprocessing.normalise(batch.images, batch.padding_mask)
         output: Output = teacher(images, batch.padding_mask)
         detections = teacher.decode(output, output.sizes)
-        targets = [
-            select_pseudo_labels(
-                self._down_weight_stationary(found, frame, size),
+        targets = []
+        for found, frame, image, size in zip(detections, batch.frames, batch.images, output.sizes, strict=True):
+            motion = self._motion(frame, image, size)
+            selected = select_pseudo_labels(
+                self._keep_moving(self._down_weight_stationary(found, frame, size), motion, frame, size),
                 thresholds,
                 settings.nms_iou,
                 settings.class_agnostic,
@@ -75,9 +81,26 @@ class PseudoLabeller(nn.Module):
                 thresholds * settings.ignore_share,
                 weight_by_score=True,
             )
-            for found, frame, size in zip(detections, batch.frames, output.sizes, strict=True)
-        ]
+            targets.append(_ignore_moving_regions(selected, motion, frame, size))
         return PseudoLabels(targets, class_scores(output, targets) if settings.targets == "soft" else None)
+
+    def _motion(self, frame: Frame, image: Tensor, size: Tensor) -> Motion | None:
+        if self.background is None:
+            return None
+        height, width = size.int().tolist()
+        return self.background.motion(frame, image[:, :height, :width])
+
+    def _keep_moving(self, detections: Detections, motion: Motion | None, frame: Frame, size: Tensor) -> Detections:
+        """Raise doubtful detections that move to the ignored band, from `moving_ignore_share` of the threshold on."""
+        share = self.settings.moving_ignore_share
+        if motion is None or share is None:
+            return detections
+        limits = self.thresholds.values[detections.labels]
+        band = self.settings.ignore_share * limits
+        rows = ((detections.scores >= share * limits) & (detections.scores < band)).nonzero()[:, 0]
+        moving = torch.from_numpy(motion.moving(_original(detections.boxes[rows], frame, size).cpu().numpy()))
+        rows = rows[moving.to(rows.device)]
+        return replace(detections, scores=detections.scores.index_put((rows,), band[rows].to(detections.scores)))
 
     def _down_weight_stationary(self, detections: Detections, frame: Frame, size: Tensor) -> Detections:
         """Down-weight detections at positions occupied in most other frames of the recording.
@@ -86,7 +109,7 @@ class PseudoLabeller(nn.Module):
         """
         if self.stationary is None:
             return detections
-        boxes = detections.boxes if frame.view is None else frame.view.to_original(detections.boxes, size)
+        boxes = _original(detections.boxes, frame, size)
         scores, limits = detections.scores, self.thresholds.values[detections.labels]
         self.stationary.note(frame, boxes[scores >= DOUBTFUL_SHARE * limits])
         band = self.settings.ignore_share * limits
@@ -113,6 +136,23 @@ class PseudoLabeller(nn.Module):
         self.thresholds.observe(logits.sigmoid()[0, matches.image, matches.query, labels], labels)
 
     def commit(self) -> None:
-        """Store the boxes of the step in the memory. Every process must call this once a step."""
-        if self.stationary is not None:
-            self.stationary.commit()
+        """Store boxes and thumbnails of the step in the memories. Every process must call this once a step."""
+        for memory in (self.stationary, self.background):
+            if memory is not None:
+                memory.commit()
+
+
+def _original(boxes: Tensor, frame: Frame, size: Tensor) -> Tensor:
+    """Return boxes of a view in pixels of the original image."""
+    return boxes if frame.view is None else frame.view.to_original(boxes, size)
+
+
+def _ignore_moving_regions(targets: Targets, motion: Motion | None, frame: Frame, size: Tensor) -> Targets:
+    """Return targets that also ignore the moving regions that no label covers."""
+    if motion is None:
+        return targets
+    found = motion.regions(_original(targets.boxes, frame, size).cpu().numpy())
+    regions = torch.from_numpy(found).to(targets.boxes)
+    if frame.view is not None:
+        regions = frame.view.from_original(regions, size)
+    return replace(targets, ignore=torch.cat([targets.ignore, regions]))

@@ -103,6 +103,8 @@ class PseudoLabelSettings:
         dynamic_range: Lowest and highest dynamic threshold.
         ignore_share: Boxes with scores between this share of the threshold and the threshold are ignored: neither
             object nor background. With 1 all boxes below the threshold are background.
+        moving_ignore_share: Share of the threshold in place of `ignore_share` for boxes that move, for fixed cameras.
+            Moving regions without a label are ignored too. `null` switches this off.
         nms_iou: Overlap above which the lower-scored of two boxes is dropped; 1 keeps both.
         class_agnostic: Whether boxes of different classes count as duplicates.
         max_boxes: Largest number of boxes per frame that train.
@@ -125,6 +127,7 @@ class PseudoLabelSettings:
     dynamic_momentum: float = 0.9
     dynamic_range: list[float] = field(default_factory=lambda: [0.25, 0.45])
     ignore_share: float = 0.6
+    moving_ignore_share: float | None = None
     nms_iou: float = 0.6
     class_agnostic: bool = True
     max_boxes: int = 100
@@ -157,8 +160,9 @@ def check_settings(
     wrong = []
     thresholds = labels.threshold if isinstance(labels.threshold, dict) else {}
     shares = {f"pseudo_labels.threshold of {name}": value for name, value in thresholds.items()}
-    if isinstance(labels.threshold, float | int):
-        shares["pseudo_labels.threshold"] = labels.threshold
+    for name in ("threshold", "moving_ignore_share"):
+        if isinstance(value := getattr(labels, name), float | int):
+            shares[f"pseudo_labels.{name}"] = value
     for group, settings in (("prompt", prompt), ("alignment", alignment), ("pseudo_labels", labels)):
         values = vars(settings)
         shares |= {f"{group}.{name}": values[name] for name in _SHARES if name in values}

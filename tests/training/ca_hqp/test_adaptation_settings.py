@@ -139,6 +139,27 @@ def test_without_a_doubtful_band_what_always_stands_is_background(teacher):
     assert sum(len(t) + len(t.ignore) for t in last) == 0
 
 
+def test_motion_only_adds_ignored_regions(teacher):
+    generator = torch.Generator().manual_seed(3)
+    road, seen = batch().images[:1].div(4).byte(), []
+    for number in range(8):
+        images = road.clone()
+        images[:, :, 20:40, 8 * number : 8 * number + 20] = 255
+        images += torch.randint(0, 4, images.shape, generator=generator).byte()
+        frames = [Frame(number, f"{number}.png", (64, 96), "north", "monday", number)]
+        seen.append(Batch(images, torch.zeros(1, 64, 96, dtype=torch.bool), [targets(seed=1)], frames))
+    labels = {
+        share: in_turn(
+            module(teacher, labels=PseudoLabelSettings(threshold=0.9, moving_ignore_share=share)).eval(), seen
+        )
+        for share in (None, 0.02)
+    }
+    before, after = ([one for step in labels[share] for one in step] for share in (None, 0.02))
+    assert [len(one.boxes) for one in before] == [len(one.boxes) for one in after]
+    assert [len(one.ignore) for one in before[:5]] == [len(one.ignore) for one in after[:5]]
+    assert all(len(one.ignore) < len(two.ignore) for one, two in zip(before[5:], after[5:], strict=True))
+
+
 @pytest.mark.parametrize("form", ["dense", "sfa"])
 def test_denoising_queries_do_not_reach_the_domain_queries(form, teacher):
     made = module(teacher, alignment=AlignmentSettings(dqfa=0.1, tiafa=0.1, dqfa_form=form))
