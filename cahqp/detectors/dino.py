@@ -168,10 +168,10 @@ class DINO(TwoStageDetector):
         if padding_mask is None:
             padding_mask = torch.zeros_like(images[:, 0], dtype=torch.bool)
         sizes = valid_sizes(padding_mask)
-        maps, masks = self._project(images, padding_mask)
+        projected, maps, masks = self._project(images, padding_mask)
         deep = None
         if self.prompt is not None:
-            maps, deep, _ = self.prompt(maps, masks)
+            maps, deep, _ = self.prompt(maps, masks, projected)
         shapes = [(m.shape[2], m.shape[3]) for m in maps]
         padding = torch.cat([m.flatten(1) for m in masks], 1)
         valid = torch.stack([valid_sizes(m).flip(1) for m in masks], 1)  # (B, L, 2) width and height in cells
@@ -186,15 +186,19 @@ class DINO(TwoStageDetector):
         output.encoder_logits, output.encoder_boxes = proposed.logits, proposed.boxes
         return output
 
-    def _project(self, images: Tensor, padding_mask: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-        """Return the maps of all levels (B, D, h, w) and their padding masks (B, h, w)."""
+    def _project(self, images: Tensor, padding_mask: Tensor) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+        """Return the maps of all levels (B, D, h, w) before and after GroupNorm, and their padding masks (B, h, w)."""
         self.backbone.checkpointing = self.activation_checkpointing
         features = self.backbone(images)
-        maps = [project(f) for project, f in zip(self.input_proj, features, strict=False)]
-        for project in self.input_proj[len(features) :]:
-            maps.append(project(features[-1] if len(maps) == len(features) else maps[-1]))
+        projected: list[Tensor] = []
+        maps: list[Tensor] = []
+        for level, project in enumerate(self.input_proj):
+            assert isinstance(project, nn.Sequential)
+            seen = features[min(level, len(features) - 1)] if level <= len(features) else maps[-1]
+            projected.append(project[0](seen))
+            maps.append(project[1](projected[-1]))
         masks = [_resize_mask(padding_mask, m.shape[-2:]) for m in maps]
-        return maps, masks
+        return projected, maps, masks
 
     def _encode(
         self, maps: list[Tensor], masks: list[Tensor], ratios: Tensor, padding: Tensor, deep: DeepPrompts | None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -154,9 +154,12 @@ class RTDETR(TwoStageDetector):
             message = "RT-DETR takes no padded images. Give images of one size, as its preprocessing makes them."
             raise ValueError(message)
         sizes = valid_sizes(padding_mask)
-        maps = [project(f) for project, f in zip(self.encoder.input_proj, self.backbone(images), strict=True)]
+        layers = [cast("ConvNorm", layer) for layer in self.encoder.input_proj]
+        projected = [layer.conv(f) for layer, f in zip(layers, self.backbone(images), strict=True)]
+        maps = [layer.norm(m) for layer, m in zip(layers, projected, strict=True)]
         if self.prompt is not None:
-            maps = self.prompt(maps, [torch.zeros_like(m[:, 0], dtype=torch.bool) for m in maps]).features
+            masks = [torch.zeros_like(m[:, 0], dtype=torch.bool) for m in maps]
+            maps = self.prompt(maps, masks, projected).features
         fused = [project(f) for project, f in zip(self.decoder_proj, self.encoder(maps), strict=True)]
         shapes = [(m.shape[2], m.shape[3]) for m in fused]
         tokens = torch.cat([to_tokens(m) for m in fused], 1)

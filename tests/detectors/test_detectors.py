@@ -130,7 +130,7 @@ class Shift(nn.Module):
         super().__init__()
         self.by, self.seen = by, []
 
-    def forward(self, maps, masks):
+    def forward(self, maps, masks, projected):
         self.seen = [(m.shape, k.shape, k.dtype) for m, k in zip(maps, masks, strict=True)]
         return PromptedFeatures([m + self.by for m in maps], None, torch.zeros(0))
 

@@ -46,11 +46,11 @@ def test_the_amount_of_padding_has_no_influence_on_encoder_and_proposals(build):
     """
     detector, (images, mask) = build("dino"), padded_batch()
     with torch.no_grad():
-        maps, masks = detector._project(images, mask)
+        _, maps, masks = detector._project(images, mask)
         alone = cut(maps, masks)
-        detector._project = lambda *_: (maps, masks)
+        detector._project = lambda *_: (maps, maps, masks)
         among = detector(images, mask)
-        detector._project = lambda *_: alone
+        detector._project = lambda *_: (alone[0], *alone)
         by_itself = detector(images[1:, :, :48, :64], mask[1:, :48, :64])
     valid = among.features.encoder[-1][1, ~among.features.padding[1]]
     torch.testing.assert_close(valid, by_itself.features.encoder[-1][0], atol=1e-5, rtol=0)
@@ -62,9 +62,10 @@ def test_the_amount_of_padding_has_no_influence_on_encoder_and_proposals(build):
 def test_padded_features_have_no_influence(build):
     detector, (images, mask) = build("dino"), padded_batch()
     with torch.no_grad():
-        maps, masks = detector._project(images, mask)
+        _, maps, masks = detector._project(images, mask)
         plain = detector(images, mask)
         detector._project = lambda *_: (
+            maps,
             [m.masked_fill(k[:, None], 50.0) for m, k in zip(maps, masks, strict=True)],
             masks,
         )

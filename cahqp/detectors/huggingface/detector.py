@@ -166,9 +166,10 @@ class HuggingFaceDetector(Detector):
         output.encoder_logits = None if proposal_rows is None else self.unions.join(proposal_rows)
         return output
 
-    def _inject_prompt(self, padding_mask: Tensor, maps: list[Tensor]) -> list[Tensor]:
+    def _inject_prompt(self, padding_mask: Tensor, maps: list[Tensor], projected: list[Tensor]) -> list[Tensor]:
         assert self.prompt is not None
-        features: list[Tensor] = self.prompt(maps, [_resize_mask(padding_mask, m.shape[-2:]) for m in maps]).features
+        masks = [_resize_mask(padding_mask, m.shape[-2:]) for m in maps]
+        features: list[Tensor] = self.prompt(maps, masks, projected).features
         return features
 
     def _denoising_queries(self, targets: list[Targets] | None, sizes: Tensor) -> DenoisingQueries | None:

@@ -15,8 +15,8 @@ from torch.utils.hooks import RemovableHandle
 from cahqp.detectors.huggingface.families import Family
 from cahqp.detectors.layers.basic import to_tokens
 
-Prompt = Callable[[list[Tensor]], list[Tensor]]
-"""Function that injects a prompt into the maps of all levels (B, D, h, w)."""
+Prompt = Callable[[list[Tensor], list[Tensor]], list[Tensor]]
+"""Function that injects a prompt into the maps of all levels (B, D, h, w); see `Captured.projected` for the second."""
 
 
 @dataclass
@@ -25,12 +25,14 @@ class Captured:
 
     Attributes:
         maps: Per level (B, D, h, w) that enters the encoder, with the prompt.
+        projected: Per level (B, D, h, w), the maps before the normalisation of the projection and without the prompt.
         encoder: Per encoder layer (B, S, D); the last enters the decoder. One entry if the layers have no such tokens.
         decoder: Per decoder layer (B, Q, D), denoising queries and all groups included.
         shapes: Height and width of each level of the tokens.
     """
 
     maps: list[Tensor] = field(default_factory=list)
+    projected: list[Tensor] = field(default_factory=list)
     encoder: list[Tensor] = field(default_factory=list)
     decoder: list[Tensor] = field(default_factory=list)
     shapes: list[tuple[int, int]] = field(default_factory=list)
@@ -67,7 +69,14 @@ def _capture_maps(base: Any, family: Family, captured: Captured) -> list[Removab
         captured.maps.append(out)
         _make_gradient_contiguous(out)
 
-    hooks = [module.register_forward_hook(capture) for module in projections(base, family)]
+    def capture_projected(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        captured.projected.append(inputs[0])
+
+    modules = projections(base, family)
+    hooks = [module.register_forward_hook(capture) for module in modules]
+    # A projection is a convolution, mostly with a norm behind it.
+    norms = [module[1] for module in modules if isinstance(module, nn.Sequential) and len(module) > 1]
+    hooks += [norm.register_forward_pre_hook(capture_projected) for norm in norms]
     for module in getattr(base, "decoder_input_proj", []):
         hooks.append(module.register_forward_hook(lambda _, __, out: _make_gradient_contiguous(out)))
     return hooks
@@ -92,7 +101,7 @@ def _inject(base: Any, modules: Sequence[nn.Module], captured: Captured, prompt:
     """Inject a prompt: behind the only projection, or into the maps or tokens of all levels that the encoder gets."""
 
     def prompted(maps: list[Tensor]) -> list[Tensor]:
-        captured.maps = prompt(maps)
+        captured.maps = prompt(maps, captured.projected or maps)
         for changed in captured.maps:
             _make_gradient_contiguous(changed)
         return captured.maps

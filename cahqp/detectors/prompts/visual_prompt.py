@@ -103,7 +103,7 @@ class VisualPrompt(nn.Module):
         levels: Number of feature levels.
         prompt_dim: Length of a prompt.
         components: Number of components in the bank.
-        attention: Weighting of the components: softmax, or CODA's cosine.
+        attention: Weighting of the components; see `VisualPromptGenerator`.
         injection: Kind of injection. `concat` and `cross_attention` also mix the features themselves, so they are
             adapters as much as prompts.
         heads: Heads of the cross-attention; must divide `dim`.
@@ -128,7 +128,7 @@ class VisualPrompt(nn.Module):
         levels: int,
         prompt_dim: int = 128,
         components: int = 4,
-        attention: Attention = "softmax",
+        attention: Attention = "normalized",
         injection: InjectionKind = "add",
         heads: int = 8,
         places: Sequence[Place] = ("input",),
@@ -177,19 +177,24 @@ class VisualPrompt(nn.Module):
                 if isinstance(injection, CrossAttentionInjection):
                     injection.copy_weights(layer)
 
-    def forward(self, features: list[Tensor], padding_masks: list[Tensor]) -> PromptedFeatures:
+    def forward(
+        self, features: list[Tensor], padding_masks: list[Tensor], projected: list[Tensor] | None = None
+    ) -> PromptedFeatures:
         """Generate the prompts and inject them at the input. Padded positions are unchanged and have no influence.
 
         Args:
             features: (B, D, h, w) per level.
             padding_masks: (B, h, w) bool per level, true where padded.
+            projected: (B, D, h, w) per level, the same features before the normalisation of their projection. The query
+                of `attention: normalized` is made from them: GroupNorm halves the difference of day and night.
 
         Raises:
             ConfigError: The control `other_image` trains on a batch of one.
         """
         outputs, prompts, components, attention = [], [], [], []
-        for level, (feature, mask) in enumerate(zip(features, padding_masks, strict=True)):
-            prompt, weights = self._generate(level, feature, mask)
+        queried = features if projected is None or self.generator.attention != "normalized" else projected
+        for level, (feature, seen, mask) in enumerate(zip(features, queried, padding_masks, strict=True)):
+            prompt, weights = self._generate(level, seen, mask)
             weighted = weights[:, :, None] * self.generator.values
             outputs.append(self._inject(level, feature, mask, prompt, weighted))
             prompts.append(prompt)

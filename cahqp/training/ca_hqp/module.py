@@ -13,6 +13,7 @@ from cahqp.adaptation.domain_adversary import SOURCE, TARGET
 from cahqp.adaptation.masking import mask_batch
 from cahqp.adaptation.soft_targets import soften
 from cahqp.detectors.base import Detector
+from cahqp.detectors.prompts.injected import record_injected
 from cahqp.detectors.prompts.visual_prompt import record_attention
 from cahqp.errors import ConfigError
 from cahqp.structures import Batch, Targets
@@ -22,7 +23,14 @@ from cahqp.training.ca_hqp.domain_passes import DomainPass, Passes, batch_norms,
 from cahqp.training.ca_hqp.factory import attach_prompt, check_source_free, choose_trainable, enable_checkpointing
 from cahqp.training.ca_hqp.gradient_share import gradient_shares
 from cahqp.training.ca_hqp.labelling import PseudoLabeller, PseudoLabels
-from cahqp.training.ca_hqp.monitoring import NeighbourMonitor, ema_distance, label_metrics, prompt_metrics
+from cahqp.training.ca_hqp.monitoring import (
+    NeighbourMonitor,
+    PromptMonitor,
+    attention_metrics,
+    ema_distance,
+    injected_by_domain,
+    label_metrics,
+)
 from cahqp.training.ca_hqp.settings import (
     AlignmentSettings,
     BatchNorm,
@@ -89,6 +97,7 @@ class TeacherAdaptation(DetectionModule):
         self.alignment = Alignment(self.detector, alignment, self.prompt)
         choose_trainable(self.detector, trainable)
         self.labeller = PseudoLabeller(self.detector, self.pseudo_labels)
+        self.prompts = PromptMonitor()
         self.neighbours = NeighbourMonitor(alignment)
         self.train()
 
@@ -98,16 +107,22 @@ class TeacherAdaptation(DetectionModule):
 
         Returns:
             `loss`; `pseudo_labels`, one per target frame, or `None` if no term needs them; `attention`, the weights of
-            the prompt's components per pass.
+            the prompt's components per pass; `injected`, the prompts' vectors by domain.
         """
         labels = self.label(batch["target_weak"])
         source, target = self.source_view(batch), self.target_view(batch["target_strong"], labels)
-        with record_attention(self.detector.prompt) as attention:
+        prompt = self.detector.prompt
+        with record_attention(prompt) as attention, record_injected(prompt) as injected:
             passes = self.run_passes(source, target, labels)
         losses = self.source_loss(passes) | self.target_loss(passes) | self.alignment_losses(passes)
         self.log_gradient_shares(losses, passes)
         loss = self.total_loss(losses, batch["target_weak"])
-        return {"loss": loss, "pseudo_labels": None if labels is None else labels.targets, "attention": attention}
+        return {
+            "loss": loss,
+            "pseudo_labels": None if labels is None else labels.targets,
+            "attention": attention,
+            "injected": injected_by_domain(injected, passes),
+        }
 
     def label(self, weak: Batch) -> PseudoLabels | None:
         """Return the averaged teacher's labels for weak target views; `None` if no term needs boxes."""
@@ -289,6 +304,7 @@ class TeacherAdaptation(DetectionModule):
         """
         self.labeller.commit()
         self.alignment.commit()
+        self.prompts.update(outputs["injected"])
         interval = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
         if interval == 0 or self.global_step % interval:
             return
@@ -297,7 +313,7 @@ class TeacherAdaptation(DetectionModule):
             thresholds = self.labeller.thresholds.values
             metrics |= label_metrics(outputs["pseudo_labels"], self.detector.classes, thresholds)
         if outputs["attention"]:
-            metrics |= prompt_metrics(outputs["attention"][-1])
+            metrics |= attention_metrics(outputs["attention"][-1]) | self.prompts.metrics()
         self.log_dict(metrics, batch_size=1)
 
     def on_train_epoch_end(self) -> None:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
+from cahqp.detectors.losses.distributed import sum_over_ranks
 from cahqp.detectors.prompts.generator import attention_entropy
+from cahqp.detectors.prompts.injected import Injected
 from cahqp.structures import Targets
+from cahqp.training.ca_hqp.domain_passes import Passes
 from cahqp.training.ca_hqp.settings import AlignmentSettings
 
 _log = logging.getLogger(__name__)
@@ -39,7 +42,7 @@ def label_metrics(labels: Sequence[Targets], classes: Sequence[str], thresholds:
     return metrics
 
 
-def prompt_metrics(attention: Tensor) -> dict[str, Tensor]:
+def attention_metrics(attention: Tensor) -> dict[str, Tensor]:
     """Return the entropy over the bank (0 for one component, 1 for all alike) and the mean weight per component.
 
     Args:
@@ -47,6 +50,60 @@ def prompt_metrics(attention: Tensor) -> dict[str, Tensor]:
     """
     weights = {f"prompt/component_{n}": value for n, value in enumerate(attention.mean((0, 1)))}
     return {"prompt/entropy": attention_entropy(attention), **weights}
+
+
+def injected_by_domain(recorded: Sequence[Injected], passes: Passes) -> dict[int, Injected]:
+    """Return the recorded vectors by domain, from a joint pass or from one pass per domain; empty without a prompt."""
+    if not recorded:
+        return {}
+    counts = [len(passed.batch) for passed in passes.values()]
+    parts = [torch.split(torch.cat(list(values), 1), counts, 1) for values in zip(*recorded, strict=True)]
+    return {domain: Injected(*each) for domain, each in zip(passes, zip(*parts, strict=True), strict=True)}
+
+
+class PromptMonitor(nn.Module):
+    """Difference of the prompts of source and target, and their length, over all frames since the last metrics.
+
+    Its state is part of the checkpoint, so that a resumed run logs the same.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._sums: dict[int, Tensor] = {}  # frames, lengths and vectors, each summed
+
+    def update(self, injected: Mapping[int, Injected]) -> None:
+        """Add the injected vectors of a step by domain."""
+        for domain, (vectors, share) in injected.items():
+            frames = torch.full((1,), float(share.shape[1]), device=share.device)
+            total = torch.cat([frames, share.mean(0).sum()[None], vectors.sum(1).flatten()])
+            self._sums[domain] = total if domain not in self._sums else self._sums[domain].to(total) + total
+
+    def metrics(self) -> dict[str, Tensor]:
+        """Return `prompt/between_domains` and `prompt/length`, and reset the sums.
+
+        The first is the distance of the mean vectors of source and target, all levels joined, divided by the mean of
+        their lengths; 0 for prompts that inject nothing, and left out if a domain has no frames. The second is the mean
+        length of a vector relative to the features; see `Injected`. Every process must call this at the same steps.
+        """
+        totals = [sum_over_ranks(total) for _, total in sorted(self._sums.items())]
+        self._sums = {}
+        if not totals:
+            return {}
+        frames, lengths, *_ = torch.stack(totals).sum(0)
+        metrics = {"prompt/length": lengths / frames}
+        if len(totals) == 2:
+            source, target = (total[2:] / total[0] for total in totals)
+            length = (source.norm() + target.norm()) / 2
+            metrics["prompt/between_domains"] = (target - source).norm() / length.clamp(min=1e-12)
+        return metrics
+
+    def get_extra_state(self) -> dict[int, Tensor]:
+        """Return the sums since the last metrics by domain."""
+        return {domain: total.cpu() for domain, total in self._sums.items()}
+
+    def set_extra_state(self, state: dict[int, Tensor]) -> None:
+        """Restore the sums."""
+        self._sums = dict(state)
 
 
 @torch.no_grad()

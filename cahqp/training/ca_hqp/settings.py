@@ -22,7 +22,9 @@ class PromptSettings:
             false, a prompt that the teacher carries stays in use and does not train.
         prompt_dim: Length of a prompt.
         components: Number of components in the bank.
-        attention: Weights of the components: `softmax`, or the `cosine` similarity of CODA-Prompt.
+        attention: Weights of the components. `normalized`: a softmax of cosines with a learned temperature; `cosine`:
+            the cosines of CODA-Prompt; `softmax`: a softmax of dot products, in which all components had nearly the
+            same weight for every image.
         injection: How the prompt enters: `add`ed; `concat`enated to the channels and fused (PromptIR); as extra
             `tokens` of a dense self-attention; or by a `cross_attention` of its own (CVPT).
         places: Where the prompt enters: `input`, the projected features before the encoder; `encoder`, before each of
@@ -37,7 +39,7 @@ class PromptSettings:
     enabled: bool = False
     prompt_dim: int = 128
     components: int = 4
-    attention: Literal["softmax", "cosine"] = "softmax"
+    attention: Literal["normalized", "softmax", "cosine"] = "normalized"
     injection: Literal["add", "concat", "tokens", "cross_attention"] = "add"
     places: list[Place] = field(default_factory=lambda: ["input"])
     metric: float = 0.0

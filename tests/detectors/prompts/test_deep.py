@@ -98,7 +98,7 @@ def test_padded_tokens_have_no_influence(plain, injection, places):
     images, padding = batch()
     # The backbone sees over the border of the padding, so only what enters the prompt is looked at.
     with torch.no_grad():
-        maps, masks = detector.eval()._project(images, padding)
+        _, maps, masks = detector.eval()._project(images, padding)
         other = [m + 5.0 * mask[:, None] for m, mask in zip(maps, masks, strict=True)]
         seen = [detector.prompt(m, masks).deep for m in (maps, other)]
     assert (seen[0] is None) == (places == ["input"])
@@ -143,7 +143,7 @@ def test_tokens_with_an_open_gate_are_extra_keys_and_values_that_queries_barred_
 @pytest.mark.parametrize("control", ["constant", "other_image"])
 def test_controls_take_the_image_away(plain, control):
     torch.manual_seed(2)
-    maps, masks = plain._project(*batch())
+    _, maps, masks = plain._project(*batch())
     free, held = (VisualPrompt(32, 3, 16, 3, control=c) for c in ("none", control))
     held.load_state_dict(free.state_dict(), strict=False)
     free_attention, controlled = (module(maps, masks).attention for module in (free, held))

@@ -18,7 +18,7 @@ def padded(width: int = 6, valid: int = 4) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.randn(2, 16, 5, width), mask
 
 
-@pytest.mark.parametrize("attention", ["softmax", "cosine"])
+@pytest.mark.parametrize("attention", ["normalized", "softmax", "cosine"])
 def test_padded_values_have_no_influence(attention):
     generator, (features, mask) = VisualPromptGenerator(16, 8, 3, attention), padded()
     prompt, weights = generator(features, mask)
@@ -47,8 +47,9 @@ def test_cbam_gates_lie_between_zero_and_one_and_differ():
     assert gate.std((1, 2)).min() > 1e-4 and gate.std(0).min() > 1e-4
 
 
-def test_softmax_weights_are_a_distribution_and_the_prompt_their_mean():
-    generator, (features, mask) = VisualPromptGenerator(16, 8, 3), padded()
+@pytest.mark.parametrize("attention", ["normalized", "softmax"])
+def test_softmax_weights_are_a_distribution_and_the_prompt_their_mean(attention):
+    generator, (features, mask) = VisualPromptGenerator(16, 8, 3, attention), padded()
     prompt, weights = generator(features, mask)
     torch.testing.assert_close(weights.sum(1), torch.ones(2))
     torch.testing.assert_close(prompt, weights @ generator.values)
@@ -75,7 +76,7 @@ def test_cbam_gates_by_mean_and_maximum_of_channels_and_places():
     torch.testing.assert_close(cbam(features, torch.zeros(1, 5, 6, dtype=torch.bool)), expected)
 
 
-@pytest.mark.parametrize("attention", ["softmax", "cosine"])
+@pytest.mark.parametrize("attention", ["normalized", "softmax", "cosine"])
 def test_components_are_weighed_by_the_formula(attention):
     generator, query = VisualPromptGenerator(16, 8, 3, attention), torch.randn(2, 8)
     generator.cbam.forward = lambda features, mask: features
@@ -86,6 +87,12 @@ def test_components_are_weighed_by_the_formula(attention):
         if attention == "softmax":
             scores = [float(query[image] @ key) / math.sqrt(8) for key in generator.keys]
             expected = [math.exp(score) / sum(map(math.exp, scores)) for score in scores]
+        elif attention == "normalized":
+            scores = [
+                2 * math.sqrt(8) * float(query[image] @ key / query[image].norm() / key.norm())
+                for key in generator.keys
+            ]
+            expected = [math.exp(score) / sum(map(math.exp, scores)) for score in scores]
         else:
             pairs = zip(generator.selectors, generator.keys, strict=True)
             chosen = [(query[image] * selector, key) for selector, key in pairs]
@@ -93,8 +100,9 @@ def test_components_are_weighed_by_the_formula(attention):
         assert weights[image].tolist() == pytest.approx(expected, abs=1e-5)
 
 
-def test_the_prompt_depends_on_the_image_and_every_parameter_learns():
-    generator, (features, mask) = VisualPromptGenerator(16, 8, 3, "cosine"), padded()
+@pytest.mark.parametrize("attention", ["normalized", "cosine"])
+def test_the_prompt_depends_on_the_image_and_every_parameter_learns(attention):
+    generator, (features, mask) = VisualPromptGenerator(16, 8, 3, attention), padded()
     prompt, _ = generator(features, mask)
     prompt.square().sum().backward()
     assert not torch.allclose(prompt[0], prompt[1])
@@ -108,5 +116,5 @@ def test_entropy_runs_from_one_component_to_all_alike():
 
 
 def test_unknown_attention_is_refused():
-    with pytest.raises(ConfigError, match="softmax, cosine"):
+    with pytest.raises(ConfigError, match="normalized, softmax, cosine"):
         VisualPromptGenerator(16, attention="sigmoid")

@@ -28,13 +28,21 @@ def prompt(injection: str, opened: bool = False, **settings) -> VisualPrompt:
 
 
 @each_injection
-@pytest.mark.parametrize("attention", ["softmax", "cosine"])
+@pytest.mark.parametrize("attention", ["normalized", "softmax", "cosine"])
 @pytest.mark.parametrize("training", [True, False])
 def test_fresh_prompt_changes_no_bit(injection, attention, training):
     features, masks = levels()
     outputs = prompt(injection, attention=attention).train(training)(features, masks).features
     for before, after in zip(features, outputs, strict=True):
         assert torch.equal(before.view(torch.int32), after.view(torch.int32))
+
+
+@pytest.mark.parametrize(("attention", "reads"), [("normalized", True), ("softmax", False), ("cosine", False)])
+def test_only_the_normalized_query_is_made_before_the_norm(attention, reads):
+    (features, masks), module = levels(), prompt("add", attention=attention)
+    plain, other = (module(features, masks, [f + n for f in features]).attention for n in (0.0, 3.0))
+    assert torch.equal(plain, module(features, masks).attention)
+    assert torch.equal(plain, other) != reads
 
 
 @each_injection

@@ -79,6 +79,14 @@ def test_the_accuracy_of_every_discriminator_is_written(adapted):
             assert any(0 <= value <= 1 for value in values), (branch, domain)
 
 
+def test_the_prompts_of_the_domains_are_compared(adapted):
+    with (adapted("--trainer.log_every_n_steps=1") / "metrics.csv").open() as file:
+        rows = [row for row in csv.DictReader(file) if row["prompt/between_domains"]]
+    apart, length = ([float(row[f"prompt/{name}"]) for row in rows] for name in ("between_domains", "length"))
+    assert apart[0] == length[0] == 0  # a new prompt injects nothing
+    assert apart[-1] > 0 and 0 < length[-1] < 1
+
+
 def test_branches_that_only_train_are_not_in_the_file(adapted):
     assert not any("dqfa" in name or "tiafa" in name for name in weights(adapted()))
 
