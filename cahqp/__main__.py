@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except CahqpError as error:
         print(f"cahqp {name}: {error}", file=sys.stderr)
         return 1
-    except OSError as error:
+    except Exception as error:
         trouble = disk_trouble(error)
         if trouble is None:
             raise

@@ -12,9 +12,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
+from urllib.parse import parse_qsl, quote, unquote
 
-from cahqp.errors import DataError, RunError
+from cahqp.errors import CahqpError, DataError, RunError
 from cahqp.json_policy import parse_json
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 @contextmanager
@@ -66,19 +69,23 @@ def writing(path: Path) -> Iterator[None]:
     """
     try:
         yield
-    except OSError as error:
+    except CahqpError:
+        raise
+    except Exception as error:
         explained = _explained(error, path)
         if explained is None:
             raise
         raise explained from error
 
 
-def _explained(error: OSError, path: Path) -> RunError | None:
+def _explained(error: Exception, path: Path) -> RunError | None:
     """Return the error with its remedy; `None` if it is not about writing `path`."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if _disk_full(error):
         return RunError(
             f"The disk is full: {path} could not be written. Free some space and rerun the same command to resume."
         )
+    if not isinstance(error, OSError):
+        return None
     # The block may have failed on a file that it reads.
     named = Path(error.filename).absolute() if isinstance(error.filename, str) else path.absolute()
     ours = named.parent == path.absolute().parent or named in path.absolute().parents
@@ -87,17 +94,37 @@ def _explained(error: OSError, path: Path) -> RunError | None:
     return None
 
 
-def disk_trouble(error: OSError) -> str | None:
+def _disk_full(error: BaseException | None) -> bool:
+    """Return whether an error, or one that it follows from, is that of a full disk.
+
+    Libraries wrap it: safetensors in an error of its own, torch in a RuntimeError about a position in the file.
+    """
+    seen: list[BaseException] = []
+    while error is not None and error not in seen:
+        text = str(error)
+        if getattr(error, "errno", None) in _FULL or any(os.strerror(code) in text for code in _FULL):
+            return True
+        seen.append(error)
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def disk_trouble(error: Exception) -> str | None:
     """Return the message for a full disk or missing permissions; `None` for other errors.
 
     Args:
         error: Raised while any file was read or written.
     """
-    named = error.filename2 or error.filename  # a copy or rename writes the second file
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    # A copy or rename writes the second file.
+    named = (error.filename2 or error.filename) if isinstance(error, OSError) else None
+    if _disk_full(error):
         failure = f"{named} could not be written. " if isinstance(named, str) else ""
         return f"The disk is full: {failure}Free some space and rerun the same command to resume."
-    if isinstance(named, str) and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+    if (
+        isinstance(error, OSError)
+        and isinstance(named, str)
+        and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS)
+    ):
         return f"{named}: {error.strerror}. Fix its permissions, or give another path, such as another --output."
     return None
 
@@ -179,10 +206,28 @@ def natural_key(name: str) -> list[tuple[int, int, str]]:
     return [(0, int(part), part) if part.isdecimal() else (1, 0, part) for part in re.split("([0-9]+)", name)]
 
 
+def redact_text(text: object, url: str) -> str:
+    """Return a text, such as an error of a store, without user, password and query of any URL.
+
+    Args:
+        text: The text or exception. Stores put the requested address in it, also without its scheme.
+        url: Address that was given, whose secrets are removed wherever they occur.
+    """
+    cleaned = re.sub(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s'\"<>]+", lambda found: redact_url(found[0]), str(text))
+    address, _, query = url.partition("?")
+    users = re.findall(r"://([^/]*)@", address)
+    secrets = [
+        query,
+        *(value for _, value in parse_qsl(query)),
+        *users,
+        *(p for user in users for p in user.split(":")),
+    ]
+    spellings = {form for secret in secrets if secret for form in (secret, quote(secret, safe=""), unquote(secret))}
+    for secret in sorted(spellings, key=len, reverse=True):
+        cleaned = cleaned.replace(secret, "***")
+    return cleaned
+
+
 def redact_url(source: str) -> str:
     """Return a URL without user, password and query, for messages, logs and files; a path is unchanged."""
-    scheme, separator, rest = source.partition("://")
-    if not separator:
-        return source
-    host, slash, path = rest.partition("?")[0].partition("/")
-    return f"{scheme}://{host.rpartition('@')[2]}{slash}{path}"
+    return re.sub("://[^/]*@", "://", source.partition("?")[0]) if "://" in source else source

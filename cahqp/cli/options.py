@@ -16,8 +16,24 @@ from typing import Any
 import docstring_parser
 import yaml
 from jsonargparse import ActionYesNo, ArgumentParser
+from jsonargparse.typing import register_type
 
 from cahqp.errors import ConfigError, option
+
+
+def _path(text: str) -> Path:
+    """Return a path. `Path("")` would be the working directory.
+
+    Raises:
+        ValueError: The text is empty.
+    """
+    if not str(text).strip():
+        message = "it is empty; give a path, such as `.` for the working directory"
+        raise ValueError(message)
+    return Path(text)
+
+
+register_type(Path, str, _path, type_check=isinstance)  # for every path of every command, training included
 
 
 def parse(
@@ -48,7 +64,15 @@ def parse(
         values = parser.instantiate(parser.parse_args(tokens))
     except ArgumentError as error:
         raise _explained(error, _spellings(parser)) from error
+    empty = [option(field.name) for field in fields if _is_empty(values[field.name])]
+    if empty:
+        message = f"{', '.join(empty)}: a value is empty. Give a value, or leave the option out."
+        raise ConfigError(message)
     return options(**{field.name: values[field.name] for field in fields})
+
+
+def _is_empty(value: Any) -> bool:
+    return "" in value if isinstance(value, list) else isinstance(value, str) and value == ""
 
 
 def check_configs(arguments: Sequence[str]) -> None:

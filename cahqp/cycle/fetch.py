@@ -18,7 +18,7 @@ from cahqp.coco.sources import SUFFIXES, is_image, is_video
 from cahqp.coco.subset import Image, build_document, copy_file
 from cahqp.edge.capture import read_bgr
 from cahqp.errors import CahqpError, ConfigError, DataError, RunError
-from cahqp.files import atomic_write, leads_out, natural_key, read_json, redact_url, write_json
+from cahqp.files import atomic_write, leads_out, natural_key, read_json, redact_text, redact_url, write_json
 from cahqp.runs.directory import open_run
 
 TAKEN = "taken.json"
@@ -154,7 +154,7 @@ def _list_local(folder: Path) -> Iterator[RemoteFile]:
 
 def _list_remote(url: str) -> Iterator[RemoteFile]:
     system, root = _file_system(url)
-    with _store_errors(f"{redact_url(url)} cannot be listed", "Check the URL and the credentials of fsspec."):
+    with _store_errors(url, f"{redact_url(url)} cannot be listed", "Check the URL and the credentials of fsspec."):
         entries: dict[str, dict[str, Any]] = system.find(root, detail=True)
     for path, entry in entries.items():
         changed: Any = entry.get("LastModified") or entry.get("created") or entry.get("mtime") or 0.0
@@ -165,27 +165,29 @@ def _list_remote(url: str) -> Iterator[RemoteFile]:
 def _file_system(url: str) -> tuple[Any, str]:
     """Return the fsspec file system of a URL, and the path in it."""
     shown = redact_url(url)
-    with _store_errors(f"{shown} cannot be reached", "Check the network, the URL and the credentials."):
+    with _store_errors(url, f"{shown} cannot be reached", "Check the network, the URL and the credentials."):
         try:
             import fsspec
 
             system, root = fsspec.core.url_to_fs(url)
         except (ImportError, ValueError) as error:
-            message = f"{shown} cannot be opened ({error}): pip install 'cahqp[cloud]', or check the URL."
+            message = (
+                f"{shown} cannot be opened ({redact_text(error, url)}): pip install 'cahqp[cloud]', or check the URL."
+            )
             raise ConfigError(message) from error
     system.invalidate_cache()
     return system, str(root).rstrip("/")
 
 
 @contextmanager
-def _store_errors(problem: str, advice: str, kind: type[CahqpError] = DataError) -> Iterator[None]:
-    """Turn the errors of a store, which has its own exceptions, into an error with advice."""
+def _store_errors(url: str, problem: str, advice: str, kind: type[CahqpError] = DataError) -> Iterator[None]:
+    """Turn the errors of a store, which has its own exceptions, into an error with advice and without secrets."""
     try:
         yield
     except CahqpError:
         raise
     except Exception as error:
-        message = f"{problem} ({error}). {advice}"
+        message = f"{problem} ({redact_text(error, url)}). {advice}"
         raise kind(message) from error
 
 
@@ -221,7 +223,7 @@ def _copy(frames: str, name: str, local: Path) -> None:
         return
     system, root = _file_system(frames)
     shown = f"{redact_url(frames)}/{name}"
-    with _store_errors(f"{shown} cannot be read", "Rerun the same command to resume.", RunError):
+    with _store_errors(frames, f"{shown} cannot be read", "Rerun the same command to resume.", RunError):
         try:
             with atomic_write(local, "wb") as file:
                 file.write(system.cat_file(f"{root}/{name}"))

@@ -7,7 +7,7 @@ from typing import Any
 
 from cahqp.edge.pointer import RUNNING, VERSION, VERSIONS
 from cahqp.errors import CahqpError, ConfigError, RunError
-from cahqp.files import redact_url
+from cahqp.files import redact_text, redact_url
 from cahqp.registry.registry import Registry
 
 
@@ -37,8 +37,9 @@ def push_files(registry: Registry, name: str, url: str) -> None:
     except CahqpError:
         raise
     except Exception as error:  # each store raises its own errors
+        reason = redact_text(error, url)
         message = (
-            f"{redact_url(url)} cannot be written ({error}). Check the address and your credentials, then rerun the "
+            f"{redact_url(url)} cannot be written ({reason}). Check the address and your credentials, then rerun the "
             "command."
         )
         raise RunError(message) from error
@@ -67,10 +68,14 @@ def _file_system(url: str) -> tuple[Any, str]:
 
         system, root = fsspec.core.url_to_fs(url)
     except (ImportError, ValueError) as error:
-        message = f"{redact_url(url)} cannot be opened ({error}). Install the fsspec driver, such as s3fs for s3://."
+        reason = redact_text(error, url)
+        message = f"{redact_url(url)} cannot be opened ({reason}). Install the fsspec driver, such as s3fs for s3://."
         raise ConfigError(message) from error
     except Exception as error:  # some stores connect here, and each raises its own errors
-        message = f"{redact_url(url)} cannot be reached ({error}). Check the network, the address and your credentials."
+        reason = redact_text(error, url)
+        message = (
+            f"{redact_url(url)} cannot be reached ({reason}). Check the network, the address and your credentials."
+        )
         raise RunError(message) from error
     return system, str(root).rstrip("/")
 

@@ -314,8 +314,9 @@ class Registry:
         lock = self.root / "registry"
         locks.acquire(lock)
         try:
-            for left in self.root.glob(".*.tmp"):  # left by a killed process; the lock excludes other writers
-                left.unlink()
+            for name in (RUNNING, PREVIOUS):  # left by a killed process; the lock excludes other writers
+                for left in self.root.glob(f".{name}.*.tmp"):
+                    left.unlink()
             yield
         finally:
             locks.release(lock)

@@ -7,19 +7,24 @@ import hashlib
 import json
 import math
 import shutil
+import stat
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from cahqp import files
+from cahqp.coco.reader import read_coco_frames
 from cahqp.errors import CahqpError, DataError, RunError
 from cahqp.runs import locks
 from cahqp.version import __version__
 
 MANIFEST = "manifest.json"
 IDENTITY = "identity.json"
+
+_State = dict[str, tuple[int, int, int, int]]
+"""Inode, size in bytes, and times of the last write and change in nanoseconds of files by path."""
 
 _KEYS = ("command", "version", "seed", "settings", "inputs", "metrics", "outputs")
 
@@ -60,16 +65,23 @@ class RunDirectory:
         """Directory to write into until `finish`."""
         return self.output.with_name(f"{self.output.name}.partial")
 
-    @cached_property
+    @property
     def identity(self) -> dict[str, Any]:
         """Command, version, seed, settings and the SHA-256 of each input by role."""
-        return {
+        return self._identity_and_states[0]
+
+    @cached_property
+    def _identity_and_states(self) -> tuple[dict[str, Any], dict[str, _State]]:
+        """The identity, and the state of each input's files before they were hashed."""
+        states = {role: _state(path) for role, path in self.inputs.items()}
+        identity = {
             "command": self.command,
             "version": __version__,
             "seed": self.seed,
             "settings": self.settings,
             "inputs": {role: content_hash(path, role) for role, path in self.inputs.items()},
         }
+        return identity, states
 
     def begin(self) -> bool:
         """Start or resume the run, with an exclusive lock on the output until this process ends.
@@ -103,8 +115,10 @@ class RunDirectory:
             metrics: Figures for the manifest, as JSON values; NaN and infinity are written as null.
 
         Raises:
-            RunError: The disk is full, or the directory cannot be written.
+            RunError: An input was changed since its hash was computed, the disk is full, or the directory cannot be
+                written.
         """
+        self._check_inputs()
         _remove_leftovers(self.work)
         manifest = {
             **self.identity,
@@ -119,17 +133,41 @@ class RunDirectory:
         self._rename()
         locks.release(self.output)
 
+    def _check_inputs(self) -> None:
+        """Check that the files of the inputs are those that were hashed. New files in a folder are allowed.
+
+        Raises:
+            RunError: A file was replaced, written or removed.
+        """
+        states = self._identity_and_states[1]
+        changed = [role for role, state in states.items() if self._has_changed(role, state, _state(self.inputs[role]))]
+        if changed:
+            (self.work / IDENTITY).unlink(missing_ok=True)  # no attempt resumes from results of mixed origin
+            files_of = ", ".join(f"{role} ({self.inputs[role]})" for role in changed)
+            message = (
+                f"Files of {files_of} were changed while the command ran, so its results have no known origin. Remove "
+                f"{self.work}, and rerun the command while nothing writes to its inputs."
+            )
+            raise RunError(message)
+
+    def _has_changed(self, role: str, before: _State, after: _State) -> bool:
+        if any(after.get(name, ())[:3] != status[:3] for name, status in before.items()):
+            return True
+        # A rename, a hard link or new permissions change the last time alone.
+        moved = any(after[name] != status for name, status in before.items())
+        return moved and content_hash(self.inputs[role], role) != self.identity["inputs"][role]
+
     def _open_work(self) -> None:
         with _explained(self.work):
             self.work.mkdir(parents=True, exist_ok=True)
-            _remove_leftovers(self.work)
             kept = self.work / IDENTITY
             if kept.exists():
                 _check_same(files.read_json(kept), self.identity, self.work)
-            elif any(self.work.iterdir()):
+            elif any(not path.match(f".{IDENTITY}.*.tmp") for path in self.work.iterdir()):
                 message = f"{self.work} was not started by cahqp {self.command}. Remove it, or choose another --output."
                 raise RunError(message)
-            else:
+            _remove_leftovers(self.work)
+            if not kept.exists():
                 files.write_json(kept, self.identity)
 
     def _completed_before_rename(self) -> bool:
@@ -237,9 +275,7 @@ def hash_outputs(directory: Path, sync: bool = False) -> dict[str, str]:
     hashes = {}
     for path in sorted(p for p in directory.rglob("*") if p.is_file()):
         name = path.relative_to(directory)
-        if name.parts[0] == "checkpoints" or path.suffix == ".log":
-            continue
-        if name.as_posix() in (MANIFEST, IDENTITY, "config.yaml"):
+        if not _is_hashed(name) or name.as_posix() in (MANIFEST, IDENTITY):
             continue
         if sync:
             files.sync_directory(path)  # files are synced in the same way
@@ -266,9 +302,37 @@ def content_hash(path: Path, role: str = "input") -> str:
     if (path / MANIFEST).is_file():
         return files.sha256(path / MANIFEST)
     digest = files.sha256(path)
-    if path.suffix == ".json" and (path.parent / MANIFEST).is_file() and (path.parent / "images").is_dir():
+    if _has_images(path):
         return hashlib.sha256(f"{digest} {files.sha256(path.parent / MANIFEST)}".encode()).hexdigest()
     return digest
+
+
+def _state(path: Path) -> _State:
+    """Return inode, size, and times of the last write and change of each file of an input, by path.
+
+    The files of a COCO file are its images.
+    """
+    state: _State = {}
+    entries = [entry for entry in path.rglob("*") if _is_hashed(entry.relative_to(path))] if path.is_dir() else [path]
+    if path.suffix == ".json" and path.is_file():
+        with suppress(DataError):  # another kind of JSON file
+            entries += read_coco_frames(path, sizes=False).files
+    for entry in entries:
+        with suppress(OSError):  # a missing file is reported by its reader
+            status = entry.stat()
+            if stat.S_ISREG(status.st_mode):
+                state[str(entry)] = (status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+    return state
+
+
+def _has_images(path: Path) -> bool:
+    """Return whether a file is the annotations of a finished run, whose images belong to them."""
+    return path.suffix == ".json" and (path.parent / MANIFEST).is_file() and (path.parent / "images").is_dir()
+
+
+def _is_hashed(name: Path) -> bool:
+    """Return whether a file of a run directory counts: not a checkpoint, a log, or the config with its paths."""
+    return name.parts[:1] != ("checkpoints",) and name.suffix != ".log" and name.as_posix() != "config.yaml"
 
 
 def _identity_of(manifest: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from cahqp.errors import RunError
+from cahqp.files import disk_trouble
 
 # Processes of a killed run need a moment to end, and `is_held` takes the lock for a moment.
 GRACE_SECONDS = 1.0
@@ -54,7 +55,10 @@ def acquire(output: Path) -> None:
         message = f"{output} is in use by another process ({_holder(path)}). Wait for it or stop it, then rerun."
         raise RunError(message) from error
     except OSError as error:
-        message = f"{path} cannot be written ({error.strerror}). Choose another --output or fix its permissions."
+        message = (
+            disk_trouble(error)
+            or f"{path} cannot be written ({error.strerror}). Choose another --output or fix its permissions."
+        )
         raise RunError(message) from error
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from types import NoneType
@@ -86,6 +86,7 @@ def validate(kind: type[T], values: Mapping[str, Any], path: Path) -> T:
     Raises:
         ConfigError: Values are invalid. The message lists all of them with their key paths.
     """
+    refuse(path, [f"{place} is empty. Give a value, or remove the key." for place in _empty(values, "")])
     # The configuration of the list reaches all plain dataclasses below it.
     adapter = TypeAdapter(list[kind], config=ConfigDict(extra="forbid", strict=True))  # type: ignore[valid-type]
     try:
@@ -95,6 +96,18 @@ def validate(kind: type[T], values: Mapping[str, Any], path: Path) -> T:
         refuse(path, [line for details in error.errors() for line in _describe(kind, details)])
         raise
     return plans[0]
+
+
+def _empty(value: Any, place: str) -> Iterator[str]:
+    """Yield the key of each empty text: as a path it would be the working directory."""
+    if isinstance(value, str) and not value.strip():
+        yield place
+    if isinstance(value, Mapping):
+        for key, child in value.items():
+            yield from _empty(child, f"{place}.{key}" if place else str(key))
+    if isinstance(value, list):
+        for number, child in enumerate(value):
+            yield from _empty(child, f"{place}[{number}]")
 
 
 def refuse(path: Path, problems: Sequence[str]) -> None:

@@ -1,11 +1,14 @@
+import errno
 from argparse import ArgumentError
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 import pytest
+from safetensors import SafetensorError
 
-from cahqp.cli.commands import COMMANDS, load_object
+from cahqp.__main__ import main
+from cahqp.cli.commands import COMMANDS, Command, load_object
 from cahqp.cli.options import parse
 from cahqp.errors import ConfigError
 from cahqp.runs.options import flags
@@ -87,6 +90,58 @@ def test_wrong_command_lines_name_the_option(arguments, words):
 def test_a_list_given_twice_is_refused_rather_than_replaced(given):
     with pytest.raises(ConfigError, match="--frames is given more than once"):
         read(*given)
+
+
+@pytest.mark.parametrize("given", [["--frames="], ["--frames", ""], ["--frames", "a", ""], ["--frames=a", "--kinds="]])
+def test_empty_values_are_refused(given):
+    with pytest.raises((ArgumentError, ConfigError), match=r"(?s)frames.*empty|kinds"):
+        read(*given)
+
+
+def test_an_empty_path_in_a_config_is_refused(tmp_path):
+    (tmp_path / "c.yaml").write_text("frames: ['']\n")
+    with pytest.raises(ArgumentError, match="empty"):
+        read(f"--config={tmp_path / 'c.yaml'}")
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["relabel", "--weights=w", "--output=o", "--frames", ""],
+        ["relabel", "--weights=w", "--output=", "--frames=x"],
+        ["fetch", "--output=o", "--frames", ""],
+        ["detect", "--weights", "", "--output=o", "--frames=x"],
+        ["registry", "list", "--registry="],
+        ["fit", "--config=configs/teacher/resnet18.yaml", "--data.train=['']", "--output=o"],
+        ["fit", "--config=configs/teacher/resnet18.yaml", "--output="],
+    ],
+    ids=" ".join,
+)
+def test_no_command_takes_an_empty_path_for_the_working_directory(command, capsys):
+    assert main(command) in (1, 2)
+    assert "empty" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "x"),
+        SafetensorError("I/O error: No space left on device (os error 28)"),
+        RuntimeError("unable to write: No space left on device (28)"),
+    ],
+    ids=["system", "safetensors", "torch"],
+)
+def test_a_full_disk_is_one_message_in_every_command(monkeypatch, capsys, error):
+    def fail(self, *_):
+        try:
+            raise error
+        finally:
+            if isinstance(error, OSError):
+                raise RuntimeError("unexpected pos 64 vs 0")
+
+    monkeypatch.setattr(Command, "run", fail)
+    assert main(["info", "x"]) == 1
+    assert "The disk is full: Free some space and rerun" in capsys.readouterr().err
 
 
 def test_bare_values_take_the_names_of_positionals():

@@ -4,7 +4,9 @@ import os
 import shutil
 import time
 import zlib
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from threading import Thread
 
 import cv2
 import numpy as np
@@ -65,6 +67,33 @@ def test_a_store_that_cannot_be_reached_is_told_without_its_password(incoming, c
     assert "ftp://127.0.0.1:1/x cannot be reached" in told
     written = "".join(path.read_text(errors="replace") for path in incoming.rglob("*.json"))
     assert not any(word in text for word in ("secret", "hidden") for text in (told, written))
+
+
+@pytest.fixture
+def refusing_store():
+    """The address of a server that answers every request with the status in its path."""
+
+    class Answer(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_error(int(self.path.split("/")[1]))
+
+        do_HEAD = do_PUT = do_POST = do_GET
+
+        def log_message(self, *_):
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Answer) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://user:s3cret@127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+@pytest.mark.parametrize("status", [401, 403, 500])
+def test_a_store_that_refuses_is_reported_without_secrets(incoming, refusing_store, status, capsys):
+    assert main(["fetch", f"--frames={refusing_store}/{status}/x?token=h%21dden&b=2", "--output=one"]) == 1
+    report = "".join(capsys.readouterr())
+    assert str(status) in report and "127.0.0.1" in report
+    assert not any(word in report for word in ("s3cret", "h%21dden", "h!dden", "token"))
 
 
 def test_nothing_new_and_nowhere_are_told(incoming, capsys):

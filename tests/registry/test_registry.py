@@ -247,11 +247,26 @@ def test_where_a_version_goes_is_told_without_a_password(registry, capsys, url, 
 
 def test_a_store_that_refuses_is_told_without_its_password(registry, capsys, monkeypatch):
     def refuse(*_):
-        raise OSError("quota")
+        raise OSError("quota of https://user:secret@site/x?sig=hidden and of /x?sig=hidden for secret")
 
     monkeypatch.setattr("cahqp.registry.push._put", refuse)
-    assert main(["registry", "push", f"--registry={registry.root}", "--to=memory://user:secret@site"]) == 1
-    assert "memory://site cannot be written (quota)" in capsys.readouterr().err
+    url = "memory://user:secret@site?sig=hidden"
+    assert main(["registry", "push", f"--registry={registry.root}", f"--to={url}"]) == 1
+    report = capsys.readouterr().err
+    assert "memory://site cannot be written (quota of https://site/x and of /x?***" in report
+    assert "secret" not in report and "hidden" not in report
+
+
+def test_registry_commands_leave_the_files_of_a_folder_alone(registry, tmp_path):
+    (registry.root / ".draft.tmp").write_text("mine")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / ".draft.tmp").write_text("mine")
+    left = registry.root / ".running.json.x1.tmp"
+    left.write_text("of a killed command")
+    assert main(["registry", "gc", f"--registry={registry.root}"]) == 0
+    main(["registry", "rollback", f"--registry={tmp_path / 'other'}"])
+    assert (registry.root / ".draft.tmp").exists() and (tmp_path / "other" / ".draft.tmp").exists()
+    assert not left.exists()
 
 
 def test_parents_may_be_numbers(tmp_path):

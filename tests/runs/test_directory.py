@@ -186,6 +186,61 @@ def test_full_disk_is_one_clear_message(make, monkeypatch):
         RunDirectory._open_work(make())
 
 
+@pytest.fixture
+def frames(tmp_path):
+    """A folder with two frames, and a COCO file that names them."""
+    for name in ("1.png", "2.png"):
+        (tmp_path / "frames").mkdir(exist_ok=True)
+        (tmp_path / "frames" / name).write_text(name)
+    images = [{"id": number, "file_name": f"{number}.png", "width": 4, "height": 4} for number in (1, 2)]
+    coco = {"images": images, "annotations": [], "categories": []}
+    (tmp_path / "frames" / "a.json").write_text(json.dumps(coco))
+    return tmp_path / "frames"
+
+
+def replace(path):
+    path.with_suffix(".new").write_text(path.read_text().swapcase())
+    path.with_suffix(".new").replace(path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [replace, Path.unlink, lambda path: path.write_text("longer than before")],
+    ids=["replace", "remove", "write"],
+)
+@pytest.mark.parametrize("name", ["frames", "frames/a.json"])
+def test_frames_that_change_while_a_command_runs_are_not_certified(tmp_path, frames, name, change):
+    run = RunDirectory(tmp_path / "run", "relabel", {}, {"frames.0": tmp_path / name}, 0)
+    assert run.begin()
+    (run.work / "shard").write_text("labels of the first frames")
+    change(frames / "2.png")
+    with pytest.raises(RunError, match=r"frames\.0 .* changed while the command ran"):
+        run.finish({})
+    assert not run.output.exists()
+    locks.release(run.output)
+    with pytest.raises(RunError):
+        RunDirectory(tmp_path / "run", "relabel", {}, {"frames.0": tmp_path / name}, 0).begin()
+
+
+def test_new_frames_and_new_permissions_change_no_input(tmp_path, frames):
+    run = RunDirectory(tmp_path / "run", "relabel", {}, {"frames.0": frames}, 0)
+    assert run.begin()
+    (frames / "1.png").chmod(0o600)
+    run.finish({})
+    again = RunDirectory(tmp_path / "two", "relabel", {}, {"frames.0": frames}, 0)
+    assert again.begin()
+    (frames / "3.png").write_text("new")
+    again.finish({})
+
+
+def test_a_folder_of_others_loses_no_file(make):
+    make().work.mkdir()
+    (make().work / ".draft.tmp").write_text("mine")
+    with pytest.raises(RunError, match="was not started by cahqp"):
+        make().begin()
+    assert (make().work / ".draft.tmp").read_text() == "mine"
+
+
 def test_second_process_is_refused(make, monkeypatch):
     monkeypatch.setattr(locks, "GRACE_SECONDS", 0.0)
     with holding(make().output) as other:
