@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from cahqp.coco.geometry import Oddities, clip, repeated
+from cahqp.coco.problems import Problems
 from cahqp.coco.tables import BoxRow
 from cahqp.frame import Frame
 
@@ -41,7 +43,7 @@ class AnnotationTable:
         starts: (images + 1,) first row of each image.
         boxes: (N, 4) float64 xyxy in pixels of the original image, clipped to it.
         crowd: (N,) bool; true for regions to ignore.
-        clipped: Number of boxes that crossed the border.
+        oddities: Numbers of unusual boxes. Repeated ones are left out.
     """
 
     starts: NDArray[np.int64]
@@ -51,7 +53,7 @@ class AnnotationTable:
     weights: NDArray[np.float32]
     tracks: NDArray[np.int64]
     crowd: NDArray[np.bool_]
-    clipped: int
+    oddities: Oddities
 
     def of(self, position: int) -> Annotations:
         """Return the boxes of the image at a position."""
@@ -71,12 +73,15 @@ class AnnotationTable:
         return {int(identifier) for identifier in np.unique(self.categories[~self.crowd])}
 
 
-def build_table(rows: Sequence[BoxRow], frames: Sequence[Frame], strict: bool = True) -> AnnotationTable:
+def build_table(
+    rows: Sequence[BoxRow], frames: Sequence[Frame], problems: Problems, strict: bool = True
+) -> AnnotationTable:
     """Clip boxes to their images and sort them by image; rows note their problems.
 
     Args:
         rows: Boxes.
         frames: Images; a side of 0 pixels is unknown and does not clip.
+        problems: Collects problems of the whole file.
         strict: Read weights and tracks.
 
     Returns:
@@ -84,45 +89,27 @@ def build_table(rows: Sequence[BoxRow], frames: Sequence[Frame], strict: bool = 
     """
     positions = {frame.id: index for index, frame in enumerate(frames)}
     image = np.array([positions[row.image] for row in rows], np.int64)
-    boxes, clipped = _clip(rows, np.array([frame.size for frame in frames], np.float64).reshape(-1, 2)[image])
-    weights = [row.row.share("weight") if strict else None for row in rows]
+    sizes = np.array([frame.size for frame in frames], np.float64).reshape(-1, 2)[image]
+    boxes, clipped, small = clip(rows, sizes, problems)
+    weights = _shares([row.row.share("weight") if strict else None for row in rows])
     tracks = [row.row.integer("track_id") if strict and row.row.has("track_id") else -1 for row in rows]
+    track = np.array([track or 0 for track in tracks], np.int64)
+    categories = np.array([row.category for row in rows], np.int64)
+    crowd = np.array([row.crowd for row in rows], bool)
+    twice = repeated(image, boxes, categories, crowd, track)
     order = np.argsort(image, kind="stable")
+    order = order[~twice[order]]
     return AnnotationTable(
         starts=np.searchsorted(image[order], np.arange(len(frames) + 1)),
         boxes=boxes[order],
-        categories=np.array([row.category for row in rows], np.int64)[order],
+        categories=categories[order],
         scores=_shares([row.score for row in rows])[order],
-        weights=_shares(weights)[order],
-        tracks=np.array([track or 0 for track in tracks], np.int64)[order],
-        crowd=np.array([row.crowd for row in rows], bool)[order],
-        clipped=clipped,
+        weights=weights[order],
+        tracks=track[order],
+        crowd=crowd[order],
+        oddities=Oddities(len(rows), clipped, small, int(twice.sum())),
     )
 
 
 def _shares(values: Sequence[float | None]) -> NDArray[np.float32]:
     return np.array([1.0 if value is None else value for value in values], np.float32)
-
-
-def _clip(rows: Sequence[BoxRow], sizes: NDArray[np.float64]) -> tuple[NDArray[np.float64], int]:
-    """Return the boxes as xyxy inside their images, and the number of clipped boxes; rows note impossible boxes.
-
-    Args:
-        rows: N boxes.
-        sizes: (N, 2) heights and widths of their images in pixels; 0 where unknown.
-    """
-    xywh = np.array([row.bbox for row in rows], np.float64).reshape(-1, 4)
-    with np.errstate(over="ignore"):
-        xyxy = np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], 1)
-    within = np.clip(xyxy, 0, np.where(sizes > 0, sizes, np.inf)[:, [1, 0, 1, 0]])
-    positive = np.all(xywh[:, 2:] > 0, axis=1)
-    # In float32, because that is the precision of training.
-    inside = np.all(within[:, 2:].astype(np.float32) > within[:, :2].astype(np.float32), axis=1)
-    for index in np.flatnonzero(~(positive & inside)).tolist():
-        row, box, (height, width) = rows[index].row, list(rows[index].bbox), sizes[index].astype(int)
-        if not positive[index]:
-            row.add_problem(f"`bbox` {box} has no area; width and height must be above 0")
-        else:
-            row.add_problem(f"`bbox` {box} lies outside its image" + (f" of {width}x{height}" if width else ""))
-    # Half a pixel over the border is rounding in the labelling tool, not worth counting.
-    return within, int((np.abs(within - xyxy) > 0.5).any(1).sum())

@@ -77,7 +77,8 @@ class Row:
         """Return a whole number, also one written as 3.0; note any other value as a problem and return `None`."""
         value = as_integer(self.entry.get(key))
         if value is None:
-            self._refuse(key, "a whole number of at most 64 bits")
+            large = type(self.entry.get(key)) is int
+            self._refuse(key, "a whole number of at most 64 bits" if large else "a whole number")
         return value
 
     def flag(self, key: str) -> bool:

@@ -39,7 +39,9 @@ class ImageFolder:
             return f"file_name {name!r} leaves its folder {self.root} through a link; copy the images there"
         inside = entries.get(file)
         if inside is None:
-            return f"file {name!r} does not exist in {self.root}"
+            return (
+                f"file {name!r} does not exist in {self.root}; `cahqp import coco FILE --images DIR` searches a folder"
+            )
         if not inside:
             return f"file {name!r} is a link that leaves its folder {self.root}; copy the image there"
         return None

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,8 @@ from cahqp.coco.problems import Problems
 from cahqp.coco.tables import read_boxes, read_categories, read_frames
 from cahqp.errors import DataError
 from cahqp.frame import Frame
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -60,7 +64,8 @@ class CocoFile(CocoFrames):
 def read_coco(path: Path, images: bool = True) -> CocoFile:
     """Read and check a COCO file.
 
-    Boxes that cross the border are clipped and counted. Boxes with `iscrowd` or `ignore` become regions to ignore.
+    Boxes that cross the border are clipped, boxes that repeat another are left out, and a warning counts both. Boxes
+    with `iscrowd` or `ignore` become regions to ignore.
     `file_name` is relative to the folder that `ImageFolder` describes.
 
     Args:
@@ -77,9 +82,17 @@ def read_coco(path: Path, images: bool = True) -> CocoFile:
     categories = read_categories(document, problems)
     root, frames = _frames(document, path, problems, files=images, sizes=images)
     boxes = read_boxes(document, problems, {frame.id for frame in frames}, categories, ids=images)
-    table = build_table(boxes, frames, strict=images)
+    table = build_table(boxes, frames, problems, strict=images)
     problems.check()
+    _report(f"{path}: {table.oddities.sentence()}." if table.oddities.sentence() else "")
     return CocoFile(path, root, frames, categories, table)
+
+
+@lru_cache(maxsize=256)
+def _report(text: str) -> None:
+    """Log a warning, once for each text: commands read some files several times."""
+    if text:
+        _log.warning(text)
 
 
 def read_coco_frames(path: Path, sizes: bool = True) -> CocoFrames:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Container, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from cahqp.coco.document import Row, identified, read_document, rows
 from cahqp.coco.problems import Problems
-from cahqp.coco.values import as_box
+from cahqp.coco.values import as_box, as_integer, as_number
 from cahqp.frame import Frame
 
 
@@ -72,15 +73,31 @@ def read_tables(path: Path, sizes: bool = True, scores: bool = False) -> Tables:
 
 
 def read_categories(document: dict[str, Any], problems: Problems) -> dict[int, str]:
-    """Return the names of a document's categories by id; ids and names must be unique."""
+    """Return the names of a document's categories by id; ids must be unique, and names of used categories.
+
+    A category without boxes that repeats a name is left out: Roboflow writes such a root category.
+    """
     categories: dict[int, str] = {}
-    for row, identifier in identified(document, "categories", problems):
-        name = row.text("name")
+    named = [(row, identifier, row.text("name")) for row, identifier in identified(document, "categories", problems)]
+    counts = Counter(name for _, _, name in named)
+    used = _used_categories(document) if len(counts) < len(named) else set()
+    for row, identifier, name in named:
+        if counts[name] > 1 and identifier not in used and used & {i for _, i, n in named if n == name}:
+            continue
         if name and name in categories.values():
             row.add_problem(f"name {name!r} is already that of another category")
         if identifier is not None:
             categories.setdefault(identifier, name)
     return categories
+
+
+def _used_categories(document: dict[str, Any]) -> set[int | None]:
+    entries = document.get("annotations")
+    return (
+        {as_integer(e.get("category_id")) for e in entries if isinstance(e, dict)}
+        if isinstance(entries, list)
+        else set()
+    )
 
 
 def read_frames(
@@ -160,9 +177,18 @@ def read_boxes(
         bbox = _bbox(row)
         score = row.share("score", scores)
         crowd = row.flag("iscrowd") | row.flag("ignore")
+        _check_rotation(row)
         if image is not None and category is not None and bbox is not None:
             boxes.append(BoxRow(row, image, category, bbox, score, crowd))
     return boxes
+
+
+def _check_rotation(row: Row) -> None:
+    """Note a box that CVAT or a similar tool turned: its `bbox` is that of the upright box."""
+    attributes = row.entry.get("attributes")
+    rotation = attributes.get("rotation") if isinstance(attributes, dict) else None
+    if rotation is not None and as_number(rotation) != 0:
+        row.add_problem(f"box is rotated by {str(rotation)[:20]} degrees; draw it upright")
 
 
 def _reference(row: Row, key: str, ids: Container[int], where: str) -> int | None:

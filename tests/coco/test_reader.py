@@ -56,7 +56,52 @@ def test_crowds_become_regions_to_ignore(flag, write_coco):
 def test_boxes_over_the_border_are_clipped_and_counted(write_coco):
     file = read_coco(write_coco(change=first("annotations", bbox=[-5, 20, 20, 20])))
     assert file.annotations(0).boxes.tolist() == [[0, 20, 15, 24]]
-    assert file.table.clipped == 1
+    assert file.table.oddities.clipped == 1
+
+
+def test_repeated_boxes_are_left_out_and_counted_in_one_warning(write_coco, caplog):
+    def change(document):
+        twice = [{**row, "id": row["id"] + 10} for row in document["annotations"]]
+        document["annotations"] += [*twice, {**twice[0], "id": 99, "bbox": [30, 6, 9, 0.5]}]
+
+    path = write_coco(change=change)
+    file = read_coco(path)
+    read_coco(path)
+    assert [len(file.annotations(n).boxes) for n in range(4)] == [2, 1, 1, 1]
+    sentence = "of 9 boxes, 1 clipped to their image, 1 under one pixel, 4 equal to another box and left out."
+    assert [record.message for record in caplog.records] == [f"{path}: {sentence}"]
+
+
+def _boxes(rows):
+    def change(document):
+        row = document["annotations"][0]
+        document["annotations"] = [{**row, "id": n, "bbox": box} for n, box in enumerate(rows)]
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([[8 + n, 6, 24 + n, 20] for n in range(6)], "looks like two corners.* 6 of 6 boxes"),
+        ([[0.1 * n, 0.2, 0.3, 0.4] for n in range(6)], "looks like shares of the image"),
+    ],
+)
+def test_boxes_of_another_form_are_refused(write_coco, rows, message):
+    with pytest.raises(DataError, match=message):
+        read_coco(write_coco(change=_boxes(rows)))
+
+
+@pytest.mark.parametrize("flag", ["0", "false", False, 0, 0.0])
+def test_flags_that_are_false_in_other_types_are_false(write_coco, flag):
+    assert len(read_coco(write_coco(change=first("annotations", iscrowd=flag))).annotations(0).boxes) == 1
+
+
+def test_the_unused_root_category_of_roboflow_is_ignored(write_coco):
+    def change(document):
+        document["categories"].insert(0, {"id": 0, "name": "car", "supercategory": "none"})
+
+    assert read_coco(write_coco(change=change)).categories == {7: "car"}
 
 
 def test_recording_falls_back_to_the_camera_and_then_the_folder(write_coco):
@@ -78,6 +123,11 @@ def test_a_byte_order_mark_is_passed_over(write_coco):
     path = write_coco()
     path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
     assert len(read_coco(path)) == 4
+
+
+def _same_name(document):
+    document["categories"].append({"id": 8, "name": "car"})
+    document["annotations"][0]["category_id"] = 8
 
 
 BAD = {
@@ -120,8 +170,11 @@ BAD = {
     ),
     "huge": (first("annotations", bbox=[1, 2, 10**400, 4]), r"annotations\[0\]: `bbox` must be four finite numbers"),
     "score": (first("annotations", score=1.5), r"annotations\[0\]: `score` must be in 0..1, got 1.5"),
+    "no flag": (first("annotations", iscrowd="maybe"), r"annotations\[0\]: `iscrowd` must be 0 or 1, not 'maybe'"),
+    "rotated": (first("annotations", attributes={"rotation": 45}), r"annotations\[0\]: box is rotated by 45 degrees"),
+    "large id": (first("images", id=2**63), r"images\[0\]: `id` must be a whole number of at most 64 bits"),
     "same category id": (again("categories", name="bus"), r"categories\[1\]: id 7 is already that of categories\[0\]"),
-    "same category name": (again("categories", id=8), r"categories\[1\]: name 'car' is already that of another"),
+    "same category name": (_same_name, r"categories\[1\]: name 'car' is already that of another"),
     "no list": (lambda d: d.update(images={}), "images: is not a list"),
     "no annotations": (lambda d: d.pop("annotations"), "annotations: is missing"),
     "no object": (lambda d: d["images"].append(3), r"images\[4\]: is not an object"),

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cahqp.coco.tables import BoxRow, read_tables
+from cahqp.coco.values import as_flag
 from cahqp.files import write_json
 
 HUMAN, MODEL = "human", "model"
@@ -97,7 +98,7 @@ def read_label_file(path: Path) -> Labels:
     images = []
     for identifier, entry in tables.images.items():
         rest = {key: value for key, value in entry.items() if key != "reviewed"}
-        images.append(LabelImage(rest, tuple(boxes[identifier]), bool(entry.get("reviewed"))))
+        images.append(LabelImage(rest, tuple(boxes[identifier]), bool(as_flag(entry.get("reviewed")))))
     return Labels(tables.categories, tuple(images))
 
 

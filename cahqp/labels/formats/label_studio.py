@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 from xml.sax.saxutils import quoteattr
 
+from cahqp.coco.values import as_flag
 from cahqp.errors import DataError
 from cahqp.files import atomic_write, read_json, write_json
 from cahqp.labels.formats.coco import HUMAN, MODEL, LabelBox, LabelImage, Labels
+from cahqp.labels.formats.label_studio_names import image_name
 
 FILE = "tasks.json"
 CONFIG = "labeling_config.xml"
@@ -97,7 +99,7 @@ def read(path: Path) -> Labels:
 def _image(path: Path, number: int, task: Any) -> LabelImage | None:
     try:
         data = task["data"]
-        name = str(data.get("file_name") or str(data["image"]).rpartition("?d=")[2])
+        name = image_name(data)
         annotations = [a for a in task.get("annotations") or [] if not a.get("was_cancelled")]
         versions = annotations or [p for p in task.get("predictions") or [] if isinstance(p, dict)]
         if not versions:
@@ -107,12 +109,17 @@ def _image(path: Path, number: int, task: Any) -> LabelImage | None:
         results = [result for result in results if result.get("type") == "rectanglelabels"]
         # The size in the tool differs from the file if it applied an EXIF orientation.
         size = results[0] if results and "original_width" in results[0] else data
-        width, height = (int(size.get(f"original_{key}") or size[key]) for key in ("width", "height"))
-        boxes = tuple(_box(result, width, height, HUMAN if annotations else MODEL) for result in results)
+        sides = {key: int(size.get(f"original_{key}") or size.get(key) or 0) for key in ("width", "height")}
+        if results and not all(sides.values()):
+            message = "width and height"
+            raise KeyError(message)
+        origin = HUMAN if annotations else MODEL
+        boxes = tuple(_box(result, sides["width"], sides["height"], origin) for result in results)
     except (AttributeError, KeyError, TypeError, ValueError, IndexError) as error:
         message = f"{path}: task {number} lacks a value that Label Studio writes ({error!r}). Export it as JSON again."
         raise DataError(message) from error
-    return LabelImage({"id": number, "file_name": name, "width": width, "height": height}, boxes, bool(annotations))
+    known = sides if all(sides.values()) else {}  # a task without boxes may have no size
+    return LabelImage({"id": number, "file_name": name, **known}, boxes, bool(annotations))
 
 
 def _check_shapes(path: Path, name: str, results: Sequence[Mapping[str, Any]]) -> None:
@@ -134,4 +141,7 @@ def _box(result: Mapping[str, Any], width: int, height: int, origin: str) -> Lab
     if sent and sent.get("label") == name:
         origin = MODEL if all(abs(sent[key] - value[key]) < _SAME for key in _SIDES) else HUMAN
     score = result.get("score") if origin == MODEL else None
-    return LabelBox(name, (x, y, w, h), score, meta.get("track_id"), origin, bool(meta.get("ignored")))
+    x, y = min(x, round(x + w, 2)), min(y, round(y + h, 2))  # a box may be drawn from any corner
+    return LabelBox(
+        name, (x, y, abs(w), abs(h)), score, meta.get("track_id"), origin, bool(as_flag(meta.get("ignored")))
+    )

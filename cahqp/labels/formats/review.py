@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path, PurePosixPath
 
 from cahqp.errors import DataError
 from cahqp.labels.formats.coco import HUMAN, LabelBox, LabelImage, Labels
@@ -97,12 +98,52 @@ def unique_images(labels: Labels) -> Labels:
     return Labels(labels.categories, tuple(chosen))
 
 
+def match_names(labels: Labels, like: Labels) -> Labels:
+    """Return the labels with the names that were sent out: tools that store uploads remove folders from names.
+
+    Args:
+        labels: Labels that came back. A name that was not sent out is matched by its last part, if one image has it.
+        like: Labels that were sent out.
+    """
+    sent = {image.name for image in like.images}
+    owners: dict[str, list[str]] = {}
+    for name in sent:
+        owners.setdefault(PurePosixPath(name).name, []).append(name)
+    images = []
+    for image in labels.images:
+        found = owners.get(PurePosixPath(image.name).name, [])
+        renamed = found[0] if image.name not in sent and len(found) == 1 else image.name
+        images.append(replace(image, entry={**image.entry, "file_name": renamed}))
+    return replace(labels, images=tuple(images))
+
+
+def check_sizes(labels: Labels, like: Labels | None, path: Path) -> None:
+    """Check that the size of every image is known.
+
+    Args:
+        labels: Labels that came back.
+        like: Labels that were sent out; they contain the sizes of their images.
+        path: File named in the error.
+
+    Raises:
+        DataError: The size of an image is unknown: Label Studio writes it with boxes only.
+    """
+    known = {image.name for image in like.images} if like is not None else set()
+    unknown = [i.name for i in labels.images if i.name not in known and not i.entry.get("width")]
+    if unknown:
+        message = (
+            f"{path} does not contain the size of {', '.join(unknown[:5])}. Give --like the labels that were sent out."
+        )
+        raise DataError(message)
+
+
 def _check_sizes(returned: Mapping[str, LabelImage], like: Labels) -> None:
     changed = []
     for image in like.images:
         if image.name in returned:
             sent, back = (f"{e.get('width')}x{e.get('height')}" for e in (image.entry, returned[image.name].entry))
-            changed += [f"{image.name} ({back}, sent out as {sent})"] if sent != back else []
+            known = returned[image.name].entry.get("width")
+            changed += [f"{image.name} ({back}, sent out as {sent})"] if known and sent != back else []
     if changed:
         message = (
             f"Images came back with another size: {', '.join(changed[:5])}. Boxes are in pixels of the stored image, "

@@ -11,9 +11,11 @@ import yaml
 from cahqp.errors import DataError
 from cahqp.files import atomic_write, leads_out
 from cahqp.labels.formats.coco import HUMAN, LabelBox, LabelImage, Labels
+from cahqp.labels.formats.yolo_texts import find_texts
 
 DATA = "data.yaml"
 LIST = "train.txt"
+IMAGES = "images/train"
 _DECIMALS = 8
 """Decimals of a share of the image, exact to a hundredth of a pixel."""
 
@@ -24,7 +26,8 @@ _SAME = 0.025
 def write(labels: Labels, folder: Path) -> None:
     """Write `data.yaml`, `train.txt`, `labels/train/*.txt` and, with the score of each line, `scores/train/*.txt`.
 
-    The images belong at `images/train`. Regions to ignore are left out, because the format has none.
+    The images belong at `images/train`. Paths are relative to `data.yaml`, which has no `path`: trainers look for a
+    relative one in their own folders. Regions to ignore are left out, because the format has none.
 
     Raises:
         DataError: A name leads out of the folder, or two images would share one text file.
@@ -33,9 +36,9 @@ def write(labels: Labels, folder: Path) -> None:
     check_names(image.name for image in labels.images)
     names = list(labels.categories.values())
     with atomic_write(folder / DATA) as file:
-        yaml.safe_dump({"path": ".", "train": LIST, "val": LIST, "names": dict(enumerate(names))}, file)
+        yaml.safe_dump({"train": LIST, "val": LIST, "names": dict(enumerate(names))}, file)
     with atomic_write(folder / LIST) as file:
-        file.writelines(f"./images/train/{image.name}\n" for image in labels.images)
+        file.writelines(f"./{IMAGES}/{image.name}\n" for image in labels.images)
     for image in labels.images:
         kept = [box for box in image.boxes if not box.ignored]
         with atomic_write(_text_file(folder, "labels", image.name)) as file:
@@ -76,6 +79,7 @@ def read(path: Path, like: Labels | None) -> Labels:
     """Read a folder in YOLO's format.
 
     A line with class and position of a box of `like` is that box, untouched. All other lines are boxes of a person.
+    `cahqp.labels.formats.yolo_texts` finds the text files in the layouts of Ultralytics and Roboflow.
 
     Args:
         path: Folder with `data.yaml`.
@@ -97,9 +101,10 @@ def read(path: Path, like: Labels | None) -> Labels:
         raise DataError(message) from error
     check_names(image.name for image in like.images)
     images = []
+    texts = find_texts(folder, [image.name for image in like.images])
     for image in like.images:
-        file = _text_file(folder, "labels", image.name)
-        if file.is_file():  # a missing file did not come back
+        file = texts.get(image.name)
+        if file is not None:  # a missing file did not come back
             regions = tuple(box for box in image.boxes if box.ignored)
             images.append(LabelImage(image.entry, _boxes(file, image, names) + regions, image.reviewed))
     return Labels(dict(enumerate((names[number] for number in sorted(names)), 1)), tuple(images))

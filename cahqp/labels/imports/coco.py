@@ -10,7 +10,7 @@ from cahqp.coco.document import Row, read_document, rows
 from cahqp.coco.image_folder import image_root
 from cahqp.coco.problems import Problems
 from cahqp.coco.tables import BoxRow, read_boxes, read_categories, read_frames
-from cahqp.coco.values import as_integer, as_number
+from cahqp.coco.values import as_integer
 from cahqp.errors import DataError
 from cahqp.frame import Frame
 from cahqp.labels.imports.findings import Findings
@@ -109,10 +109,6 @@ def _boxes(
 ) -> dict[int, tuple[FoundBox, ...]]:
     problems = Problems(path)
     found = read_boxes(document, problems, ids, categories)
-    for row in found:
-        rotation = as_number((row.entry.get("attributes") or {}).get("rotation", 0)) if _has_attributes(row) else 0
-        if rotation:
-            row.row.add_problem(f"box is rotated by {rotation:g} degrees")
     invalid = problems.by_row()
     for where, problem in invalid.items():
         findings.invalid("annotation is invalid", f"{path}, {where}", problem)
@@ -121,10 +117,6 @@ def _boxes(
         if row.row.where not in invalid and row.image in kept:
             boxes[row.image] = (*boxes.get(row.image, ()), _box(path, row, categories))
     return boxes
-
-
-def _has_attributes(row: BoxRow) -> bool:
-    return isinstance(row.entry.get("attributes"), dict)
 
 
 def _box(path: Path, row: BoxRow, categories: Mapping[int, str]) -> FoundBox:
