@@ -23,7 +23,14 @@ def _environment() -> Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    templates.filters |= {"percent": _percent, "spread": _spread, "interval": _interval, "ratio": _ratio, "mib": _mib}
+    templates.filters |= {
+        "percent": _percent,
+        "spread": _spread,
+        "interval": _interval,
+        "verdict": _verdict,
+        "ratio": _ratio,
+        "mib": _mib,
+    }
     return templates
 
 
@@ -43,6 +50,16 @@ def _interval(value: Mapping[str, Any] | float | None, sign: str = "+") -> str:
     if not isinstance(value, Mapping):
         return _percent(value)
     return f"{100 * value['value']:{sign}.1f} [{100 * value['low']:{sign}.1f}, {100 * value['high']:{sign}.1f}]"
+
+
+def _verdict(value: Mapping[str, Any] | None) -> str:
+    """Return an interval with a mark: better, worse, equivalent within the margin, or none if it is open."""
+    mark = ""
+    if value is not None and value["excludes_zero"]:
+        mark = " ▲" if value["value"] > 0 else " ▼"
+    elif value is not None and value.get("equivalent"):
+        mark = " ≈"
+    return _interval(value) + mark
 
 
 def _ratio(value: Mapping[str, float] | None) -> str:

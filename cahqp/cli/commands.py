@@ -99,7 +99,7 @@ COMMANDS: dict[str, Command] = {
     ),
     "benchmark measure": Command(
         MEASURE, "measure AP and operating points of models on labelled frames",
-        "benchmarks.adapt.measure:measure", "inference.options:MeasureOptions",
+        "benchmarks.adapt.measure:measure", "inference.options:BenchmarkMeasureOptions",
     ),
     "benchmark relabel": Command(
         MEASURE, "time relabelling beside the teacher's forward passes",

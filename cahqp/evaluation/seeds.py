@@ -19,6 +19,7 @@ MIN_SEEDS = 3
 """With fewer seeds an interval is no evidence: the spread over seeds is unknown or almost unknown."""
 
 _TAIL = 0.975  # upper end of a two-sided interval of 95 %
+_ONE_SIDED = 0.95  # of each of the two tests of equivalence
 
 Values = NDArray[np.float64]
 
@@ -32,17 +33,26 @@ class Interval:
         low: Lower end.
         high: Upper end.
         seeds: Number of seeds.
+        half_90: Half the width of the 90 % interval.
     """
 
     value: float
     low: float
     high: float
     seeds: int
+    half_90: float
 
     @property
     def excludes_zero(self) -> bool:
         """Whether the interval lies on one side of zero and has enough seeds to be evidence."""
         return self.seeds >= MIN_SEEDS and (self.low > 0 or self.high < 0)
+
+    def equivalent(self, margin: float) -> bool:
+        """Return whether two one-sided tests at 5 % place the value within a margin of zero (TOST, Schuirmann 1987).
+
+        They do if the 90 % interval lies within -margin..margin.
+        """
+        return self.seeds >= MIN_SEEDS and abs(self.value) + self.half_90 <= margin
 
 
 class Draws:
@@ -65,9 +75,9 @@ class Draws:
     ) -> None:
         self.arms, self.shared = list(matches), shared
         self.min_count = min_count = min(each.count for each in groups)
-        freedom = min_count - 1 if shared else sum(each.count - 1 for each in groups)
+        self._freedom = min_count - 1 if shared else sum(each.count - 1 for each in groups)
         # A bootstrap divides the variance of n groups by n instead of n - 1.
-        self._widening = t.ppf(_TAIL, freedom) * (min_count / (min_count - 1)) ** 0.5 if min_count > 1 else math.nan
+        self._widening = (min_count / (min_count - 1)) ** 0.5 if min_count > 1 else math.nan
         streams = [np.random.default_rng([seed, 0 if shared else number]) for number in range(len(groups))]
         times = [list(each.resample(stream, DRAWS)) for each, stream in zip(groups, streams, strict=True)]
         self._observed = {arm: np.array([_ap50(own, None) for own in each]) for arm, each in matches.items()}
@@ -106,9 +116,14 @@ class Draws:
         if not len(known) or (self.min_count < 2 and (self.shared or len(known) < 2)):
             return None
         by_recordings = self._widening * np.nanstd(drawn) if self.min_count > 1 else 0.0
-        by_seeds = t.ppf(_TAIL, len(known) - 1) * np.std(known, ddof=1) / len(known) ** 0.5 if len(known) > 1 else 0.0
-        half = float(np.hypot(by_seeds, by_recordings) if self.shared else max(by_seeds, by_recordings))
-        return Interval(value, value - half, value + half, len(known))
+        by_seeds = np.std(known, ddof=1) / len(known) ** 0.5 if len(known) > 1 else 0.0
+
+        def half(tail: float) -> float:
+            of_recordings = by_recordings * t.ppf(tail, self._freedom) if by_recordings else 0.0
+            of_seeds = by_seeds * t.ppf(tail, len(known) - 1) if by_seeds else 0.0
+            return float(np.hypot(of_seeds, of_recordings) if self.shared else max(of_seeds, of_recordings))
+
+        return Interval(value, value - half(_TAIL), value + half(_TAIL), len(known), half(_ONE_SIDED))
 
 
 def _mean_over_seeds(drawn: Sequence[Sequence[float]]) -> Values:

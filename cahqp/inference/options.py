@@ -10,7 +10,7 @@ from cahqp.errors import check_numbers
 
 @dataclass(frozen=True, kw_only=True)
 class MeasureOptions:
-    """Models, and labelled frames to measure them on. These are all options of `cahqp benchmark measure`.
+    """Models, and labelled frames to measure them on.
 
     Attributes:
         weights: NAME=FILE of each model.
@@ -33,6 +33,25 @@ class MeasureOptions:
 
     def __post_init__(self) -> None:
         check_numbers({"--max-invalid-share": self.max_invalid_share}, {"--batch-size": self.batch_size})
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchmarkMeasureOptions(MeasureOptions):
+    """Options of `cahqp benchmark measure`.
+
+    Attributes:
+        min_objects: Smallest number of objects of a class in a file. Means leave out classes with fewer: two objects
+            give an average precision of 0, 50 or 100 %.
+
+    Raises:
+        ConfigError: An option is out of range.
+    """
+
+    min_objects: int = 10
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_numbers(shares={}, counts={"--min_objects": self.min_objects})
 
 
 @dataclass(frozen=True, kw_only=True)

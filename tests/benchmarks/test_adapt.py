@@ -10,6 +10,7 @@ from PIL import Image
 
 from cahqp.__main__ import main
 from cahqp.benchmarks.adapt import graph
+from cahqp.benchmarks.adapt.code_state import code_state
 from cahqp.benchmarks.adapt.matches import write_matches
 from cahqp.benchmarks.adapt.table import markdown, markers
 from cahqp.evaluation.bootstrap import Groups
@@ -68,7 +69,8 @@ def measure(work, arguments, seed):
     sets = [name for name, path in given if path.endswith("json")]
     hits = {name: HITS[said] - seed for name, said in models.items()}
     found = {name: {key: matches(count) for key in sets} for name, count in hits.items()}
-    figures = {"map": 0.1, "images": RECORDINGS, "precision": 0.5, "recall": 0.4, "f1": 0.45}
+    counts = {"objects": {"car": RECORDINGS, "tram": 2}, "counted": ["car"]}
+    figures = counts | {"map": 0.1, "images": RECORDINGS, "precision": 0.5, "recall": 0.4, "f1": 0.45}
     told = {
         name: {key: {**figures, "ap50": count / 10, "per_class": {"car": count / 10}} for key in sets}
         for name, count in hits.items()
@@ -173,6 +175,26 @@ def test_an_arm_that_reads_target_labels_is_named(plan, adapt):
     arm = {"configs": ["configs/overlays/ca_hqp.yaml"], "ground_truth": "model.ground_truth"}
     said = adapt("--arms", "mean-teacher", "upper-bound", variants={"upper-bound": arm}, students=[])[1]
     assert "Target labels are read by the evaluation, the oracles and upper-bound only." in said
+
+
+def test_a_table_names_its_commit_its_rules_and_its_weights(adapt, monkeypatch):
+    monkeypatch.setattr("cahqp.benchmarks.adapt.results.code_state", lambda: {"commit": "1234567890", "dirty": True})
+    said = adapt("--seeds", "0", margin=0.02)[1]
+    assert "commit 1234567, with uncommitted changes of code or configs." in said
+    assert "fewer than 10 target test objects in a seed: tram (up to 2)." in said
+    assert "Seeds: 0, each with source weights of its own." in said
+    assert "equivalent within ±2 points" in said
+    assert results()["left_out"] == {"tram": 2}
+    assert code_state()["commit"] is None or len(code_state()["commit"]) == 40
+
+
+def test_arms_that_hardly_differ_are_equivalent(adapt):
+    HITS["ca_hqp"], kept = HITS["mean_teacher"], HITS["ca_hqp"]
+    said = adapt("--seeds", "0", "1", "2", students=[])[1]
+    HITS["ca_hqp"] = kept
+    assert "The CA-HQP terms are equivalent to none within ±1 points." in said
+    row = next(line for line in said.splitlines() if line.startswith("| ca-hqp |"))
+    assert "| +0.0 [+0.0, +0.0] ≈ |" in row and "▲ |" in row
 
 
 def test_fewer_than_three_seeds_prove_nothing(adapt):
@@ -301,6 +323,8 @@ def test_arms_start_from_a_published_model(adapt, published, workplace):
     assert found == {"zero-shot": 0.4, "source-only": 0.3, "mean-teacher": 0.7, "rounds": 0.5, "early": 0.6}
     assert results()["arms"]["zero-shot"]["gain"]["value"] == pytest.approx(0.1, abs=0.03)
     assert results()["arms"]["rounds"]["images"] == 2 * 3 * 4
+    lead = results()["arms"]["mean-teacher"]["student_vs_zero_shot"]["value"]
+    assert lead == pytest.approx(0.4, abs=0.03) and " vs zero-shot |" in said
     assert "--start=MODEL" in said
     assert "start: give --start FOLDER" in adapt(**given)[1]
 

@@ -37,6 +37,15 @@ def test_seeds_that_disagree_do_not():
     assert not draws(a=[10, 2], b=[2, 10]).difference("a", "b").excludes_zero
 
 
+def test_arms_are_equivalent_if_the_90_percent_interval_lies_within_the_margin():
+    interval = draws(a=[6, 7, 6, 7], b=[6, 6, 7, 7]).difference("a", "b")
+    half = interval.high - interval.value
+    assert 0 < interval.half_90 < half
+    assert interval.equivalent(abs(interval.value) + interval.half_90 + 1e-9)
+    assert not interval.equivalent(abs(interval.value) + interval.half_90 - 1e-9)
+    assert not draws(a=[6, 6], b=[6, 6]).difference("a", "b").equivalent(1.0)  # two seeds are no evidence
+
+
 def test_seed_noise_widens_the_interval():
     def width(*hits):
         interval = draws(a=list(hits), b=[1, 1, 1]).difference("a", "b")

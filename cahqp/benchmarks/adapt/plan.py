@@ -202,6 +202,8 @@ class BenchmarkPlan:
         converged: Steps of `oracle-converged` as a multiple of the adaptation steps.
         relabel: Label options for the students.
         classes: Classes whose AP50 is shown beside the mean.
+        min_objects: Smallest number of objects of a class in a test set; means leave out classes with fewer.
+        margin: Difference in AP50, 0..1, within which two arms count as equivalent.
         set: Options of every `cahqp fit`.
         expert: Second detector, for arms with `expert`.
         cost: Seconds for the estimate.
@@ -224,6 +226,8 @@ class BenchmarkPlan:
     converged: Factor = 4.0
     relabel: Section[Relabel] = field(default_factory=Relabel)
     classes: list[str] = field(default_factory=list)
+    min_objects: Count = 10
+    margin: Annotated[float, Field(gt=0, lt=1)] = 0.01
     set: FitOptions = field(default_factory=dict)
     expert: Section[Expert] | None = None
     cost: StepCost = field(default_factory=StepCost)

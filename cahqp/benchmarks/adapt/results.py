@@ -10,8 +10,9 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+from cahqp.benchmarks.adapt.code_state import code_state
 from cahqp.benchmarks.adapt.matches import read_matches
-from cahqp.benchmarks.adapt.plan import CA_HQP, MEAN_TEACHER, ORACLES, SOURCE_ONLY, BenchmarkPlan
+from cahqp.benchmarks.adapt.plan import CA_HQP, MEAN_TEACHER, ORACLES, SOURCE_ONLY, ZERO_SHOT, BenchmarkPlan
 from cahqp.benchmarks.adapt.stages import SOURCE_TEST, TARGET_TEST, ArmRun
 from cahqp.cycle.plan import SCENES
 from cahqp.evaluation.seeds import Draws, Interval
@@ -64,11 +65,16 @@ class _Results:
             "self_training_steps": plan.self_training_steps,
             "oracle": self.oracle,
             "ground_truth": [name for name, arm in plan.arms_by_name.items() if arm.ground_truth is not None],
+            "source_weights": "own" if plan.teacher.weights is None else "shared",
+            "min_objects": plan.min_objects,
+            "left_out": self._left_out(),
+            "margin": plan.margin,
             "source_test_is_validation": plan.source.test in plan.source.val,
             "frames": images,
             "unit": f"{groups.count} {groups.unit}",
             "version": __version__,
             "codes": len(codes),
+            **code_state(),
             "machine": machine(),
             "order": list(self.runs),  # files are sorted by name
             "arms": {arm: self._teacher(arm) | self._student(arm) for arm in self.runs},
@@ -105,7 +111,7 @@ class _Results:
         per_class = self._values(arm, "teacher", TARGET_TEST, "per_class")
         closed = None
         if self.oracle is not None and arm not in (SOURCE_ONLY, self.oracle):
-            closed = _interval(self.teachers.closed(arm, SOURCE_ONLY, self.oracle))
+            closed = self._interval(self.teachers.closed(arm, SOURCE_ONLY, self.oracle))
         seconds = [sum(self.records[s].seconds for s in run.training if s in self.records) for run in self.runs[arm]]
         return {
             "target_ap50": spread(TARGET_TEST, "ap50"),
@@ -114,7 +120,7 @@ class _Results:
             "source_map": spread(SOURCE_TEST, "map"),
             "per_class": {name: _spread([of_seed[name] for of_seed in per_class]) for name in per_class[0]},
             "operating": {name: spread(TARGET_TEST, name) for name in ("precision", "recall", "f1")},
-            "gain": None if arm == SOURCE_ONLY else _interval(self.teachers.difference(arm, SOURCE_ONLY)),
+            "gain": None if arm == SOURCE_ONLY else self._interval(self.teachers.difference(arm, SOURCE_ONLY)),
             "closed": closed,
             "minutes": round(mean(seconds) / 60, 2),
             "images": self.runs[arm][0].images,
@@ -130,26 +136,39 @@ class _Results:
         }
         end = next((name for name in ORACLES if name in self.plan.students), None)
         if end is not None and end != arm and BEFORE in self.students.arms:
-            figures["student_closed"] = _interval(self.students.closed(arm, BEFORE, end))
+            figures["student_closed"] = self._interval(self.students.closed(arm, BEFORE, end))
+        if ZERO_SHOT in self.runs:
+            figures["student_vs_zero_shot"] = self._interval(self._student_lead(arm))
         return figures
 
+    def _student_lead(self, arm: str) -> Interval | None:
+        """Return the lead of an arm's student over the published model."""
+        models = {arm: (self.runs[arm], "student"), ZERO_SHOT: (self.runs[ZERO_SHOT], "teacher")}
+        return self._draws(models).difference(arm, ZERO_SHOT)
+
+    def _left_out(self) -> dict[str, int]:
+        """Return the classes that some seed's means leave out, with the largest number of target test objects."""
+        measured = [self.metrics[run.measured]["teacher"][TARGET_TEST] for run in self.runs[SOURCE_ONLY]]
+        names = [name for name in measured[0]["objects"] if any(name not in each["counted"] for each in measured)]
+        return {name: max(each["objects"][name] for each in measured) for name in names}
+
     def _differences(self) -> list[dict[str, Any]]:
-        """Return the differences of every arm from the mean teacher, which the terms must beat, and from CA-HQP."""
+        """Return the differences of every arm from the published model, the mean teacher and CA-HQP."""
         return [
             {"arm": arm, "baseline": baseline, **interval}
-            for baseline in (MEAN_TEACHER, CA_HQP)
+            for baseline in (ZERO_SHOT, MEAN_TEACHER, CA_HQP)
             if baseline in self.runs
             for arm in self.runs
             if arm not in (baseline, SOURCE_ONLY)
-            and (interval := _interval(self.teachers.difference(arm, baseline))) is not None
+            and (interval := self._interval(self.teachers.difference(arm, baseline))) is not None
         ]
 
-
-def _interval(interval: Interval | None) -> dict[str, Any] | None:
-    if interval is None:
-        return None
-    rounded = {name: round(getattr(interval, name), _DIGITS) for name in ("value", "low", "high")}
-    return {**rounded, "excludes_zero": interval.excludes_zero}
+    def _interval(self, interval: Interval | None) -> dict[str, Any] | None:
+        if interval is None:
+            return None
+        rounded = {name: round(getattr(interval, name), _DIGITS) for name in ("value", "low", "high")}
+        equivalent = interval.equivalent(self.plan.margin)
+        return {**rounded, "excludes_zero": interval.excludes_zero, "equivalent": equivalent}
 
 
 def _spread(values: Sequence[float | None]) -> dict[str, Any]:

@@ -156,6 +156,7 @@ class _SeedStages:
     def _measure(self, models: Mapping[str, Path]) -> Stage:
         arguments = ["benchmark", "measure", "--weights", *(f"{name}={path}" for name, path in models.items())]
         arguments += ["--frames", f"{TARGET_TEST}={self.target_test}", f"{SOURCE_TEST}={self.source_test}"]
+        arguments += [f"--min_objects={self.plan.min_objects}"]
         inputs = [*models.values(), self.target_test, self.source_test]
         seconds = self.estimate.measure(len(models))
         return self.graph.add("measure", arguments + self._invalid_share(), inputs, self.seed, seconds)

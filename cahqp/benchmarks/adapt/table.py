@@ -6,27 +6,33 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from cahqp.benchmarks.adapt.plan import CA_HQP, MEAN_TEACHER, ORACLES, SOURCE_ONLY
+from cahqp.benchmarks.adapt.plan import CA_HQP, MEAN_TEACHER, SOURCE_ONLY, ZERO_SHOT
 from cahqp.benchmarks.markdown import render
 from cahqp.errors import ConfigError
 from cahqp.evaluation.seeds import MIN_SEEDS
 from cahqp.files import atomic_write
 
+_OLDER = {"source_weights": None, "min_objects": 1, "left_out": {}, "margin": None, "commit": None, "dirty": None}
+"""Keys that results of older versions lack."""
+
 
 def markdown(results: Mapping[str, Any]) -> str:
     """Return the section of one benchmark from the content of its `results.json`."""
-    against = {each["arm"]: each for each in results["differences"] if each["baseline"] == MEAN_TEACHER}
+    against, over_zero_shot = (
+        {each["arm"]: each for each in results["differences"] if each["baseline"] == baseline}
+        for baseline in (MEAN_TEACHER, ZERO_SHOT)
+    )
     images = {name: arm["images"] for name, arm in results["arms"].items()}
     context = {
         "against": against,
+        "over_zero_shot": over_zero_shot,
         "terms": against.get(CA_HQP),
         "drops": {name: _source_drop(results["arms"], name) for name in results["order"]},
         "readers": ["the evaluation", "the oracles", *results["ground_truth"]],
         "min_seeds": MIN_SEEDS,
         "most_images": max(images.values()),
-        "most_without_labels": max(count for name, count in images.items() if name not in ORACLES),
     }
-    return render("adapt.md.j2", {**results, **context})
+    return render("adapt.md.j2", _OLDER | {**results, **context})
 
 
 def write_section(page: Path, name: str, section: str) -> None:
