@@ -135,7 +135,7 @@ class _SeedStages:
     def _calibrate(self, expert: Expert, teacher: Path, model: Path, rules: LabelOptions) -> Stage:
         """Return the stage that fits curves to the fused scores on `source.val`."""
         arguments = ["calibrate", f"--weights={teacher}", f"--teachers={model}", "--frames", *map(str, self.source_val)]
-        arguments += [f"--nms_iou={rules.nms_iou}", *(f"--views={view}" for view in rules.views)]
+        arguments += [f"--nms-iou={rules.nms_iou}", *(f"--views={view}" for view in rules.views)]
         arguments += [f"--uncalibrated={name}" for name in expert.uncalibrated]
         seconds = self.estimate.frames(self.plan.source.val, models=2)
         return self.graph.add("calibrate", arguments, [teacher, model, *self.source_val], self.seed, seconds)
@@ -156,7 +156,7 @@ class _SeedStages:
     def _measure(self, models: Mapping[str, Path]) -> Stage:
         arguments = ["benchmark", "measure", "--weights", *(f"{name}={path}" for name, path in models.items())]
         arguments += ["--frames", f"{TARGET_TEST}={self.target_test}", f"{SOURCE_TEST}={self.source_test}"]
-        arguments += [f"--min_objects={self.plan.min_objects}"]
+        arguments += [f"--min-objects={self.plan.min_objects}"]
         inputs = [*models.values(), self.target_test, self.source_test]
         seconds = self.estimate.measure(len(models))
         return self.graph.add("measure", arguments + self._invalid_share(), inputs, self.seed, seconds)
