@@ -12,7 +12,14 @@ from cahqp.errors import ConfigError
 from cahqp.evaluation.seeds import MIN_SEEDS
 from cahqp.files import atomic_write
 
-_OLDER = {"source_weights": None, "min_objects": 1, "left_out": {}, "margin": None, "commit": None, "dirty": None}
+_OLDER: dict[str, Any] = {
+    "source_weights": None,
+    "min_objects": 1,
+    "left_out": {},
+    "margin": None,
+    "commit": None,
+    "dirty": None,
+}
 """Keys that results of older versions lack."""
 
 
