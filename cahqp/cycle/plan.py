@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, ValidationInfo
 
 from cahqp.errors import ConfigError
+from cahqp.labels.calibration.curves import Method
 from cahqp.labels.options import LabelOptions
 from cahqp.runs.schema import ExistingFile, Name, Section, parse, unknown, validate
 
@@ -172,6 +173,52 @@ class Relabel(LabelOptions):
     stationary_weight: float = 0.5
 
 
+@dataclass(frozen=True, kw_only=True)
+class CalibrationRules:
+    """Calibration of a teacher's scores on `source.val` before it labels.
+
+    Attributes:
+        method: Form of the curves.
+        uncalibrated: Classes with too few objects in `source.val`. They share one curve.
+        target_precision: Precision, 0..1, that the thresholds reach on `source.val`. Default: the best F1, if views or
+            teachers are fused; otherwise the thresholds of the model.
+        dynamic: Lower the threshold of a class by as much as its mean score is lower on the target.
+    """
+
+    method: Method = "isotonic"
+    uncalibrated: list[str] = field(default_factory=list)
+    target_precision: Annotated[float, Field(ge=0, le=1)] | None = None
+    dynamic: bool = False
+
+    def calibrate_flags(self, rules: LabelOptions) -> list[str]:
+        """Return the options of `cahqp calibrate`, for labels by these rules."""
+        lists = ["--views", *rules.views] if rules.views else []
+        lists += ["--uncalibrated", *self.uncalibrated] if self.uncalibrated else []
+        return [f"--method={self.method}", f"--nms-iou={rules.nms_iou}", *lists]
+
+    def relabel_flags(self) -> list[str]:
+        """Return the options of `cahqp relabel` besides `--calibration`."""
+        precision = [] if self.target_precision is None else [f"--target-precision={self.target_precision}"]
+        return [*precision, *(["--dynamic"] if self.dynamic else [])]
+
+
+def check_views(rules: LabelOptions, calibration: CalibrationRules | None, val: Sequence[str]) -> None:
+    """Check that thresholds fit the scores of the labelling.
+
+    Raises:
+        ConfigError: Views are fused and nothing sets thresholds for fused scores, or `source.val` is not one file.
+    """
+    if calibration is not None and len(val) != 1:
+        message = f"--calibrate needs one file in source.val, got {len(val)}. Join them first."
+        raise ConfigError(message)
+    if rules.views and calibration is None and rules.threshold is None and rules.top_share is None:
+        message = (
+            "--relabel.views changes the scores, so the thresholds of the model do not fit them. Add `calibrate: {}` "
+            "to the plan, or set relabel.threshold."
+        )
+        raise ConfigError(message)
+
+
 def _check_arms(arms: list[str], info: ValidationInfo) -> list[str]:
     """Check the files of further teachers against the sections before `arms`, as far as they are valid."""
     teacher, target = info.data.get("teacher"), info.data.get("target")
@@ -202,6 +249,7 @@ class BasePlan:
         seed: Seed of every stage.
         scenes: Synthetic recordings to render first.
         relabel: Rules by which detections become labels.
+        calibrate: Calibration of the scores before each labelling. Default: none.
     """
 
     name: Name
@@ -211,6 +259,10 @@ class BasePlan:
     seed: Annotated[int, Field(ge=0)] = 0
     scenes: Scenes = field(default_factory=dict)
     relabel: Section[Relabel] = field(default_factory=Relabel)
+    calibrate: Section[CalibrationRules] | None = None
+
+    def __post_init__(self) -> None:
+        check_views(self.relabel, self.calibrate, self.source.val)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -74,11 +74,19 @@ class PlanStages:
         return teacher
 
     def relabel(self, name: str, weights: Path, target: Sequence[Path], frame_interval: float | None) -> Path:
-        """Add the stage that labels target frames with a teacher, and return the labels."""
+        """Add the stages that label target frames with a teacher, and return the labels."""
+        rules, calibrate = self.plan.relabel, self.plan.calibrate
         arguments = [f"--weights={weights}", "--frames", *map(str, target)]
-        arguments += flags(self.plan.relabel, kind=LabelOptions)
+        arguments += flags(rules, kind=LabelOptions)
         arguments += [] if frame_interval is None else [f"--frame-interval={frame_interval}"]
-        return self.stage(name, "relabel", [weights, *target], arguments) / LABELS
+        inputs = [weights, *target]
+        if calibrate is not None:
+            options = [f"--weights={weights}", "--frames", *map(str, self.source_val)]
+            options += calibrate.calibrate_flags(rules)
+            calibration = self.stage(f"{name}-calibration", "calibrate", [weights, *self.source_val], options)
+            arguments += [f"--calibration={calibration}", *calibrate.relabel_flags()]
+            inputs.append(calibration)
+        return self.stage(name, "relabel", inputs, arguments) / LABELS
 
     def fit(
         self,

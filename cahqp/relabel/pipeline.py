@@ -57,7 +57,7 @@ class LabelPipeline:
         elif not ensemble.single and options.threshold is None and options.top_share is None:
             # Agreement lowers the scores of fused boxes, so thresholds of single views are too high for them.
             print("The thresholds of the model do not fit fused scores. Give --calibration or --threshold.")
-        self.rules = _calibrated_rules(options, detector, calibration)
+        self.rules = _calibrated_rules(options, detector, calibration, ensemble.single)
 
 
 def _thresholds(options: RelabelOptions, detector: Detector) -> NDArray[np.float64]:
@@ -68,13 +68,18 @@ def _thresholds(options: RelabelOptions, detector: Detector) -> NDArray[np.float
     return thresholds_of(given, detector.classes)
 
 
-def _calibrated_rules(options: RelabelOptions, detector: Detector, calibration: Calibration | None) -> Rules:
+def _calibrated_rules(
+    options: RelabelOptions, detector: Detector, calibration: Calibration | None, single: bool
+) -> Rules:  # fmt: skip
     limits, classes = _thresholds(options, detector), detector.classes
     if calibration is None:
         return Rules(classes, np.maximum(limits, MIN_THRESHOLD), options)
     curves = [calibration.curves[name] for name in classes]
     if options.target_precision is not None:
         by_class = calibration.thresholds(options.target_precision)
+        limits = np.array([by_class[name] for name in classes])
+    elif options.threshold is None and not single:  # thresholds of the model are for scores of single views
+        by_class = calibration.best_f1()
         limits = np.array([by_class[name] for name in classes])
     elif options.threshold is None:  # thresholds of the model are for scores that are not calibrated
         limits = np.array([float(curve(np.array([value]))[0]) for curve, value in zip(curves, limits, strict=True)])

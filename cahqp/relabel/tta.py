@@ -27,6 +27,9 @@ from cahqp.labels.views import ViewSpec, parse_views
 from cahqp.relabel.options import CalibrateOptions, RelabelOptions
 from cahqp.structures import Batch, Preprocessing, Targets, collate
 
+_CUT_MARGIN = 0.01
+"""Largest distance from an edge of a view, as a share of its side, at which a box counts as cut."""
+
 
 @dataclass
 class ViewBatch(FrameBatch):
@@ -164,6 +167,7 @@ class Ensemble(nn.Module):
             )
             labels = self._labels[teacher][found.labels.cpu().numpy()]
             kept = (labels >= 0) & ~(scores < CANDIDATE_FLOOR)  # NaN is kept, and raises an error later
+            kept &= ~_is_cut(boxes, view, frame.size)
             region = (float(view.left), float(view.top), float(view.right), float(view.bottom))
             predictions.append(ViewPredictions(boxes[kept], scores[kept], labels[kept], region))
         return predictions
@@ -189,6 +193,25 @@ class Ensemble(nn.Module):
             "fuse": None if self.single else self.method,
             "nms_iou": nms_iou,
         }
+
+
+def _is_cut(boxes: NDArray[np.float64], view: View, size: tuple[int, int]) -> NDArray[np.bool_]:
+    """Return whether boxes touch an edge of the view inside the frame, where the view cuts objects.
+
+    Args:
+        boxes: (N, 4) xyxy in pixels of the frame.
+        view: Part of the frame.
+        size: Height and width of the frame in pixels.
+    """
+    edges = np.array([view.left, view.top, view.right, view.bottom], np.float64)
+    inside = np.array([view.left > 0, view.top > 0, view.right < size[1], view.bottom < size[0]])
+    margin = _CUT_MARGIN * np.array([view.right - view.left, view.bottom - view.top] * 2)
+    touches = np.abs(boxes - edges) <= margin
+    beyond = np.stack(
+        [boxes[:, 0] < edges[0], boxes[:, 1] < edges[1], boxes[:, 2] > edges[2], boxes[:, 3] > edges[3]], 1
+    )
+    cut: NDArray[np.bool_] = ((touches | beyond) & inside).any(1)
+    return cut
 
 
 def build_ensemble(options: RelabelOptions | CalibrateOptions, detector: Detector, names: Sequence[str]) -> Ensemble:

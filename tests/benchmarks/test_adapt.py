@@ -300,7 +300,7 @@ def published(plan):
     Path("published/config.json").write_text("{}")
     start = {"start": ["configs/start.yaml"], "fit": ["configs/source.yaml"], "set": {"model.classes": ["car"]}}
     teacher = plan["teacher"] | start | {"self_training": ["configs/self_training.yaml"]}
-    expert = {"fit": ["configs/expert.yaml"], "adapt": ["configs/overlays/ca_hqp.yaml"], "uncalibrated": ["bus"]}
+    expert = {"fit": ["configs/expert.yaml"], "adapt": ["configs/overlays/ca_hqp.yaml"]}
     return {"teacher": teacher, "student": plan["student"] | start, "expert": expert}
 
 
@@ -331,13 +331,25 @@ def test_arms_start_from_a_published_model(adapt, published, workplace):
 
 def test_an_experts_boxes_are_fused_by_calibrated_scores(adapt, published, workplace):
     given = {"arms": ["source-only", "mean-teacher", "expert"], "students": ["expert"], **published}
+    given["variants"] = {
+        "tiles": {
+            "configs": ["configs/overlays/mean_teacher.yaml"],
+            "relabel": {"views": ["tiles:2x1"]},
+            "calibrate": {"uncalibrated": ["bus"]},
+        }
+    }
     code, said = adapt("--seeds", "0", "--start", "published", **given)
     assert code == 0, said
     expert = next(c for c in workplace if "--config=configs/overlays/ca_hqp.yaml" in c)[-2].partition("=")[2]
     fused = [c for c in workplace if any(a.startswith("--teachers=") for a in c)]
     assert [c[0] for c in fused] == ["calibrate", "relabel", "calibrate", "relabel"]  # a round, and the student
     assert all(f"--teachers={expert}/model.safetensors" in c for c in fused)
-    assert "--uncalibrated=bus" in fused[0] and "--threshold=0.4" in fused[1]
+    tiled = [c for c in workplace if "tiles:2x1" in c]
+    assert [c[0] for c in tiled] == ["calibrate", "relabel"]
+    assert (
+        tiled[0][tiled[0].index("--uncalibrated") + 1] == "bus"
+        and f"--calibration={tiled[0][-2].partition('=')[2]}/calibration.json" in tiled[1]
+    )
     assert f"--calibration={fused[0][-2].partition('=')[2]}/calibration.json" in fused[1]
     assert results()["arms"]["expert"]["images"] == results()["arms"]["mean-teacher"]["images"]
     del given["expert"]

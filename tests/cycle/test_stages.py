@@ -6,8 +6,9 @@ import pytest
 import yaml
 
 from cahqp.__main__ import main
-from cahqp.cycle.plan import read_plan
+from cahqp.cycle.plan import CalibrationRules, Relabel, read_plan
 from cahqp.cycle.stages import CycleStages
+from cahqp.errors import ConfigError
 from cahqp.relabel import command
 
 
@@ -33,6 +34,29 @@ def test_given_weights_skip_the_training_on_the_source(stages):
         "published",
         "report",
     ]
+
+
+def test_views_are_calibrated_before_every_labelling(plan):
+    with pytest.raises(ConfigError, match=r"relabel\.views changes the scores"):
+        replace(plan, relabel=Relabel(views=["tiles:2x2"]))
+    rules = CalibrationRules(uncalibrated=["bus"], dynamic=True)
+    plan = replace(plan, relabel=Relabel(views=["tiles:2x2"]), calibrate=rules)
+    built = {stage.name: stage for stage in CycleStages(plan, Path("out")).made}
+    fitted, labelled = built["relabel-calibration"], built["relabel"]
+    assert fitted.arguments[:4] == (
+        "calibrate",
+        "--weights=out/teacher-adapt/model.safetensors",
+        "--frames",
+        "val.json",
+    )
+    assert ("--views", "tiles:2x2", "--uncalibrated", "bus") == fitted.arguments[6:10]
+    assert "--calibration=out/relabel-calibration" in labelled.arguments and "--dynamic" in labelled.arguments
+    assert Path("out/relabel-calibration") in labelled.inputs
+
+
+def test_a_calibration_takes_one_file(plan):
+    with pytest.raises(ConfigError, match=r"one file in source\.val, got 2"):
+        replace(plan, calibrate=CalibrationRules(), source=replace(plan.source, val=["val.json", "night.json"]))
 
 
 def test_without_weights_both_are_trained_on_the_source(plan):
@@ -131,7 +155,12 @@ def test_threshold_is_handed_to_both_relabellings(plan):
 
 def test_interval_of_video_frames_is_handed_on(plan):
     plan = replace(plan, arms=[], target=replace(plan.target, frame_interval=0.5))
-    flags = [a for stage in CycleStages(plan, Path("out")).made for a in stage.arguments if "frame_interval" in a]
+    flags = [
+        a
+        for stage in CycleStages(plan, Path("out")).made
+        for a in stage.arguments
+        if "frame_interval" in a or "frame-interval" in a
+    ]
     assert flags == ["--data.frame_interval=0.5", "--frame-interval=0.5", "--frame-interval=0.5"]
 
 

@@ -10,11 +10,14 @@ import pytest
 from cahqp.__main__ import main
 from cahqp.errors import DataError
 from cahqp.evaluation.ground_truth import GroundTruth, GroundTruthImage
+from cahqp.frame import View
+from cahqp.labels.calibration.file import read_calibration
+from cahqp.labels.calibration.thresholds import NEVER, for_f1
 from cahqp.labels.candidates import Candidates
 from cahqp.labels.formats.coco import read_label_file
 from cahqp.relabel import calibrate as calibrating
 from cahqp.relabel.calibrate import suppressed_evidence
-from cahqp.relabel.tta import ViewFrames
+from cahqp.relabel.tta import ViewFrames, _is_cut
 
 WEIGHTS = Path(__file__).parents[2] / "weights" / "demo-teacher.safetensors"
 
@@ -181,6 +184,36 @@ def test_several_looks_agree_or_do_not(root, capsys):
     agreed = [box.more["agreement"] for box in kept(root, "mirrored")]
     assert agreed
     assert set(agreed) <= {0.3333, 0.6667, 1.0}
+
+
+def test_thresholds_of_fused_scores_are_those_of_the_best_f1_on_the_calibrations_frames(root, capsys):
+    given = [
+        f"--weights={WEIGHTS}",
+        f"--frames={root / 'day' / 'annotations.json'}",
+        f"--output={root / 'tiled-scores'}",
+    ]
+    assert main(["calibrate", *given, "--uncalibrated=person", "--views", "tiles:2x1"]) == 0
+    assert relabelled(root, "tiled", f"--calibration={root / 'tiled-scores'}", "--views", "tiles:2x1") == 0
+    assert "do not fit" not in capsys.readouterr().out
+    calibration = read_calibration(root / "tiled-scores", None, ["car"])
+    scores, hits = calibration.after_nms["car"]
+    kept_at = [scores >= limit for limit in np.unique(scores)]
+    best = max(2 * hits[rows].sum() / (rows.sum() + calibration.objects["car"]) for rows in kept_at)
+    limit = json.loads((root / "tiled" / "decisions.json").read_text())["thresholds"]["car"]
+    at_limit = scores >= limit
+    assert 2 * hits[at_limit].sum() / (at_limit.sum() + calibration.objects["car"]) == pytest.approx(best)
+
+
+def test_a_class_without_a_hit_gets_no_label_of_fused_scores():
+    assert for_f1(np.array([0.9, 0.2]), np.zeros(2, np.bool_), objects=3) == NEVER
+    assert for_f1(np.array([0.9, 0.9, 0.2]), np.array([False, True, False]), objects=1) == 0.9
+
+
+def test_boxes_that_a_tile_cuts_are_left_to_the_tile_that_contains_the_object():
+    view = View(0, 0, 60, 50)  # the upper left part of a frame of 100 x 100
+    boxes = np.array([[0.0, 0, 20, 20], [40, 10, 59.8, 20], [10, 30, 20, 50.4], [40, 10, 58, 20]])
+    assert _is_cut(boxes, view, (100, 100)).tolist() == [False, True, True, False]
+    assert not _is_cut(boxes, View(0, 0, 60, 50), (50, 60)).any()  # the whole frame cuts nothing
 
 
 def test_a_calibration_of_other_views_is_refused(root, capsys):

@@ -33,9 +33,9 @@ class Estimate:
             per_step = self.cost.adapt
         return self.cost.start + per_step * (epochs * batches if epochs and batches else count_steps(configs))
 
-    def relabel(self) -> float:
-        """Return the duration of relabelling the target's training frames."""
-        return self.frames(self.plan.target.train, models=1)
+    def relabel(self, views: int) -> float:
+        """Return the duration of relabelling the target's training frames in a number of views."""
+        return self.frames(self.plan.target.train, views)
 
     def measure(self, models: int) -> float:
         """Return the duration of measuring models on both test sets."""

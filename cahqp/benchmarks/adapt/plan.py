@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from cahqp.benchmarks.adapt.configs import count_steps, images_per_step
-from cahqp.cycle.plan import CocoEntry, Model, Relabel, Student, Teacher
+from cahqp.cycle.plan import CalibrationRules, CocoEntry, Model, Relabel, Student, Teacher
 from cahqp.errors import ConfigError
 from cahqp.runs.schema import ExistingFile, Name, Section
 
@@ -45,7 +45,8 @@ class Arm:
         self_training: Whether the plan's self-training rounds follow the adaptation. Oracles have none.
         source_images: Whether it trains on source images alone, so that its steps count them alone.
         expert: Fuse the boxes of the plan's `expert` in the labels of self-training rounds and of the student.
-        relabel: Label options for this arm's student. Default: the plan's.
+        relabel: Label options for this arm. Default: the plan's.
+        calibrate: Calibration before this arm's labelling. Default: the plan's.
     """
 
     kind: Literal["adapt", "oracle", "none", "start"] = "adapt"
@@ -59,6 +60,7 @@ class Arm:
     source_images: bool = False
     expert: bool = False
     relabel: Section[Relabel] | None = None
+    calibrate: Section[CalibrationRules] | None = None
 
     def __post_init__(self) -> None:
         if not self.adaptation and (self.kind != "adapt" or not self.self_training):
@@ -147,14 +149,10 @@ class Expert(BenchmarkModel):
     """Second detector. Its boxes are fused with the teacher's; the scores are calibrated on `source.val`.
 
     Attributes:
-        threshold: Lowest calibrated score of a label, 0..1.
         adapt: Configs of its adaptation to the target. Default: none.
-        uncalibrated: Classes with too few objects in `source.val`. They share one curve.
     """
 
-    threshold: Annotated[float, Field(ge=0, le=1)] = 0.4
     adapt: list[ExistingFile] = field(default_factory=list)
-    uncalibrated: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -201,6 +199,7 @@ class BenchmarkPlan:
         batches: Steps per epoch of an adaptation.
         converged: Steps of `oracle-converged` as a multiple of the adaptation steps.
         relabel: Label options for the students.
+        calibrate: Calibration of the scores before each labelling. Arms with `expert` always have one.
         classes: Classes whose AP50 is shown beside the mean.
         min_objects: Smallest number of objects of a class in a test set; means leave out classes with fewer.
         margin: Difference in AP50, 0..1, within which two arms count as equivalent.
@@ -225,6 +224,7 @@ class BenchmarkPlan:
     batches: Count = 25
     converged: Factor = 4.0
     relabel: Section[Relabel] = field(default_factory=Relabel)
+    calibrate: Section[CalibrationRules] | None = None
     classes: list[str] = field(default_factory=list)
     min_objects: Count = 10
     margin: Annotated[float, Field(gt=0, lt=1)] = 0.01

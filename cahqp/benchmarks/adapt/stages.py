@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from cahqp.benchmarks.adapt.estimate import Estimate
 from cahqp.benchmarks.adapt.graph import StageGraph
 from cahqp.benchmarks.adapt.plan import Arm, BenchmarkModel, BenchmarkPlan, Expert, FitOptions
-from cahqp.cycle.plan import SCENES
+from cahqp.cycle.plan import SCENES, CalibrationRules
 from cahqp.cycle.stages import LABELS, MODEL
 from cahqp.errors import option
 from cahqp.labels.options import LabelOptions
+from cahqp.labels.views import parse_views
 from cahqp.runs.options import flags
 from cahqp.runs.state import Stage
 
@@ -114,14 +115,19 @@ class _SeedStages:
     def _relabel(self, arm: Arm, teacher: Path) -> Stage:
         arguments = ["relabel", f"--weights={teacher}", "--frames", *map(str, self.target_train)]
         inputs, rules = [teacher, *self.target_train], arm.relabel or self.plan.relabel
+        teachers, calibrate = [teacher], arm.calibrate or self.plan.calibrate
         if arm.expert and self.plan.expert is not None:
-            expert = self._expert(self.plan.expert)
-            calibration = self._calibrate(self.plan.expert, teacher, expert, rules).output / CALIBRATION
-            arguments += [f"--teachers={expert}", f"--calibration={calibration}"]
-            inputs += [expert, calibration]
-            rules = arm.relabel or replace(rules, threshold=self.plan.expert.threshold)
+            teachers.append(self._expert(self.plan.expert))
+            arguments.append(f"--teachers={teachers[1]}")
+            calibrate = calibrate or CalibrationRules()
+        if calibrate is not None:
+            calibration = self._calibrate(calibrate, teachers, rules).output / CALIBRATION
+            arguments += [f"--calibration={calibration}", *calibrate.relabel_flags()]
+            inputs += [*teachers[1:], calibration]
         arguments += [*flags(rules, kind=LabelOptions), *self._invalid_share()]
-        return self.graph.add("relabel", arguments, inputs, self.seed, self.estimate.relabel())
+        return self.graph.add(
+            "relabel", arguments, inputs, self.seed, self.estimate.relabel(len(parse_views(rules.views)))
+        )
 
     def _expert(self, expert: Expert) -> Path:
         """Return the expert's model file, adapted to the target if the plan says so."""
@@ -132,13 +138,12 @@ class _SeedStages:
         length = {"trainer.max_epochs": self.plan.epochs, "data.batches_per_epoch": self.plan.batches}
         return self._fit("adapt", expert.adapt, model, frames, length | WITHOUT_ALARMS).output / MODEL
 
-    def _calibrate(self, expert: Expert, teacher: Path, model: Path, rules: LabelOptions) -> Stage:
-        """Return the stage that fits curves to the fused scores on `source.val`."""
-        arguments = ["calibrate", f"--weights={teacher}", f"--teachers={model}", "--frames", *map(str, self.source_val)]
-        arguments += [f"--nms-iou={rules.nms_iou}", *(f"--views={view}" for view in rules.views)]
-        arguments += [f"--uncalibrated={name}" for name in expert.uncalibrated]
-        seconds = self.estimate.frames(self.plan.source.val, models=2)
-        return self.graph.add("calibrate", arguments, [teacher, model, *self.source_val], self.seed, seconds)
+    def _calibrate(self, calibrate: CalibrationRules, teachers: list[Path], rules: LabelOptions) -> Stage:
+        """Return the stage that fits curves to the scores of the labelling on `source.val`."""
+        arguments = ["calibrate", f"--weights={teachers[0]}", *(f"--teachers={expert}" for expert in teachers[1:])]
+        arguments += ["--frames", *map(str, self.source_val), *calibrate.calibrate_flags(rules)]
+        seconds = self.estimate.frames(self.plan.source.val, len(teachers) * len(parse_views(rules.views)))
+        return self.graph.add("calibrate", arguments, [*teachers, *self.source_val], self.seed, seconds)
 
     def _source_model(self, role: str, model: BenchmarkModel) -> Path:
         if model.weights is not None:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from cahqp.errors import DataError
 from cahqp.files import read_json, write_json
 from cahqp.labels.calibration.curves import Curve, Method, fit, from_json, to_json
-from cahqp.labels.calibration.thresholds import MIN_THRESHOLD, Histogram, for_precision
+from cahqp.labels.calibration.thresholds import MIN_THRESHOLD, Histogram, for_f1, for_precision
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -52,6 +52,12 @@ class Calibration:
     def thresholds(self, precision: float) -> dict[str, float]:
         """Return the lowest calibrated score by class from which labels reach this precision on the source."""
         return {name: max(MIN_THRESHOLD, for_precision(*self.after_nms[name], precision)) for name in self.curves}
+
+    def best_f1(self) -> dict[str, float]:
+        """Return the calibrated score by class with the best F1 on the source, `NEVER` for a class without a hit."""
+        return {
+            name: max(MIN_THRESHOLD, for_f1(*self.after_nms[name], self.objects[name])) for name in self.curves
+        }  # fmt: skip
 
     def means(self, thresholds: Mapping[str, float]) -> dict[str, float]:
         """Return the mean calibrated score by class, of boxes after suppression with at least half the threshold."""

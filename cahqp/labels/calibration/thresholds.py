@@ -34,6 +34,21 @@ def for_precision(scores: Floats, hits: NDArray[np.bool_], precision: float) -> 
     return float(ranked[good[-1]]) if len(good) else NEVER
 
 
+def for_f1(scores: Floats, hits: NDArray[np.bool_], objects: int) -> float:
+    """Return the threshold with the best F1; `NEVER` if no detection matches an object.
+
+    Args:
+        scores: (N,) scores of one class.
+        hits: (N,) whether each detection matches an object.
+        objects: Number of objects.
+    """
+    order = np.argsort(-scores, kind="stable")
+    ranked = scores[order]
+    f1 = 2 * np.cumsum(hits[order]) / (np.arange(1, len(order) + 1) + objects)
+    f1[:-1][ranked[:-1] == ranked[1:]] = -1  # equal scores stay together
+    return float(ranked[f1.argmax()]) if hits.any() else NEVER
+
+
 class Histogram:
     """Histogram of the scores of one class, in bins of a thousandth; its size is constant."""
 
