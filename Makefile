@@ -16,7 +16,7 @@ SOURCE_VAL := --recordings=6 --frames=12 --hour='[12, 15]' --first-recording=100
 SOURCE := --data.train='["$(DEMO)/train/annotations.json"]' --data.val='["$(DEMO)/val/annotations.json"]'
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test format lint types unit constraints demo-weights clean
+.PHONY: help demo test format lint types unit fuzz audit constraints demo-weights clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -43,6 +43,18 @@ types: .venv/installed-dev ## Check types strictly
 unit: .venv/installed-dev ## Run the tests
 	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/pytest -n $(PYTEST_WORKERS) --dist worksteal --durations=10
 
+# Seconds for each external format; `make test` takes 2.
+FUZZ_SECONDS ?= 600
+
+fuzz: .venv/installed-dev ## Read changed files of every external format for FUZZ_SECONDS each, with other seeds each time
+	FUZZ_SECONDS=$(FUZZ_SECONDS) FUZZ_SEED=$$(date +%s) OMP_NUM_THREADS=1 $(BIN)/pytest tests/fuzz -rP
+
+# pip-audit has an environment of its own: what it depends on would otherwise decide the versions under test.
+audit: ## Compare constraints.txt with the known vulnerabilities of the Python package index; needs a network
+	$(PYTHON) -m venv .venv-audit
+	.venv-audit/bin/pip install --quiet pip-audit
+	.venv-audit/bin/pip-audit --disable-pip --no-deps --requirement constraints.txt
+
 constraints: .venv/installed-dev ## Write constraints.txt from .venv; install without it first to take newer releases
 	{ grep '^#' constraints.txt; $(BIN)/pip freeze --exclude-editable | grep -viE '$(UNPINNED)'; } > constraints.new
 	mv constraints.new constraints.txt
@@ -57,7 +69,7 @@ demo-weights: .venv/installed ## Train the demo's source models again and write 
 	$(BIN)/python -m cahqp.detectors.shrink $(DEMO)/student/model.safetensors weights/demo-student.safetensors
 
 clean: ## Remove the environment and all caches; runs/ and weights/ stay
-	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache
+	rm -rf .venv .venv-audit build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache
 	find . -name __pycache__ -type d -not -path './runs/*' -prune -exec rm -rf {} +
 
 .venv/installed: pyproject.toml constraints.txt

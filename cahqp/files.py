@@ -110,13 +110,16 @@ def _disk_full(error: BaseException | None) -> bool:
 
 
 def disk_trouble(error: Exception) -> str | None:
-    """Return the message for a full disk or missing permissions; `None` for other errors.
+    """Return the message for a full disk, missing permissions or an unusable path; `None` for other errors.
 
     Args:
         error: Raised while any file was read or written.
     """
     # A copy or rename writes the second file.
     named = (error.filename2 or error.filename) if isinstance(error, OSError) else None
+    if isinstance(error, OSError) and error.errno in (errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EISDIR):
+        place = repr(named[:200]) if isinstance(named, str) else "A path"
+        return f"{place} cannot be used ({error.strerror}). Check the paths that you gave, and the names in the files."
     if _disk_full(error):
         failure = f"{named} could not be written. " if isinstance(named, str) else ""
         return f"The disk is full: {failure}Free some space and rerun the same command to resume."

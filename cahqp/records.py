@@ -21,6 +21,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Difference = Annotated[float, Field(ge=-1, le=1)]
 Text = Annotated[str, Field(max_length=100_000)]
 Name = Annotated[str, Field(min_length=1, max_length=255)]
+FileName = Annotated[str, Field(min_length=1, max_length=4096)]
 
 
 class Record(BaseModel):
@@ -32,7 +33,9 @@ class Record(BaseModel):
 Kind = TypeVar("Kind", bound=Record)
 
 
-def read_record(path: Path, kind: type[Kind], remedy: str, error: type[CahqpError] = RunError) -> Kind:
+def read_record(
+    path: Path, kind: type[Kind], remedy: str, error: type[CahqpError] = RunError, limit: int = MAX_BYTES
+) -> Kind:  # fmt: skip
     """Read a JSON object of a known type.
 
     Args:
@@ -40,12 +43,13 @@ def read_record(path: Path, kind: type[Kind], remedy: str, error: type[CahqpErro
         kind: Type of the object.
         remedy: Sentence that ends the error message.
         error: Class of the error.
+        limit: Largest size in bytes.
 
     Raises:
         CahqpError: The file cannot be read, is too large, or does not contain such an object. Its class is `error`.
     """
     try:
-        data = read_limited(path)
+        data = read_limited(path, limit)
     except OSError as problem:
         message = f"{path} cannot be read ({problem.strerror}). {remedy}"
         raise error(message) from problem
@@ -62,7 +66,7 @@ def read_limited(path: Path, limit: int = MAX_BYTES) -> bytes:
     with os.fdopen(descriptor, "rb") as file:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise OSError(0, "it is not a regular file")
-        data = file.read(limit + 1)
+        data = file.read(min(limit, os.fstat(descriptor).st_size) + 1)  # the whole limit would be allocated
     if len(data) > limit:
         raise OSError(0, f"it is larger than {limit} bytes")
     return data

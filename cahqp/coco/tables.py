@@ -63,7 +63,17 @@ def read_tables(path: Path, sizes: bool = True, scores: bool = False) -> Tables:
     Raises:
         DataError: All problems of the file together, each with its row.
     """
+    return _read_tables(read_document(path), path, sizes, scores)
+
+
+def read_checked(path: Path) -> dict[str, Any]:
+    """Return the JSON object in a COCO file of labels, whose rows `read_tables` has checked."""
     document = read_document(path)
+    _read_tables(document, path)
+    return document
+
+
+def _read_tables(document: dict[str, Any], path: Path, sizes: bool = True, scores: bool = False) -> Tables:
     problems = Problems(path)
     categories = read_categories(document, problems)
     images = {frame.id: row.entry for row, frame in read_frames(document, problems, sizes)}

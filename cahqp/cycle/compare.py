@@ -8,7 +8,7 @@ from statistics import mean, stdev
 
 from cahqp.cycle.summary import label, order
 from cahqp.errors import ConfigError
-from cahqp.files import read_json
+from cahqp.runs.evidence import read_metrics
 
 PAIRS = (
     ("teacher-adapted", "teacher-source"),
@@ -66,5 +66,5 @@ def lines(runs: list[Path]) -> list[str]:
 
 
 def _ap50(run: Path) -> dict[tuple[str, str], float]:
-    models = read_json(run / "evaluate" / "metrics.json")["models"]
-    return {(m, frames): 100 * (v["ap50"] or 0.0) for m, sets in models.items() for frames, v in sets.items()}
+    models = read_metrics(run / "evaluate" / "metrics.json").models
+    return {(m, frames): 100 * (v.ap50 or 0.0) for m, sets in models.items() for frames, v in sets.items()}

@@ -18,7 +18,8 @@ from cahqp.coco.sources import SUFFIXES, is_image, is_video
 from cahqp.coco.subset import Image, build_document, copy_file
 from cahqp.edge.capture import read_bgr
 from cahqp.errors import CahqpError, ConfigError, DataError, RunError
-from cahqp.files import atomic_write, leads_out, natural_key, read_json, redact_text, redact_url, write_json
+from cahqp.files import atomic_write, leads_out, natural_key, redact_text, redact_url, write_json
+from cahqp.records import FileName, Record, read_record
 from cahqp.runs.directory import open_run
 
 TAKEN = "taken.json"
@@ -70,6 +71,12 @@ class RemoteFile:
     changed: float = 0.0
 
 
+class _TakenRecord(Record):
+    """Content of `taken.json`: sizes in bytes by name."""
+
+    files: dict[FileName, int]
+
+
 def fetch(options: FetchOptions) -> None:
     """Run `cahqp fetch`."""
     shown = redact_url(options.frames)
@@ -90,7 +97,7 @@ def fetch(options: FetchOptions) -> None:
                 message = f"{shown} has no new image or video. Allowed are {SUFFIXES}."
                 raise DataError(message)
             write_json(listed, {"files": {file.name: file.size for file in new}})
-        names = sorted(read_json(listed)["files"], key=natural_key)  # JSON keys are sorted as text
+        names = sorted(_read_taken(listed), key=natural_key)  # JSON keys are sorted as text
         images, failures = _fetch_all(options, names, run.work)
         if not images:
             shutil.rmtree(run.work / "checkpoints", ignore_errors=True)
@@ -107,9 +114,18 @@ def fetch(options: FetchOptions) -> None:
 
 def list_new(frames: str, after: list[Path], until: float | None = None) -> list[RemoteFile]:
     """Return the files, by name, that no earlier fetch has taken and that did not change after `until`."""
-    taken = {name for directory in after for name in read_json(directory / TAKEN)["files"]}
+    taken = {name for directory in after for name in _read_taken(directory / TAKEN)}
     latest = float("inf") if until is None else until
     return [file for file in list_files(frames) if file.name not in taken and file.changed <= latest]
+
+
+def _read_taken(path: Path) -> dict[str, int]:
+    files = read_record(path, _TakenRecord, "Give the directory that `cahqp fetch` wrote.", DataError, 1 << 30).files
+    outside = [name for name in files if not _is_usable(name)]
+    if outside:
+        message = f"{path} lists {outside[0]!a}, which is not a portable file name. Restore a copy."
+        raise DataError(message)
+    return files
 
 
 def list_files(frames: str) -> list[RemoteFile]:

@@ -10,9 +10,8 @@ from pathlib import Path
 from cahqp.cycle.plan import CyclePlan, read_plan
 from cahqp.cycle.rounds.plan import RoundsPlan, has_rounds, read_rounds
 from cahqp.cycle.rounds.stages import RoundStages
-from cahqp.cycle.stages import CYCLE, CycleStages
+from cahqp.cycle.stages import CycleStages, read_begun
 from cahqp.errors import RunError
-from cahqp.files import read_json
 from cahqp.runs.state import Stage
 
 
@@ -59,14 +58,15 @@ def open_cycle(
     comparison = isinstance(plan, RoundsPlan) and not replay
     name = plan.name + ("-without-replay" if comparison else "") + ("" if chosen == plan.seed else f"-seed{chosen}")
     root = output or Path("runs") / name
-    begun = read_json(root / CYCLE) if (root / CYCLE).is_file() else {}
+    begun = read_begun(root)
+    recorded = begun.model_dump(include=begun.model_fields_set)
     expected = {"name": plan.name, "seed": chosen, "replay": replay}
-    if different := [key for key, value in expected.items() if begun.get(key, value) != value]:
-        changes = ", ".join(f"{key} {begun[key]}, not {expected[key]}" for key in different)
+    if different := [key for key, value in expected.items() if recorded.get(key, value) != value]:
+        changes = ", ".join(f"{key} {recorded[key]}, not {expected[key]}" for key in different)
         message = f"{root} was begun with {changes}. Give the same values, or another --output."
         raise RunError(message)
     if isinstance(plan, CyclePlan):
-        plan = read_plan(path, [*begun.get("arms", []), *arms])
+        plan = read_plan(path, [*begun.arms, *arms])
         return Cycle(path, replace(plan, seed=chosen), root)
     gate = plan.gate
     if gate is not None and (comparison or chosen != plan.seed):

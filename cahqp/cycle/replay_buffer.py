@@ -11,17 +11,19 @@ import math
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Self
 
 import numpy as np
+from pydantic import Field, model_validator
 
-from cahqp.coco.document import read_document
 from cahqp.coco.image_folder import image_root
 from cahqp.coco.subset import Image, build_document, camera_of, copy_file, recording_of_image
+from cahqp.coco.tables import read_checked
 from cahqp.drift.mmd import distance, fit_scale
 from cahqp.drift.signals import Signals, read_signals, same_model, write_signals
 from cahqp.errors import ConfigError, DataError, check_numbers
-from cahqp.files import path_inside, read_json, write_json
+from cahqp.files import path_inside, write_json
+from cahqp.records import Name, Record, read_record
 from cahqp.runs.directory import open_run
 
 NEW = Path("new/labels.json")
@@ -101,6 +103,26 @@ class BufferDomain:
     directory: Path
 
 
+class _DomainRecord(Record):
+    name: Name
+    domain: Name
+    frames: Annotated[int, Field(ge=1, le=1 << 31)]
+    held: Annotated[int, Field(ge=0)]
+
+    @model_validator(mode="after")
+    def _check_held(self) -> Self:
+        if self.held >= self.frames:
+            message = f"{self.held} of {self.frames} frames are held out"
+            raise ValueError(message)
+        return self
+
+
+class _BufferRecord(Record):
+    """Content of `buffer.json`."""
+
+    domains: list[_DomainRecord]
+
+
 def replay(options: ReplayOptions) -> None:
     """Run `cahqp replay`."""
     names = ("name", "capacity", "share", "select", "hold_out")
@@ -132,8 +154,9 @@ def read_buffer(directory: Path) -> list[BufferDomain]:
     if not (directory / BUFFER).is_file():
         message = f"{directory} is not a buffer: {BUFFER} is missing. Give a directory that `cahqp replay` wrote."
         raise DataError(message)
-    entries = read_json(directory / BUFFER)["domains"]
-    return [BufferDomain(**entry, directory=path_inside(directory, str(entry["name"]))) for entry in entries]
+    remedy = "Give a directory that `cahqp replay` wrote."
+    domains = read_record(directory / BUFFER, _BufferRecord, remedy, DataError).domains
+    return [BufferDomain(d.name, d.domain, d.frames, d.held, path_inside(directory, d.name)) for d in domains]
 
 
 def held_out(images: list[Image], share: float) -> set[int]:
@@ -170,7 +193,7 @@ def _update(
     Returns:
         The domains, oldest first, the new one last, and the distances of all past domains to the new one.
     """
-    document, signals = read_document(options.labels, ["images"]), read_signals(options.features)
+    document, signals = read_checked(options.labels), read_signals(options.features)
     held = held_out(document["images"], options.hold_out)
     distances = {domain.name: _distance(domain, signals) for domain in past}
     _write_new(work, document, options.labels, held)
@@ -271,7 +294,7 @@ def _copy_domain(domain: BufferDomain, count: int, work: Path) -> BufferDomain:
     rows: list[int] = []
     start = 0
     for file, size in (("train.json", count - held_count), ("held.json", held_count)):
-        document = read_document(domain.directory / file, ["images"])
+        document = read_checked(domain.directory / file)
         images = document["images"][:size]
         for image in images:
             name = str(image["file_name"])
@@ -290,7 +313,7 @@ def _write_past(work: Path, domains: list[BufferDomain]) -> None:
     boxes: list[dict[str, Any]] = []
     categories: list[Any] = []
     for domain in domains:
-        document = read_document(domain.directory / "train.json", ["images"])
+        document = read_checked(domain.directory / "train.json")
         categories = categories or document["categories"]
         start = len(images)
         images += [

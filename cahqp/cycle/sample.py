@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from cahqp.coco.decoding import BrokenImageError, read_image
 from cahqp.coco.subset import build_document, copy_file
 from cahqp.drift.mmd import fit_scale, squared_distances
-from cahqp.drift.options import DRIFT
+from cahqp.drift.result import first_drifted
 from cahqp.drift.signals import Signals, join_signals, read_signals, write_signals
 from cahqp.errors import ConfigError, DataError, check_numbers
-from cahqp.files import path_inside, read_json, write_json
+from cahqp.files import path_inside, write_json
 from cahqp.runs.directory import open_run
 
 Array = NDArray[np.float64]
@@ -165,7 +165,7 @@ def _candidates(signals: Signals, options: SampleOptions) -> NDArray[np.int64]:
     if unknown := sorted(cameras - known):
         message = f"--cameras {', '.join(unknown)} are not among the frames; allowed are {', '.join(sorted(known))}."
         raise ConfigError(message)
-    first = dict.fromkeys(known, 0) if options.drift is None else _first_drifted(options.drift)
+    first = dict.fromkeys(known, 0) if options.drift is None else first_drifted(options.drift)
     seen: dict[str, int] = {}
     rows = []
     for row, camera in enumerate(signals.cameras):
@@ -176,14 +176,6 @@ def _candidates(signals: Signals, options: SampleOptions) -> NDArray[np.int64]:
         message = "There is no frame to choose from: no camera has drifted, or none of its frames is readable."
         raise DataError(message)
     return np.array(rows, np.int64)
-
-
-def _first_drifted(path: Path) -> dict[str, int]:
-    """Return the index of the first drifted frame of each drifted camera."""
-    directory = path if path.is_dir() else path.parent
-    window = read_json(directory / "manifest.json")["settings"]["window"]
-    cameras = read_json(directory / "drift.json")["cameras"]
-    return {name: entry["since"] * window for name, entry in cameras.items() if entry["verdict"] == DRIFT}
 
 
 def _file(signals: Signals, row: int) -> Path:

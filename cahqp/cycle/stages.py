@@ -6,13 +6,45 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from pydantic import Field
+
 from cahqp.cycle.plan import SCENES, BasePlan, CyclePlan
 from cahqp.errors import option
 from cahqp.labels.options import LabelOptions
+from cahqp.records import Name, Record, read_record
 from cahqp.runs.options import flags
 from cahqp.runs.state import Stage
 
 CYCLE = "cycle.json"
+
+
+class Begun(Record):
+    """Content of `cycle.json`, as far as a resumed run needs it.
+
+    Attributes:
+        name: Name of the plan.
+        seed: Seed of every stage.
+        replay: Whether a plan of rounds uses its replay buffer.
+        arms: Teachers for comparison.
+    """
+
+    name: Name | None = None
+    seed: int | None = None
+    replay: bool = True
+    arms: list[Name] = Field(default_factory=list)
+
+
+def read_begun(root: Path | None) -> Begun:
+    """Return the content of `cycle.json` in the directory of a cycle; without the file, its defaults.
+
+    Raises:
+        RunError: The file is damaged.
+    """
+    if root is None or not (root / CYCLE).is_file():
+        return Begun()
+    return read_record(root / CYCLE, Begun, "Restore a copy, or give another --output.")
+
+
 MODEL, LABELS = "model.safetensors", "labels.json"
 TEST = "target-test"
 VALIDATION = "source-val"

@@ -6,11 +6,10 @@ import csv
 from dataclasses import dataclass
 from pathlib import Path
 
-from cahqp import files
 from cahqp.cycle import summary
 from cahqp.cycle.opening import Cycle, open_cycle
 from cahqp.cycle.rounds.plan import RoundsPlan
-from cahqp.cycle.stages import CYCLE
+from cahqp.cycle.stages import read_begun
 from cahqp.runs import locks, process
 from cahqp.runs.executor import duration
 from cahqp.runs.state import Stage, State
@@ -36,9 +35,8 @@ def status(options: CycleStatusOptions) -> None:
 
 def lines(plan: Path, output: Path | None = None) -> list[str]:
     """Return the lines that `status` prints. Nothing is changed."""
-    path = output / CYCLE if output else None
-    begun = files.read_json(path) if path and path.is_file() else {}
-    cycle = open_cycle(plan, output, begun.get("seed"), replay=begun.get("replay", True))
+    begun = read_begun(output)
+    cycle = open_cycle(plan, output, begun.seed, replay=begun.replay)
     state = State(cycle.root)
     unfinished: list[Stage] = []
     rows = []

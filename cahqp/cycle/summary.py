@@ -6,6 +6,7 @@ from pathlib import Path
 
 from cahqp import files
 from cahqp.cycle.stages import TEST
+from cahqp.runs.evidence import read_metrics, read_verdict
 
 NAMES = {
     "teacher-source": "teacher, source only",
@@ -21,17 +22,17 @@ NAMES = {
 
 def lines(root: Path) -> list[str]:
     """Return the table of a finished cycle, the decision, and the path of the report."""
-    models = files.read_json(root / "evaluate" / "metrics.json")["models"]
+    models = read_metrics(root / "evaluate" / "metrics.json").models
     names = sorted(models, key=order)
     frames = list(dict.fromkeys(frame for name in names for frame in models[name]))
     frames.sort(key=lambda name: not name.startswith(TEST))
     width = max(len(label(name)) for name in names)
-    rows = [(label(m), [_percent(models[m].get(f, {}).get("ap50")) for f in frames]) for m in names]
+    rows = [(label(m), [_percent(models[m][f].ap50 if f in models[m] else None) for f in frames]) for m in names]
     table = [("AP50 in %", [name.replace("-", " ") for name in frames]), *rows]
     return [
         *(name.ljust(width) + "".join(f"{cell:>16}" for cell in cells) for name, cells in table),
         "",
-        files.read_json(root / "published" / "decision.json")["reason"],
+        read_verdict(root / "published" / "decision.json").reason,
         f"Published: {root / 'published' / 'model.safetensors'}",
         f"Report:    {root / 'report' / 'report.html'}",
     ]
@@ -42,16 +43,16 @@ def round_lines(root: Path) -> list[str]:
     rows: list[tuple[str, list[str]]] = []
     paths = root.glob("round-*/**/evaluate/metrics.json")
     for path in sorted(paths, key=lambda path: files.natural_key(path.as_posix())):
-        models = files.read_json(path)["models"]
+        models = read_metrics(path).models
         decision = path.parents[1] / "published" / "decision.json"
-        published = files.read_json(decision)["published"] if decision.is_file() else None
+        published = read_verdict(decision).published if decision.is_file() else None
         sets = models["student-new" if published else "student-old"]
         if not rows:
             rows.append(("AP50 in % of the running student", list(sets)))
-            rows.append(("at the start", [_percent(values["ap50"]) for values in models["student-old"].values()]))
+            rows.append(("at the start", [_percent(values.ap50) for values in models["student-old"].values()]))
         outcome = {True: "published", False: "kept", None: "not decided"}[published]
         name = path.parents[1].relative_to(root).as_posix()
-        rows.append((f"{name}, {outcome}", [_percent(values["ap50"]) for values in sets.values()]))
+        rows.append((f"{name}, {outcome}", [_percent(values.ap50) for values in sets.values()]))
     table = [name.ljust(36) + "".join(f"{cell[:12]:>13}" for cell in cells) for name, cells in rows]
     return [*(table or ["No round has been measured yet."]), "", f"Report: {root / 'report.html'}"]
 

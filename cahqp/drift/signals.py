@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import math
 import zipfile
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from numpy.lib import format as npy
 from numpy.typing import NDArray
+from pydantic import Field
 
 from cahqp.errors import DataError
-from cahqp.files import atomic_write, read_json, write_json
+from cahqp.files import atomic_write, write_json
+from cahqp.records import FileName, Record, Text, read_record
 
 FILE = "features.npz"
 FRAMES = "signals.json"
@@ -23,8 +27,29 @@ PLAIN = ("brightness", "contrast", "sharpness", "detections", "change")
 detections above the operating threshold, and mean difference of the thumbnail from that of the camera's frame before
 (NaN for its first frame)."""
 
-_ARRAYS = ("features", "scores", "plain", "view", "uncertainty", "readable")
+_ARRAYS = {
+    "features": (np.float32, 2), "scores": (np.float32, 2), "plain": (np.float32, 2), "view": (np.float32, 2),
+    "uncertainty": (np.float32, 1), "readable": (np.bool_, 1),
+}  # fmt: skip
+"""Type and number of axes of each array."""
 _LISTS = ("names", "cameras", "recordings", "indices", "times")
+_MAX_FRAMES_BYTES = 1 << 30  # of `signals.json`: about five million frames
+
+
+class _FrameRecord(Record):
+    file_name: FileName
+    camera: Text
+    recording: Text
+    frame: Annotated[int, Field(ge=-(1 << 53), le=1 << 53)]
+    timestamp: float | None
+
+
+class _SignalsRecord(Record):
+    """Content of `signals.json`."""
+
+    root: Text | None
+    model: Text | None = None
+    images: list[_FrameRecord]
 
 
 @dataclass(frozen=True)
@@ -139,23 +164,55 @@ def read_signals(path: Path) -> Signals:
         message = f"{path} contains no {FILE}. Run `cahqp features --weights MODEL --frames ... --output DIR`."
         raise DataError(message)
     try:
-        with np.load(directory / FILE, allow_pickle=False) as arrays:
-            columns = {name: arrays[name] for name in _ARRAYS}
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        columns = _read_arrays(directory / FILE)
+    except (OSError, ValueError, KeyError, NotImplementedError, zipfile.BadZipFile) as error:
         message = f"{directory / FILE} is damaged ({error}). Rerun `cahqp features`."
         raise DataError(message) from error
-    frames = read_json(directory / FRAMES)
-    images = frames["images"]
+    frames = read_record(directory / FRAMES, _SignalsRecord, "Rerun `cahqp features`.", DataError, _MAX_FRAMES_BYTES)
+    images = frames.images
     if any(len(columns[name]) != len(images) for name in _ARRAYS):
         message = f"{directory} is damaged: {FILE} and {FRAMES} list different frames. Rerun `cahqp features`."
         raise DataError(message)
     return Signals(
         **columns,
-        names=[image["file_name"] for image in images],
-        cameras=[image["camera"] for image in images],
-        recordings=[image["recording"] for image in images],
-        indices=[image["frame"] for image in images],
-        times=[image["timestamp"] for image in images],
-        root=None if frames["root"] is None else directory / frames["root"],
-        model=frames.get("model"),
+        names=[image.file_name for image in images],
+        cameras=[image.camera for image in images],
+        recordings=[image.recording for image in images],
+        indices=[image.frame for image in images],
+        times=[image.timestamp for image in images],
+        root=None if frames.root is None else directory / frames.root,
+        model=frames.model,
     )
+
+
+def _read_arrays(path: Path) -> dict[str, NDArray[Any]]:
+    """Return the arrays of `features.npz`.
+
+    `np.load` would allocate whatever size a header claims, and unpack whatever a compressed file contains.
+
+    Raises:
+        ValueError: An array has another type, number of axes or size, or is compressed; or features are not finite.
+    """
+    arrays: dict[str, NDArray[Any]] = {}
+    with zipfile.ZipFile(path) as file:
+        for name, (kind, axes) in _ARRAYS.items():
+            entry = file.getinfo(f"{name}.npy")
+            with file.open(entry) as member:
+                npy.read_magic(member)
+                shape, fortran, dtype = npy.read_array_header_1_0(member)
+                size = entry.file_size - member.tell()
+                if entry.compress_type != zipfile.ZIP_STORED or math.prod(shape) * dtype.itemsize != size:
+                    message = f"{name} does not have the size that its header states"
+                    raise ValueError(message)
+                if dtype != kind or len(shape) != axes:
+                    message = f"{name} must be {np.dtype(kind)} with {axes} axes, got {dtype} {shape}"
+                    raise ValueError(message)
+                values = np.frombuffer(member.read(), dtype).copy()
+                arrays[name] = values.reshape(shape[::-1]).T if fortran else values.reshape(shape)
+    if arrays["plain"].shape[1:] != (len(PLAIN),) or arrays["scores"].shape[1:] != (len(SCORE_EDGES) - 1,):
+        message = f"`plain` and `scores` must have {len(PLAIN)} and {len(SCORE_EDGES) - 1} columns"
+        raise ValueError(message)
+    if any(not np.isfinite(arrays[name]).all() for name in ("features", "scores", "view", "uncertainty")):
+        message = "a value is NaN or infinite"
+        raise ValueError(message)
+    return arrays

@@ -14,9 +14,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from cahqp.coco.image_folder import image_root
 from cahqp.edge.capture import EdgeFrame, is_stream, read_frames
 from cahqp.edge.detections import EdgeDetections, Floats
 from cahqp.edge.draw import draw
+from cahqp.edge.isolation import isolate
 from cahqp.edge.options import DetectOptions
 from cahqp.edge.package import find_package, read_package
 from cahqp.edge.prefetch import Prefetch
@@ -47,6 +49,8 @@ def detect(options: DetectOptions) -> None:
         WeightsError: The package was changed, or inference fails.
     """
     output = options.output
+    if options.isolated:
+        _isolate(options)
     package = read_package(options.weights, options.trusted)
     if options.expect not in (None, package.digest):
         message = f"{package.path} has the SHA-256 {package.digest}, not {options.expect} (--expect). Check its origin."
@@ -70,6 +74,17 @@ def detect(options: DetectOptions) -> None:
         print(f"{counts['broken']} frames could not be decoded. Their lines contain `error`.")
     alone = f"; the model alone reaches {_model_rate(runtime, counts['frames']):.1f}" if options.compare else ""
     print(f"{rate:.1f} frames/s{alone}")
+
+
+def _isolate(options: DetectOptions) -> None:
+    """Isolate this process from the network, and from all files that the command does not need."""
+    frames = Path(options.frames)
+    inputs = [options.weights, frames, *([] if options.trusted is None else [options.trusted])]
+    if frames.suffix.lower() == ".json":
+        inputs += [frames.parent, image_root(frames)]
+    with writing(options.output):
+        options.output.absolute().parent.mkdir(parents=True, exist_ok=True)
+    isolate(inputs, [options.output.absolute().parent])
 
 
 @contextmanager

@@ -93,6 +93,8 @@ class DetectOptions:
         providers: Execution providers of onnxruntime in order of preference.
         trusted: Ed25519 public key (PEM) that must have signed the package.
         expect: SHA-256 of the package's `package.json`. Another package is refused, even one with the same signature.
+        isolated: Refuse this process the network, and all files but the package, the frames and the folder of `output`.
+            Linux only.
         patience: Seconds without a frame after which a stream is given up.
         max_frames: Maximum number of frames. Default none: no maximum.
         compare: After the run, also measure the rate of the model alone on as many frames.
@@ -107,6 +109,7 @@ class DetectOptions:
     providers: list[str] = field(default_factory=lambda: ["CPUExecutionProvider"])
     trusted: Path | None = None
     expect: str | None = None
+    isolated: bool = False
     patience: float = 60.0
     max_frames: int | None = None
     compare: bool = False
@@ -115,11 +118,16 @@ class DetectOptions:
         """Check the ranges.
 
         Raises:
-            ConfigError: An option is out of range. The message lists all of them.
+            ConfigError: An option is out of range, or a stream cannot be read.
         """
         check_numbers(
             {"--threshold": self.threshold}, {"--threads": self.threads, "--max-frames": self.max_frames}
         )  # fmt: skip
+        if self.isolated and "://" in self.frames:
+            message = (
+                "--isolated refuses the network, and --frames is a stream. Remove one of them, or use a container."
+            )
+            raise ConfigError(message)
 
 
 @dataclass(frozen=True, kw_only=True)

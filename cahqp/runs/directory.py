@@ -18,15 +18,11 @@ from cahqp import files
 from cahqp.coco.reader import read_coco_frames
 from cahqp.errors import CahqpError, DataError, RunError
 from cahqp.runs import locks
+from cahqp.runs.manifest import IDENTITY, MANIFEST, read_identity, read_manifest
 from cahqp.version import __version__
-
-MANIFEST = "manifest.json"
-IDENTITY = "identity.json"
 
 _State = dict[str, tuple[int, int, int, int]]
 """Inode, size in bytes, and times of the last write and change in nanoseconds of files by path."""
-
-_KEYS = ("command", "version", "seed", "settings", "inputs", "metrics", "outputs")
 
 
 class RunDirectory:
@@ -162,7 +158,7 @@ class RunDirectory:
             self.work.mkdir(parents=True, exist_ok=True)
             kept = self.work / IDENTITY
             if kept.exists():
-                _check_same(files.read_json(kept), self.identity, self.work)
+                _check_same(read_identity(self.work), self.identity, self.work)
             elif any(not path.match(f".{IDENTITY}.*.tmp") for path in self.work.iterdir()):
                 message = f"{self.work} was not started by cahqp {self.command}. Remove it, or choose another --output."
                 raise RunError(message)
@@ -224,26 +220,6 @@ def open_run(
             locks.release(run.output)
         raise
     run.finish(run.metrics)
-
-
-def read_manifest(directory: Path) -> dict[str, Any]:
-    """Read a finished run's manifest.
-
-    Raises:
-        RunError: The manifest is missing or damaged.
-    """
-    path = Path(directory) / MANIFEST
-    if not path.is_file():
-        message = (
-            f"{directory} is not a finished run: {MANIFEST} is missing. Choose another directory, or remove this one."
-        )
-        raise RunError(message)
-    manifest = files.read_json(path)
-    missing = [key for key in _KEYS if key not in manifest] if isinstance(manifest, dict) else list(_KEYS)
-    if missing:
-        message = f"{path} is damaged: {', '.join(missing)} missing. Remove {directory} and rerun its command."
-        raise RunError(message)
-    return dict(manifest)
 
 
 def verify(directory: Path) -> list[str]:

@@ -11,7 +11,8 @@ from pydantic import Field
 from cahqp.errors import RunError
 from cahqp.files import sha256
 from cahqp.records import Difference, Name, Record, Sha256, Share, Text, read_record
-from cahqp.runs.directory import MANIFEST, content_hash, read_manifest
+from cahqp.runs.directory import content_hash
+from cahqp.runs.manifest import MANIFEST, read_manifest
 
 ANALYSIS_ONLY = "analysis_only"
 """Mark in `metrics` of a manifest and in the provenance of a model file: the result depends on target labels that
@@ -28,6 +29,18 @@ class Subject(Record):
     package: Sha256 | None
 
 
+class Verdict(Record):
+    """Part that the `decision.json` of `cahqp gate` and of `cahqp publish` have in common.
+
+    Attributes:
+        published: Whether the candidate runs.
+        reason: Reason in one sentence.
+    """
+
+    published: bool
+    reason: Text
+
+
 class _Set(Record):
     """Accuracy of two packages on one set."""
 
@@ -37,12 +50,10 @@ class _Set(Record):
     low: Annotated[float, Field(ge=-2, le=2)] | None = None
 
 
-class Decision(Record):
+class Decision(Verdict):
     """Content of the `decision.json` of `cahqp gate`.
 
     Attributes:
-        published: Whether the candidate may run.
-        reason: Reason in one sentence.
         candidate: Package that may run.
         running: Package that it was compared with.
         mean_difference: Mean difference in AP50, -1..1.
@@ -51,8 +62,6 @@ class Decision(Record):
         runtime: Versions of the programs that measured.
     """
 
-    published: bool
-    reason: Text
     candidate: Subject
     running: Subject
     mean_difference: Difference | None = None
@@ -91,6 +100,15 @@ def read_decision(path: Path) -> Decision:
     decision = read_record(path, Decision, "Give the decision.json that `cahqp gate` wrote.")
     _check_origin(path, "gate")
     return decision
+
+
+def read_verdict(path: Path) -> Verdict:
+    """Read the decision of a cycle, by its gate or by `cahqp publish`.
+
+    Raises:
+        RunError: The file is missing or has invalid entries.
+    """
+    return read_record(path, Verdict, "Rerun the command of the cycle.")
 
 
 def read_metrics(path: Path) -> Metrics:

@@ -7,12 +7,16 @@ import json
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
+from typing import Annotated
 
 import yaml
+from pydantic import Field
 
-from cahqp import files
-from cahqp.errors import ConfigError, DataError, RunError
-from cahqp.runs.directory import MANIFEST, content_hash
+from cahqp import files, records
+from cahqp.errors import ConfigError, DataError
+from cahqp.records import Name, Sha256, read_record
+from cahqp.runs.directory import content_hash
+from cahqp.runs.manifest import MANIFEST
 from cahqp.version import __version__
 
 
@@ -61,6 +65,19 @@ class Record:
     code: str | None = None
 
 
+class _StageRecord(records.Record):
+    key: Name
+    manifest_digest: Sha256 | None = None
+    seconds: Annotated[float, Field(ge=0)] = 0.0
+    code: Name | None = None
+
+
+class _StateRecord(records.Record):
+    """Content of `state.json`: a record for each stage."""
+
+    __pydantic_extra__: dict[str, _StageRecord]
+
+
 class State:
     """State file `state.json` of a directory of stages. Losing it costs time only: commands detect finished runs.
 
@@ -73,11 +90,9 @@ class State:
         self.path = root / "state.json"
         self.records: dict[str, Record] = {}
         if self.path.exists():
-            try:
-                self.records = {name: Record(**record) for name, record in files.read_json(self.path).items()}
-            except (RunError, TypeError, AttributeError) as error:
-                message = f"{self.path} is damaged ({error}). Remove it and rerun the same command."
-                raise RunError(message) from error
+            stages = read_record(self.path, _StateRecord, "Remove it and rerun the same command.").model_extra or {}
+            names = Record.__dataclass_fields__
+            self.records = {stage: Record(**{n: getattr(found, n) for n in names}) for stage, found in stages.items()}
 
     def key(self, stage: Stage) -> str | None:
         """Hash what decides a stage's result: arguments, contents of inputs, and version of cahqp.

@@ -67,7 +67,7 @@ def apply(run, output, **exchanged):
         "candidate_package": "new", "running_package": "old", "registry": "registry",
     }  # fmt: skip
     paths = {k: run.root / v for k, v in paths.items()} | exchanged
-    return main(["apply-decision", *(f"--{k}={v}" for k, v in paths.items()), f"--output={output}"])
+    return main(["apply-decision", *(f"--{k.replace('_', '-')}={v}" for k, v in paths.items()), f"--output={output}"])
 
 
 def registry_promote(run, **exchanged):
@@ -132,7 +132,7 @@ def test_an_ap50_outside_its_range_is_refused(runs, tmp_path, value):
 
 def test_metrics_or_decisions_put_beside_the_manifest_of_another_run_are_refused(runs, tmp_path, capsys):
     for name in ("metrics.json", "decision.json"):
-        manifest = dict.fromkeys(("version", "seed", "settings", "inputs", "metrics"))
+        manifest = {"version": "1", "seed": 0, "settings": {}, "inputs": {}, "metrics": {}}
         manifest |= {"command": {"metrics.json": "evaluate"}.get(name, "gate"), "outputs": {name: "0" * 64}}
         write_json(runs[0].root / "manifest.json", manifest)
         command = publish if name == "metrics.json" else apply

@@ -12,7 +12,7 @@ from cahqp.errors import RunError
 from cahqp.reports.cycle import report as write_report
 from cahqp.reports.labels import read_labels, used_boxes
 from cahqp.reports.options import ReportOptions
-from cahqp.runs.directory import read_manifest
+from cahqp.runs.manifest import read_manifest
 
 HOSTILE = "<script>alert('car')</script>\"&"
 

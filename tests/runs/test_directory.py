@@ -12,7 +12,8 @@ import pytest
 from cahqp import files
 from cahqp.errors import DataError, RunError
 from cahqp.runs import locks
-from cahqp.runs.directory import RunDirectory, content_hash, read_manifest, verify
+from cahqp.runs.directory import RunDirectory, content_hash, verify
+from cahqp.runs.manifest import read_manifest
 
 
 @pytest.fixture

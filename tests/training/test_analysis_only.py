@@ -1,5 +1,5 @@
 from cahqp.__main__ import main
-from cahqp.runs.directory import read_manifest
+from cahqp.runs.manifest import read_manifest
 
 
 def test_a_model_retrained_on_repaired_labels_is_marked_and_not_exported(

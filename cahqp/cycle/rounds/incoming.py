@@ -5,9 +5,21 @@ from __future__ import annotations
 from pathlib import Path
 
 from cahqp.cycle.fetch import TAKEN
-from cahqp.files import read_json, write_json
+from cahqp.files import write_json
+from cahqp.records import Name, Record, read_record
 
 INCOMING = "rounds.json"
+
+
+class _RoundRecord(Record):
+    name: Name
+    until: float
+
+
+class _RoundsRecord(Record):
+    """Content of `rounds.json`."""
+
+    rounds: list[_RoundRecord]
 
 
 def incoming(root: Path) -> dict[str, float]:
@@ -17,7 +29,9 @@ def incoming(root: Path) -> dict[str, float]:
         root: Directory of the cycle.
     """
     path = root / INCOMING
-    return {entry["name"]: entry["until"] for entry in read_json(path)["rounds"]} if path.is_file() else {}
+    if not path.is_file():
+        return {}
+    return {entry.name: entry.until for entry in read_record(path, _RoundsRecord, "Restore a copy.").rounds}
 
 
 def add_round(root: Path, until: float) -> None:

@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-from cahqp.cycle.replay_buffer import BUFFER, NEW, PAST, free_name
+from cahqp.cycle.replay_buffer import BUFFER, NEW, PAST, free_name, read_buffer
 from cahqp.cycle.rounds.incoming import incoming
 from cahqp.cycle.rounds.plan import Drift, Gate, Round, RoundsPlan
 from cahqp.cycle.stages import MODEL, VALIDATION, PlanStages
 from cahqp.drift.options import FAULT, DriftSettings
+from cahqp.drift.result import read_drift
 from cahqp.errors import option
-from cahqp.files import read_json
 from cahqp.gate.options import GateLimits
+from cahqp.runs.evidence import read_verdict
 from cahqp.runs.options import flags
 
 _NO_BUDGET = 1_000_000
@@ -102,7 +102,7 @@ class RoundStages(PlanStages):
         # rejected would count as steady ever after, and gradual dusk would never count as drift.
         for place, cameras in zip(places, groups, strict=True):
             decision = self.root / place / "published" / "decision.json"
-            if decision.is_file() and not read_json(decision)["published"]:
+            if decision.is_file() and not read_verdict(decision).published:
                 continue
             own = self._sample(f"{place}/known", frames.features, cameras, _NO_BUDGET) if cameras else frames.features
             reference = (f"{each.name}-{place.replace('/', '-')}", own)
@@ -148,11 +148,11 @@ class RoundStages(PlanStages):
 
     def _gate(self, prefix: str, domain: str, package: Path, gate: Gate) -> Path:
         buffer = self.running.buffer
-        entries = [] if buffer is None or not (buffer / BUFFER).is_file() else read_json(buffer / BUFFER)["domains"]
+        entries = [] if buffer is None or not (buffer / BUFFER).is_file() else read_buffer(buffer)
         sets: dict[str, list[tuple[str, Path]]] = {
             "source": [(f"source-{number}", path) for number, path in enumerate(self.source_val, 1)],
             # Rounds of one domain form one set, because a few frames each decide nothing.
-            "replay": [(e["domain"], buffer / e["name"] / "held.json") for e in entries if buffer and e["held"]],
+            "replay": [(entry.domain, entry.directory / "held.json") for entry in entries if entry.held],
             "canary": [(f"canary-{number}", path) for number, path in enumerate(self.locate(gate.canary), 1)],
         }
         arguments = [f"--candidate={package}", f"--running={self.running.package}", *flags(gate, kind=GateLimits)]
@@ -160,7 +160,7 @@ class RoundStages(PlanStages):
             arguments += [f"--{role}", *(f"{name}={path}" for name, path in files)] if files else []
         inputs = [package, self.running.package, *(path for files in sets.values() for _, path in files)]
         if self.plan.replay is not None and self.plan.replay.hold_out > 0:
-            name = free_name(domain, {entry["name"] for entry in entries})
+            name = free_name(domain, {entry.name for entry in entries})
             inputs.append(self.root / prefix / "replay" / name / "held.json")
             arguments.append(f"--labels={inputs[-1]}")
         return self.stage(f"{prefix}/gate", "gate", inputs, arguments)
@@ -212,12 +212,12 @@ def _adapted_groups(directory: Path, drift: Drift) -> Sequence[list[str] | None]
     """
     if not (directory / "manifest.json").is_file():
         return [None]
-    result: dict[str, Any] = read_json(directory / "drift.json")
-    groups = [list(group) for group in result["groups"]]
+    result = read_drift(directory)
+    groups = [list(group) for group in result.groups]
     if drift.when == "always":
-        healthy = [camera for camera, entry in result["cameras"].items() if entry["verdict"] != FAULT]
+        healthy = [camera for camera, entry in result.cameras.items() if entry.verdict != FAULT]
         rest = [camera for camera in healthy if not any(camera in group for group in groups)]
         groups = [healthy] if len(groups) < 2 else [*groups, *([rest] if rest else [])]
-    if len(groups) == 1 and set(groups[0]) == set(result["cameras"]):
+    if len(groups) == 1 and set(groups[0]) == set(result.cameras):
         return [None]
     return [group for group in groups if group]

@@ -108,7 +108,17 @@ def _read_pickle(path: Path) -> Any:
         )
         remedy = "If you trust it, load it in a separate process and save only its state dict with torch.save"
         raise weights_error(path, f"{problem}. {remedy}") from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError, AttributeError, TypeError) as error:
+    except (
+        SafetensorError,
+        RuntimeError,
+        EOFError,
+        OSError,
+        ValueError,
+        KeyError,
+        IndexError,
+        AttributeError,
+        TypeError,
+    ) as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         problem = f"cannot be read ({reason[:200]}). It may be cut short: download it again"
         raise weights_error(path, problem) from error

@@ -199,11 +199,6 @@ def to_json(curves: Mapping[str, Curve]) -> dict[str, Any]:
     return {name: asdict(curve) for name, curve in curves.items()}
 
 
-def from_json(value: Mapping[str, Any]) -> dict[str, Curve]:
-    """Return the curves of values that `to_json` made."""
-    return {name: Curve(tuple(c["x"]), tuple(c["y"]), bool(c["own"])) for name, c in value.items()}
-
-
 def _logit(scores: Floats) -> Floats:
     inside = np.clip(scores, 1e-4, 1 - 1e-4)
     return np.asarray(np.log(inside / (1 - inside)), np.float64)

@@ -5,20 +5,79 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field, model_validator
 
 from cahqp.errors import DataError
-from cahqp.files import read_json, write_json
-from cahqp.labels.calibration.curves import Curve, Method, fit, from_json, to_json
+from cahqp.files import write_json
+from cahqp.labels.calibration.curves import Curve, Method, fit, to_json
 from cahqp.labels.calibration.thresholds import MIN_THRESHOLD, Histogram, for_f1, for_precision
+from cahqp.records import Name, Record, Share, read_record
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 FORMAT = 2
 """Version of the file. Version 2 added the evidence after suppression by calibrated scores."""
+
+
+class _CurveRecord(Record):
+    """Points of a curve: scores and calibrated scores, neither of them descending."""
+
+    x: Annotated[list[Share], Field(min_length=1)]
+    y: list[Share]
+    own: bool
+
+    @model_validator(mode="after")
+    def _check_points(self) -> Self:
+        if len(self.x) != len(self.y) or self.x != sorted(self.x) or self.y != sorted(self.y):
+            message = "`x` and `y` must be as long as each other and ascending"
+            raise ValueError(message)
+        return self
+
+
+class _Detections(Record):
+    """Scores of detections, and a digit for each: 1 if it matches an object."""
+
+    scores: list[Share]
+    hits: Annotated[str, Field(pattern=r"\A[01]*\z")]
+
+    @model_validator(mode="after")
+    def _check_lengths(self) -> Self:
+        if len(self.scores) != len(self.hits):
+            message = f"{len(self.scores)} scores have {len(self.hits)} hits"
+            raise ValueError(message)
+        return self
+
+    def arrays(self) -> tuple[Floats, Bools]:
+        """Return scores, (N,), and hits, (N,)."""
+        return np.array(self.scores, np.float64), np.array([hit == "1" for hit in self.hits], np.bool_)
+
+
+class _Evidence(_Detections):
+    """Detections of one class, those after suppression by calibrated scores, and the number of its objects."""
+
+    objects: Annotated[int, Field(ge=0)]
+    decided: _Detections
+
+
+class _CalibrationRecord(Record):
+    """Content of `calibration.json`."""
+
+    format: Literal[2]
+    identity: dict[str, Any]
+    method: Method
+    curves: dict[Name, _CurveRecord]
+    source: dict[Name, _Evidence]
+
+    @model_validator(mode="after")
+    def _check_classes(self) -> Self:
+        if missing := self.curves.keys() ^ self.source.keys():
+            message = f"{min(missing)} lacks a curve or its evidence"
+            raise ValueError(message)
+        return self
 
 
 @dataclass(frozen=True)
@@ -140,38 +199,33 @@ def read_calibration(path: Path, scope: Mapping[str, Any] | None, classes: Seque
         DataError: The file is not a calibration, was made for other conditions, or lacks a class.
     """
     path = Path(path) / "calibration.json" if Path(path).is_dir() else Path(path)
-    data = read_json(path)
-    if not isinstance(data, dict) or data.get("format") != FORMAT or "curves" not in data:
-        message = f"{path} is no calibration of this version. Make it with `cahqp calibrate`."
-        raise DataError(message)
-    if scope is not None and data["identity"] != dict(scope):
+    remedy = "It is no calibration of this version. Make it with `cahqp calibrate`."
+    data = read_record(path, _CalibrationRecord, remedy, DataError)
+    if scope is not None and data.identity != dict(scope):
         changes = [
-            f"{key} was {data['identity'].get(key)}, is {value}"
+            f"{key} was {data.identity.get(key)}, is {value}"
             for key, value in scope.items()
-            if data["identity"].get(key) != value
+            if data.identity.get(key) != value
         ]
         message = f"{path} is for other conditions: {'; '.join(changes)}. Run `cahqp calibrate` with the same options."
         raise DataError(message)
-    missing = [name for name in classes if name not in data["curves"]]
+    missing = [name for name in classes if name not in data.curves]
     if missing:
         message = f"{path} has no calibration of {', '.join(missing)}. Run `cahqp calibrate` for this model."
         raise DataError(message)
-    source = {name: data["source"][name] for name in classes}
-    curves, evidence = from_json(data["curves"]), {name: _read_evidence(own) for name, own in source.items()}
+    curves = {name: data.curves[name] for name in classes}
+    source = {name: data.source[name] for name in classes}
+    evidence = {name: own.arrays() for name, own in source.items()}
     return Calibration(
-        data["identity"],
-        data["method"],
-        {name: curves[name] for name in classes},
+        data.identity,
+        data.method,
+        {name: Curve(tuple(own.x), tuple(own.y), own.own) for name, own in curves.items()},
         {name: scores for name, (scores, _) in evidence.items()},
         {name: hits for name, (_, hits) in evidence.items()},
-        {name: int(own["objects"]) for name, own in source.items()},
-        {name: _read_evidence(own["decided"]) for name, own in source.items()},
+        {name: own.objects for name, own in source.items()},
+        {name: own.decided.arrays() for name, own in source.items()},
     )
 
 
 def _to_text(hits: Bools) -> str:
     return "".join("1" if hit else "0" for hit in hits)
-
-
-def _read_evidence(value: Mapping[str, Any]) -> tuple[Floats, Bools]:
-    return np.array(value["scores"], np.float64), np.array([hit == "1" for hit in value["hits"]], np.bool_)

@@ -10,6 +10,7 @@ from typing import Any
 
 from cahqp.coco.tables import BoxRow, read_tables
 from cahqp.coco.values import as_flag
+from cahqp.errors import DataError
 from cahqp.files import write_json
 
 HUMAN, MODEL = "human", "model"
@@ -30,7 +31,7 @@ class LabelBox:
         more: Other keys of the annotation.
 
     Raises:
-        ValueError: A coordinate is NaN or infinite.
+        ValueError: A coordinate is NaN or infinite, or the class, score or track number is of another kind.
     """
 
     name: str
@@ -42,9 +43,18 @@ class LabelBox:
     more: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Check the coordinates. Readers add the location in their file to the error."""
+        """Check the values. Readers add the location in their file to the error."""
         if not all(map(math.isfinite, self.bbox)):
             message = f"a box at {self.bbox}"
+            raise ValueError(message)
+        if not isinstance(self.name, str) or not self.name:
+            message = f"a class named {self.name!r}"
+            raise ValueError(message)
+        if self.score is not None and not (type(self.score) in (int, float) and 0 <= self.score <= 1):
+            message = f"a score of {self.score!r}, which must be in 0..1"
+            raise ValueError(message)
+        if self.track is not None and type(self.track) is not int:
+            message = f"a track number of {self.track!r}"
             raise ValueError(message)
 
 
@@ -91,10 +101,15 @@ def read_label_file(path: Path) -> Labels:
         DataError: The file is not COCO, or rows are incomplete, repeated or refer to missing rows. The message lists
             all problems.
     """
-    tables = read_tables(Path(path) / "labels.json" if Path(path).is_dir() else Path(path))
+    path = Path(path) / "labels.json" if Path(path).is_dir() else Path(path)
+    tables = read_tables(path)
     boxes: dict[int, list[LabelBox]] = {identifier: [] for identifier in tables.images}
     for row in tables.boxes:
-        boxes[row.image].append(_box(row, tables.categories[row.category]))
+        try:
+            boxes[row.image].append(_box(row, tables.categories[row.category]))
+        except ValueError as error:
+            message = f"{path}: {row.row.where} has {error}. Fix or remove this row."
+            raise DataError(message) from error
     images = []
     for identifier, entry in tables.images.items():
         rest = {key: value for key, value in entry.items() if key != "reviewed"}

@@ -12,20 +12,23 @@ import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field, model_validator
 
 from cahqp.errors import DataError, RunError, WeightsError
-from cahqp.files import path_inside, read_json, sync_directory, write_json
+from cahqp.files import path_inside, sync_directory, write_json
 from cahqp.frame import Frame
-from cahqp.training.distillation.records import RecordLayout, Rest, SoftView, checksum, pack, unpack
+from cahqp.records import FileName, Name, Record, Text, read_record
+from cahqp.training.distillation.records import Precision, RecordLayout, Rest, SoftView, checksum, pack, unpack
 
 FORMAT = 1
 INDEX = "store.json"
 _MAGIC = b"cahqpsoft"
 _HEADER = 64  # bytes before a shard's first record: the magic and the store's key
+_MAX_INDEX_BYTES = 1 << 30  # of `store.json`: about five million frames
 _SHARD = 32 << 20  # bytes of a shard: small enough to resume a copy, large enough to list the shards
 
 
@@ -56,11 +59,59 @@ class StoreKey:
         """SHA-256 of the key, in the header of every shard."""
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).digest()
 
-    @classmethod
-    def read(cls, document: dict[str, Any]) -> Self:
-        """Return the key in a `store.json`."""
-        layout = RecordLayout(**document["layout"])
-        return cls(**{**document, "classes": tuple(document["classes"]), "layout": layout})
+
+class _LayoutRecord(Record):
+    queries: Annotated[int, Field(ge=1, le=10_000)]
+    kept: Annotated[int, Field(ge=1)]
+    classes: Annotated[int, Field(ge=1, le=10_000)]
+    precision: Precision
+
+    @model_validator(mode="after")
+    def _check_kept(self) -> Self:
+        if self.kept > self.classes:
+            message = f"{self.kept} of {self.classes} classes are kept"
+            raise ValueError(message)
+        return self
+
+
+class _KeyRecord(Record):
+    teacher: Name
+    prompt: Name | None
+    classes: list[Name]
+    views: Annotated[int, Field(ge=1, le=10_000)]
+    seed: Annotated[int, Field(ge=0, lt=1 << 64)]
+    augmentation: Name
+    layout: _LayoutRecord
+
+    @model_validator(mode="after")
+    def _check_classes(self) -> Self:
+        if len(self.classes) != self.layout.classes:
+            message = f"{len(self.classes)} classes are named, the layout has {self.layout.classes}"
+            raise ValueError(message)
+        return self
+
+    def key(self) -> StoreKey:
+        """Return the key of the store."""
+        names = ("queries", "kept", "classes", "precision")
+        layout = RecordLayout(**{name: getattr(self.layout, name) for name in names})
+        return StoreKey(
+            self.teacher, self.prompt, tuple(self.classes), self.views, self.seed, self.augmentation, layout
+        )  # fmt: skip
+
+
+class _StoreRecord(Record):
+    """Content of `store.json`; a frame is its name, camera, recording and index."""
+
+    format: int
+    complete: bool
+    key: _KeyRecord
+    root: Text
+    frames: list[Annotated[tuple[FileName, Text, Text, int], Field(strict=False)]]
+    missing: list[int] = Field(default_factory=list)
+
+
+def _read_index(path: Path) -> _StoreRecord:
+    return read_record(path, _StoreRecord, "Make the store again.", DataError, _MAX_INDEX_BYTES)
 
 
 @dataclass
@@ -180,7 +231,7 @@ class SoftLabelWriter:
         index = self.folder / INDEX
         if not index.is_file():
             write_json(index, {**self._document, "complete": False})
-        elif {k: v for k, v in read_json(index).items() if k in self._document} != self._document:
+        elif {k: v for k, v in _as_json(_read_index(index)).items() if k in self._document} != self._document:
             message = f"{self.folder} is a store of another teacher, other frames or settings. Choose another folder."
             raise RunError(message)
         self._shards = StoreShards(self.folder, key, len(frames), writable=True)
@@ -223,16 +274,16 @@ class SoftLabelStore:
 
     def __init__(self, folder: Path, rest: Rest = "smooth") -> None:
         self.folder = Path(folder)
-        document = read_json(self.folder / INDEX)
-        if document.get("format") != FORMAT:
-            message = f"{self.folder}: the format {document.get('format')!r} is not {FORMAT}. Make the store again."
+        document = _read_index(self.folder / INDEX)
+        if document.format != FORMAT:
+            message = f"{self.folder}: the format {document.format!r} is not {FORMAT}. Make the store again."
             raise RunError(message)
-        if not document["complete"]:
+        if not document.complete:
             message = f"{self.folder} is not finished. Rerun its `cahqp relabel --soft` command."
             raise RunError(message)
-        self.key = StoreKey.read(document["key"])
-        self.root = self._image_root(document["root"])
-        missing, listed = set(document["missing"]), document["frames"]
+        self.key = document.key.key()
+        self.root = self._image_root(document.root)
+        missing, listed = set(document.missing), document.frames
         self._positions = [p for p in range(len(listed)) if p not in missing]
         self.frames = [_frame(p, *listed[p]) for p in self._positions]
         for frame in self.frames:
@@ -240,9 +291,9 @@ class SoftLabelStore:
         self._rest: Rest = rest
         self._shards = StoreShards(self.folder, self.key, len(listed))
 
-    def _image_root(self, root: Any) -> Path:
+    def _image_root(self, root: str) -> Path:
         """Return the folder of the images, which lies beside the store or is named relative to it."""
-        if not isinstance(root, str) or Path(root).is_absolute():
+        if Path(root).is_absolute() or "\0" in root:
             message = f"{self.folder / INDEX}: root {root!r} is not a path relative to the store. Make the store again."
             raise DataError(message)
         return (self.folder / root).resolve()
@@ -282,6 +333,12 @@ class SoftLabelStore:
     def __getstate__(self) -> dict[str, Any]:
         """Return the state without memory maps; a worker process maps the files itself."""
         return {**self.__dict__, "_shards": StoreShards(self.folder, self.key, self._shards.frames)}
+
+
+def _as_json(record: Record) -> dict[str, Any]:
+    """Return a record as JSON values."""
+    content: dict[str, Any] = json.loads(record.model_dump_json(exclude_unset=True))
+    return content
 
 
 def _frame(position: int, name: str, camera: str, recording: str, index: int) -> Frame:
