@@ -13,7 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cahqp.adaptation.domain_adversary import Discriminator, domain_loss, gradient_reversal
+from cahqp.adaptation.domain_adversary import Discriminator, gradient_reversal
+from cahqp.adaptation.query_memory import QueryMemory
 from cahqp.detectors.base import AlignmentFeatures
 from cahqp.errors import ConfigError
 
@@ -65,9 +66,10 @@ class _QueryLayer(nn.Module):
 class _DenseBranch(nn.Module):
     """Query that visits the chosen layers of encoder or decoder in turn."""
 
-    def __init__(self, name: str, dim: int, layers: Sequence[int], heads: int, hidden: int) -> None:
+    def __init__(self, name: str, dim: int, layers: Sequence[int], heads: int, hidden: int, memory: int) -> None:
         super().__init__()
         self.name = name
+        self.memory = QueryMemory(memory)
         self.chosen = tuple(layers)
         self.query = nn.Parameter(torch.randn(1, 1, dim))
         self.layers = nn.ModuleList(_QueryLayer(dim, heads, hidden) for _ in layers)
@@ -77,7 +79,7 @@ class _DenseBranch(nn.Module):
         in_encoder = self.name == "encoder"
         outputs, padding = (features.encoder, features.padding) if in_encoder else (features.decoder, None)
         check_layers(self.name, self.chosen, len(outputs))
-        query = self.query.expand(len(outputs[0]), -1, -1)
+        query, scale = self.query.expand(len(outputs[0]), -1, -1), self.memory.reversal(domain, scale)
         judged = []
         for index, layer in zip(self.chosen, self.layers, strict=True):
             tokens = outputs[index]
@@ -85,7 +87,7 @@ class _DenseBranch(nn.Module):
                 # The attention's mask excludes values, but 0 x NaN would still reach the gradients.
                 tokens = tokens.masked_fill(padding[:, :, None], 0.0)
             query = layer(query, gradient_reversal(tokens, scale), padding)
-            judged.append(domain_loss(self.discriminator(query[:, 0]), domain))
+            judged.append(self.memory.judge(self.discriminator, index, query[:, 0], domain))
         return mean_over_layers(judged)
 
 
@@ -119,7 +121,8 @@ class QueryAlignment(nn.Module):
     """Alignment of the global features of encoder and decoder through one domain query each.
 
     Args:
-        branches: Modules by `encoder` or `decoder`, each called with features, domain and scale.
+        branches: Modules by `encoder` or `decoder`, each called with features, domain and scale; `memory` is its
+            `QueryMemory`.
     """
 
     def __init__(self, branches: Mapping[str, nn.Module]) -> None:
@@ -147,6 +150,13 @@ class QueryAlignment(nn.Module):
             losses.append(loss)
         return torch.stack(losses).sum(), accuracies
 
+    def commit(self) -> None:
+        """Store the queries of the step in the memories. Every process must call this once a step."""
+        for branch in self.branches.values():
+            memory = branch.memory
+            assert isinstance(memory, QueryMemory)
+            memory.commit()
+
 
 class DomainQueryAlignment(QueryAlignment):
     """Dense form of DQFA.
@@ -162,6 +172,7 @@ class DomainQueryAlignment(QueryAlignment):
         decoder_layers: The same for the decoder.
         heads: Attention heads; must divide `dim`.
         hidden: Width of the discriminators and of the queries' multilayer perceptrons.
+        memory: Past queries per domain and layer that train the discriminators; see `QueryMemory`.
 
     Raises:
         ConfigError: No layer is chosen at all, or `heads` does not divide `dim`.
@@ -174,6 +185,7 @@ class DomainQueryAlignment(QueryAlignment):
         decoder_layers: Sequence[int] = (0, -1),
         heads: int = 8,
         hidden: int = 256,
+        memory: int = 0,
     ) -> None:
         if not encoder_layers and not decoder_layers:
             message = "DQFA needs a layer: set encoder_layers or decoder_layers, or switch DQFA off."
@@ -183,5 +195,5 @@ class DomainQueryAlignment(QueryAlignment):
             raise ConfigError(message)
         chosen = {"encoder": encoder_layers, "decoder": decoder_layers}
         super().__init__(
-            {name: _DenseBranch(name, dim, layers, heads, hidden) for name, layers in chosen.items() if layers}
+            {name: _DenseBranch(name, dim, layers, heads, hidden, memory) for name, layers in chosen.items() if layers}
         )

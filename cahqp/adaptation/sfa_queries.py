@@ -13,8 +13,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from cahqp.adaptation.domain_adversary import Discriminator, domain_loss, gradient_reversal
+from cahqp.adaptation.domain_adversary import Discriminator, gradient_reversal
 from cahqp.adaptation.domain_queries import QueryAlignment, check_layers, mean_over_layers
+from cahqp.adaptation.query_memory import QueryMemory
 from cahqp.detectors.base import AlignmentFeatures
 from cahqp.detectors.dino import EncoderLayer
 from cahqp.detectors.layers.decoder import DecoderLayer
@@ -29,8 +30,9 @@ class _CopiedBranch(nn.Module):
     detector the same. The copies start from the detector's weights.
     """
 
-    def __init__(self, layers: nn.ModuleList, chosen: Sequence[int], dim: int, hidden: int) -> None:
+    def __init__(self, layers: nn.ModuleList, chosen: Sequence[int], dim: int, hidden: int, memory: int) -> None:
         super().__init__()
+        self.memory = QueryMemory(memory)
         self.chosen = tuple(index % len(layers) for index in chosen)
         self.layers = copy.deepcopy(layers[: max(self.chosen) + 1]).requires_grad_(True)
         self.query = nn.Parameter(torch.randn(1, 1, dim))
@@ -38,8 +40,10 @@ class _CopiedBranch(nn.Module):
         self.discriminator = Discriminator(dim, hidden)
 
     def forward(self, features: AlignmentFeatures, domain: int, scale: float | Tensor) -> tuple[Tensor, Tensor]:
-        queries = self.queries(features, scale)
-        return mean_over_layers([domain_loss(self.discriminator(queries[n][:, 0]), domain) for n in self.chosen])
+        queries = self.queries(features, self.memory.reversal(domain, scale))
+        return mean_over_layers(
+            [self.memory.judge(self.discriminator, n, queries[n][:, 0], domain) for n in self.chosen]
+        )
 
     def queries(self, features: AlignmentFeatures, scale: float | Tensor) -> list[Tensor]:
         """Return the (B, 1, D) query after each layer."""
@@ -104,6 +108,7 @@ class SFAQueryAlignment(QueryAlignment):
         dim: Length of a token.
         layers: Layers after which the queries are judged; 0 is the first and -1 the last.
         hidden: Width of the discriminators.
+        memory: Past queries per domain and layer that train the discriminators; see `QueryMemory`.
 
     Raises:
         ConfigError: No layer is chosen, or one does not exist.
@@ -116,11 +121,12 @@ class SFAQueryAlignment(QueryAlignment):
         dim: int,
         layers: Sequence[int] = (0, -1),
         hidden: int = 256,
+        memory: int = 0,
     ) -> None:
         check_layers("encoder", layers, len(encoder))
         check_layers("decoder", layers, len(decoder))
         branches = {
-            "encoder": _EncoderBranch(encoder, layers, dim, hidden),
-            "decoder": _DecoderBranch(decoder, layers, dim, hidden),
+            "encoder": _EncoderBranch(encoder, layers, dim, hidden, memory),
+            "decoder": _DecoderBranch(decoder, layers, dim, hidden, memory),
         }
         super().__init__(branches)

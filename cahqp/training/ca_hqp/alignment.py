@@ -206,7 +206,9 @@ class Alignment(nn.Module):
         return loss
 
     def commit(self) -> None:
-        """Store the instances of the step in the bank of tracks. Every process must call this once a step."""
+        """Store the step's domain queries and instances in their memories. Every process must call this once a step."""
+        if "dqfa" in self.adversaries and self.dqfa is not None:
+            self.dqfa.commit()
         if "tiafa" in self.adversaries and self.tiafa is not None:
             self.tiafa.commit()
 

@@ -126,11 +126,13 @@ def build_dqfa(detector: Detector, settings: AlignmentSettings) -> DomainQueryAl
     if not settings.dqfa:
         return None
     if settings.dqfa_form == "sfa":
-        return _build_sfa(detector, settings.dqfa_layers)
+        return _build_sfa(detector, settings)
     shape = shape_of(detector)
     encoder = _existing_layers("encoder", settings.dqfa_layers, shape.encoder_layers)
     decoder = _existing_layers("decoder", settings.dqfa_layers, shape.decoder_layers)
-    return DomainQueryAlignment(shape.dim, encoder, decoder, heads=shape.heads, hidden=shape.dim)
+    return DomainQueryAlignment(
+        shape.dim, encoder, decoder, heads=shape.heads, hidden=shape.dim, memory=settings.dqfa_memory
+    )
 
 
 def _existing_layers(name: str, chosen: Sequence[int], count: int) -> list[int]:
@@ -139,7 +141,7 @@ def _existing_layers(name: str, chosen: Sequence[int], count: int) -> list[int]:
     return list(dict.fromkeys(index % count for index in chosen))
 
 
-def _build_sfa(detector: Detector, layers: Sequence[int]) -> SFAQueryAlignment:
+def _build_sfa(detector: Detector, settings: AlignmentSettings) -> SFAQueryAlignment:
     if not isinstance(detector, DINO):
         message = f"alignment.dqfa_form: sfa copies layers of DINO, got {kind_of(detector)}. Use dqfa_form: dense."
         raise ConfigError(message)
@@ -150,7 +152,9 @@ def _build_sfa(detector: Detector, layers: Sequence[int]) -> SFAQueryAlignment:
         )
         raise ConfigError(message)
     dim = detector.alignment_shape.dim
-    return SFAQueryAlignment(detector.encoder, detector.decoder, dim, layers, hidden=dim)
+    return SFAQueryAlignment(
+        detector.encoder, detector.decoder, dim, settings.dqfa_layers, hidden=dim, memory=settings.dqfa_memory
+    )
 
 
 def build_tiafa(detector: Detector, settings: AlignmentSettings) -> InstanceAlignment | None:

@@ -55,6 +55,8 @@ class AlignmentSettings:
         dqfa_form: `dense`: a query attends to all tokens (AQT); `sfa`: it passes through copies of the detector's
             layers, as a masked level of one cell in the encoder and as one more query in the decoder (SFA).
         dqfa_layers: Layers of encoder and decoder after which the query is judged; 0 is the first, -1 the last.
+        dqfa_memory: Past domain queries per domain and layer from which the discriminators learn beside those of the
+            step; 0 for none.
         tiafa: Weight of the instances' loss; 0 switches TIAFA off.
         unit: Input of TIAFA's discriminators: the tokens under the masks, or one pooled feature per instance.
         soft_masks: Whether the mass of an instance's mask is its score; otherwise it is one.
@@ -75,6 +77,7 @@ class AlignmentSettings:
     dqfa: float = 0.0
     dqfa_form: Literal["dense", "sfa"] = "dense"
     dqfa_layers: list[int] = field(default_factory=lambda: [0, -1])
+    dqfa_memory: int = 64
     tiafa: float = 0.0
     unit: Literal["token", "instance"] = "token"
     soft_masks: bool = True
@@ -82,8 +85,8 @@ class AlignmentSettings:
     momentum: float = 0.5
     max_gap: float = 2.0
     remembered_frames: int = 4096
-    reversal: float = 0.1
-    schedule: Literal["constant", "dann"] = "dann"
+    reversal: float = 1.0
+    schedule: Literal["constant", "dann"] = "constant"
     discriminator_factor: float = 2.0
     control: Literal["none", "shuffled_domains", "shuffled_time"] = "none"
 
@@ -143,7 +146,10 @@ class PseudoLabelSettings:
 
 
 _SHARES = ("momentum", "dynamic_momentum", "ignore_share", "nms_iou", "masked", "stationary_weight")
-_NOT_NEGATIVE = ("metric", "dqfa", "tiafa", "reversal", "max_gap", "discriminator_factor", "weight", "threshold_scale")
+_NOT_NEGATIVE = (
+    *("metric", "dqfa", "dqfa_memory", "tiafa", "reversal", "max_gap", "discriminator_factor"),
+    *("weight", "threshold_scale"),
+)
 _COUNTS = ("prompt_dim", "components", "remembered_frames", "max_boxes", "mask_block")
 
 

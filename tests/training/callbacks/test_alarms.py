@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from cahqp.__main__ import main
-from cahqp.adaptation import domain_queries, instances
+from cahqp.adaptation import instances, query_memory
 from cahqp.adaptation.stationary_memory import StationaryMemory
 from cahqp.detectors.model_file import load
 from cahqp.training.base import DetectionModule
@@ -119,7 +119,7 @@ def test_discriminators_that_are_stuck(knows, word, adapt, monkeypatch):
         return loss, torch.tensor(1.0 if knows else float(domain))
 
     original = instances.domain_loss
-    for room in (instances, domain_queries):
+    for room in (instances, query_memory):
         monkeypatch.setattr(room, "domain_loss", judged)
     off = [f"--alarms.{name}=null" for name in ("min_box_rate", "max_box_rate", "class_drift")]
     said = adapt("--alarms.window=1", "--alarms.discriminator_patience=4", *off)[1]
