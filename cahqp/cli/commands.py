@@ -45,10 +45,10 @@ TRAIN, LABEL, MEASURE, CYCLE, WATCH, EDGE, TOOLS = (
 )  # fmt: skip
 
 COMMANDS: dict[str, Command] = {
-    "fit": Command(TRAIN, "train a teacher or a student, or adapt a teacher", "cli.lightning:lightning"),
-    "validate": Command(TRAIN, "measure on the validation frames of a config", "cli.lightning:lightning"),
-    "test": Command(TRAIN, "measure on the test frames of a config", "cli.lightning:lightning"),
-    "predict": Command(TRAIN, "run a config's model over its test frames", "cli.lightning:lightning"),
+    "fit": Command(TRAIN, "train a teacher or a student, or adapt a teacher", "cli.training:train"),
+    "validate": Command(TRAIN, "measure on the validation frames of a config", "cli.training:train"),
+    "test": Command(TRAIN, "measure on the test frames of a config", "cli.training:train"),
+    "predict": Command(TRAIN, "run a config's model over its test frames", "cli.training:train"),
     "convert": Command(
         TRAIN, "convert a published DINO or RT-DETR checkpoint to a model file",
         "detectors.published.convert:convert", "detectors.published.options:ConvertOptions", ("weights", "output"),
@@ -196,6 +196,10 @@ COMMANDS: dict[str, Command] = {
         EDGE, "copy a version to a URL or W&B",
         "registry.command:push", "registry.options:PushOptions",
     ),
+    "completion": Command(
+        TOOLS, "print the completion script of a shell: source <(cahqp completion bash)",
+        "cli.completion:completion", "cli.completion:CompletionOptions", ("shell",),
+    ),
     "scenes": Command(
         TOOLS, "render recordings of synthetic traffic",
         "scenes.write:scenes", "scenes.options:ScenesOptions",
@@ -234,4 +238,11 @@ def usage(prefix: str = "") -> str:
             group = COMMANDS[name].group
             lines += ["", f"{group}:"]
         lines.append(f"  {name:<{width}}{COMMANDS[name].help}")
-    return "\n".join([*lines, "", "`cahqp COMMAND --help` lists the options of a command."])
+    return "\n".join(
+        [
+            *lines,
+            "",
+            "Every command: --quiet prints warnings and errors only, --verbose log messages and tracebacks too.",
+            "`cahqp COMMAND --help` lists the options of a command, `cahqp -V` prints the version.",
+        ]
+    )

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import os
 import sys
+from argparse import ArgumentError
 from operator import attrgetter, not_
 from pathlib import Path
 from typing import Any, Literal
@@ -17,11 +19,11 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
-from cahqp.cli.options import check_configs
-from cahqp.cli.training_arguments import to_keys
+from cahqp.cli.training_arguments import all_subclasses, explained, join_lists, list_names
 from cahqp.data.base import DetectionData
 from cahqp.data.frames import open_frames
 from cahqp.data.modules import AdaptationData
+from cahqp.detectors.base import Detector
 from cahqp.errors import CahqpError, ConfigError, shortened
 from cahqp.files import write_json
 from cahqp.inference.frames import FrameSet
@@ -78,6 +80,14 @@ class Cli(LightningCLI):
 
     run: RunDirectory | None = None
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        try:
+            super().__init__(*args, **kwargs)
+        except BaseException:
+            if self.run is not None:
+                self.run.discard_empty()
+            raise
+
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add `--output`, `--seed`, `--wandb`, the EMA and the alarms; link model attributes to the data."""
         parser.add_argument("--output", type=Path, default=None, help="Run directory; never overwritten.")
@@ -129,10 +139,11 @@ class Cli(LightningCLI):
             return
         parser = self._parser(self.subcommand)
         plain, inputs = split_inputs(parser.dump(settings, skip_none=False, format="json"), _NOT_IDENTITY)
-        self.run = RunDirectory(output, str(self.subcommand), plain, inputs, settings.seed)
-        if not self.run.begin():
+        run = RunDirectory(output, str(self.subcommand), plain, inputs, settings.seed)
+        if not run.begin():
             print(f"{output} is finished already: nothing to do.")
             raise SystemExit(0)
+        self.run = run
         self.run.work.mkdir(parents=True, exist_ok=True)
         (self.run.work / "config.yaml").write_text(parser.dump(settings, skip_none=False), encoding="utf-8")
 
@@ -233,17 +244,41 @@ def _is_rank_zero() -> bool:
 
 
 def lightning(arguments: list[str]) -> None:
-    """Run `cahqp fit|validate|test|predict`."""
+    """Run LightningCLI.
+
+    Args:
+        arguments: The command's name and its options, as LightningCLI spells them; see `cahqp.cli.training`.
+    """
     os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
-    check_configs(arguments)
-    arguments = to_keys(arguments)
+    arguments = join_lists(arguments, list_names([*all_subclasses(DetectionData), *all_subclasses(Detector)]))
     # Lightning starts further ranks with sys.argv.
     given, sys.argv = sys.argv, [sys.argv[0], *arguments]
     try:
         with lightning_errors():
             _run_lightning()
+    except ArgumentError as error:
+        raise explained(error, _spellings()) from error
     finally:
         sys.argv = given
+
+
+def _spellings() -> list[str]:
+    """Return the options of the Trainer and of this command line, for suggestions."""
+    own = (
+        "config",
+        "output",
+        "seed",
+        "wandb",
+        "example-images",
+        "print-config",
+        "model",
+        "data",
+        "trainer",
+        "ema",
+        "alarms",
+    )
+    trainer = [name for name in inspect.signature(Trainer.__init__).parameters if name != "self"]
+    return [*(f"--{name}" for name in own), *(f"--trainer.{name}" for name in trainer)]
 
 
 def _run_lightning() -> None:

@@ -12,7 +12,7 @@ from pydantic import AfterValidator, Field, ValidationInfo
 from cahqp.errors import ConfigError
 from cahqp.labels.calibration.curves import Method
 from cahqp.labels.options import LabelOptions
-from cahqp.runs.schema import ExistingFile, Name, Section, parse, unknown, validate
+from cahqp.runs.schema import ExistingFile, Name, Section, check_folder, parse, unknown, validate
 
 SCENES = "scenes:"
 
@@ -289,6 +289,7 @@ def read_plan(path: Path, arms: Sequence[str] = ()) -> CyclePlan:
         ConfigError: The plan is invalid. The message lists all problems.
     """
     values = parse(path)
+    check_folder(path, values)
     planned = values.get("arms", [])
     if arms and isinstance(planned, list):
         values["arms"] = list(dict.fromkeys([*planned, *arms]))

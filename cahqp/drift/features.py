@@ -18,6 +18,7 @@ from cahqp.detectors.base import Detector, Output
 from cahqp.detectors.model_file import load
 from cahqp.drift.options import FeaturesOptions
 from cahqp.drift.signals import PLAIN, SCORE_EDGES, Signals, write_signals
+from cahqp.inference.device import check_device
 from cahqp.inference.frames import FrameLoader, FrameSet, fixed_batches
 from cahqp.runs.directory import open_run
 from cahqp.structures import Batch, Detections
@@ -39,7 +40,7 @@ def features(options: FeaturesOptions) -> None:
         if run is None:
             return
         source = open_frames(options.frames, options.frame_interval)
-        detector = load(options.weights).to(options.device).eval()
+        detector = load(options.weights).to(check_device(options.device)).eval()
         frames = FrameSet(source, detector.preprocessing, options.max_invalid_share)
         signals = measure_signals(detector, frames, options.batch_size, options.workers)
         write_signals(run.work, signals, _root(source, run.work))

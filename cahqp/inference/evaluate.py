@@ -14,6 +14,7 @@ from cahqp.errors import ConfigError
 from cahqp.evaluation.ground_truth import GroundTruth, ImagePredictions, Predictions, read_ground_truth
 from cahqp.evaluation.scoring import score
 from cahqp.files import write_json
+from cahqp.inference.device import check_device
 from cahqp.inference.frames import FrameLoader, FrameSet, as_arrays, detect, fixed_batches
 from cahqp.inference.options import EvaluateOptions, InfoOptions
 from cahqp.runs.directory import open_run
@@ -28,6 +29,7 @@ def evaluate(options: EvaluateOptions) -> None:
 
     Unreadable frames are left out for all models and listed in `quarantine.json`.
     """
+    device = check_device(options.device)
     models, files = parse_named(options.weights, "--weights"), parse_named(options.frames, "--frames")
     settings = {key: getattr(options, key) for key in ("batch_size", "resamples", "max_invalid_share")}
     settings |= {"models": list(models), "frames": list(files)}
@@ -35,7 +37,7 @@ def evaluate(options: EvaluateOptions) -> None:
     with open_run(options.output, "evaluate", settings, inputs, options.seed) as run:
         if run is None:
             return
-        detectors = {name: model_file.load(path).to(options.device) for name, path in models.items()}
+        detectors = {name: model_file.load(path).to(device) for name, path in models.items()}
         frames = EvaluationFrames(options.batch_size, options.max_invalid_share)
         predictions = {
             model: {name: frames.predict(detector, path) for name, path in files.items()}

@@ -14,6 +14,7 @@ from cahqp.detectors.model_file import load
 from cahqp.errors import DataError
 from cahqp.evaluation.ground_truth import GroundTruth, ImagePredictions, Predictions, read_ground_truth
 from cahqp.evaluation.metrics import Metrics, average_precision
+from cahqp.inference.device import check_device
 from cahqp.inference.frames import FrameLoader, fixed_batches
 from cahqp.labels.calibration.curves import Curve, expected_error, fit, reliability
 from cahqp.labels.calibration.file import FORMAT, Calibration, fit_calibration, write_calibration
@@ -61,7 +62,7 @@ def calibrate(options: CalibrateOptions) -> None:
 def _candidates(ensemble: Ensemble, options: CalibrateOptions) -> dict[int, Candidates]:
     """Return the candidates of the frames by image id; none for broken images."""
     source = open_frames(options.frames)
-    frames = ensemble.to(options.device).frames(source)
+    frames = ensemble.to(check_device(options.device)).frames(source)
     none = Candidates(np.zeros((0, 4)), np.zeros(0), np.zeros(0, np.int64))
     candidates = {frame.id: none for frame in source.frames}
     batches = fixed_batches(len(frames), options.batch_size)

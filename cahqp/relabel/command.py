@@ -13,6 +13,8 @@ from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.utilities import rank_zero_only
 
 from cahqp.data.frames import open_frames
+from cahqp.data.sources import FrameSource
+from cahqp.detectors.base import Detector
 from cahqp.detectors.model_file import load
 from cahqp.errors import DataError
 from cahqp.files import write_json
@@ -53,6 +55,17 @@ def _relabel(options: RelabelOptions) -> None:
     if first and not run.begin():
         print(f"{options.output} is finished already: nothing to do.")
         return
+    try:
+        _label(options, run, detector, source, formats, first)
+    except BaseException:
+        if first:
+            run.discard_empty()
+        raise
+
+
+def _label(
+    options: RelabelOptions, run: RunDirectory, detector: Detector, source: FrameSource, formats: list[str], first: bool
+) -> None:
     pipeline = LabelPipeline(options, detector, source)
     loading = {"batch_size": options.batch_size, "workers": options.workers}
     thumbnails = options.moving_ignore_share is not None

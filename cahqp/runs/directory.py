@@ -16,13 +16,18 @@ from typing import Any
 
 from cahqp import files
 from cahqp.coco.reader import read_coco_frames
-from cahqp.errors import CahqpError, DataError, RunError
+from cahqp.errors import DataError, RunError
 from cahqp.runs import locks
 from cahqp.runs.manifest import IDENTITY, MANIFEST, read_identity, read_manifest
 from cahqp.version import __version__
 
 _State = dict[str, tuple[int, int, int, int]]
 """Inode, size in bytes, and times of the last write and change in nanoseconds of files by path."""
+
+_MAX_CHANGES = 3
+
+_WRITTEN_FIRST = (IDENTITY, "config.yaml", "hparams.yaml")
+"""Files that a run writes before any result."""
 
 
 class RunDirectory:
@@ -214,8 +219,10 @@ def open_run(
         return
     try:
         yield run
-    except CahqpError:
-        if not resumable:
+    except BaseException:
+        if resumable:
+            run.discard_empty()
+        else:
             shutil.rmtree(run.work, ignore_errors=True)
             locks.release(run.output)
         raise
@@ -322,13 +329,14 @@ def _check_same(found: Mapping[str, Any], wanted: Mapping[str, Any], directory: 
     changed = [key for key in sorted(old.keys() | new.keys()) if old.get(key, nothing) != new.get(key, nothing)]
     if not changed:
         return
+    more = [f"  and {len(changed) - _MAX_CHANGES} more"] if len(changed) > _MAX_CHANGES else []
     lines = [
         f"  {key} is a different file" if key.startswith("inputs.") and key in old and key in new
         else f"  {key} was {old.get(key, nothing)}, is {new.get(key, nothing)}"
-        for key in changed
+        for key in changed[:_MAX_CHANGES]
     ]  # fmt: skip
     message = "\n".join(
-        [f"{directory} belongs to another run:", *lines, f"Choose another --output, or remove {directory}."]
+        [f"{directory} belongs to another run:", *lines, *more, f"Choose another --output, or remove {directory}."]
     )
     raise RunError(message)
 

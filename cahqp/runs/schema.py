@@ -73,6 +73,37 @@ def parse(path: Path) -> dict[str, Any]:
     return parsed
 
 
+def check_folder(path: Path, values: Any) -> None:
+    """Refuse a plan that is used in another folder than the one its relative paths start in.
+
+    Args:
+        path: The plan's file.
+        values: Content of the plan.
+
+    Raises:
+        ConfigError: None of the files in the plan exist here, and they exist from a folder above the plan.
+    """
+    files = [text for text in _texts(values) if "://" not in text and Path(text).suffix and "/" in text]
+    files = [text for text in files if not Path(text).is_absolute()]
+    if not files or any(Path(text).exists() for text in files):
+        return
+    for folder in path.resolve().parents:
+        if all((folder / text).exists() for text in files):
+            message = (
+                f"{path} names files such as {files[0]}, which do not exist here. Relative paths start in the working "
+                f"directory. Run the command in the folder of the plan's paths:\n  cd {folder}"
+            )
+            raise ConfigError(message)
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping | list):
+        for child in value.values() if isinstance(value, Mapping) else value:
+            yield from _texts(child)
+
+
 def validate(kind: type[T], values: Mapping[str, Any], path: Path) -> T:
     """Return a plan's values as a dataclass. Unknown keys are errors, and types are not converted.
 
