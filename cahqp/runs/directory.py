@@ -158,6 +158,12 @@ class RunDirectory:
         moved = any(after[name] != status for name, status in before.items())
         return moved and content_hash(self.inputs[role], role) != self.identity["inputs"][role]
 
+    def discard_empty(self) -> None:
+        """Remove the work of a run that failed before any result, so that a corrected command can use `output`."""
+        if not any(path.is_file() and path.name not in _WRITTEN_FIRST for path in self.work.rglob("*")):
+            shutil.rmtree(self.work, ignore_errors=True)
+            locks.release(self.output)
+
     def _open_work(self) -> None:
         with _explained(self.work):
             self.work.mkdir(parents=True, exist_ok=True)
