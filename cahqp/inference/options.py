@@ -51,7 +51,7 @@ class BenchmarkMeasureOptions(MeasureOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_numbers(shares={}, counts={"--min_objects": self.min_objects})
+        check_numbers(shares={}, counts={"--min-objects": self.min_objects})
 
 
 @dataclass(frozen=True, kw_only=True)

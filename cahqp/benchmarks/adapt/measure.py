@@ -75,7 +75,7 @@ def _with_enough_objects(measured: Metrics, min_objects: int, file: Path) -> Met
     rows = [row for row, own in enumerate(measured.per_class.values()) if own.objects >= min_objects]
     if not rows:
         counts = ", ".join(f"{own.objects} of {name}" for name, own in measured.per_class.items())
-        message = f"{file} has {counts}; a class needs {min_objects}. Add labels, or lower --min_objects."
+        message = f"{file} has {counts}; a class needs {min_objects}. Add labels, or lower --min-objects."
         raise DataError(message)
     matches = Matches(
         tuple(measured.matches.classes[row] for row in rows), tuple(measured.matches.per_class[row] for row in rows)
