@@ -64,7 +64,12 @@ def _relabel(options: RelabelOptions) -> None:
 
 
 def _label(
-    options: RelabelOptions, run: RunDirectory, detector: Detector, source: FrameSource, formats: Sequence[str], first: bool
+    options: RelabelOptions,
+    run: RunDirectory,
+    detector: Detector,
+    source: FrameSource,
+    formats: Sequence[str],
+    first: bool,
 ) -> None:
     pipeline = LabelPipeline(options, detector, source)
     loading = {"batch_size": options.batch_size, "workers": options.workers}
