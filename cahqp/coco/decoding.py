@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,6 +19,7 @@ from cahqp.errors import DataError
 # Formats of traffic cameras. Pillow's other readers are never tried on a file that only claims to be an image.
 _FORMATS = ("JPEG", "PNG", "BMP", "WEBP")
 _DEEP = ("I", "F")  # Pillow's modes of more than 8 bits, which it would clip to 255 rather than scale
+_DEPTHS = (12, 14, 16)
 _ORIENTATION = 0x0112  # tag of EXIF 2.32
 _MAX_PIXELS = 100_000_000  # 12,000 x 8,000: above any camera, and 300 MB once decoded
 # Errors of Pillow's readers on damaged files; OSError covers a missing and a truncated one.
@@ -25,6 +28,9 @@ _DAMAGE = (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error,
 # Keep one block of pixels for the next frame: fresh pages cost a third of the decoding time. Pillow documents this
 # function, but its types do not export it.
 Image.core.set_blocks_max(1)  # type: ignore[attr-defined]
+
+
+_log = logging.getLogger(__name__)
 
 
 class BrokenImageError(DataError):
@@ -53,7 +59,8 @@ def read_image(path: Path, size: tuple[int, int] | None = None, bgr: bool = Fals
     """Decode an image as (H, W, 3) uint8.
 
     An EXIF orientation is not applied, because COCO boxes are drawn on stored pixels. Grey, palette and CMYK images
-    become RGB, transparency is dropped, 16 bits become their upper 8.
+    become RGB and transparency is dropped. Of more than 8 bits the upper 8 of the bits in use count: 12, 14 or 16, the
+    fewest that hold the brightest pixel, because thermal cameras write 12 or 14 bits into 16.
 
     Args:
         path: Image file.
@@ -65,6 +72,11 @@ def read_image(path: Path, size: tuple[int, int] | None = None, bgr: bool = Fals
     """
     with _opened(path) as image:
         _check_size(image, size)
+        if size is not None and _orientation(image) != 1:
+            _warn_once(
+                "Images have an EXIF orientation, which is not applied: their boxes must be drawn on stored pixels. "
+                "`cahqp import` turns boxes of the upright view."
+            )
         return _pixels(image, bgr)
 
 
@@ -93,9 +105,13 @@ def read_header(path: Path) -> Header:
         BrokenImageError: It is not an image, or is larger than 100 megapixels.
     """
     with _opened(path) as image:
-        orientation = image.getexif().get(_ORIENTATION, 1)
-        valid = isinstance(orientation, int) and 1 <= orientation <= 8
-        return Header((image.height, image.width), orientation if valid else 1)
+        return Header((image.height, image.width), _orientation(image))
+
+
+def _orientation(image: Image.Image) -> int:
+    """Return the EXIF orientation, 1 to 8; 1 without a valid one."""
+    orientation = image.getexif().get(_ORIENTATION, 1)
+    return orientation if isinstance(orientation, int) and 1 <= orientation <= 8 else 1
 
 
 def check_header(path: Path, size: tuple[int, int]) -> None:
@@ -132,9 +148,23 @@ def _check_size(image: Image.Image, size: tuple[int, int] | None) -> None:
         raise BrokenImageError(message)
 
 
+def _upper_bits(grey: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the upper 8 bits of the bits in use."""
+    peak = int(grey.max(initial=0))
+    bits = next((bits for bits in _DEPTHS if peak < 1 << bits), _DEPTHS[-1])
+    if bits < _DEPTHS[-1]:
+        _warn_once(f"Images with 16 bits per pixel use {bits} of them, and are scaled from these to 8.")
+    return grey >> (bits - 8)
+
+
+@lru_cache(maxsize=64)
+def _warn_once(text: str) -> None:
+    _log.warning(text)
+
+
 def _pixels(image: Image.Image, bgr: bool) -> NDArray[np.uint8]:
     if image.mode.startswith(_DEEP):
-        grey = np.asarray(image).astype(np.int64) >> 8
+        grey = _upper_bits(np.asarray(image).astype(np.int64))
         return np.repeat(np.clip(grey, 0, 255).astype(np.uint8)[:, :, None], 3, axis=2)
     image = image if image.mode == "RGB" else image.convert("RGB")
     if bgr:

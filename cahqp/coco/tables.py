@@ -63,17 +63,28 @@ def read_tables(path: Path, sizes: bool = True, scores: bool = False) -> Tables:
     Raises:
         DataError: All problems of the file together, each with its row.
     """
-    return _read_tables(read_document(path), path, sizes, scores)
+    return parse_tables(read_document(path), path, sizes, scores)
 
 
 def read_checked(path: Path) -> dict[str, Any]:
-    """Return the JSON object in a COCO file of labels, whose rows `read_tables` has checked."""
+    """Return the JSON object in a COCO file of labels, whose rows `parse_tables` has checked."""
     document = read_document(path)
-    _read_tables(document, path)
+    parse_tables(document, path)
     return document
 
 
-def _read_tables(document: dict[str, Any], path: Path, sizes: bool = True, scores: bool = False) -> Tables:
+def parse_tables(document: dict[str, Any], path: Path, sizes: bool = True, scores: bool = False) -> Tables:
+    """Check the rows of a COCO document.
+
+    Args:
+        document: The document.
+        path: File named in errors.
+        sizes: Every image must have `width` and `height`.
+        scores: Every box must have a `score`.
+
+    Raises:
+        DataError: All problems of the document together, each with its row.
+    """
     problems = Problems(path)
     categories = read_categories(document, problems)
     images = {frame.id: row.entry for row, frame in read_frames(document, problems, sizes)}

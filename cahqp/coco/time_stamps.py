@@ -10,6 +10,33 @@ from cahqp.errors import DataError
 TOLERANCE = 0.5  # milliseconds within which two time stamps are equal
 
 
+class SteadyClock:
+    """Times of consecutive frames that never go back: joined streams restart their clock, and single stamps are wrong.
+
+    Attributes:
+        restarts: Number of frames at which the given time went back. Later times continue after the frame before.
+    """
+
+    def __init__(self) -> None:
+        self.restarts = 0
+        self._offset = 0.0
+        self._step = 0.0
+        self._last: float | None = None
+
+    def correct(self, seconds: float) -> float:
+        """Return the time of the next frame in seconds, not before that of the last one."""
+        time = seconds + self._offset
+        if self._last is not None:
+            if time < self._last - TOLERANCE / 1000:
+                self.restarts += 1
+                self._offset += self._last + self._step - time
+                time = self._last + self._step
+            elif time > self._last:
+                self._step = min(self._step or time - self._last, time - self._last)
+        self._last = time
+        return time
+
+
 def check_times(path: Path, times: Sequence[float], rate: float, count: float) -> list[float]:
     """Return the strictly increasing time stamps of a video.
 

@@ -14,8 +14,9 @@ from typing import Any
 
 import cv2
 
-from cahqp.coco.sources import SUFFIXES, is_image, is_video
+from cahqp.coco.sources import SUFFIXES, is_image, is_video, report_left_out
 from cahqp.coco.subset import Image, build_document, copy_file
+from cahqp.coco.time_stamps import SteadyClock
 from cahqp.edge.capture import read_bgr
 from cahqp.errors import CahqpError, ConfigError, DataError, RunError
 from cahqp.files import atomic_write, leads_out, natural_key, redact_text, redact_url, write_json
@@ -116,7 +117,10 @@ def list_new(frames: str, after: list[Path], until: float | None = None) -> list
     """Return the files, by name, that no earlier fetch has taken and that did not change after `until`."""
     taken = {name for directory in after for name in _read_taken(directory / TAKEN)}
     latest = float("inf") if until is None else until
-    return [file for file in list_files(frames) if file.name not in taken and file.changed <= latest]
+    new = [file for file in list_files(frames) if file.name not in taken]
+    if later := sum(file.changed > latest for file in new):
+        print(f"{later} files changed after the limit of --until, or are dated in the future. They are left for later.")
+    return [file for file in new if file.changed <= latest]
 
 
 def _read_taken(path: Path) -> dict[str, int]:
@@ -135,6 +139,7 @@ def list_files(frames: str) -> list[RemoteFile]:
         DataError: The folder does not exist, or the store cannot be reached.
     """
     files = list(_list_remote(frames) if "://" in frames else _list_local(Path(frames)))
+    report_left_out(redact_url(frames), [file.name for file in files])
     kept = [file for file in files if (is_image(file.name) or is_video(file.name)) and not f"/{file.name}".count("/.")]
     unusable = [file.name for file in kept if not _is_usable(file.name)]
     for name in unusable[:_MAX_LISTED]:
@@ -164,7 +169,9 @@ def _list_local(folder: Path) -> Iterator[RemoteFile]:
         except OSError:  # such as a loop of links: copying reports it
             yield RemoteFile(path.relative_to(folder).as_posix(), 0)
             continue
-        if stat.S_ISREG(status.st_mode):
+        if path.is_symlink() and stat.S_ISDIR(status.st_mode):
+            yield RemoteFile(f"{path.relative_to(folder).as_posix()}/", 0)
+        elif stat.S_ISREG(status.st_mode):
             yield RemoteFile(path.relative_to(folder).as_posix(), status.st_size, status.st_mtime)
 
 
@@ -262,9 +269,9 @@ def _extract_frames(
     """
     capture = cv2.VideoCapture(str(video))
     images: list[Image] = []
-    due = 0.0
+    due, clock = 0.0, SteadyClock()
     while capture.isOpened() and capture.grab():
-        seconds = capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
+        seconds = clock.correct(capture.get(cv2.CAP_PROP_POS_MSEC) / 1000)
         if frame_interval is not None and seconds < due - 1e-6:
             continue
         due = (seconds // frame_interval + 1) * frame_interval if frame_interval is not None else 0.0
@@ -279,6 +286,8 @@ def _extract_frames(
                 file.write(encoded.tobytes())
         images.append(_image(work / "images" / name, name, folder, round(seconds, 6)))
     capture.release()
+    if clock.restarts:
+        print(f"{folder}: the clock goes back at {clock.restarts} frames; their times continue after the frame before.")
     if not images:
         message = f"{video.relative_to(work / 'checkpoints/videos')} contains no frame that can be decoded."
         raise DataError(message)

@@ -13,6 +13,7 @@ from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 from cahqp.data.datasets import LabelledFrames, Sample
 from cahqp.data.images import Quarantine
 from cahqp.data.samplers import Key, Order
+from cahqp.data.shared_memory import check_shared_memory
 from cahqp.errors import ConfigError, DataError
 from cahqp.structures import Batch, collate
 
@@ -46,6 +47,7 @@ class Loader:
         begin: Callable[[], None] | None = None,
         identity: dict[str, int] | None = None,
     ) -> None:
+        check_shared_memory(workers)
         self._quarantines = quarantines
         self._begin = begin
         self._identity = identity or {}

@@ -23,6 +23,8 @@ from cahqp.files import redact_url
 _TIMEOUT_MILLISECONDS = 10_000  # for opening a stream and for one frame
 _FIRST_WAIT, _LONGEST_WAIT = 0.5, 10.0  # seconds before a stream is reopened; doubled after each failure
 
+_WHOLE = 0.95  # share of the frames in a header that a whole file has: the count can be an estimate
+
 _Row = tuple[int, str, tuple[int, int] | None]
 """Image id, file name, and height and width where the COCO file contains them."""
 
@@ -138,16 +140,21 @@ def _video(path: Path) -> Iterator[EdgeFrame]:
 
 
 def _stream(url: str, patience: float, report: Callable[[str], None]) -> Iterator[EdgeFrame]:
-    """Yield the frames of a stream; reopen it whenever it breaks."""
+    """Yield the frames of a stream; reopen it whenever it breaks. A file on a server ends after its last frame."""
     number, wait, last = 0, _FIRST_WAIT, time.monotonic()
     timeouts = [
         cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, _TIMEOUT_MILLISECONDS, cv2.CAP_PROP_READ_TIMEOUT_MSEC, _TIMEOUT_MILLISECONDS,
     ]  # fmt: skip
     while True:
-        for image, _ in _captured(url, cv2.CAP_FFMPEG, timeouts):
+        count = 0.0
+        for image, capture in _captured(url, cv2.CAP_FFMPEG, timeouts):
             number, wait, last = number + 1, _FIRST_WAIT, time.monotonic()
+            count = capture.get(cv2.CAP_PROP_FRAME_COUNT)
             now = round(time.time(), 3)
             yield EdgeFrame(number, f"{number:08d}@{now:.3f}s", image, now)
+        if count > 0:  # a file on a server; a live stream has no count
+            _check_whole(url, number, count)
+            return
         silence = time.monotonic() - last
         if silence >= patience:
             message = f"{redact_url(url)} sent no frame for {silence:.0f} s. Check the camera, or raise --patience."
@@ -155,6 +162,17 @@ def _stream(url: str, patience: float, report: Callable[[str], None]) -> Iterato
         report(f"{redact_url(url)} broke off after {number} frames. Next attempt in {wait:g} s.")
         time.sleep(wait)
         wait = min(2 * wait, _LONGEST_WAIT)
+
+
+def _check_whole(url: str, frames: int, count: float) -> None:
+    """Check that a file on a server was read to its end; reopening it would begin again at its first frame.
+
+    Raises:
+        DataError: The connection broke off.
+    """
+    if frames < _WHOLE * count:
+        message = f"{redact_url(url)} broke off after {frames} of {count:.0f} frames. Copy the file, and detect on it."
+        raise DataError(message)
 
 
 def _captured(*arguments: Any) -> Iterator[tuple[NDArray[np.uint8], Any]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from pathlib import Path
+from typing import Any
 
 from cahqp.data.frames import open_frames
 from cahqp.data.images import Quarantine, write_quarantine
@@ -58,6 +59,25 @@ def evaluate(options: EvaluateOptions) -> None:
         }
         write_json(run.work / "metrics.json", result)
         frames.write_quarantine(run.work)
+    print(_table(result))
+
+
+def _table(result: dict[str, Any]) -> str:
+    """Return the figures of `metrics.json` as a table, in percent."""
+    rows = [("model", "frames", "images", "AP50", "mAP")]
+    for model, sets in result["models"].items():
+        for frames, own in sets.items():
+            rows.append((model, frames, str(own["images"]), _percent(own["ap50"]), _percent(own["map"])))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    for row in result["differences"]:
+        interval = f"[{_percent(row['low'])}, {_percent(row['high'])}]"
+        lines.append(f"{row['model']} - {row['baseline']} on {row['frames']}: {_percent(row['ap50'])} {interval}")
+    return "\n".join(lines)
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.1f}"
 
 
 class EvaluationFrames:

@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from cahqp.data.datasets import as_tensor
 from cahqp.data.images import Quarantine
+from cahqp.data.shared_memory import check_shared_memory
 from cahqp.data.sources import FrameSource
 from cahqp.data.transforms import plain
 from cahqp.detectors.base import Detector, Output
@@ -83,6 +84,7 @@ class FrameLoader:
         workers: int = 0,
         collate_fn: Callable[[list[Any]], FrameBatch] | None = None,
     ) -> None:
+        check_shared_memory(workers)
         self._loader: DataLoader[FrameBatch] = DataLoader(
             frames,  # type: ignore[arg-type]
             batch_sampler=batches,  # type: ignore[arg-type]

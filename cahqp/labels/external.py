@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from cahqp.coco.tables import read_tables
+from cahqp.coco.document import read_document, read_external
+from cahqp.coco.tables import Tables, parse_tables, read_tables
 from cahqp.errors import DataError
 from cahqp.labels.fusion import ViewPredictions
 
@@ -18,16 +19,17 @@ class ExternalPredictions:
     Categories are matched by name; boxes of other categories are left out.
 
     Args:
-        path: COCO file with a `score` in every annotation.
+        path: COCO file with a `score` in every annotation, or a list of results.
         classes: Class names of the teacher.
+        images: COCO file whose image and category ids a list of results uses.
 
     Raises:
         DataError: The file contains none of the classes, or cannot be read. The message lists all problems.
     """
 
-    def __init__(self, path: Path, classes: Sequence[str]) -> None:
+    def __init__(self, path: Path, classes: Sequence[str], images: Path | None = None) -> None:
         self.path = Path(path)
-        tables = read_tables(self.path, sizes=False, scores=True)
+        tables = _read(self.path, images)
         index = {name: number for number, name in enumerate(classes)}
         labels = {category: index.get(name, -1) for category, name in tables.categories.items()}
         if all(label < 0 for label in labels.values()):
@@ -83,6 +85,17 @@ class ExternalPredictions:
                 "Predict on the same frames."
             )
             raise DataError(message)
+
+
+def _read(path: Path, images: Path | None) -> Tables:
+    """Return the rows of a COCO file, or of a list of results with the images and categories of another file."""
+    content = read_external(path)
+    if not isinstance(content, list):
+        return read_tables(path, sizes=False, scores=True)
+    if images is None:
+        message = f"{path} is a list of results without images. Give --prediction-images, the COCO file they refer to."
+        raise DataError(message)
+    return parse_tables({**read_document(images), "annotations": content}, path, sizes=False, scores=True)
 
 
 def _to_arrays(rows: list[tuple[list[float], float, int]]) -> ViewPredictions:

@@ -16,7 +16,7 @@ from cahqp.evaluation.ground_truth import GroundTruth, ImagePredictions, Predict
 from cahqp.evaluation.metrics import Metrics, average_precision
 from cahqp.inference.device import check_device
 from cahqp.inference.frames import FrameLoader, fixed_batches
-from cahqp.labels.calibration.curves import Curve, expected_error, fit, reliability
+from cahqp.labels.calibration.curves import MIN_CORRECT, MIN_DETECTIONS, Curve, expected_error, fit, reliability
 from cahqp.labels.calibration.file import FORMAT, Calibration, fit_calibration, write_calibration
 from cahqp.labels.candidates import Candidates, calibrated
 from cahqp.labels.fusion import nms
@@ -57,6 +57,10 @@ def calibrate(options: CalibrateOptions) -> None:
         summary = f"On recordings that the curves were not fitted on: {_summarise(held_out)}"
         write_calibration_page(run.work / "calibration.html", fitted, run.metrics["per_class"], summary)
     print(f"{options.output}: {_summarise(held_out)}")
+    shared = [name for name, curve in fitted.curves.items() if not curve.own and name not in options.uncalibrated]
+    if shared:
+        need = f"{MIN_DETECTIONS} detections, {MIN_CORRECT} of them correct"
+        print(f"{', '.join(shared)}: fewer than {need}, so they use the curve of all classes together.")
 
 
 def _candidates(ensemble: Ensemble, options: CalibrateOptions) -> dict[int, Candidates]:

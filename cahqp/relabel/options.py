@@ -15,7 +15,7 @@ from cahqp.labels.options import LabelOptions
 from cahqp.labels.views import parse_views
 
 _NOT_RECORDED = (
-    "weights", "frames", "output", "teachers", "predictions", "calibration", "seed",
+    "weights", "frames", "output", "teachers", "predictions", "prediction_images", "calibration", "seed",
     "workers", "max_invalid_share", "devices", "accelerator",
 )  # fmt: skip
 _REFINEMENTS = (
@@ -61,7 +61,9 @@ class TeacherOptions:
         frames: Folders of images, videos or COCO files.
         output: New directory for the results. It is never overwritten.
         teachers: More model files. Their detections are fused with those of `weights`.
-        predictions: COCO files with scores, from other detectors. Their boxes are fused with those of `weights`.
+        predictions: COCO files with scores, or lists of results, from other detectors. Their boxes are fused with those
+            of `weights`.
+        prediction_images: COCO file whose image and category ids the lists of results use.
         fuse: Method that joins the boxes of several views and teachers: `nms`, `soft-nms`, or `wbf` (weighted box
             fusion).
         batch_size: Number of frames in a batch.
@@ -74,6 +76,7 @@ class TeacherOptions:
     output: Path
     teachers: list[Path] = field(default_factory=list)
     predictions: list[Path] = field(default_factory=list)
+    prediction_images: Path | None = None
     fuse: FusionMethod = "wbf"
     batch_size: int = 8
     workers: int = 0
@@ -85,7 +88,7 @@ class TeacherOptions:
         files = {"weights": self.weights}
         for role in ("frames", "teachers", "predictions"):
             files |= {f"{role}.{number}": path for number, path in enumerate(getattr(self, role))}
-        return files
+        return files | ({"prediction_images": self.prediction_images} if self.prediction_images else {})
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -225,7 +225,7 @@ def build_ensemble(options: RelabelOptions | CalibrateOptions, detector: Detecto
     Raises:
         CahqpError: A file cannot be read, or contains none of the frames.
     """
-    externals = [ExternalPredictions(path, detector.classes) for path in options.predictions]
+    externals = [ExternalPredictions(path, detector.classes, options.prediction_images) for path in options.predictions]
     for external in externals:
         external.check(names)
     return Ensemble([detector, *map(load, options.teachers)], parse_views(options.views), externals, options.fuse)

@@ -435,11 +435,14 @@ def test_a_batch_of_none(command, refused, teacher, recordings):
     assert "--batch-size must be at least 1, got 0" in refused(command, *given)
 
 
-def test_evaluate_writes_metrics(teacher, student, recordings, tmp_path):
+def test_evaluate_writes_metrics_and_prints_its_table(teacher, student, recordings, tmp_path, capsys):
     given = ["--weights", f"teacher={teacher}", f"student={student}", "--frames", f"val={recordings['val']}"]
     assert main(["evaluate", *given, "--resamples=10", f"--output={tmp_path / 'run'}"]) == 0
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert metrics["models"].keys() == {"teacher", "student"}
+    head, *rows = capsys.readouterr().out.splitlines()
+    assert head.split() == ["model", "frames", "images", "AP50", "mAP"]
+    assert [row.split()[:3] for row in rows[:2]] == [["teacher", "val", "4"], ["student", "val", "4"]]
 
 
 @pytest.mark.parametrize("command", [("evaluate",), ("benchmark", "measure")])

@@ -266,3 +266,50 @@ def test_a_full_or_read_only_disk_is_told_and_the_same_command_goes_on(incoming,
     assert words in told and "one.partial/images/north/0.jpg" in told
     assert not list(Path("one.partial").rglob("*.tmp"))
     assert main(["fetch", "--frames=incoming", "--output=one"]) == 0
+
+
+class Restarted:
+    """Capture of a video whose clock restarts, and is wrong at one frame."""
+
+    times = (0, 40, 80, 9000, 120, 0, 40)
+
+    def __init__(self, *_):
+        self.number = -1
+
+    def isOpened(self):
+        return True
+
+    def grab(self):
+        self.number += 1
+        return self.number < len(self.times)
+
+    def get(self, _):
+        return float(self.times[self.number])
+
+    def retrieve(self):
+        return True, np.full((8, 12, 3), 30 * self.number, np.uint8)
+
+    def release(self):
+        pass
+
+
+def test_no_frame_is_lost_by_a_clock_that_goes_back(incoming, monkeypatch, capsys):
+    shutil.rmtree("incoming/north")
+    shutil.rmtree("incoming/south")
+    Path("incoming/gate").mkdir()
+    Path("incoming/gate/a.ts").write_bytes(b"video")
+    monkeypatch.setattr(cv2, "VideoCapture", Restarted)
+    assert main(["fetch", "--frames=incoming", "--output=one", "--frame-interval=0.04"]) == 0
+    times = [image["timestamp"] for image in images("one")]
+    assert len(times) == len(Restarted.times)
+    assert times == sorted(times)
+    assert "the clock goes back at 2 frames" in capsys.readouterr().out
+
+
+def test_files_of_other_kinds_and_of_the_future_are_counted(incoming, capsys, caplog):
+    Path("incoming/north/b.tif").write_bytes(b"tiff")
+    os.utime("incoming/south/0.jpg", (time.time() + 1e6,) * 2)
+    assert main(["fetch", "--frames=incoming", "--output=one", f"--until={time.time() + 60}"]) == 0
+    assert "1 files changed after the limit of --until, or are dated in the future" in capsys.readouterr().out
+    assert "1 .tif" in caplog.text
+    assert len(images("one")) == 3

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
@@ -21,6 +22,21 @@ from cahqp.json_policy import parse_json
 
 # Locations of the weights in a training checkpoint, best first: the published results are those of the average.
 LOCATIONS = (("ema", "module"), ("ema_model",), ("ema",), ("model",), ("state_dict",), ())
+# Starts of names in the files of the authors of DINO, detrex and RT-DETR, inside a module named `model`.
+_AUTHORS = (
+    "model._orig_mod.",
+    "model.model.",
+    "model.transformer.",
+    "model.decoder.dec_score_head.",
+    "model.decoder.input_proj.",
+)
+# Types of plain NumPy numbers that training scripts save beside tensors; they execute nothing.
+_NUMPY: list[Any] = [
+    np.dtype,
+    np.float64,
+    *{type(np.dtype(name)) for name in ("float64", "float32", "int64", "int32", "bool")},
+]
+_SCALAR: Any = np.float64(0).__reduce__()[0]
 # Weight files in a Hugging Face folder.
 FOLDER_FILES = ("model.safetensors", "pytorch_model.bin")
 
@@ -35,6 +51,7 @@ class CheckpointFile:
         place: Location of the tensors in the file, such as `ema.module`; empty for the top.
         tensors: By name.
         config: Content of the `config.json` beside a Hugging Face file; empty without one.
+        processor: Content of the `preprocessor_config.json` beside it; empty without one.
     """
 
     path: Path
@@ -42,6 +59,7 @@ class CheckpointFile:
     place: str
     tensors: dict[str, Tensor]
     config: dict[str, Any] = field(default_factory=dict)
+    processor: dict[str, Any] = field(default_factory=dict)
 
 
 def read_checkpoint(path: Path) -> CheckpointFile:
@@ -64,8 +82,22 @@ def read_checkpoint(path: Path) -> CheckpointFile:
         head = file.read(512)
     _check_download(path, head)
     tensors, place = (_read_safetensors(path), "") if head[8:9] == b"{" else _find_weights(path, _read_pickle(path))
-    tensors = {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
-    return CheckpointFile(path, sha256(path), place, tensors, _read_config(path))
+    processor = _read_config(path, "preprocessor_config.json")
+    return CheckpointFile(path, sha256(path), place, _unwrapped(tensors), _read_config(path), processor)
+
+
+def _unwrapped(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return tensors without the prefixes of wrappers: DataParallel, torch.compile, and modules named `model`.
+
+    Names of transformers begin with `model.`, too; theirs stay.
+    """
+    for prefix in ("module.", "_orig_mod.", "module."):
+        tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
+    wrapped = all(name.startswith("model.") for name in tensors)
+    if wrapped and any(name.startswith(_AUTHORS) for name in tensors):
+        tensors = {name.removeprefix("model."): tensor for name, tensor in tensors.items()}
+        return _unwrapped(tensors)
+    return tensors
 
 
 def _check_download(path: Path, head: bytes) -> None:
@@ -97,7 +129,7 @@ def _read_pickle(path: Path) -> Any:
     attributes and executes nothing.
     """
     try:
-        with torch.serialization.safe_globals([Namespace]):
+        with torch.serialization.safe_globals([Namespace, _SCALAR, *_NUMPY]):
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         # torch's message is not repeated: it recommends to load the file in the way that executes its code.
@@ -138,8 +170,8 @@ def _find_weights(path: Path, content: Any) -> tuple[dict[str, Tensor], str]:
     raise weights_error(path, f"holds {keys or 'nothing'}, but no named weights at {places} or at the top")
 
 
-def _read_config(path: Path) -> dict[str, Any]:
-    config = path.with_name("config.json")
+def _read_config(path: Path, name: str = "config.json") -> dict[str, Any]:
+    config = path.with_name(name)
     if path.name not in FOLDER_FILES or not config.is_file():
         return {}
     try:

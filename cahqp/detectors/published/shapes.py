@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -145,7 +146,7 @@ def read_rtdetr(tensors: Tensors, file: CheckpointFile, hints: ArchitectureHints
         message = f"The backbone has {depths} blocks, which is no ResNet-vd of 18, 34, 50 or 101 layers."
         raise WeightsError(message)
     width = len(tensors["encoder.input_proj.0.conv.weight"])
-    size, notes = _rtdetr_size(file.tensors, hints)
+    size, notes = _rtdetr_size(file.tensors, hints.size or _processed_size(file.processor))
     settings: dict[str, Any] = {
         "backbone": backbone,
         "backbone_width": len(tensors["backbone.stem.2.conv.weight"]),
@@ -163,6 +164,9 @@ def read_rtdetr(tensors: Tensors, file: CheckpointFile, hints: ArchitectureHints
         "sampling": hints.sampling,
         "offset_scale": file.config.get("decoder_offset_scale", 0.5),
     }
+    if file.processor.get("do_normalize"):
+        settings |= {"mean": _channels(file.processor, "image_mean"), "std": _channels(file.processor, "image_std")}
+        notes.append("Normalises images as its preprocessor_config.json says.")
     six_layers = (settings["expansion"], settings["decoder_layers"]) == (0.5, 6)
     if bottleneck and six_layers and "decoder.dec_score_head.0.weight" in file.tensors:
         settings["eval_layer"] = 2
@@ -187,11 +191,40 @@ def _rtdetr_points(tensors: Tensors, published: Tensors, heads: int) -> int | li
     return points[0] if len(set(points)) == 1 else points
 
 
-def _rtdetr_size(published: Tensors, hints: ArchitectureHints) -> tuple[tuple[int, int], list[str]]:
+def _processed_size(processor: Mapping[str, Any]) -> tuple[int, int] | None:
+    """Return height and width of an image processor of transformers, `None` without one.
+
+    Raises:
+        WeightsError: It resizes images in another way.
+    """
+    size = processor.get("size")
+    if size is None or not processor.get("do_resize", True):
+        return None
+    height, width = (size.get(side) if isinstance(size, dict) else None for side in ("height", "width"))
+    if type(height) is not int or type(width) is not int or min(height, width) < 1:
+        message = f"Its preprocessor_config.json resizes images to {size}. Set height and width in it, or give --size."
+        raise WeightsError(message)
+    return height, width
+
+
+def _channels(processor: Mapping[str, Any], key: str) -> tuple[float, float, float]:
+    """Return a value per channel of an image processor.
+
+    Raises:
+        WeightsError: It has no three numbers.
+    """
+    values = processor.get(key)
+    if not isinstance(values, list) or len(values) != 3 or not all(type(value) in (int, float) for value in values):
+        message = f"Its preprocessor_config.json normalises, but {key} is {values}. Write three numbers."
+        raise WeightsError(message)
+    return float(values[0]), float(values[1]), float(values[2])
+
+
+def _rtdetr_size(published: Tensors, given: tuple[int, int] | None) -> tuple[tuple[int, int], list[str]]:
     """Return the training size and a note. The second version stores anchors, whose number gives a square's side."""
     anchors = published.get("decoder.anchors")
-    if hints.size is not None or anchors is None:
-        return hints.size or (640, 640), []
+    if given is not None or anchors is None:
+        return given or (640, 640), []
     cells = anchors.shape[1]
     side = round(math.sqrt(cells / 21)) * 32  # a square of 32 n pixels has (16 + 4 + 1) n^2 cells
     if side * side // 1024 * 21 != cells:

@@ -21,6 +21,9 @@ Floats = NDArray[np.float64]
 MIN_DETECTIONS = 20
 """Smallest number of detections of a class for a curve of its own; else it uses the curve of all classes together."""
 
+MIN_CORRECT = 10
+"""Smallest number of correct detections for a curve of its own: three objects decide no curve."""
+
 BINS = 15
 _GRID = np.concatenate([[0.0], np.geomspace(1e-3, 0.05, 12), np.linspace(0.06, 1.0, 95)])
 
@@ -91,7 +94,7 @@ def fit(
     shared = _fit_one(method, *everything)
     curves = {}
     for name, own in scores.items():
-        enough = len(own) >= MIN_DETECTIONS and 0 < int(hits[name].sum()) < len(own)
+        enough = len(own) >= MIN_DETECTIONS and MIN_CORRECT <= int(hits[name].sum()) < len(own)
         alone = enough and name not in uncalibrated
         curves[name] = replace(_fit_one(method, own, hits[name]) if alone else shared, own=alone)
     return curves

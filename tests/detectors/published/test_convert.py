@@ -11,6 +11,7 @@ from argparse import Namespace
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -199,6 +200,13 @@ def test_dino_of_detrex(build, converted):
     detector = converted(content)
     assert equal(outputs(detector, size=(64, 96), padded=True), outputs(original, size=(64, 96), padded=True))
     assert torch.equal(detector.label_content.weight[:80], original.label_content.weight[:80])
+
+
+@pytest.mark.parametrize("prefix", ["_orig_mod.", "module._orig_mod.", "model.", "model._orig_mod."])
+def test_prefixes_of_wrappers_and_numpy_numbers_are_read(build, converted, prefix):
+    _, content = second(build)
+    state = {f"{prefix}{name}": tensor for name, tensor in content["ema"]["module"].items()}
+    assert converted({"state_dict": state, "epoch": np.int64(3), "best": np.float64(0.5)}).classes == COCO_NAMES
 
 
 def test_the_second_rtdetr(build, converted):

@@ -6,6 +6,8 @@ squares, the only shape of the published models, all three agree. transformers c
 RT-DETR-R50-m is not compared.
 """
 
+import json
+
 import pytest
 import torch
 import transformers
@@ -123,3 +125,18 @@ def test_class_names_of_the_config_are_kept(tmp_path):
     (tmp_path / "config.json").unlink()
     with pytest.raises(WeightsError, match=r"7 outputs, not COCO's 80 or 91.*--names"):
         load_published(tmp_path)
+
+
+def test_preprocessing_is_that_of_the_folder(tmp_path):
+    random_model("RTDetrV2", "basic", {"decoder_n_points": 2}).save_pretrained(tmp_path)
+    processor = {"size": {"height": 512, "width": 480}, "do_normalize": True}
+    processor |= {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}
+    names = [f"class {number}" for number in range(7)]
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(processor))
+    found = load_published(tmp_path, names).preprocessing
+    assert (found.size, found.mean, found.std) == ((512, 480), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps({**processor, "do_normalize": False}))
+    assert load_published(tmp_path, names).preprocessing.mean == (0, 0, 0)
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps({"size": {"shortest_edge": 800}}))
+    with pytest.raises(WeightsError, match="resizes images to"):
+        load_published(tmp_path, names)
