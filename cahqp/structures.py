@@ -83,6 +83,7 @@ class Targets(_PerBox):
         weights: (N,) float32 in [0, 1], loss weight of each box; defaults to ones.
         ignore: (K, 4) float32 xyxy regions that are neither object nor background; defaults to none.
         seed: Seed of the denoising noise of this image; `None` uses the global generator.
+        ignore_weights: (K,) float32 in [0, 1], expected number of objects in each ignored region; defaults to zeros.
     """
 
     boxes: Tensor
@@ -90,6 +91,7 @@ class Targets(_PerBox):
     weights: Tensor = field(default=None)  # type: ignore[assignment]
     ignore: Tensor = field(default=None)  # type: ignore[assignment]
     seed: int | None = None
+    ignore_weights: Tensor = field(default=None)  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
         """Fill in defaults and check shapes."""
@@ -97,10 +99,13 @@ class Targets(_PerBox):
             object.__setattr__(self, "weights", self.boxes.new_ones(len(self.boxes)))
         if cast("Tensor | None", self.ignore) is None:
             object.__setattr__(self, "ignore", self.boxes.new_zeros((0, 4)))
+        if cast("Tensor | None", self.ignore_weights) is None:
+            object.__setattr__(self, "ignore_weights", self.ignore.new_zeros(len(self.ignore)))
         _check_boxes(self.boxes, "boxes")
         _check_boxes(self.ignore, "ignore")
         _check_length(self.labels, len(self.boxes), "labels")
         _check_length(self.weights, len(self.boxes), "weights")
+        _check_length(self.ignore_weights, len(self.ignore), "ignore_weights")
 
     def __len__(self) -> int:
         """Return the number of boxes, excluding ignored regions."""

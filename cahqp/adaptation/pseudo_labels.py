@@ -19,6 +19,7 @@ def select_pseudo_labels(
     max_boxes: int = 100,
     ignore_threshold: float | Tensor | None = None,
     weight_by_score: bool = False,
+    count_ignored: bool = False,
 ) -> Targets:
     """Return the detections that train as pseudo-labels, and uncertain ones as ignored regions.
 
@@ -36,6 +37,7 @@ def select_pseudo_labels(
         max_boxes: Largest number of boxes that train.
         ignore_threshold: Lowest score of an uncertain box, or (C,) one per class. `None`: they are background.
         weight_by_score: Weight a box by its score; otherwise every box counts fully.
+        count_ignored: Expect as many objects in an ignored box as its score; otherwise none.
 
     Raises:
         ConfigError: A single `ignore_threshold` is above a single threshold, or a detection's class has no threshold.
@@ -54,7 +56,9 @@ def select_pseudo_labels(
     trained = confident & (confident.cumsum(0) <= max_boxes)
     chosen = detections[kept[trained]]
     weights = chosen.scores if weight_by_score else torch.ones_like(chosen.scores)
-    return Targets(chosen.boxes, chosen.labels, weights.float(), detections.boxes[kept[~trained]])
+    ignored = detections[kept[~trained]]
+    expected = ignored.scores.float() if count_ignored else torch.zeros_like(ignored.scores)
+    return Targets(chosen.boxes, chosen.labels, weights.float(), ignored.boxes, ignore_weights=expected)
 
 
 def _per_box(threshold: float | Tensor, detections: Detections, name: str) -> Tensor:

@@ -48,7 +48,7 @@ def soften(
     """
     with torch.autocast(losses.device.type, enabled=False):
         padded = pad_targets(targets, output.sizes)
-        normaliser = sum_over_ranks(padded.weights.sum()).clamp(min=1) / world_size() * output.groups
+        normaliser = sum_over_ranks(padded.objects).clamp(min=1) / world_size() * output.groups
         logits, boxes = output.layers()
         matches = criterion.matcher(logits, boxes, padded)
         starts = torch.tensor([0, *padded.counts], device=losses.device).cumsum(0)

@@ -25,6 +25,7 @@ class Annotations:
         weights: (N,) float32 in 0..1; 1 where missing.
         tracks: (N,) int64; -1 where missing.
         ignore: (K, 4) float32 xyxy regions that are neither object nor background (`iscrowd` or `ignore`).
+        ignore_scores: (K,) float32 in 0..1, their scores; 1 where missing.
     """
 
     boxes: NDArray[np.float32]
@@ -33,6 +34,7 @@ class Annotations:
     weights: NDArray[np.float32]
     tracks: NDArray[np.int64]
     ignore: NDArray[np.float32]
+    ignore_scores: NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,7 @@ class AnnotationTable:
             weights=self.weights[part][~crowd],
             tracks=self.tracks[part][~crowd],
             ignore=boxes[crowd],
+            ignore_scores=self.scores[part][crowd],
         )
 
     def used_categories(self) -> set[int]:

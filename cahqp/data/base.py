@@ -100,12 +100,15 @@ class DetectionData(LightningDataModule):
         """Return the sets of training frames."""
         raise NotImplementedError
 
-    def labelled(self, paths: Sequence[Path], augmentation: Strength | None = None) -> LabelledFrames:
+    def labelled(
+        self, paths: Sequence[Path], augmentation: Strength | None = None, count_ignored: bool = False
+    ) -> LabelledFrames:
         """Return the frames of COCO files with boxes of the detector's classes.
 
         Args:
             paths: COCO files.
             augmentation: Augmentation of the frames; by default that of training.
+            count_ignored: Expect as many objects in an ignored region as its score.
         """
         return LabelledFrames(
             [read_coco(path) for path in paths],
@@ -114,15 +117,16 @@ class DetectionData(LightningDataModule):
             seed=self.seed,
             max_invalid_share=self.max_invalid_share,
             ignore_categories=self.ignore_categories,
+            count_ignored=count_ignored,
         )
 
-    def with_boxes(self, paths: Sequence[Path]) -> LabelledFrames:
-        """Return the frames of COCO files for training.
+    def with_boxes(self, paths: Sequence[Path], count_ignored: bool = False) -> LabelledFrames:
+        """Return the frames of COCO files for training, as `labelled`.
 
         Raises:
             DataError: They contain no boxes.
         """
-        frames = self.labelled(paths)
+        frames = self.labelled(paths, count_ignored=count_ignored)
         if frames.boxes == 0:
             names = ", ".join(str(path) for path in paths) or "An empty list of files"
             message = f"{names}: there are no boxes to train on. Check the files and `ignore_categories`."

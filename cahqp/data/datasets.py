@@ -36,6 +36,7 @@ class LabelledFrames(Dataset[Sample]):
         seed: Seed of the augmentation, together with the pass and the name of the frame.
         max_invalid_share: Largest allowed share of broken images, 0..1.
         ignore_categories: Names of categories whose boxes are left out.
+        count_ignored: Expect as many objects in an ignored region as its score; otherwise none.
 
     Attributes:
         augmentation: As given.
@@ -53,7 +54,9 @@ class LabelledFrames(Dataset[Sample]):
         seed: int = 0,
         max_invalid_share: float = 0.05,
         ignore_categories: Sequence[str] = (),
+        count_ignored: bool = False,
     ) -> None:
+        self._count_ignored = count_ignored
         self.frames = unique_ids([frame for file in files for frame in file.frames])
         self.paths = [path for file in files for path in file.files]
         self._files = files
@@ -101,6 +104,7 @@ class LabelledFrames(Dataset[Sample]):
             labels=torch.from_numpy(labels),
             weights=torch.from_numpy(annotations.weights),
             ignore=torch.from_numpy(annotations.ignore),
+            ignore_weights=torch.from_numpy(annotations.ignore_scores * np.float32(self._count_ignored)),
         )
         return targets[targets.labels >= 0]
 

@@ -156,6 +156,8 @@ class StudentData(DetectionData):
         pseudo_share: Share of a batch, between 0 and 1, that is pseudo-labelled.
         empty_pseudo: Accept pseudo-labelled files without boxes, as background. Benchmarks set it to measure a teacher
             that detects nothing.
+        count_ignored: Add the scores of ignored regions to the number of objects that losses are divided by. Otherwise
+            a frame whose objects are mostly ignored presses harder towards background.
         **kwargs: Further options of `DetectionData`. `batch_size` counts frames of both kinds together; by default an
             epoch covers the kind that takes longer.
     """
@@ -167,6 +169,7 @@ class StudentData(DetectionData):
         val: Sequence[Path],
         pseudo_share: float = 0.5,
         empty_pseudo: bool = False,
+        count_ignored: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(val=val, **kwargs)
@@ -174,11 +177,12 @@ class StudentData(DetectionData):
         self.pseudo = pseudo
         self.pseudo_share = pseudo_share
         self.empty_pseudo = empty_pseudo
+        self.count_ignored = count_ignored
 
     def training_sets(self) -> list[TrainingSet]:
         """Return the labelled source frames and the pseudo-labelled ones."""
         read = self.labelled if self.empty_pseudo else self.with_boxes
-        return [self.with_boxes(self.source), read(self.pseudo)]
+        return [self.with_boxes(self.source), read(self.pseudo, count_ignored=self.count_ignored)]
 
     def train_dataloader(self) -> Loader:
         """Return batches with frames of both kinds, source first, each a `Batch`."""

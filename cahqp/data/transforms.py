@@ -112,7 +112,8 @@ def _resize(image: Image, window: View, size: tuple[int, int]) -> Image:
 def _move_targets(targets: Targets, window: View, size: tuple[int, int], drop: bool) -> Targets:
     boxes, visible = _move(targets.boxes, window, size)
     ignore, ignore_visible = _move(targets.ignore, window, size)
-    moved = replace(targets, boxes=boxes, ignore=ignore[ignore_visible > 0])
+    kept = ignore_visible > 0
+    moved = replace(targets, boxes=boxes, ignore=ignore[kept], ignore_weights=targets.ignore_weights[kept])
     if not drop:
         return moved
     sides = (boxes[:, 2:] - boxes[:, :2]).amin(1)

@@ -1,4 +1,5 @@
 import multiprocessing
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -32,6 +33,13 @@ def test_plain_resizes_and_keeps_every_box():
     assert image.shape == (32, 48, 3)
     torch.testing.assert_close(targets.boxes, some_targets().boxes * 2 / 3)
     assert len(targets.ignore) == 2
+
+
+def test_expected_objects_stay_with_their_regions():
+    targets = Targets.empty()
+    regions = torch.tensor([[-9.0, -9, -1, -1], [30, 10, 50, 40]])
+    moved = plain(RULE)(noise(), replace(targets, ignore=regions, ignore_weights=torch.tensor([0.2, 0.7])), 0)[1]
+    assert moved.ignore_weights.tolist() == pytest.approx([0.7])
 
 
 def test_plain_keeps_the_aspect_where_the_rule_says_so():

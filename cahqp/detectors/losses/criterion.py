@@ -25,8 +25,8 @@ class SetCriterion:
     """Weighted losses of all decoder layers, the encoder's proposals and the denoising queries.
 
     Each box counts with its weight. An unmatched query that lies mostly in an ignored region counts as neither object
-    nor background. Sums are divided by the weight of all boxes over all ranks, so that several processes have the
-    gradient of one process with the whole batch.
+    nor background. Sums are divided by the weight of all boxes and the expected number of objects in ignored regions
+    (`Targets.ignore_weights`), over all ranks. So several processes have the gradient of one with the whole batch.
 
     Attributes:
         class_loss: `focal` (arXiv 1708.02002) or `varifocal` (arXiv 2008.13367).
@@ -67,7 +67,7 @@ class SetCriterion:
         check_labels(targets, output.pred_logits.shape[-1])
         with torch.autocast(output.pred_logits.device.type, enabled=False):
             padded = pad_targets(targets, output.sizes)
-            normaliser = sum_over_ranks(padded.weights.sum()).clamp(min=1) / world_size() * output.groups
+            normaliser = sum_over_ranks(padded.objects).clamp(min=1) / world_size() * output.groups
             logits, boxes = output.layers()
             weights = self._query_weights(boxes, targets, output.sizes)
             losses = self._losses(logits, boxes, padded, self.matcher(logits, boxes, padded), weights, normaliser)

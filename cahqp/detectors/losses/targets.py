@@ -22,12 +22,14 @@ class PaddedTargets:
         boxes: (B, M, 4) cxcywh in 0..1.
         weights: (B, M), zero in empty slots.
         counts: Number of boxes per image.
+        objects: Weight of all boxes, and expected number of objects in ignored regions.
     """
 
     labels: Tensor
     boxes: Tensor
     weights: Tensor
     counts: list[int]
+    objects: Tensor
 
 
 def pad_targets(
@@ -50,7 +52,9 @@ def pad_targets(
         labels[row, : counts[row]] = target.labels
         boxes[row, : counts[row]] = target.boxes
         weights[row, : counts[row]] = target.weights
-    return PaddedTargets(labels, xyxy_to_cxcywh(boxes / sizes[:, None, [1, 0, 1, 0]]), weights, counts)
+    expected = [target.ignore_weights.sum() for target in targets if len(target.ignore)]
+    objects = weights.sum() + torch.stack(expected).sum() if expected else weights.sum()
+    return PaddedTargets(labels, xyxy_to_cxcywh(boxes / sizes[:, None, [1, 0, 1, 0]]), weights, counts, objects)
 
 
 def check_labels(targets: Sequence[Targets], classes: int) -> None:

@@ -21,6 +21,7 @@ from cahqp.structures import Batch, Detections, Targets
 from cahqp.training.ca_hqp.domain_passes import DomainPass
 from cahqp.training.ca_hqp.factory import build_thresholds
 from cahqp.training.ca_hqp.settings import PseudoLabelSettings
+from cahqp.training.distillation.loss import SoftTargets, as_soft_targets
 
 
 @dataclass(frozen=True)
@@ -30,10 +31,12 @@ class PseudoLabels:
     Attributes:
         targets: One per image, in pixels of the batch; the weights are the scores.
         class_scores: (N, C) scores of all classes for the boxes of each image; `None` unless targets are soft.
+        soft: Class probabilities and boxes of all queries; `None` unless targets are dense.
     """
 
     targets: list[Targets]
     class_scores: list[Tensor] | None = None
+    soft: SoftTargets | None = None
 
 
 class PseudoLabeller(nn.Module):
@@ -80,9 +83,11 @@ class PseudoLabeller(nn.Module):
                 settings.max_boxes,
                 thresholds * settings.ignore_share,
                 weight_by_score=True,
+                count_ignored=settings.count_ignored,
             )
             targets.append(_ignore_moving_regions(selected, motion, frame, size))
-        return PseudoLabels(targets, class_scores(output, targets) if settings.targets == "soft" else None)
+        scores = class_scores(output, targets) if settings.targets == "soft" else None
+        return PseudoLabels(targets, scores, as_soft_targets(output) if settings.targets == "dense" else None)
 
     def _motion(self, frame: Frame, image: Tensor, size: Tensor) -> Motion | None:
         if self.background is None:
@@ -155,4 +160,5 @@ def _ignore_moving_regions(targets: Targets, motion: Motion | None, frame: Frame
     regions = torch.from_numpy(found).to(targets.boxes)
     if frame.view is not None:
         regions = frame.view.from_original(regions, size)
-    return replace(targets, ignore=torch.cat([targets.ignore, regions]))
+    expected = torch.cat([targets.ignore_weights, targets.ignore_weights.new_zeros(len(regions))])
+    return replace(targets, ignore=torch.cat([targets.ignore, regions]), ignore_weights=expected)

@@ -41,6 +41,7 @@ from cahqp.training.ca_hqp.settings import (
     check_settings,
 )
 from cahqp.training.callbacks.ema import find_ema
+from cahqp.training.distillation.loss import DistillationCriterion, DistillationSettings
 
 
 class TeacherAdaptation(DetectionModule):
@@ -96,6 +97,7 @@ class TeacherAdaptation(DetectionModule):
         attach_prompt(self.detector, self.prompt)
         self.alignment = Alignment(self.detector, alignment, self.prompt)
         choose_trainable(self.detector, trainable)
+        self.dense_criterion = DistillationCriterion(DistillationSettings())
         self.labeller = PseudoLabeller(self.detector, self.pseudo_labels)
         self.prompts = PromptMonitor()
         self.neighbours = NeighbourMonitor(alignment)
@@ -114,7 +116,7 @@ class TeacherAdaptation(DetectionModule):
         prompt = self.detector.prompt
         with record_attention(prompt) as attention, record_injected(prompt) as injected:
             passes = self.run_passes(source, target, labels)
-        losses = self.source_loss(passes) | self.target_loss(passes) | self.alignment_losses(passes)
+        losses = self.source_loss(passes) | self.target_loss(passes, labels) | self.alignment_losses(passes)
         self.log_gradient_shares(losses, passes)
         loss = self.total_loss(losses, batch["target_weak"])
         return {
@@ -173,12 +175,16 @@ class TeacherAdaptation(DetectionModule):
             self.labeller.observe(source, self.criterion)
         return {"source": self.detection_loss(source.output, source.batch, "source")}
 
-    def target_loss(self, passes: Passes) -> dict[str, Tensor]:
-        """Return the weighted detection loss on the pseudo-labels."""
+    def target_loss(self, passes: Passes, labels: PseudoLabels | None = None) -> dict[str, Tensor]:
+        """Return the weighted detection loss on the pseudo-labels, or the distillation loss for dense targets."""
         settings = self.pseudo_labels
         if TARGET not in passes or not settings.weight:
             return {}
         batch, output, scores = passes[TARGET].batch, passes[TARGET].output, passes[TARGET].class_scores
+        if labels is not None and labels.soft is not None:
+            losses = self.dense_criterion(output, labels.soft)
+            losses = losses if settings.box_loss else zeroed(losses, ["soft_bbox", "soft_giou"])
+            return {"target": settings.weight * self.log_total(losses, "target", len(batch))}
         targets = batch.targets if settings.weight_by_score else [with_full_weight(t) for t in batch.targets]
         losses = self.criterion(output, targets)
         if scores is not None:
@@ -219,7 +225,8 @@ class TeacherAdaptation(DetectionModule):
 
     def _denoised(self, target: Batch) -> list[Targets] | None:
         """Return the boxes from which the denoising queries of target frames start."""
-        return target.targets if self.pseudo_labels.denoising and self.pseudo_labels.weight else None
+        settings = self.pseudo_labels
+        return target.targets if settings.denoising and settings.weight and settings.targets != "dense" else None
 
     def _masked(self, batch: Batch) -> Batch:
         settings = self.pseudo_labels

@@ -116,7 +116,11 @@ class PseudoLabelSettings:
         stationary_weight: Score multiplier, 0..1, for boxes at a position occupied in most other frames of the
             recording: lit windows and lamps look like cars and never move. 1 switches this off.
         weight_by_score: Weight a box by its score; otherwise every box counts fully.
-        targets: Class targets of pseudo-boxes. `hard`: the teacher's best class; `soft`: its scores of all classes.
+        count_ignored: Add the scores of ignored boxes to the number of objects that losses are divided by. Otherwise a
+            frame whose objects are mostly ignored presses harder towards background.
+        targets: Class targets. `hard`: the teacher's best class of each pseudo-box; `soft`: its scores of all classes;
+            `dense`: every query of the teacher is a target, weighted by its score, without thresholds, ignored regions
+            and denoising queries (the distillation loss of students).
         box_loss: Whether pseudo-boxes train coordinates; otherwise they train classes alone.
         denoising: Whether pseudo-boxes also train through denoising queries.
         masked: Share of the strong view that is hidden in blocks (MIC); 0 hides nothing. With DQFA or TIAFA the source
@@ -138,7 +142,8 @@ class PseudoLabelSettings:
     max_boxes: int = 100
     stationary_weight: float = 0.5
     weight_by_score: bool = False
-    targets: Literal["hard", "soft"] = "hard"
+    count_ignored: bool = False
+    targets: Literal["hard", "soft", "dense"] = "hard"
     box_loss: bool = True
     denoising: bool = True
     masked: float = 0.0

@@ -170,5 +170,9 @@ def best_queries(soft: SoftTargets, count: int) -> SoftTargets:
 def soft_targets(teacher: Detector, batch: Batch) -> SoftTargets:
     """Return the teacher's soft labels of a batch."""
     images = teacher.preprocessing.normalise(batch.images, batch.padding_mask)
-    output: Output = teacher(images, batch.padding_mask)
+    return as_soft_targets(teacher(images, batch.padding_mask))
+
+
+def as_soft_targets(output: Output) -> SoftTargets:
+    """Return class probabilities and boxes of all queries of a teacher's output."""
     return SoftTargets(output.pred_logits.detach().float().sigmoid(), output.pred_boxes.detach().float())

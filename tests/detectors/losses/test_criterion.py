@@ -203,6 +203,15 @@ def test_a_matched_query_counts_although_its_region_is_ignored():
     assert out.pred_logits.grad[0].any(1).sum() == 1
 
 
+def test_expected_objects_in_ignored_regions_divide_the_losses_too():
+    out, region = output(slots=0), torch.tensor([[150.0, 60, 190, 90]])
+    targets = [target(2, ignore=region), target(1)]
+    counted = [replace(targets[0], ignore_weights=torch.tensor([0.6])), targets[1]]
+    plain, divided = (SetCriterion()(out, given) for given in (targets, counted))
+    for name, value in plain.items():
+        torch.testing.assert_close(divided[name], value * 3 / 3.6)
+
+
 def test_the_score_target_sends_no_gradient_into_boxes():
     out = output()
     losses = SetCriterion("varifocal")(out, [target(2), target(1)])

@@ -28,6 +28,7 @@ from cahqp.training.ca_hqp.factory import build_thresholds
 from cahqp.training.ca_hqp.labelling import PseudoLabels
 from cahqp.training.ca_hqp.module import TeacherAdaptation
 from cahqp.training.ca_hqp.settings import AlignmentSettings, PromptSettings, PseudoLabelSettings
+from cahqp.training.distillation.loss import SoftTargets
 
 SHORT = "--trainer.max_epochs=1"
 
@@ -63,7 +64,11 @@ def step(made, **given):
     """One training step on given pseudo-labels."""
     views = {"source": batch(), "target_weak": batch(80), "target_strong": batch(80), **given}
     scores = torch.tensor([0.5, 0.3])
-    made.labeller.label = lambda _, weak: PseudoLabels([replace(t, weights=scores[: len(t)]) for t in weak.targets])
+    dense = made.pseudo_labels.targets == "dense"
+    queries = SoftTargets(torch.rand(2, 30, 5, generator=torch.Generator().manual_seed(0)), torch.full((2, 30, 4), 0.4))
+    made.labeller.label = lambda _, weak: PseudoLabels(
+        [replace(t, weights=scores[: len(t)]) for t in weak.targets], soft=queries if dense else None
+    )
     return made.training_step(views, 0)["loss"]
 
 
@@ -110,7 +115,7 @@ def in_turn(made, batches):
     labels = []
     for one in batches:
         labels.append(made.label(one).targets)
-        made.on_train_batch_end(None, one, 0)
+        made.on_train_batch_end({"injected": {}}, one, 0)
     return labels
 
 
@@ -181,6 +186,7 @@ SWITCHES = {
     "metric": {"prompt": PromptSettings(enabled=True, metric=0.5)},
     "by score": {"labels": PseudoLabelSettings(0.5, 0.02, weight_by_score=True)},
     "classes alone": {"labels": PseudoLabelSettings(0.5, 0.02, box_loss=False)},
+    "dense": {"labels": PseudoLabelSettings(0.5, 0.02, targets="dense", denoising=False)},
     "no denoising": {"labels": PseudoLabelSettings(0.5, 0.02, denoising=False)},
     "hidden blocks": {"labels": PseudoLabelSettings(0.5, 0.02, masked=0.5)},
     "frozen": {"batch_norm": "freeze"},
@@ -212,6 +218,29 @@ def test_masks_weigh_by_score_where_the_detection_loss_does_not(teacher):
     step(made)
     assert sorted({round(w, 3) for t in seen["tiafa"] for w in t.weights.tolist()}) == [0.3, 0.5]
     assert {w for t in seen["loss"] for w in t.weights.tolist()} == {1.0}
+
+
+def test_dense_targets_are_all_queries_of_the_teacher(teacher):
+    labeller = module(teacher, labels=PseudoLabelSettings(0.5, 0.9, targets="dense")).eval()
+    labels = labeller.label(batch())
+    assert sum(map(len, labels.targets)) == 0
+    with torch.no_grad():
+        output = labeller.detect(batch())
+    torch.testing.assert_close(labels.soft.probs, output.pred_logits.sigmoid())
+    torch.testing.assert_close(labels.soft.boxes, output.pred_boxes)
+
+
+def test_ignored_boxes_count_as_expected_objects_where_asked(teacher):
+    found = {
+        counted: module(teacher, labels=PseudoLabelSettings(0.5, 0.9, ignore_share=0.02, count_ignored=counted))
+        .eval()
+        .label(batch())
+        .targets[0]
+        for counted in (False, True)
+    }
+    assert len(found[True].ignore) == len(found[False].ignore) > 0
+    assert not found[False].ignore_weights.any()
+    assert found[True].ignore_weights.min() >= 0.018
 
 
 def hidden(made, **settings):
