@@ -26,7 +26,6 @@ REAL = {"cameras": "vehicle"} | dict.fromkeys(("daynight", "acdc", "bdd100k", "f
 REAL |= {"ua-detrac": "car"}
 # What an overlay is laid over; the last one is laid over all of them.
 OVERLAYS = {
-    "configs/benchmark/overlays/source_teacher.yaml": "configs/teacher/demo.yaml",
     "configs/benchmark/overlays/source_student.yaml": "configs/student/demo.yaml",
     "configs/benchmark/overlays/retrain.yaml": "configs/student/demo_retrain.yaml",
     "configs/benchmark/overlays/real_teacher.yaml": "configs/teacher/resnet18.yaml",
@@ -37,6 +36,7 @@ OVERLAYS = {
     "configs/benchmark/overlays/coco_start.yaml": "configs/benchmark/overlays/coco_start.yaml",
     "configs/benchmark/overlays/coco_source.yaml": "configs/teacher/resnet18.yaml",
     "configs/benchmark/overlays/coco_rates.yaml": "configs/teacher/demo_adapt.yaml",
+    "configs/benchmark/overlays/coco_self_training.yaml": "configs/teacher/demo_self_training.yaml",
     "configs/benchmark/overlays/coco_retrain.yaml": "configs/student/demo_retrain.yaml",
     "configs/benchmark/overlays/true_boxes.yaml": "configs/teacher/demo_adapt.yaml",
     "configs/overlays/alignment_only.yaml": "configs/teacher/demo_adapt.yaml",

@@ -51,7 +51,11 @@ def fake(arguments):
         configs = [Path(a.split("=", 1)[1]).stem for a in arguments if a.startswith("--config=")]
         whose = {"retrain": "student", "self_training": "self_training"}.get(configs[-1])
         pseudo = flags.get("data.pseudo") if whose else None
-        learnt = configs[-1] if pseudo is None else json.loads(Path(json.loads(pseudo)[0]).read_text())["of"]
+        learnt = (
+            ("soft" if configs[-1] == "distil" else configs[-1])
+            if pseudo is None
+            else json.loads(Path(json.loads(pseudo)[0]).read_text())["of"]
+        )
         (run.work / "model.safetensors").write_text(learnt if pseudo is None else f"{whose} of {learnt}")
     elif command == "benchmark":
         measure(run.work, arguments, int(flags["seed"]))
@@ -60,6 +64,8 @@ def fake(arguments):
         name = names[command]
         labeller = Path(flags["weights"]).read_text() if "weights" in flags else "ground_truth"
         (run.work / name).write_text(json.dumps({"images": [], "of": labeller}))
+        (run.work / "soft").mkdir()
+        (run.work / "soft" / "records").write_text(labeller)
     run.finish({})
 
 
@@ -327,6 +333,29 @@ def test_arms_start_from_a_published_model(adapt, published, workplace):
     assert lead == pytest.approx(0.4, abs=0.03) and " vs zero-shot |" in said
     assert "--start=MODEL" in said
     assert "start: give --start FOLDER" in adapt(**given)[1]
+
+
+def test_students_learn_from_hard_and_soft_targets_at_equal_steps(plan, adapt, workplace):
+    Path("configs/distil.yaml").write_bytes(Path("configs/retrain.yaml").read_bytes())
+    runs = {"hard-100": {"steps": 100}, "soft-100": {"targets": "soft", "steps": 100}}
+    runs |= {"both-100": {"targets": "combined", "steps": 100}}
+    student = plan["student"] | {"distil": ["configs/distil.yaml"], "runs": runs}
+    HITS["soft"] = 4
+    code, said = adapt("--seeds", "0", student=student)
+    assert code == 0, said
+    found = results()["arms"]
+    assert found["source-only"]["student_runs"] == {}
+    assert found["ca-hqp"]["student_runs"].keys() == runs.keys() and found["oracle"]["student_runs"].keys() == {
+        "hard-100"
+    }
+    assert found["ca-hqp"]["student_runs"]["soft-100"]["closed"]["value"] == pytest.approx(2 / 6, abs=0.03)
+    both, soft = (c for c in workplace if "--config=configs/distil.yaml" in c)
+    assert "--data.batches_per_epoch=50" in soft and "--trainer.max_epochs=2" in soft
+    labels = next(c for c in workplace if "--soft" in c)[-2].partition("=")[2]
+    assert f"--data.store={labels}/soft" in soft and f"--data.store={labels}/soft" in both
+    assert f"{labels}/labels.json" in " ".join(both) and f"{labels}/labels.json" not in " ".join(soft)
+    assert "| ca-hqp | combined | 100 |" in said
+    assert "student.distil is missing" in adapt(student=plan["student"] | {"runs": runs})[1]
 
 
 def test_an_experts_boxes_are_fused_by_calibrated_scores(adapt, published, workplace):

@@ -140,8 +140,45 @@ class BenchmarkTeacher(BenchmarkModel, Teacher):
 
 
 @dataclass(frozen=True, kw_only=True)
+class StudentRun:
+    """One training of an arm's student.
+
+    Attributes:
+        targets: `hard`: pseudo-labels; `soft`: the teacher's soft labels of views, without pseudo-labels; `combined`:
+            both. Each also trains on the source.
+        steps: Training steps.
+    """
+
+    steps: Count
+    targets: Literal["hard", "soft", "combined"] = "hard"
+
+
+@dataclass(frozen=True, kw_only=True)
 class BenchmarkStudent(BenchmarkModel, Student):
-    """Small detector."""
+    """Small detector.
+
+    Attributes:
+        distil: Configs of a training on soft labels.
+        runs: Further trainings of each arm's student by name, from the same weights. An oracle, which has true labels,
+            takes those with `targets: hard`.
+    """
+
+    distil: list[ExistingFile] = field(default_factory=list)
+    runs: dict[Name, Section[StudentRun]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.distil and any(run.targets != "hard" for run in self.runs.values()):
+            message = "--distil is missing: name the configs of the training on soft labels."
+            raise ConfigError(message)
+
+    def runs_of(self, arm: Arm) -> dict[str, StudentRun]:
+        """Return the further trainings of an arm's student by name; none for labels of the source teacher."""
+        return (
+            {}
+            if arm.kind == "none"
+            else {name: run for name, run in self.runs.items() if arm.kind != "oracle" or run.targets == "hard"}
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,7 +194,7 @@ class Expert(BenchmarkModel):
 
 @dataclass(frozen=True, kw_only=True)
 class StepCost:
-    """Measured seconds on two CPU cores, for the estimate of a dry run.
+    """Seconds on two CPU cores of an AMD EPYC, measured on synthetic-night-long, for the estimate of a dry run.
 
     Attributes:
         adapt: One adaptation step.
@@ -169,8 +206,8 @@ class StepCost:
         start: Start-up of a command.
     """
 
-    adapt: float = 0.85
-    labelled: float = 0.35
+    adapt: float = 0.7
+    labelled: float = 0.39
     student: float = 0.25
     expert: float = 0.7
     frame: float = 0.03

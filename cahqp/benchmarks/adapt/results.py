@@ -137,8 +137,29 @@ class _Results:
         end = next((name for name in ORACLES if name in self.plan.students), None)
         if end is not None and end != arm and BEFORE in self.students.arms:
             figures["student_closed"] = self._interval(self.students.closed(arm, BEFORE, end))
+        figures["student_runs"] = self._student_runs(arm)
         if ZERO_SHOT in self.runs:
             figures["student_vs_zero_shot"] = self._interval(self._student_lead(arm))
+        return figures
+
+    def _student_runs(self, arm: str) -> dict[str, dict[str, Any]]:
+        """Return the figures of an arm's further student trainings; the gap is to the oracle's equally long student."""
+        figures: dict[str, dict[str, Any]] = {}
+        section, end = self.plan.student, next((name for name in ORACLES if name in self.plan.students), None)
+        for name, run in section.runs_of(self.plan.arms_by_name[arm]).items():
+            model = f"student-{name}"
+            figures[name] = {
+                "steps": run.steps,
+                "targets": run.targets,
+                "ap50": _spread(self._values(arm, model, TARGET_TEST, "ap50")),
+                "source_ap50": _spread(self._values(arm, model, SOURCE_TEST, "ap50")),
+            }
+            same = (key for key, other in section.runs.items() if other.targets == "hard" and other.steps == run.steps)
+            equal = next(same, None)
+            if end is not None and arm != end and equal is not None and BEFORE in self.students.arms:
+                models = {name: (self.runs[arm], model), end: (self.runs[end], f"student-{equal}")}
+                draws = self._draws(models | {BEFORE: (self.runs[SOURCE_ONLY], BEFORE)})
+                figures[name]["closed"] = self._interval(draws.closed(name, BEFORE, end))
         return figures
 
     def _student_lead(self, arm: str) -> Interval | None:

@@ -25,7 +25,9 @@ WITHOUT_ALARMS = dict.fromkeys(
 )
 TARGET_TEST, SOURCE_TEST = "target-test", "source-test"
 
-CALIBRATION = "calibration.json"
+CALIBRATION, SOFT = "calibration.json", "soft"
+EPOCH = 50
+"""Steps per epoch of a student whose steps the plan sets."""
 
 _Frames = Mapping[str, list[Path]]
 
@@ -78,7 +80,7 @@ class _SeedStages:
         models = {"teacher": teacher}
         if name in self.plan.students:
             running = self._source_model("student", self.plan.student)
-            models["student"] = self._retrain(arm, teacher, running)
+            models |= self._students(arm, teacher, running)
             if arm.kind == "none":
                 models["student-before"] = running
         measured = self._measure(models).output
@@ -103,16 +105,37 @@ class _SeedStages:
             self._fit_labels("self_training", self.plan.teacher.self_training, teacher, [labels.output / LABELS]),
         ]
 
-    def _retrain(self, arm: Arm, teacher: Path, running: Path) -> Path:
-        # An oracle's student learns from the labels that the oracle learnt from.
-        labels = self.target_train if arm.kind == "oracle" else [self._relabel(arm, teacher).output / LABELS]
-        return self._fit_labels("student", self.plan.student.retrain, running, labels).output / MODEL
+    def _students(self, arm: Arm, teacher: Path, running: Path) -> dict[str, Path]:
+        """Return the model files of an arm's students by name."""
+        section = self.plan.student
+        runs = section.runs_of(arm)
+        labels, store = (
+            self.target_train,
+            Path(),
+        )  # an oracle's student learns from the labels that the oracle learnt from
+        if arm.kind != "oracle":
+            folder = self._relabel(arm, teacher, any(run.targets != "hard" for run in runs.values())).output
+            labels, store = [folder / LABELS], folder / SOFT
+        stages = {"student": self._fit_labels("student", section.retrain, running, labels)}
+        for name, run in runs.items():
+            length = {"data.batches_per_epoch": EPOCH, "trainer.max_epochs": max(1, round(run.steps / EPOCH))}
+            if run.targets == "hard":
+                stage = self._fit_labels("student", section.retrain, running, labels, length)
+            else:
+                hard = labels if run.targets == "combined" else []
+                frames = {"source": [*self.source_train, *hard], "val": self.source_val}
+                settings = {"data.store": store, "model.teacher": teacher} | length
+                stage = self._fit("student", section.distil, running, frames, settings)
+            stages[f"student-{name}"] = stage
+        return {name: stage.output / MODEL for name, stage in stages.items()}
 
-    def _fit_labels(self, kind: str, configs: Sequence[str], weights: Path, labels: list[Path]) -> Stage:
+    def _fit_labels(
+        self, kind: str, configs: Sequence[str], weights: Path, labels: list[Path], length: FitOptions | None = None
+    ) -> Stage:
         frames = {"source": self.source_train, "pseudo": labels, "val": self.source_val}
-        return self._fit(kind, configs, weights, frames, {"data.empty_pseudo": True})
+        return self._fit(kind, configs, weights, frames, {"data.empty_pseudo": True} | (length or {}))
 
-    def _relabel(self, arm: Arm, teacher: Path) -> Stage:
+    def _relabel(self, arm: Arm, teacher: Path, soft: bool = False) -> Stage:
         arguments = ["relabel", f"--weights={teacher}", "--frames", *map(str, self.target_train)]
         inputs, rules = [teacher, *self.target_train], arm.relabel or self.plan.relabel
         teachers, calibrate = [teacher], arm.calibrate or self.plan.calibrate
@@ -124,7 +147,7 @@ class _SeedStages:
             calibration = self._calibrate(calibrate, teachers, rules).output / CALIBRATION
             arguments += [f"--calibration={calibration}", *calibrate.relabel_flags()]
             inputs += [*teachers[1:], calibration]
-        arguments += [*flags(rules, kind=LabelOptions), *self._invalid_share()]
+        arguments += [*flags(rules, kind=LabelOptions), *(["--soft"] if soft else []), *self._invalid_share()]
         return self.graph.add(
             "relabel", arguments, inputs, self.seed, self.estimate.relabel(len(parse_views(rules.views)))
         )
@@ -187,6 +210,7 @@ class _SeedStages:
         arguments += [f"{option(name)}={_flag_value(value)}" for name, value in settings.items()]
         inputs = [Path(config) for config in configs] + ([] if weights is None else [weights])
         inputs += [path for _, paths in sorted(frames.items()) for path in paths]
+        inputs += [value for value in settings.values() if isinstance(value, Path)]
         inputs += [Path(value) for value in settings.values() if isinstance(value, str) and Path(value).exists()]
         return self.graph.add(kind, arguments, inputs, self.seed, seconds)
 
@@ -202,4 +226,4 @@ class _SeedStages:
 
 
 def _flag_value(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
+    return str(value) if isinstance(value, str | Path) else json.dumps(value)
