@@ -136,17 +136,30 @@ def test_a_large_training_names_known_settings(name):
     assert main(["fit", f"--config={name}", "--print-config=skip_null", "--output=unused"]) == 0
 
 
+def classes_of(plan):
+    """Return the classes of a plan's teacher."""
+    settings = [yaml.safe_load((ROOT / config).read_text()) for config in plan["teacher"].get("fit", [])]
+    chosen = [one["model"]["init_args"].get("detector") or {} for one in settings if "model" in one]
+    named = [one["init_args"]["classes"] for one in chosen if "classes" in one.get("init_args", {})]
+    return named[-1] if named else ["car", "bus", "truck", "motorcycle", "person"]
+
+
 @pytest.mark.parametrize("name", ROUNDS)
 def test_a_plan_of_rounds_is_whole(name, tmp_path, monkeypatch, capsys):
     for folder in ("configs", "weights"):
         (tmp_path / folder).symlink_to(ROOT / folder)
     monkeypatch.chdir(tmp_path)
     source = FILES[name]["source"]
+    categories = [{"id": n, "name": kind} for n, kind in enumerate(classes_of(FILES[name]))]
+    box = {"id": 1, "image_id": 1, "category_id": 0, "bbox": [1, 1, 8, 8], "area": 64, "iscrowd": 0}
+    image = {"id": 1, "file_name": "a.jpg", "width": 640, "height": 360}
+    document = {"images": [image], "annotations": [box], "categories": categories}
     frames = [path for one in FILES[name]["rounds"] for path in one.get("train", [])]
     for entry in [*source["train"], *source["val"], *FILES[name]["tests"].values(), *frames]:
         if not entry.startswith("scenes:"):  # what the reader brings
             Path(entry).parent.mkdir(parents=True, exist_ok=True)
-            Path(entry).touch()
+            Path(entry).write_text(json.dumps(document))
+            Image.new("RGB", (640, 360)).save(Path(entry).parent / "a.jpg")
     assert main(["cycle", "run", f"--plan={name}", "--dry-run"]) == 0
     told = capsys.readouterr().out
     for command in ("features", "drift", "fit", "relabel", "replay", "evaluate", "export", "gate", "apply-decision"):
