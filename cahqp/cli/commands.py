@@ -77,6 +77,10 @@ COMMANDS: dict[str, Command] = {
         LABEL, "report on pseudo-labels, with ground truth if given",
         "reports.quality:quality", "reports.options:QualityOptions",
     ),
+    "recompose": Command(
+        LABEL, "rebuild labelled frames of fixed cameras from background and labelled objects",
+        "relabel.recompose:recompose", "relabel.recompose_options:RecomposeOptions",
+    ),
     "repair-labels": Command(
         LABEL, "repair one type of label error from ground truth, for analysis only",
         "labels.repair:repair_labels", "labels.repair_options:RepairOptions",
