@@ -69,6 +69,10 @@ COMMANDS: dict[str, Command] = {
         LABEL, "read YOLO, VOC, CVAT, Label Studio, COCO variants or a public data set as one COCO file",
         "labels.imports.command:import_labels", "labels.imports.options:ImportOptions", ("format", "source"),
     ),
+    "inspect": Command(
+        LABEL, "describe data sets, and find copies across their splits",
+        "reports.inspect_data:inspect", "reports.options:InspectOptions", ("data",),
+    ),
     "reformat": Command(
         LABEL, "convert labels to YOLO, CVAT, Label Studio or COCO, and back",
         "labels.formats.command:reformat", "labels.formats.options:ReformatOptions",

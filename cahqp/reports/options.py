@@ -1,4 +1,4 @@
-"""Options of `cahqp report` and `cahqp quality`."""
+"""Options of `cahqp report`, `cahqp quality` and `cahqp inspect`."""
 
 from __future__ import annotations
 
@@ -43,3 +43,19 @@ class QualityOptions:
     ground_truth: Path | None = None
     calibration: Path | None = None
     pictures: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class InspectOptions:
+    """Describe data sets: counts per class and camera, box sizes, brightness by hour, copies across splits, pictures.
+
+    Attributes:
+        data: COCO files and folders of images, as PATH or NAME=PATH. Nearly equal images in two of them are listed,
+            also copies that were saved again or resized.
+        output: New directory for `inspect.json` and `inspect.html`.
+        pictures: Number of images of each data set to show. They may contain faces and licence plates.
+    """
+
+    data: list[str]
+    output: Path
+    pictures: int = 12
