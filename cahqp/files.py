@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import re
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +17,11 @@ from urllib.parse import parse_qsl, quote, unquote
 
 from cahqp.errors import CahqpError, DataError, RunError
 from cahqp.json_policy import parse_json
+
+MAX_BYTES = 64 << 20
+"""Largest JSON file of metrics, decisions, manifests and other records."""
+MAX_TABLE_BYTES = 4 << 30
+"""Largest JSON file with a row per image or box: 100 times the annotations of COCO."""
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
@@ -148,14 +154,30 @@ def write_json(path: Path, value: Any) -> None:
         file.write(text + "\n")
 
 
+def read_limited(path: Path, limit: int = MAX_BYTES) -> bytes:
+    """Return the bytes of a regular file of at most `limit` bytes. A FIFO or device is refused without waiting.
+
+    Raises:
+        OSError: The file cannot be read, is not a regular file, or is too large.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    with os.fdopen(descriptor, "rb") as file:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError(0, "it is not a regular file")
+        data = file.read(min(limit, os.fstat(descriptor).st_size) + 1)  # the whole limit would be allocated
+    if len(data) > limit:
+        raise OSError(0, f"it is larger than {limit} bytes")
+    return data
+
+
 def read_json(path: Path) -> Any:
     """Read a JSON file by `cahqp.json_policy`.
 
     Raises:
-        RunError: The file is missing, unreadable, not JSON, or an object repeats a key.
+        RunError: The file is missing, unreadable, not a regular file, not JSON, or an object repeats a key.
     """
     try:
-        return parse_json(Path(path).read_bytes())
+        return parse_json(read_limited(path, MAX_TABLE_BYTES))
     except FileNotFoundError as error:
         message = f"{path} does not exist."
         raise RunError(message) from error

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import stat
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -12,8 +10,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from cahqp import json_policy
 from cahqp.errors import CahqpError, RunError
+from cahqp.files import MAX_BYTES, read_limited
 
-MAX_BYTES = 64 << 20
 MAX_DEPTH = 32
 
 Sha256 = Annotated[str, Field(pattern=r"\A[0-9a-f]{64}\z")]
@@ -54,22 +52,6 @@ def read_record(
         message = f"{path} cannot be read ({problem.strerror}). {remedy}"
         raise error(message) from problem
     return parse_record(data, path, kind, remedy, error)
-
-
-def read_limited(path: Path, limit: int = MAX_BYTES) -> bytes:
-    """Return the bytes of a regular file of at most `limit` bytes. A FIFO or device is refused without waiting.
-
-    Raises:
-        OSError: The file cannot be read, is not a regular file, or is too large.
-    """
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
-    with os.fdopen(descriptor, "rb") as file:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise OSError(0, "it is not a regular file")
-        data = file.read(min(limit, os.fstat(descriptor).st_size) + 1)  # the whole limit would be allocated
-    if len(data) > limit:
-        raise OSError(0, f"it is larger than {limit} bytes")
-    return data
 
 
 def parse_record(

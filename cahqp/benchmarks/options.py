@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from cahqp.errors import check_numbers, option
+from cahqp.errors import MAX_RESAMPLES, check_numbers, option
 
 Device = Literal["auto", "cpu", "cuda"]
 Precision = Literal["float32", "bf16"]
@@ -79,7 +79,8 @@ class GateBenchmarkOptions:
 
     def __post_init__(self) -> None:
         names = ("decisions", "recordings", "frames", "sets", "resamples")
-        check_numbers({"--spread": self.spread}, {option(name): getattr(self, name) for name in names})
+        counts = {option(name): getattr(self, name) for name in names}
+        check_numbers({"--spread": self.spread}, counts, MAX_RESAMPLES)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,6 +19,7 @@ from jsonargparse import ActionYesNo, ArgumentParser
 from jsonargparse.typing import register_type
 
 from cahqp.errors import ConfigError, option
+from cahqp.yaml_policy import read_yaml
 
 
 def _path(text: str) -> Path:
@@ -85,7 +86,7 @@ def check_configs(arguments: Sequence[str]) -> None:
     for flag, value in itertools.pairwise(tokens):
         if flag in ("--config", "-c") and Path(value).is_file():
             try:
-                yaml.safe_load(Path(value).read_text(encoding="utf-8"))
+                read_yaml(Path(value))
             except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
                 message = f"{value} is not readable YAML: {error}"
                 raise ConfigError(message) from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import stat
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -45,6 +46,9 @@ def _opened(path: Path) -> Iterator[Image.Image]:
         BrokenImageError: The file, or the block that decodes it, fails; or it is larger than 100 megapixels.
     """
     try:
+        if not stat.S_ISREG(Path(path).stat().st_mode):
+            message = "is not a regular file"  # a FIFO or device could send data for ever
+            raise BrokenImageError(message)
         with Image.open(path, formats=_FORMATS) as image:
             if image.width * image.height > _MAX_PIXELS:
                 message = f"{image.width}x{image.height} pixels are more than the {_MAX_PIXELS:,} allowed"

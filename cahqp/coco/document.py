@@ -9,6 +9,7 @@ from typing import Any
 from cahqp.coco.problems import Problems
 from cahqp.coco.values import as_flag, as_integer, as_number
 from cahqp.errors import DataError
+from cahqp.files import MAX_TABLE_BYTES, read_limited
 from cahqp.json_policy import parse_json
 
 
@@ -19,7 +20,7 @@ def read_external(path: Path) -> Any:
         DataError: The file is missing, unreadable or not JSON, or repeats a key.
     """
     try:
-        return parse_json(Path(path).read_bytes(), finite=False)
+        return parse_json(read_limited(Path(path), MAX_TABLE_BYTES), finite=False)
     except OSError as error:
         message = f"{path} cannot be read ({error.strerror}). Relative paths start in the working directory."
         raise DataError(message) from error

@@ -43,6 +43,9 @@ def source_kind(path: Path) -> Literal["folder", "coco", "video", "image"]:
         raise DataError(message)
     if path.is_dir():
         return "folder"
+    if not path.is_file():
+        message = f"{path} is a FIFO or device, which has no end. Give a file, a folder, or the URL of a stream."
+        raise DataError(message)
     if path.suffix.lower() == ".json":
         return "coco"
     if is_video(path):

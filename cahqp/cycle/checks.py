@@ -15,6 +15,7 @@ from cahqp.coco.sources import image_names, source_kind
 from cahqp.cycle.plan import SCENES, BasePlan, CyclePlan, Model
 from cahqp.errors import CahqpError, ConfigError
 from cahqp.runs.schema import refuse
+from cahqp.yaml_policy import read_yaml
 
 _LARGEST_SIDE = 8192
 
@@ -92,7 +93,7 @@ def merged(configs: Sequence[str]) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for config in configs:
         try:
-            content = yaml.safe_load(Path(config).read_text(encoding="utf-8"))
+            content = read_yaml(Path(config))
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
             message = f"{config} is not readable YAML: {error}"
             raise ConfigError(message) from error

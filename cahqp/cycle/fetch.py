@@ -13,6 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import cv2
+from pydantic import Field
 
 from cahqp.coco.sources import SUFFIXES, is_image, is_video, report_left_out
 from cahqp.coco.subset import Image, build_document, copy_file
@@ -20,7 +21,7 @@ from cahqp.coco.time_stamps import SteadyClock
 from cahqp.edge.capture import read_bgr
 from cahqp.errors import CahqpError, ConfigError, DataError, RunError
 from cahqp.files import atomic_write, leads_out, natural_key, redact_text, redact_url, write_json
-from cahqp.records import FileName, Record, read_record
+from cahqp.records import FileName, Record, Text, read_record
 from cahqp.runs.directory import open_run
 
 TAKEN = "taken.json"
@@ -73,9 +74,15 @@ class RemoteFile:
 
 
 class _TakenRecord(Record):
-    """Content of `taken.json`: sizes in bytes by name."""
+    """Content of `taken.json`: sizes in bytes by name, and the names in ASCII that cannot be copied."""
 
     files: dict[FileName, int]
+    skipped: list[Text] = Field(default_factory=list)
+
+    @property
+    def listed(self) -> set[str]:
+        """All names."""
+        return {*self.files, *self.skipped}
 
 
 def fetch(options: FetchOptions) -> None:
@@ -93,13 +100,15 @@ def fetch(options: FetchOptions) -> None:
         # The folder may grow while files are copied: an interrupted fetch keeps its first list.
         listed = run.work / TAKEN
         if not listed.is_file():
-            new = list_new(options.frames, options.after, options.until)[: options.limit]
+            new, skipped = list_new(options.frames, options.after, options.until, report=True)
             if not new:
                 message = f"{shown} has no new image or video. Allowed are {SUFFIXES}."
                 raise DataError(message)
-            write_json(listed, {"files": {file.name: file.size for file in new}})
-        names = sorted(_read_taken(listed), key=natural_key)  # JSON keys are sorted as text
+            write_json(listed, {"files": {file.name: file.size for file in new[: options.limit]}, "skipped": skipped})
+        taken = _read_taken(listed)
+        names = sorted(taken.files, key=natural_key)  # JSON keys are sorted as text
         images, failures = _fetch_all(options, names, run.work)
+        failures += [f"Skipped: {name} is not a portable file name. Rename it." for name in taken.skipped]
         if not images:
             shutil.rmtree(run.work / "checkpoints", ignore_errors=True)
             listed.unlink()  # a rerun lists the folder again
@@ -108,45 +117,62 @@ def fetch(options: FetchOptions) -> None:
         for number, image in enumerate(images, 1):
             image["id"] = number
         write_json(run.work / "frames.json", build_document(images, [], []))
-        run.metrics = {"files": len(names), "frames": len(images), "lost": len(failures)}
-        total = f"{options.output}: {len(images)} frames of {len(names) - len(failures)} files."
-        print("\n".join([*failures[:_MAX_LISTED], total]))
+        total = len(names) + len(taken.skipped)
+        run.metrics = {"files": total, "frames": len(images), "lost": len(failures)}
+        total_line = f"{options.output}: {len(images)} frames of {total - len(failures)} files."
+        print("\n".join([*failures[:_MAX_LISTED], total_line]))
 
 
-def list_new(frames: str, after: list[Path], until: float | None = None) -> list[RemoteFile]:
-    """Return the files, by name, that no earlier fetch has taken and that did not change after `until`."""
-    taken = {name for directory in after for name in _read_taken(directory / TAKEN)}
+def list_new(
+    frames: str, after: list[Path], until: float | None = None, report: bool = False
+) -> tuple[list[RemoteFile], list[str]]:
+    """Return the files, by name, that no earlier fetch has listed and that did not change after `until`.
+
+    Args:
+        frames: Folder or URL.
+        after: Directories of earlier fetches.
+        until: Seconds since 1970; `None` for no limit.
+        report: Print what is left out. A watched folder is listed again and again.
+
+    Returns:
+        The files, and the names in ASCII that cannot be copied.
+    """
+    known = {name for directory in after for name in _read_taken(directory / TAKEN).listed}
     latest = float("inf") if until is None else until
-    new = [file for file in list_files(frames) if file.name not in taken]
-    if later := sum(file.changed > latest for file in new):
+    files, unusable = list_files(frames, report)
+    new = [file for file in files if file.name not in known]
+    if report and (later := sum(file.changed > latest for file in new)):
         print(f"{later} files changed after the limit of --until, or are dated in the future. They are left for later.")
-    return [file for file in new if file.changed <= latest]
+    return [file for file in new if file.changed <= latest], [name for name in unusable if name not in known]
 
 
-def _read_taken(path: Path) -> dict[str, int]:
-    files = read_record(path, _TakenRecord, "Give the directory that `cahqp fetch` wrote.", DataError, 1 << 30).files
-    outside = [name for name in files if not _is_usable(name)]
+def _read_taken(path: Path) -> _TakenRecord:
+    taken = read_record(path, _TakenRecord, "Give the directory that `cahqp fetch` wrote.", DataError, 1 << 30)
+    outside = [name for name in taken.files if not _is_usable(name)]
     if outside:
         message = f"{path} lists {outside[0]!a}, which is not a portable file name. Restore a copy."
         raise DataError(message)
-    return files
+    return taken
 
 
-def list_files(frames: str) -> list[RemoteFile]:
+def list_files(frames: str, report: bool = False) -> tuple[list[RemoteFile], list[str]]:
     """Return all images and videos below a folder or a URL in natural order. Hidden files are incomplete, and omitted.
+
+    Returns:
+        The files, and the names in ASCII that cannot be copied.
 
     Raises:
         DataError: The folder does not exist, or the store cannot be reached.
     """
     files = list(_list_remote(frames) if "://" in frames else _list_local(Path(frames)))
-    report_left_out(redact_url(frames), [file.name for file in files])
+    if report:
+        report_left_out(redact_url(frames), [file.name for file in files])
     kept = [file for file in files if (is_image(file.name) or is_video(file.name)) and not f"/{file.name}".count("/.")]
-    unusable = [file.name for file in kept if not _is_usable(file.name)]
-    for name in unusable[:_MAX_LISTED]:
-        print(f"Skipped: {name!a} is not a portable file name. Rename it.")
-    if unusable:
-        print(f"{len(unusable)} of {len(kept)} files were skipped because of their names.")
-    return sorted((file for file in kept if file.name not in unusable), key=lambda file: natural_key(file.name))
+    # A store may have an object with the name of a folder; a disk cannot have both.
+    folders = {str(parent) for file in files for parent in PurePosixPath(file.name).parents}
+    unusable = {file.name for file in kept if not _is_usable(file.name) or file.name in folders}
+    usable = sorted((file for file in kept if file.name not in unusable), key=lambda file: natural_key(file.name))
+    return usable, sorted(ascii(name) for name in unusable)
 
 
 def _is_usable(name: str) -> bool:
@@ -228,6 +254,8 @@ def _fetch_all(options: FetchOptions, names: list[str], work: Path) -> tuple[lis
                 images += _extract_frames(local, folders[name], taken, work, options.frame_interval)
             else:
                 images.append(_image(local, name, str(PurePosixPath(name).parent), None))
+        except cv2.error as error:  # such as a frame that is too large to convert
+            failures.append(f"Skipped: {name} cannot be decoded ({error.err}).")
         except (DataError, FileNotFoundError, PermissionError) as error:
             failures.append(f"Skipped: {error}")
     return images, failures

@@ -141,7 +141,7 @@ class Teacher(Model):
 
     adapt: Configs
     self_training: list[ExistingFile] = field(default_factory=list)
-    self_training_rounds: Annotated[int, Field(ge=1)] = 1
+    self_training_rounds: Annotated[int, Field(ge=1, le=100)] = 1
     mean_teacher: list[str] = field(default_factory=lambda: ["configs/overlays/mean_teacher.yaml"])
     ca_hqp: list[str] = field(default_factory=lambda: ["configs/overlays/ca_hqp.yaml"])
     oracle: list[str] = field(default_factory=lambda: ["configs/overlays/oracle.yaml"])

@@ -61,7 +61,10 @@ class VideoFrames(FrameSource):
         if not (self._go_to(time, seek=True) or self._go_to(time, seek=False)):
             message = f"{self._file} no longer has a frame at {time / 1000:.3f} s. Restore the file as it was opened."
             raise DataError(message)
-        decoded, image = self._capture.retrieve()
+        try:
+            decoded, image = self._capture.retrieve()
+        except cv2.error:  # such as a frame that is too large to convert
+            decoded, image = False, None
         if not decoded:
             message = (
                 f"{self._file}: the frame at {time / 1000:.3f} s cannot be decoded. Copy or encode the file again."

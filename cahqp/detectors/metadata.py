@@ -27,7 +27,13 @@ _MAX_PROBLEMS = 5
 _ARCHITECTURE = re.compile(r"[A-Za-z0-9_]{1,80}(\.[A-Za-z0-9_]{1,80})?")
 _BACKBONE_KWARGS = {"features_only", "in_chans", "in_channels", "out_indices", "output_stride", "always_partition"}
 _STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
-_BOUNDS: Mapping[str, int] = {"queries": 10_000, "max_detections": 10_000, "size": 8192, "short_side": 8192}
+_BOUNDS: Mapping[str, int] = {
+    "queries": 10_000,
+    "max_detections": 10_000,
+    "size": 8192,
+    "short_side": 8192,
+    "dim": 8192,
+}
 _BOUNDS_OF_LAYERS = 64
 _BOUND = 65_536
 
@@ -35,6 +41,7 @@ Name = Annotated[str, Field(min_length=1, max_length=200)]
 Plain = Annotated[str, Field(pattern=r"^[A-Za-z0-9_]{1,64}$")]
 Architecture = Annotated[str, Field(pattern=r"^[a-z0-9_]{1,80}(\.[a-z0-9_]{1,80})?$")]
 Integer = Annotated[StrictInt, Field(ge=0, le=_BOUND)]
+Width = Annotated[StrictInt, Field(ge=0, le=8192)]
 Number = Annotated[float, Field(ge=-1e6, le=1e6)]
 Share = Annotated[float, Field(ge=0, le=1)]
 
@@ -47,22 +54,22 @@ class BackboneOptions(BaseModel):
 
     model_config = _STRICT
 
-    channels: list[Integer] | None = None
-    layers: list[Integer] | None = None
-    depths: list[Integer] | None = None
-    dims: list[Integer] | None = None
-    embed_dim: Integer | None = None
-    depth: Integer | None = None
-    num_heads: Integer | list[Integer] | None = None
-    window_size: Integer | None = None
-    img_size: Integer | list[Integer] | None = None
-    patch_size: Integer | None = None
+    channels: list[Width] | None = None
+    layers: list[Width] | None = None
+    depths: list[Width] | None = None
+    dims: list[Width] | None = None
+    embed_dim: Width | None = None
+    depth: Width | None = None
+    num_heads: Width | list[Width] | None = None
+    window_size: Width | None = None
+    img_size: Width | list[Width] | None = None
+    patch_size: Width | None = None
     mlp_ratio: Number | None = None
-    stem_width: Integer | None = None
+    stem_width: Width | None = None
     stem_type: Plain | None = None
-    base_width: Integer | None = None
-    cardinality: Integer | None = None
-    output_stride: Integer | None = None
+    base_width: Width | None = None
+    cardinality: Width | None = None
+    output_stride: Width | None = None
     avg_down: StrictBool | None = None
     drop_rate: Share | None = None
     drop_path_rate: Share | None = None

@@ -5,14 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from cahqp.detectors.base import Detector, mismatches, weights_error
 from cahqp.detectors.dino import DINO
@@ -24,6 +26,7 @@ from cahqp.errors import ConfigError, WeightsError
 from cahqp.files import atomic_write
 
 FORMAT = 1
+_SPARE_PARAMETERS = 20_000_000  # 80 MB; a backbone builds layers that the detector does not use
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 PICKLES = (".pth", ".pt", ".bin", ".ckpt", ".pkl")
 _CONSTRUCTOR_ERRORS = (
@@ -160,7 +163,8 @@ def load(path: Path) -> Detector:
     tensors, metadata = _read(path, with_tensors=True)
     if metadata["architecture"] not in ARCHITECTURES:
         raise weights_error(path, f"holds a {metadata['architecture']}; supported are {', '.join(ARCHITECTURES)}")
-    detector = _build(path, metadata)
+    with _limited_parameters(_SPARE_PARAMETERS + 4 * sum(tensor.numel() for tensor in tensors.values())):
+        detector = _build(path, metadata)
     if broken := [name for name, value in tensors.items() if value.is_floating_point() and not value.isfinite().all()]:
         raise weights_error(path, f"has {len(broken)} weights that are not finite, such as {broken[0]}. Train again")
     if problems := mismatches(detector.state_dict(), tensors):
@@ -169,6 +173,31 @@ def load(path: Path) -> Detector:
     detector.thresholds = metadata["thresholds"]
     detector.provenance = {**metadata["provenance"], "hash": metadata["hash"]}
     return detector.eval()
+
+
+@contextmanager
+def _limited_parameters(limit: int) -> Iterator[None]:
+    """Stop the construction of a detector that has far more weights than its file, before they take memory.
+
+    torch gives a weight its memory when it is filled, which layers do after they register it.
+
+    Args:
+        limit: Largest number of weights; backbones drop some that they build.
+    """
+    count = 0
+
+    def register(module: nn.Module, name: str, parameter: Any) -> None:
+        nonlocal count
+        count += 0 if parameter is None else parameter.numel()
+        if count > limit:
+            message = f"they describe a detector of more than {limit:,} weights, the file contains far fewer"
+            raise ValueError(message)
+
+    hook = register_module_parameter_registration_hook(register)
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 def _build(path: Path, metadata: Mapping[str, Any]) -> Detector:

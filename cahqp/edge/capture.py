@@ -179,7 +179,16 @@ def _captured(*arguments: Any) -> Iterator[tuple[NDArray[np.uint8], Any]]:
     """Yield the images of a `cv2.VideoCapture` with the capture itself, and release it at the end."""
     capture: Any = cv2.VideoCapture(*arguments)
     try:
-        while (result := capture.read())[0]:
+        while (result := _read(capture))[0]:
             yield result[1], capture
     finally:
         capture.release()
+
+
+def _read(capture: Any) -> tuple[bool, Any]:
+    try:
+        result: tuple[bool, Any] = capture.read()
+    except cv2.error as error:  # such as a frame that is too large to convert
+        message = f"A frame of the video cannot be decoded ({error.err}). Copy or encode the file again."
+        raise DataError(message) from error
+    return result

@@ -8,6 +8,9 @@ from pydantic import Field, model_validator
 
 from cahqp.records import Name, Record, Sha256, Share
 
+_MAX_PIXELS = 1 << 26  # of a batch: 800 MB as float32
+_MAX_SUPPRESSED = 3_000  # suppression compares all pairs: 70 MB per matrix
+
 _Side = Annotated[int, Field(ge=1, le=1 << 15)]
 _Colour = Annotated[list[Annotated[float, Field(ge=-1e6, le=1e6)]], Field(min_length=3, max_length=3)]
 _Deviation = Annotated[list[Annotated[float, Field(gt=0, le=1e6)]], Field(min_length=3, max_length=3)]
@@ -34,6 +37,13 @@ class InputRule(Record):
     short_side: _Side | None
     max_side: _Side | None
 
+    @model_validator(mode="after")
+    def _check_pixels(self) -> Self:
+        if self.batch * self.height * self.width > _MAX_PIXELS:
+            message = f"batch, height and width give more than {_MAX_PIXELS:,} pixels"
+            raise ValueError(message)
+        return self
+
 
 class OutputRule(Record):
     """Decoding of the model's output.
@@ -43,8 +53,15 @@ class OutputRule(Record):
         nms_iou: IoU of non-maximum suppression; `None` without suppression.
     """
 
-    max_detections: Annotated[int, Field(ge=1, le=100_000)]
+    max_detections: Annotated[int, Field(ge=1, le=10_000)]
     nms_iou: Share | None = None
+
+    @model_validator(mode="after")
+    def _check_suppression(self) -> Self:
+        if self.nms_iou is not None and self.max_detections > _MAX_SUPPRESSED:
+            message = f"with nms_iou, max_detections must be at most {_MAX_SUPPRESSED}"
+            raise ValueError(message)
+        return self
 
 
 class PackageManifest(Record):

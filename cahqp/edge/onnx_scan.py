@@ -1,4 +1,4 @@
-"""Search of an ONNX model for references to other files, on the bytes alone.
+"""Search of an ONNX model for references to other files and for endless loops, on the bytes alone.
 
 The hash and the signature of a package cover the bytes of its model. A tensor in another file would be outside both.
 The reader follows the wire format of protobuf and needs no ONNX library. It walks every occurrence of every field, so a
@@ -21,20 +21,25 @@ _MESSAGES: dict[str, dict[int, str]] = {
 }
 """Messages of onnx.proto that can contain a tensor: type of the child by field number."""
 
+_FUNCTION_NODE = 7
 _EXTERNAL_DATA, _DATA_LOCATION, _OPERATOR = 13, 14, 4
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
-_FILE_OPERATORS = {b"EPContext"}  # its attribute names a file with a compiled model
+_OPERATORS = {
+    b"EPContext": "which reads another file",  # its attribute names a file with a compiled model
+    **dict.fromkeys((b"Loop", b"Scan", b"SequenceMap"), "whose number of iterations has no limit"),
+}
 _MAX_DEPTH = 64
 
 
-def find_external(model: bytes) -> str | None:
-    """Return the reason why a model may read another file; `None` if it cannot.
+def find_forbidden(model: bytes) -> str | None:
+    """Return the reason why a model may read another file or run for ever; `None` if it cannot.
 
     Args:
         model: Bytes of `model.onnx`.
     """
     if model[4:8] == b"ORTM":
         return "is in the format of onnxruntime, not in ONNX"
+    calls = False
     pending = [("model", 0, len(model), 0)]
     try:
         while pending:
@@ -44,14 +49,16 @@ def find_external(model: bytes) -> str | None:
             for number, wire, first, last in _fields(model, start, end):
                 if kind == "tensor" and (number == _EXTERNAL_DATA or (number == _DATA_LOCATION and last != 0)):
                     return "keeps weights in another file (ONNX external data)"
-                if kind == "node" and number == _OPERATOR and wire == _BYTES and model[first:last] in _FILE_OPERATORS:
-                    return f"contains the operator {model[first:last].decode()}, which reads another file"
+                if kind == "node" and number == _OPERATOR and wire == _BYTES and model[first:last] in _OPERATORS:
+                    return f"contains the operator {model[first:last].decode()}, {_OPERATORS[model[first:last]]}"
+                calls |= kind == "function" and number == _FUNCTION_NODE
                 child = _MESSAGES[kind].get(number)
                 if child is not None and wire == _BYTES:
                     pending.append((child, first, last, depth + 1))
     except ValueError as error:
         return f"is not a readable ONNX model ({error})"
-    return None
+    # Functions that call functions can expand to any size.
+    return "contains functions instead of operators" if calls else None
 
 
 def _fields(data: bytes, place: int, end: int) -> Iterator[tuple[int, int, int, int]]:

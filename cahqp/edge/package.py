@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from cahqp.edge.manifest import PackageManifest
-from cahqp.edge.onnx_scan import find_external
+from cahqp.edge.onnx_scan import find_forbidden
 from cahqp.edge.pointer import RUNNING, check_key, running_version
 from cahqp.edge.signing import SIGNATURE, check_signature
 from cahqp.errors import RunError, WeightsError
-from cahqp.files import write_json
-from cahqp.records import MAX_BYTES, parse_json, parse_record, read_limited
+from cahqp.files import MAX_BYTES, read_limited, write_json
+from cahqp.records import parse_json, parse_record
 
 FORMAT = 1
 MANIFEST = "package.json"
@@ -77,7 +77,8 @@ def read_package(path: Path, trusted: Path | None = None) -> Package:
     Raises:
         RunError: There is no package, or its manifest cannot be read.
         WeightsError: A file is missing or changed, the manifest names a file outside the directory, the model refers to
-            another file, the signature is missing or belongs to another key, or the registry requires a key.
+            another file or may run for ever, the signature is missing or belongs to another key, or the registry
+            requires a key.
     """
     directory = find_package(path)
     data = _read(directory / MANIFEST)
@@ -92,8 +93,8 @@ def read_package(path: Path, trusted: Path | None = None) -> Package:
             message = f"{directory / name} does not match its hash in {MANIFEST}: it was changed. Restore a copy."
             raise WeightsError(message)
         model = content if name == MODEL else model
-    if (problem := find_external(model)) is not None:
-        message = f"{directory / MODEL} {problem}. The package's hash would not cover it. Export the package again."
+    if (problem := find_forbidden(model)) is not None:
+        message = f"{directory / MODEL} {problem}. Packages must not contain it. Export the package again."
         raise WeightsError(message)
     return Package(directory, manifest, hashlib.sha256(data).hexdigest(), model, key)
 

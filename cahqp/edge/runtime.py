@@ -13,6 +13,8 @@ from cahqp.edge.detections import EdgeDetections, Floats, decode
 from cahqp.edge.package import Package
 from cahqp.errors import ConfigError, DataError, WeightsError
 
+_MAX_QUERIES = 10_000
+
 Image = NDArray[np.uint8]
 RawOutput = tuple[Floats, Floats]
 """(N, Q, C) logits before the sigmoid and (N, Q, 4) boxes, cxcywh in 0..1."""
@@ -38,6 +40,15 @@ class Runtime:
         self._read_manifest()
         self.session = _open_session(package, threads, providers)
         self._check_shapes()
+        self._run_options: Any = None
+
+    def stop_at(self, options: Any) -> None:
+        """Pass options to every later run: `options.terminate = True` in another thread ends the run in progress.
+
+        Args:
+            options: `onnxruntime.RunOptions`.
+        """
+        self._run_options = options
 
     @property
     def batch(self) -> int:
@@ -150,7 +161,7 @@ class Runtime:
             WeightsError: Inference fails, or returns a wrong shape or type, or values that are not finite.
         """
         try:
-            logits, boxes = self.session.run(["logits", "boxes"], {"images": images})
+            logits, boxes = self.session.run(["logits", "boxes"], {"images": images}, self._run_options)
         except Exception as error:  # onnxruntime's errors have no other common base
             message = f"The model of {self.package.path} failed ({_first_line(error)}). Export it again."
             raise WeightsError(message) from error
@@ -207,6 +218,9 @@ class Runtime:
         inputs = {i.name: i.shape for i in self.session.get_inputs()}
         outputs = {o.name: o.shape for o in self.session.get_outputs()}
         classes = outputs.get("logits", [0])[-1]
+        if any(isinstance(shape[1], int) and shape[1] > _MAX_QUERIES for shape in outputs.values() if len(shape) == 3):
+            message = f"The model of {self.package.path} has more than {_MAX_QUERIES:,} queries. Export another model."
+            raise WeightsError(message)
         if inputs != expected or outputs.keys() != {"logits", "boxes"} or classes != len(self.classes):
             message = (
                 f"The model of {self.package.path} does not match its manifest: input {inputs}, expected {expected}; "

@@ -12,10 +12,11 @@ from typing import Any
 
 from cahqp.edge.options import KeygenOptions
 from cahqp.errors import ConfigError, WeightsError
-from cahqp.files import sync_directory, write_json, writing
-from cahqp.records import parse_json, read_limited
+from cahqp.files import read_limited, sync_directory, write_json, writing
+from cahqp.records import parse_json
 
 SIGNATURE = "package.sig"
+_MAX_KEY_BYTES = 1 << 16
 _MAX_SIGNATURE_BYTES = 1 << 16
 PRIVATE, PUBLIC = "private.pem", "public.pem"
 
@@ -142,7 +143,7 @@ def _private(path: Path) -> Any:
 
 def _load(path: Path, parse: Any, kind: type) -> Any:
     try:
-        key = parse(Path(path).read_bytes())
+        key = parse(read_limited(path, _MAX_KEY_BYTES))
     except (OSError, ValueError, TypeError) as error:
         message = f"{path} is not a readable {kind.__name__} in PEM ({error}). `cahqp keygen` makes a pair."
         raise ConfigError(message) from error

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
+from threading import Event, Timer
 from typing import Any
 
 from cahqp.edge.detections import Floats
@@ -11,7 +14,7 @@ from cahqp.edge.package import find_package, read_package
 from cahqp.edge.pointer import RUNNING, read_pointer
 from cahqp.edge.runtime import RawOutput, Runtime
 from cahqp.edge.signing import public_fingerprint
-from cahqp.errors import ConfigError, RunError, WeightsError
+from cahqp.errors import CahqpError, ConfigError, RunError, WeightsError
 from cahqp.files import atomic_write, write_json
 from cahqp.gate.decision import Role, check_roles, decide, refuse
 from cahqp.gate.distinct import check_distinct
@@ -75,11 +78,43 @@ def _decision(options: GateOptions, sets: list[LabelledSet], work: Path) -> dict
     check_distinct([path for labelled in sets for path in labelled.paths], old.classes)
     try:
         new = Runtime(read_package(options.candidate, options.trusted))
-        decision = _measured_decision(new, old, sets, options, work)
+        with _time_limit(options.max_minutes, new, old):
+            decision = _measured_decision(new, old, sets, options, work)
         decision["candidate"] = {"package": new.package.digest}
     except WeightsError as error:
         decision = refuse(str(error), options) | {"candidate": {"package": None}}
     return decision | {"running": {"package": old.package.digest}}
+
+
+@contextmanager
+def _time_limit(minutes: float, *runtimes: Runtime) -> Iterator[None]:
+    """End the inference of runtimes after some minutes.
+
+    Raises:
+        RunError: The time is over. It depends on the load of this machine, so it is no reason to refuse the candidate.
+    """
+    from onnxruntime import RunOptions
+
+    limit, expired = RunOptions(), Event()
+
+    def stop() -> None:
+        expired.set()
+        limit.terminate = True
+
+    for runtime in runtimes:
+        runtime.stop_at(limit)
+    timer = Timer(60 * minutes, stop)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    except CahqpError as error:
+        if not expired.is_set():
+            raise
+        message = f"The gate did not end within {minutes:g} minutes. Give fewer frames, or raise --max-minutes."
+        raise RunError(message) from error
+    finally:
+        timer.cancel()
 
 
 def _measured_decision(

@@ -6,7 +6,9 @@ from dataclasses import dataclass, field, fields
 from math import inf
 from pathlib import Path
 
-from cahqp.errors import ConfigError, check_numbers, option
+from cahqp.errors import MAX_RESAMPLES, ConfigError, check_numbers, option
+
+_LONGEST = 10_000  # minutes: a week
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +75,7 @@ class GateOptions(GateLimits):
         min_objects: Smallest number of objects a class needs in a set to be measured there.
         resamples: Number of bootstrap resamples.
         seed: Seed of the bootstrap.
+        max_minutes: Time in minutes after which the command ends without a decision.
     """
 
     candidate: Path
@@ -86,6 +89,7 @@ class GateOptions(GateLimits):
     min_objects: int = 20
     resamples: int = 1000
     seed: int = 0
+    max_minutes: float = 240.0
 
     def __post_init__(self) -> None:
         """Check the ranges.
@@ -93,5 +97,8 @@ class GateOptions(GateLimits):
         Raises:
             ConfigError: An option is out of range. The message lists all of them.
         """
+        if not 0 < self.max_minutes <= _LONGEST:
+            message = f"--max-minutes must lie above 0 and at most {_LONGEST:,}, got {self.max_minutes}."
+            raise ConfigError(message)
         super().__post_init__()
-        check_numbers({}, {"--resamples": self.resamples, "--min-objects": self.min_objects})
+        check_numbers({}, {"--resamples": self.resamples, "--min-objects": self.min_objects}, MAX_RESAMPLES)

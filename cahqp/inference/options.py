@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from cahqp.errors import check_numbers
+from cahqp.errors import MAX_RESAMPLES, check_numbers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +74,7 @@ class EvaluateOptions(MeasureOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_numbers(shares={}, counts={"--resamples": self.resamples})
+        check_numbers({}, {"--resamples": self.resamples}, MAX_RESAMPLES)
 
 
 @dataclass(frozen=True, kw_only=True)

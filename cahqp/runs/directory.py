@@ -285,8 +285,8 @@ def content_hash(path: Path, role: str = "input") -> str:
     Raises:
         DataError: `path` does not exist.
     """
-    if not path.exists():
-        message = f"{role}: {path} does not exist."
+    if not (path.is_file() or path.is_dir()):
+        message = f"{role}: {path} {'is not a file or a directory' if path.exists() else 'does not exist'}."
         raise DataError(message)
     if (path / MANIFEST).is_file():
         return files.sha256(path / MANIFEST)

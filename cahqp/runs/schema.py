@@ -16,6 +16,7 @@ from pydantic import AfterValidator, ConfigDict, TypeAdapter, ValidationError, W
 from pydantic_core import ErrorDetails
 
 from cahqp.errors import ConfigError
+from cahqp.yaml_policy import read_yaml
 
 T = TypeVar("T")
 
@@ -60,7 +61,7 @@ def parse(path: Path) -> dict[str, Any]:
         ConfigError: The file is missing, not YAML, or not a mapping.
     """
     try:
-        parsed = yaml.safe_load(path.read_text(encoding="utf-8"))
+        parsed = read_yaml(path)
     except FileNotFoundError as error:
         message = f"The plan {path} does not exist. Copy one from configs/."
         raise ConfigError(message) from error

@@ -18,6 +18,7 @@ from cahqp.records import Name, Sha256, read_record
 from cahqp.runs.directory import content_hash
 from cahqp.runs.manifest import MANIFEST
 from cahqp.version import __version__
+from cahqp.yaml_policy import read_yaml
 
 
 @dataclass(frozen=True)
@@ -169,7 +170,7 @@ def _input_hash(path: Path) -> str:
     if path.suffix not in (".yaml", ".yml") or not path.is_file():
         return content_hash(path)
     try:
-        parsed = yaml.safe_load(path.read_text(encoding="utf-8"))
+        parsed = read_yaml(path)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         message = f"{path} is not readable YAML ({error}). Fix it and rerun the same command."
         raise ConfigError(message) from error

@@ -15,7 +15,10 @@ from PIL import Image
 
 from cahqp.__main__ import main
 from cahqp.coco.reader import read_coco_frames
-from cahqp.cycle.fetch import list_files
+from cahqp.cycle.fetch import RemoteFile, list_files, list_new
+from cahqp.data.frames import open_frames
+from cahqp.edge.capture import read_frames
+from cahqp.errors import DataError
 
 
 @pytest.fixture
@@ -145,6 +148,59 @@ def spoil(kind):
         (folder / "huge.png").write_bytes(b"\x89PNG\r\n\x1a\n" + (13).to_bytes(4, "big") + chunk + crc)
 
 
+def test_names_that_are_left_out_count_as_lost_and_are_reported_once(incoming, capsys):
+    spoil("backslash")
+    spoil("latin-1")
+    assert main(["fetch", "--frames=incoming", "--output=one"]) == 0
+    metrics = json.loads(Path("one/manifest.json").read_text())["metrics"]
+    assert metrics == {"files": 6, "frames": 4, "lost": 2}
+    report = capsys.readouterr().out
+    assert report.count("Skipped") == 2 and "4 frames of 4 files" in report
+    cv2.imwrite("incoming/south/9.jpg", np.full((8, 12, 3), 9, np.uint8))
+    assert main(["fetch", "--frames=incoming", "--output=two", "--after", "one"]) == 0
+    assert json.loads(Path("two/manifest.json").read_text())["metrics"]["lost"] == 0
+    list_new("incoming", [], None)  # as each look of a watched folder
+    assert "Skipped" not in capsys.readouterr().out
+
+
+def test_an_object_with_the_name_of_a_folder_stops_nothing(incoming, monkeypatch, capsys):
+    files = [RemoteFile("north/0.jpg", 1), RemoteFile("north/0.jpg/1.jpg", 1), RemoteFile("south/0.jpg", 1)]
+    monkeypatch.setattr("cahqp.cycle.fetch._list_remote", lambda _: iter(files))
+    usable, unusable = list_files("s3://fleet/cams")
+    assert [file.name for file in usable] == ["north/0.jpg/1.jpg", "south/0.jpg"]
+    assert unusable == ["'north/0.jpg'"]
+
+
+@pytest.mark.parametrize("place", ["fetch", "edge", "training"])
+def test_an_error_of_opencv_in_a_video_is_a_message(incoming, monkeypatch, capsys, place):
+    def fail(*_, **__):
+        raise cv2.error("too large")
+
+    writer = cv2.VideoWriter("incoming/south/film.avi", cv2.VideoWriter_fourcc(*"MJPG"), 5, (64, 48))
+    for level in (0, 100):
+        writer.write(np.full((48, 64, 3), level, np.uint8))
+    writer.release()
+
+    class Capture:
+        def __init__(self, *arguments):
+            self.capture = VideoCapture(*arguments)
+
+        def __getattr__(self, name):
+            return fail if name in ("retrieve", "read") else getattr(self.capture, name)
+
+    VideoCapture = cv2.VideoCapture
+    monkeypatch.setattr(cv2, "VideoCapture", Capture)
+    if place == "fetch":
+        assert main(["fetch", "--frames=incoming", "--output=one"]) == 0
+        assert "Skipped: south/film.avi cannot be decoded" in capsys.readouterr().out
+    elif place == "edge":
+        with pytest.raises(DataError, match="cannot be decoded"):
+            list(read_frames("incoming/south/film.avi"))
+    else:
+        with pytest.raises(DataError, match="cannot be decoded"):
+            open_frames([Path("incoming/south/film.avi")]).read(0)
+
+
 @pytest.mark.parametrize("kind", ["loop", "long", "latin-1", "backslash", "huge"])
 def test_an_odd_file_stops_nothing_and_is_counted_once(incoming, capsys, kind):
     spoil(kind)
@@ -240,7 +296,7 @@ def test_frames_come_from_s3_once(incoming, bucket, capsys):
     for name in ("north/0.jpg", "south/0.jpg", "north/.half.jpg"):
         bucket.pipe_file(f"fleet/cams/{name}", Path("incoming", name).read_bytes())
     bucket.pipe_file("fleet/others/0.jpg", b"not asked for")
-    arrived = list_files("s3://fleet/cams")
+    arrived, _ = list_files("s3://fleet/cams")
     assert [arrival.name for arrival in arrived] == ["north/0.jpg", "south/0.jpg"]
     assert all(arrival.size > 0 and abs(arrival.changed - time.time()) < 60 for arrival in arrived)
     assert main(["fetch", "--frames=s3://fleet/cams", "--output=one"]) == 0

@@ -3,6 +3,7 @@
 import copy
 import json
 import random
+import resource
 import socket
 import threading
 
@@ -213,3 +214,21 @@ def test_transformers_settings_that_load_something_are_refused(tmp_path, entry):
     settings = {"classes": ["car"], "config": {"model_type": "rt_detr", **entry}, "pretrained": False}
     with pytest.raises(WeightsError, match="config that is not allowed"):
         check_settings(tmp_path / "m.safetensors", HuggingFaceDetector, settings)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"dim": 8192, "heads": 4, "ffn_dim": 65_536, "decoder_layers": 64},
+        {"backbone_options": {"channels": [8, 16, 16, 8192], "stem_width": 8}},
+    ],
+    ids=["transformer", "backbone"],
+)
+def test_a_description_of_a_huge_detector_is_refused_before_it_takes_memory(honest, tmp_path, settings):
+    _, tensors, metadata = honest
+    path = tmp_path / "m.safetensors"
+    forge(path, tensors, metadata | {"settings": metadata["settings"] | settings})
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(WeightsError, match="the file contains far fewer"):
+        load(path)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 500_000  # KiB

@@ -358,3 +358,10 @@ def test_a_set_without_a_file_is_refused(running, tmp_path, capsys, value):
     places = [f"--candidate={running / 'package'}", f"--running={running / 'package'}", f"--output={tmp_path / 'g'}"]
     assert main(["gate", *places, "--source", value]) == 1
     assert "names no file" in capsys.readouterr().err
+
+
+def test_a_gate_that_takes_too_long_decides_nothing(running, tmp_path, capsys):
+    places = [f"--candidate={running / 'package'}", f"--running={running / 'package'}", f"--output={tmp_path / 'g'}"]
+    assert main(["gate", *places, f"--source={running / 'truth.json'}", "--max-minutes=1e-6"]) == 1
+    assert "did not end within 1e-06 minutes" in capsys.readouterr().err
+    assert not (tmp_path / "g").exists()

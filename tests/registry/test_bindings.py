@@ -10,7 +10,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from cahqp.__main__ import main
-from cahqp.edge.onnx_scan import find_external
+from cahqp.edge.onnx_scan import find_forbidden
 from cahqp.edge.options import KeygenOptions
 from cahqp.edge.package import MANIFEST, MODEL, read_package, write_manifest
 from cahqp.edge.pointer import RUNNING
@@ -72,7 +72,7 @@ def apply(run, output, **exchanged):
 
 def registry_promote(run, **exchanged):
     paths = {"package": run.root / "new", "decision": run.root / "decision.json", "registry": run.registry} | exchanged
-    return main(["registry", "promote", *(f"--{k}={v}" for k, v in paths.items())])
+    return main(["registry", "promote", *(f"--{k.replace('_', '-')}={v}" for k, v in paths.items())])
 
 
 def test_any_exchange_between_two_runs_is_refused(runs, tmp_path, capsys):
@@ -209,15 +209,54 @@ def test_weights_outside_the_hash_are_refused(tmp_path, place, capsys):
     assert capsys.readouterr().err.count("another file") == 2
 
 
+def endless(path, kind):
+    """Replace a package's model by one that may run or grow without a limit."""
+    model = onnx.load(path / MODEL)
+    if kind == "functions":
+        node = helper.make_node("f", [], ["w"], domain="d")
+        model.functions.append(helper.make_function("d", "f", [], ["w"], [node], [helper.make_opsetid("", 17)]))
+    else:
+        model.graph.node.append(helper.make_node(kind, ["n"], ["w"], body=helper.make_graph([], "body", [], [])))
+    (path / MODEL).write_bytes(model.SerializeToString())
+    content = json.loads((path / MANIFEST).read_text())
+    write_manifest(path, {k: v for k, v in content.items() if k not in ("format", "files")})
+
+
+@pytest.mark.parametrize("kind", ["Loop", "Scan", "SequenceMap", "functions"])
+def test_models_that_may_run_for_ever_are_refused(tmp_path, kind):
+    path = make_package(tmp_path / "p", 1)
+    read_package(path)
+    endless(path, kind)
+    with pytest.raises(WeightsError, match=f"contains .*{kind}"):
+        read_package(path)
+
+
+@pytest.mark.parametrize(
+    ("section", "values", "words"),
+    [
+        ("output", {"max_detections": 60_000}, "max_detections"),
+        ("output", {"max_detections": 9_000, "nms_iou": 0.5}, "with nms_iou"),
+        ("input", {"batch": 4096, "height": 32768, "width": 32768}, "pixels"),
+    ],
+)
+def test_packages_that_need_too_much_memory_are_refused(tmp_path, section, values, words):
+    path = make_package(tmp_path / "p", 1)
+    content = json.loads((path / MANIFEST).read_text())
+    content[section] |= values
+    write_manifest(path, {k: v for k, v in content.items() if k not in ("format", "files")})
+    with pytest.raises(WeightsError, match=words):
+        read_package(path)
+
+
 def test_damaged_models_are_scanned_without_an_exception(tmp_path):
     data = (make_package(tmp_path / "p", 1) / MODEL).read_bytes()
     random = np.random.default_rng(0)
-    assert find_external(data) is None
+    assert find_forbidden(data) is None
     for _ in range(3000):
         changed = bytearray(data)
         for place in random.integers(0, len(data), 4):
             changed[place] = random.integers(0, 256)
-        find_external(bytes(changed[: random.integers(1, len(data))]))
+        find_forbidden(bytes(changed[: random.integers(1, len(data))]))
 
 
 def test_a_registry_with_a_key_runs_signed_versions_only(tmp_path, capsys):

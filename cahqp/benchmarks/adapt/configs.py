@@ -6,9 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from cahqp.errors import ConfigError
+from cahqp.yaml_policy import read_yaml
 
 
 def count_steps(configs: Sequence[str]) -> int:
@@ -46,7 +45,7 @@ def merge_configs(configs: Sequence[str]) -> dict[str, Any]:
     """Return the settings of configs, later ones laid over earlier ones."""
     settings: dict[str, Any] = {}
     for config in configs:
-        settings = _merge(settings, yaml.safe_load(Path(config).read_text(encoding="utf-8")) or {})
+        settings = _merge(settings, read_yaml(Path(config)) or {})
     return settings
 
 

@@ -8,11 +8,10 @@ from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from pathlib import Path
 
-import yaml
-
 from cahqp.coco.reader import read_coco_frames
 from cahqp.runs.directory import content_hash
 from cahqp.runs.state import Stage
+from cahqp.yaml_policy import read_yaml
 
 STAGES = "stages"
 
@@ -75,7 +74,7 @@ class StageGraph:
 @lru_cache(maxsize=1024)
 def _content_digest(path: Path) -> str:
     if path.suffix in (".yaml", ".yml"):  # parsed: a comment changes nothing
-        return json.dumps(yaml.safe_load(path.read_text(encoding="utf-8")), sort_keys=True, default=str)
+        return json.dumps(read_yaml(path), sort_keys=True, default=str)
     digest = content_hash(path)
     if path.suffix == ".json":  # a new export with the same names has images of other sizes
         digest += json.dumps([file.stat().st_size for file in read_coco_frames(path).files if file.is_file()])

@@ -84,7 +84,7 @@ def _start_round(root: Path, folder: WatchedFolder, patient: bool) -> bool:
     """Add a round if enough complete files are in the folder; if `patient`, print errors of a store and wait."""
     until = time.time() - folder.settle
     try:
-        new = list_new(folder.frames, _fetches(root), until)
+        new, _ = list_new(folder.frames, _fetches(root), until)
     except DataError as error:
         if not patient:
             raise

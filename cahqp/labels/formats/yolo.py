@@ -12,6 +12,7 @@ from cahqp.errors import DataError
 from cahqp.files import atomic_write, leads_out
 from cahqp.labels.formats.coco import HUMAN, LabelBox, LabelImage, Labels
 from cahqp.labels.formats.yolo_texts import find_texts
+from cahqp.yaml_policy import read_yaml
 
 DATA = "data.yaml"
 LIST = "train.txt"
@@ -93,7 +94,7 @@ def read(path: Path, like: Labels | None) -> Labels:
         message = f"{folder} does not contain image sizes. Give --like the labels.json it was made from."
         raise DataError(message)
     try:
-        listed: Any = yaml.safe_load((folder / DATA).read_text(encoding="utf-8"))["names"]
+        listed: Any = read_yaml(folder / DATA)["names"]
         pairs = listed.items() if isinstance(listed, dict) else enumerate(listed)
         names = {int(number): str(name) for number, name in pairs}
     except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError) as error:

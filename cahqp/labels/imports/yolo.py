@@ -15,6 +15,7 @@ from cahqp.labels.formats.xml_file import number_of
 from cahqp.labels.imports.findings import Findings
 from cahqp.labels.imports.records import FoundBox, FoundImage
 from cahqp.labels.imports.source import Found, Source
+from cahqp.yaml_policy import read_yaml
 
 _SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 _NAME_FILES = ("classes.txt", "obj.names")
@@ -56,7 +57,7 @@ def _config_path(source: Source) -> Path | None:
 
 def _read_config(path: Path) -> dict[str, Any]:
     try:
-        config = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
+        config = read_yaml(path)
     except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError, ValueError) as error:
         message = f"{path} is not readable YAML ({error}). Give the data.yaml of a YOLO data set."
         raise DataError(message) from error
