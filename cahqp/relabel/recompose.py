@@ -68,12 +68,13 @@ class Scene:
 def add_noise(background: Image, frame: Image, seed: int) -> Image:
     """Return the background with noise as strong as in a frame, so that noise does not mark the pasted objects.
 
-    The standard deviation per channel is estimated from the median absolute deviation, which moving objects hardly
-    change.
+    The standard deviation per channel is that of the differences within three robust deviations (from the median
+    absolute deviation), because moving objects are no noise.
     """
     residual = frame.astype(np.float32) - background
-    centre = np.median(residual, (0, 1))
-    deviation = 1.4826 * np.median(np.abs(residual - centre), (0, 1))
+    residual -= np.median(residual, (0, 1))
+    robust = 1.4826 * np.median(np.abs(residual), (0, 1))
+    deviation = np.std(residual, (0, 1), where=np.abs(residual) <= 3 * np.maximum(robust, 1))
     noise = np.random.default_rng(seed).normal(0, 1, background.shape).astype(np.float32)
     noisy: Image = np.rint(background + deviation * noise).clip(0, 255).astype(np.uint8)
     return noisy
