@@ -17,6 +17,8 @@ _RANGES: dict[str, tuple[float, float]] = {
     "rain": (0, 1),
     "fog": (0, 1),
     "overexposure": (0, 1),
+    "waiting": (0, 0.9),
+    "parked": (0, 20),
     "width": (64, 4096),
     "height": (48, 4096),
     "interval": (0.01, 3600),
@@ -41,6 +43,8 @@ class ScenesOptions:
         rain: From 0 (dry) to 1 (pouring).
         fog: From 0 (clear) to 1 (dense).
         overexposure: From 0 (none) to 1 (bright parts lost in white).
+        waiting: Share of the time, 0 to 0.9, in which the vehicles of a lane wait, as in a queue at lights.
+        parked: Mean number of parked vehicles beside the road.
         width: Width of the images in pixels.
         height: Height of the images in pixels.
         interval: Seconds between frames.
@@ -60,6 +64,8 @@ class ScenesOptions:
     rain: float = 0.0
     fog: float = 0.0
     overexposure: float = 0.0
+    waiting: float = 0.0
+    parked: float = 0.0
     width: int = 320
     height: int = 192
     interval: float = 1.0

@@ -13,7 +13,7 @@ from cahqp.scenes.effects import develop
 from cahqp.scenes.layout import build_layout
 from cahqp.scenes.randomness import generator
 from cahqp.scenes.render import Canvas, Drawable, cast_shadows, draw, prepare, window
-from cahqp.scenes.traffic import Traffic
+from cahqp.scenes.traffic import Stops, Traffic
 
 MIN_AREA = 25.0  # square pixels; smaller boxes are not annotated
 MIN_VISIBLE_SHARE = 0.3  # objects of which less is visible are not annotated
@@ -45,6 +45,7 @@ class Recording:
         conditions: Light and weather.
         size: Height and width in pixels.
         interval: Seconds between frames.
+        stops: Waiting and parked vehicles; by default all road users move.
     """
 
     def __init__(
@@ -54,12 +55,13 @@ class Recording:
         conditions: Conditions,
         size: tuple[int, int] = (192, 320),
         interval: float = 1.0,
+        stops: Stops | None = None,
     ) -> None:
         self.seed, self.index, self.conditions, self.size, self.interval = seed, index, conditions, size, interval
         self.layout = build_layout(seed, index, size)
         weather = (conditions.hour, conditions.rain, conditions.fog, conditions.overexposure)
         self.identity = (index, *(round(value * 10_000) for value in weather))
-        self.traffic = Traffic(seed, self.identity, self.layout)
+        self.traffic = Traffic(seed, self.identity, self.layout, stops)
         self.background = paint_background(seed, index, self.layout, conditions)
 
     @property

@@ -19,6 +19,7 @@ from cahqp.scenes.conditions import Conditions
 from cahqp.scenes.options import ScenesOptions
 from cahqp.scenes.recording import Recording, SceneObject
 from cahqp.scenes.road_users import CLASSES
+from cahqp.scenes.traffic import Stops
 
 CATEGORIES = [{"id": number, "name": name} for number, name in enumerate(CLASSES, 1)]
 
@@ -67,11 +68,12 @@ def write_scenes(folder: Path, options: ScenesOptions) -> dict[str, Any]:
 
 def _recordings(options: ScenesOptions) -> Iterator[Recording]:
     """Yield the recordings; a single one is at the middle of the range of hours."""
+    stops = Stops(options.waiting, options.parked)
     low, high = options.hour
     hours = np.linspace(low, high, options.recordings) if options.recordings > 1 else [(low + high) / 2]
     for camera, hour in enumerate(hours, options.first_recording):
         conditions = Conditions(float(hour), options.rain, options.fog, options.overexposure)
-        yield Recording(options.seed, camera, conditions, (options.height, options.width), options.interval)
+        yield Recording(options.seed, camera, conditions, (options.height, options.width), options.interval, stops)
 
 
 def _image_entry(image_id: int, recording: Recording, index: int, options: ScenesOptions) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from cahqp.scenes.geometry import Camera, Path, in_front, rectangle
 from cahqp.scenes.layout import build_layout
 from cahqp.scenes.options import ScenesOptions
 from cahqp.scenes.road_users import build
-from cahqp.scenes.traffic import RoadUser, Traffic
+from cahqp.scenes.traffic import FIRST_PARKED, RoadUser, Stops, Traffic
 from cahqp.scenes.write import scenes
 
 SIZE = (96, 160)
@@ -154,6 +154,47 @@ def test_traffic_does_not_depend_on_the_times_asked_before():
     traffic.at(50.0)
     late = [(u.track_id, u.x, u.y) for u in traffic.at(7.0)]
     assert late == [(u.track_id, u.x, u.y) for u in Traffic(1, (0, 0), layout).at(7.0)]
+
+
+def positions(traffic, times):
+    """Positions of each vehicle by its track, at the times at which it is in or near the view."""
+    found = {}
+    for moment in times:
+        for user in traffic.at(moment):
+            if CLASSES[user.label] != "person":
+                found.setdefault(user.track_id, []).append((round(user.x, 6), round(user.y, 6)))
+    return found
+
+
+def test_waiting_vehicles_stand_for_their_share_of_the_time_and_keep_their_tracks():
+    layout, times = build_layout(1, 2, (192, 320)), np.arange(0, 48, 0.5)
+
+    def standing(waiting):
+        tracks = positions(Traffic(1, (2,), layout, Stops(waiting=waiting)), times)
+        steps = [first == second for own in tracks.values() for first, second in pairwise(own)]
+        return sum(steps) / len(steps)
+
+    assert standing(0.0) == 0
+    assert 0.3 < standing(0.5) < 0.8
+    alone = [u.track_id for u in Traffic(1, (2,), layout).at(0.0)]
+    assert [u.track_id for u in Traffic(1, (2,), layout, Stops(waiting=0.5)).at(0.0)] == alone
+
+
+def test_parked_vehicles_are_annotated_at_one_place_with_one_track_in_every_frame():
+    recording = Recording(1, 3, Conditions(21.5), stops=Stops(parked=4))
+    parked = [
+        {o.track_id: o.box.tolist() for o in recording.frame(index)[1] if o.track_id >= FIRST_PARKED}
+        for index in range(4)
+    ]
+    always = set.intersection(*map(set, parked))
+    assert always
+    whole = [track for track in always if len({tuple(boxes[track]) for boxes in parked}) == 1]
+    assert whole  # others are hidden by passing traffic
+    assert not [user for user in recording.traffic.at(0.0) if user.track_id >= FIRST_PARKED and user.model.lamps]
+
+
+def test_without_stops_frames_are_those_of_before(noon):
+    assert same(noon.frame(3), Recording(3, 1, Conditions(12), SIZE, stops=Stops()).frame(3))
 
 
 def test_brightness_falls_towards_night():
