@@ -180,16 +180,12 @@ def test_waiting_vehicles_stand_for_their_share_of_the_time_and_keep_their_track
     assert [u.track_id for u in Traffic(1, (2,), layout, Stops(waiting=0.5)).at(0.0)] == alone
 
 
-def test_parked_vehicles_are_annotated_at_one_place_with_one_track_in_every_frame():
+def test_parked_vehicles_stand_unlit_with_one_track_in_every_frame():
     recording = Recording(1, 3, Conditions(21.5), stops=Stops(parked=4))
-    parked = [
-        {o.track_id: o.box.tolist() for o in recording.frame(index)[1] if o.track_id >= FIRST_PARKED}
-        for index in range(4)
-    ]
-    always = set.intersection(*map(set, parked))
-    assert always
-    whole = [track for track in always if len({tuple(boxes[track]) for boxes in parked}) == 1]
-    assert whole  # others are hidden by passing traffic
+    parked = [{o.track_id for o in recording.frame(index)[1] if o.track_id >= FIRST_PARKED} for index in range(4)]
+    assert set.intersection(*parked)
+    places = [{(u.track_id, u.x, u.y) for u in recording.traffic.at(t) if u.track_id >= FIRST_PARKED} for t in (0, 9)]
+    assert places[0] == places[1]
     assert not [user for user in recording.traffic.at(0.0) if user.track_id >= FIRST_PARKED and user.model.lamps]
 
 
