@@ -16,6 +16,7 @@ from cahqp.detectors.layers import denoising
 from cahqp.detectors.losses import criterion
 from cahqp.detectors.losses.criterion import SetCriterion
 from cahqp.detectors.model_file import load, save
+from cahqp.detectors.prompts.visual_prompt import VisualPrompt
 from cahqp.edge.export.to_onnx import to_onnx
 from cahqp.errors import ConfigError, WeightsError
 from cahqp.structures import Batch, Targets
@@ -198,8 +199,12 @@ def test_the_model_file_detects_the_same(family, tmp_path, images):
 
 
 @pytest.mark.parametrize("kind", ["rt_detr_v2", "deimv2"])
-def test_it_is_exported(tmp_path, images, kind):
+def test_it_is_exported_with_a_prompt(tmp_path, images, kind):
     detector = make(kind)
+    shape = detector.alignment_shape
+    detector.prompt = VisualPrompt(shape.input_dim, shape.input_levels, heads=shape.heads).eval()
+    for parameter in detector.prompt.injection.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
     to_onnx(detector, tmp_path / "model.onnx", (64, 96), 1, "grid_sample")
     logits, boxes = onnxruntime.InferenceSession(tmp_path / "model.onnx").run(None, {"images": images[:1].numpy()})
     with torch.no_grad():
