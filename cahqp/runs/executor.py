@@ -1,4 +1,4 @@
-"""Stage executor: each stage is one cahqp process, and stages whose results are current are skipped."""
+"""Stage executor: each stage is one process of cahqp, and stages whose results are current are skipped."""
 
 from __future__ import annotations
 
@@ -12,9 +12,11 @@ from pathlib import Path
 
 from cahqp.errors import RunError
 from cahqp.runs import process
+from cahqp.runs.stage_process import SHARED
 from cahqp.runs.state import Stage, State
 
-PROGRAM: tuple[str, ...] = (sys.executable, "-m", "cahqp")
+_OWN = (sys.executable, "-m", "cahqp")
+PROGRAM: tuple[str, ...] = _OWN
 
 _LOG_LINES = 15
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
@@ -134,7 +136,14 @@ def _execute(stage: Stage, root: Path, label: str = "") -> tuple[float, str]:
     log = root / "logs" / f"{stage.name}.log"
     start = log.stat().st_size if log.exists() else 0
     began = time.monotonic()
-    code = process.execute([*PROGRAM, *stage.arguments], log, lambda seconds, line: _show(label, seconds, line))
+
+    def show(seconds: float, line: str) -> None:
+        _show(label, seconds, line)
+
+    if label and PROGRAM == _OWN and sys.platform == "linux":
+        code = SHARED.execute(stage.arguments, log, show)
+    else:
+        code = process.execute([*PROGRAM, *stage.arguments], log, show)
     seconds = time.monotonic() - began
     if code == 0 and stage.output.is_dir():
         return seconds, ""

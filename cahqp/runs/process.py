@@ -36,22 +36,16 @@ def execute(command: Sequence[str], log: Path, watch: Callable[[float, str], Non
         RunError: The log cannot be written.
     """
     began = time.monotonic()
-    try:
-        log.parent.mkdir(parents=True, exist_ok=True)
-        with log.open("ab") as file:
-            file.write(f"$ {shlex.join(map(redact_url, command))}\n".encode())
-            file.flush()
-            child = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=file,
-                stderr=subprocess.STDOUT,
-                env={**os.environ, "PYTHONUNBUFFERED": "1"},
-                preexec_fn=_die_with_parent if _LIBC else None,
-            )
-    except OSError as error:
-        message = f"{log} cannot be written ({error.strerror}). Free some space or fix its permissions, then rerun."
-        raise RunError(message) from error
+    begin_log(log, command)
+    with log.open("ab") as file:
+        child = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, "PYTHONUNBUFFERED": "1"},
+            preexec_fn=die_with_parent if _LIBC else None,
+        )
     try:
         while True:
             try:
@@ -66,6 +60,21 @@ def execute(command: Sequence[str], log: Path, watch: Callable[[float, str], Non
             except subprocess.TimeoutExpired:
                 child.kill()
                 child.wait()
+
+
+def begin_log(log: Path, command: Sequence[str]) -> None:
+    """Append a command to a log.
+
+    Raises:
+        RunError: The log cannot be written.
+    """
+    try:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("ab") as file:
+            file.write(f"$ {shlex.join(map(redact_url, command))}\n".encode())
+    except OSError as error:
+        message = f"{log} cannot be written ({error.strerror}). Free some space or fix its permissions, then rerun."
+        raise RunError(message) from error
 
 
 def last_lines(log: Path, count: int, start: int = 0) -> list[str]:
@@ -92,7 +101,7 @@ def in_words(code: int) -> str:
     return f"{name}, as when the machine has run out of memory" if name == "SIGKILL" else name
 
 
-def _die_with_parent() -> None:
-    # A killed cycle must not leave a stage behind that keeps writing.
+def die_with_parent() -> None:
+    """Let this process end with its parent, on Linux: a killed cycle leaves no stage behind that keeps writing."""
     if _LIBC is not None:
         _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

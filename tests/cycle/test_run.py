@@ -198,7 +198,8 @@ def test_unmeasured_student_is_an_error(tmp_path):
         )
 
 
-def test_dry_run_prints_commands_and_touches_nothing(workplace, capsys):
+def test_dry_run_prints_commands_and_touches_nothing(workplace, capsys, monkeypatch):
+    monkeypatch.setattr("cahqp.cycle.run.check_plan", lambda path, plan: None)  # the files here are placeholders
     before = sorted(workplace.iterdir())
     run_plan(PLAN, dry_run=True)
     told = capsys.readouterr().out.splitlines()

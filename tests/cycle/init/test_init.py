@@ -64,7 +64,8 @@ def test_the_plan_passes_its_dry_run(more, cameras, capsys):
 def test_the_smoke_plan_runs_all_stages(cameras, capsys, monkeypatch):
     assert main([*cameras, "--smoke"]) == 0
     # In this process, which pays the imports once.
-    monkeypatch.setattr(executor.process, "execute", lambda words, log, watch: main([*words[3:]]))
+    monkeypatch.setattr(executor, "PROGRAM", ("cahqp",))
+    monkeypatch.setattr(executor.process, "execute", lambda words, log, watch: main([*words[1:]]))
     assert main(["cycle", "run", "--plan", "my/plan.yaml"]) == 0
     assert "Published" in capsys.readouterr().out
     assert Path("runs/my/report/report.html").is_file()
