@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from cahqp.coco.decoding import check_header
+from cahqp.coco.decoding import BrokenImageError, check_header
 from cahqp.coco.reader import class_indices, read_coco, read_coco_frames
 from cahqp.coco.sources import image_names, source_kind
 from cahqp.cycle.plan import SCENES, BasePlan, CyclePlan, Model
@@ -152,7 +152,11 @@ def _check_labels(path: Path, role: str, model: ModelFacts, ignored: Sequence[st
         message = f"{role}: {path} has no boxes of {', '.join(model.classes)}. Give a file with labels."
         raise ConfigError(message)
     if len(file):
-        check_header(file.files[0], file.frames[0].size)
+        try:
+            check_header(file.files[0], file.frames[0].size)
+        except BrokenImageError as error:
+            message = f"{role}: {file.files[0]} {error}. Correct `width` and `height` in {path}, or the image."
+            raise ConfigError(message) from error
 
 
 def _check_frames(path: Path) -> None:

@@ -83,4 +83,4 @@ def test_an_impossible_size(dry, plan):
 def test_images_of_another_size_than_their_entries(dry):
     images = json.loads(Path("day/annotations.json").read_text())["images"]
     change(images=[{**image, "width": 2 * image["width"]} for image in images])
-    assert "day" in dry()[1]
+    assert "is 96x64 pixels, but its annotations are for 192x64. Correct `width` and `height`" in dry()[1]
