@@ -14,7 +14,6 @@ import sys
 from importlib import import_module
 from typing import Any
 
-from cahqp.__main__ import main
 from cahqp.runs.process import die_with_parent
 
 _HEAVY = ("fit", "relabel", "calibrate", "evaluate", "features")
@@ -68,7 +67,8 @@ def _run(request: dict[str, Any]) -> int:
     # Lightning starts further ranks as `python -m <name of the main module>`.
     sys.modules["__main__"].__spec__ = importlib.util.find_spec("cahqp.__main__")
     sys.argv = ["cahqp", *request["arguments"]]
-    return main(request["arguments"])
+    code: int = import_module("cahqp.__main__").main(request["arguments"])
+    return code
 
 
 if __name__ == "__main__":
