@@ -2,19 +2,22 @@
 
 import json
 import runpy
+import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper
+from PIL import Image
 
 from cahqp.__main__ import main
 from cahqp.edge.onnx_scan import find_forbidden
 from cahqp.edge.options import KeygenOptions
 from cahqp.edge.package import MANIFEST, MODEL, read_package, write_manifest
 from cahqp.edge.pointer import RUNNING
-from cahqp.edge.signing import keygen, sign
+from cahqp.edge.signing import keygen, private_fingerprint, public_fingerprint, sign
 from cahqp.errors import CahqpError, RunError, WeightsError
 from cahqp.files import sha256, write_json
 from cahqp.registry.registry import PromotionRequest, Registry
@@ -307,3 +310,99 @@ def test_a_private_key_is_never_readable_by_others(tmp_path, monkeypatch):
     monkeypatch.setattr("cahqp.edge.signing._cryptography", lambda original=made: (_ for _ in ()).throw(RunError("")))
     with pytest.raises(CahqpError, match="not empty"):
         keygen(KeygenOptions(output=tmp_path / "keys"))
+
+
+@pytest.fixture
+def signed(tmp_path):
+    """Two registries, each with a key pair of its own, two versions and the second one running."""
+    sites = []
+    for number, name in enumerate(("a", "b")):
+        root = tmp_path / name
+        root.mkdir()
+        keygen(KeygenOptions(output=root / "keys"))
+        for version in (1, 2):
+            package = make_package(root / f"p{version}", 10 * number + version, key=root / "keys" / "private.pem")
+            Registry(root / "registry").promote(package, PromotionRequest(reason="x"), root / "keys" / "public.pem")
+        sites.append(root)
+    return sites
+
+
+def run_detect(root, output, package="p2", trusted="keys/public.pem"):
+    Image.new("RGB", (12, 8)).save(root.parent / "frame.png")
+    paths = {
+        "weights": root / package,
+        "trusted": root / trusted,
+        "frames": root.parent / "frame.png",
+        "output": output,
+    }
+    return main(["detect", *(f"--{k}={v}" for k, v in paths.items()), "--threshold=0"])
+
+
+@pytest.mark.parametrize("part", ["model.onnx", "package.json", "package.sig", "keys/public.pem"])
+@pytest.mark.parametrize("place", ["p2", "registry"])
+def test_detect_refuses_any_part_of_another_run(signed, tmp_path, place, part, capsys):
+    a, b = signed
+    assert run_detect(a, tmp_path / "before", place) == 0
+    folders = [root / "p2" for root in (a, b)]
+    if place == "registry":
+        folders = [root / place / "versions" / Registry(root / place).pointer.version for root in (a, b)]
+    source, target = (root / part for root in (b, a)) if part.startswith("keys") else (f / part for f in folders[::-1])
+    target.write_bytes(source.read_bytes())
+    assert run_detect(a, tmp_path / "after", place) == 1
+    assert not (tmp_path / "after").exists()
+    assert "Traceback" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("part", ["running.json", "versions"])
+def test_detect_and_rollback_refuse_the_registry_of_another_run(signed, tmp_path, part):
+    a, b = (root / "registry" for root in signed)
+    if part == "versions":
+        shutil.rmtree(a / part)
+        shutil.copytree(b / part, a / part)
+    else:
+        shutil.copy(b / part, a / part)
+    trusted = f"--trusted={signed[0] / 'keys' / 'public.pem'}"
+    assert run_detect(signed[0], tmp_path / "out", "registry") == 1
+    assert main(["registry", "rollback", f"--registry={a}", trusted]) == 1
+    assert main(["registry", "rollback", f"--registry={b}", trusted]) == 1  # with the key of the other run
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("part", ["model.onnx", "package.json", "package.sig", "version.json"])
+def test_rollback_refuses_any_part_of_another_run(signed, part, capsys):
+    a, b = (root / "registry" for root in signed)
+    (target,), (source,) = (
+        [root / "versions" / name for name in Registry(root).pointer.before] for root in (a, b)
+    )  # fmt: skip
+    (target / part).write_bytes((source / part).read_bytes())
+    trusted = f"--trusted={signed[0] / 'keys' / 'public.pem'}"
+    assert main(["registry", "rollback", f"--registry={a}", trusted]) == 1
+    assert Registry(a).pointer.generation == 2
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_finished_detections_do_not_skip_the_check_of_the_signature(signed, tmp_path):
+    a, b = signed
+    output = tmp_path / "out"
+    assert run_detect(a, output) == 0
+    assert run_detect(a, output) == 0  # finished already, after the check
+    assert run_detect(a, output, trusted=b / "keys" / "public.pem") == 1
+    unsigned = make_package(tmp_path / "unsigned", 12)
+    assert run_detect(a, output, unsigned) == 1
+    (a / "p2" / "package.sig").unlink()
+    assert run_detect(a, output) == 1
+
+
+def test_parallel_key_generation_mixes_no_pairs(tmp_path):
+    def make(_):
+        try:
+            keygen(KeygenOptions(output=tmp_path / "keys"))
+        except CahqpError:
+            return 0
+        return 1
+
+    with ThreadPoolExecutor(8) as pool:
+        assert sum(pool.map(make, range(16))) == 1
+    private, public = (tmp_path / "keys" / f"{name}.pem" for name in ("private", "public"))
+    assert private_fingerprint(private) == public_fingerprint(public)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["keys"]

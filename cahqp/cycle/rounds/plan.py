@@ -14,7 +14,7 @@ from cahqp.cycle.replay_buffer import ReplaySettings
 from cahqp.drift.options import DriftSettings
 from cahqp.errors import ConfigError
 from cahqp.gate.options import GateLimits
-from cahqp.runs.schema import Name, Section, parse, validate
+from cahqp.runs.schema import ExistingFile, Name, Section, parse, validate
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,11 +81,21 @@ class Gate(GateLimits):
         canary: Labelled target frames.
         precision: Precision of the exported package.
         registry: Directory of the registry that receives published packages. Default: no registry.
+        key: Ed25519 private key (PEM) that signs the packages. Required if the registry has a key.
+        trusted: Its public key (PEM), against which the gate and the registry check the packages.
     """
 
     canary: list[CocoEntry] = field(default_factory=list)
     precision: Literal["float32", "int8"] = "float32"
     registry: str | None = None
+    key: ExistingFile | None = None
+    trusted: ExistingFile | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if (self.key is None) != (self.trusted is None):
+            message = "--key signs and --trusted checks the signature. Give both keys of a pair, or neither."
+            raise ConfigError(message)
 
 
 def _check_rounds(rounds: list[Round], info: ValidationInfo) -> list[Round]:

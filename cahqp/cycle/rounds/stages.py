@@ -144,6 +144,7 @@ class RoundStages(PlanStages):
         names = ("decision", "candidate", "running", "candidate_package", "running_package")
         arguments = [f"{option(name)}={path}" for name, path in zip(names, inputs, strict=True)]
         arguments += [f"--registry={gate.registry}"] if gate.registry else []
+        inputs, arguments = _with_key(inputs, arguments, trusted=gate.trusted)
         self.stage(f"{prefix}/published", "apply-decision", inputs, arguments, seeded=False)
 
     def _gate(self, prefix: str, domain: str, package: Path, gate: Gate) -> Path:
@@ -163,7 +164,7 @@ class RoundStages(PlanStages):
             name = free_name(domain, {entry.name for entry in entries})
             inputs.append(self.root / prefix / "replay" / name / "held.json")
             arguments.append(f"--labels={inputs[-1]}")
-        return self.stage(f"{prefix}/gate", "gate", inputs, arguments)
+        return self.stage(f"{prefix}/gate", "gate", *_with_key(inputs, arguments, trusted=gate.trusted))
 
     def _fetch(self, name: str, each: Round) -> Path:
         arguments = [f"--frames={each.frames}"]
@@ -202,7 +203,15 @@ class RoundStages(PlanStages):
         if gate.precision == "int8":
             arguments += ["--calibration", *map(str, self.source_train), "--labelled", *map(str, self.source_val)]
             inputs += [*self.source_train, *self.source_val]
-        return self.stage(name, "export", inputs, arguments)
+        return self.stage(name, "export", *_with_key(inputs, arguments, key=gate.key))
+
+
+def _with_key(
+    inputs: Sequence[Path], arguments: Sequence[str], **files: str | None
+) -> tuple[list[Path], list[str]]:  # fmt: skip
+    """Return inputs and arguments of a stage with the option of each key file that is given."""
+    given = {name: file for name, file in files.items() if file is not None}
+    return [*inputs, *map(Path, given.values())], [*arguments, *(f"--{name}={file}" for name, file in given.items())]
 
 
 def _adapted_groups(directory: Path, drift: Drift) -> Sequence[list[str] | None]:

@@ -36,6 +36,16 @@ def test_a_registry_taken_out_of_the_plan_repeats_no_training(started, planned):
     assert set(started) == {"published"}
 
 
+def test_a_plan_with_keys_signs_and_checks_every_package(planned):
+    for name in ("private.pem", "public.pem"):
+        Path(name).write_text("a key")
+    stages = arguments(planned(gate={"registry": "fleet", "key": "private.pem", "trusted": "public.pem"}))
+    assert all("--key=private.pem" in stages[name] for name in ("export-start", "round-01/export"))
+    assert all("--trusted=public.pem" in stages[f"round-01/{name}"] for name in ("gate", "published"))
+    with pytest.raises(ConfigError, match=r"gate\.key signs and gate\.trusted checks"):
+        read_rounds(planned(gate={"key": "private.pem"}))
+
+
 @pytest.mark.parametrize("command", ["run", "status"])
 def test_a_config_that_is_no_yaml_is_named(started, planned, capsys, command):
     path = planned()
