@@ -13,9 +13,11 @@ from cahqp.errors import ConfigError
 
 Attention = Literal["normalized", "softmax", "cosine"]
 SPREAD = 2.0
-"""Standard deviation of the initial logits of `normalized`. On the demo's teacher before training, prompts of day and
-night then differed by 20 to 60 % of their length; at a quarter of it by 6 to 16 %. At twice of it one component took
-most of the weight."""
+"""Standard deviation of the initial logits of `normalized` for random queries and keys.
+
+On the demo's teacher before training and without centres, prompts of day and night then differ by 20 to 60 % of their
+length; at a quarter of it by 6 to 16 %.
+"""
 
 
 class CBAM(nn.Module):
@@ -112,13 +114,22 @@ class VisualPromptGenerator(nn.Module):
             features: (B, D, h, w). `normalized` expects them as they are before the normalisation of the projection.
             padding_mask: (B, h, w) bool, true where padded; padded features have no influence.
         """
-        weights = self._weights(self.query(_mean(self.cbam(features, padding_mask), padding_mask)))
+        return self.prompts(self.queries(features, padding_mask))
+
+    def queries(self, features: Tensor, padding_mask: Tensor) -> Tensor:
+        """Return the (B, Dp) queries; arguments as in `forward`."""
+        queries: Tensor = self.query(_mean(self.cbam(features, padding_mask), padding_mask))
+        return queries
+
+    def prompts(self, queries: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the (B, Dp) prompts and the (B, M) weights of the components for (B, Dp) queries."""
+        weights = self._weights(queries)
         return weights @ self.values, weights
 
     def _weights(self, query: Tensor) -> Tensor:
-        """Return the (B, M) weights of the components for (B, Dp) queries."""
         if self.log_temperature is not None:
-            similarity = F.normalize(query, dim=-1) @ F.normalize(self.keys, dim=-1).T
+            # The lower limit of the length keeps the gradient of a query at its centre finite.
+            similarity = F.normalize(query, dim=-1, eps=0.01) @ F.normalize(self.keys, dim=-1).T
             return (self.log_temperature.exp() * similarity).softmax(-1)
         if self.selectors is not None:
             return F.cosine_similarity(query[:, None] * self.selectors, self.keys[None], dim=-1)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from cahqp.detectors.layers.basic import to_tokens
 from cahqp.detectors.prompts.deep import DEEP_INJECTIONS, CrossAttentionInjection, DeepPrompts, InjectionKind, exact_sum
 from cahqp.detectors.prompts.generator import Attention, VisualPromptGenerator
+from cahqp.detectors.prompts.query_centres import QueryCentres
 from cahqp.errors import ConfigError
 
 Place = Literal["input", "encoder", "decoder"]
@@ -118,6 +119,7 @@ class VisualPrompt(nn.Module):
         other_weights: (levels, M) int32 component weights of that first image, in units of 2^-24; zero before training.
             Only `other_image` has it. It is integer because EMA copies integers: an average of floats would be the
             prompt of no image.
+        centres: Centre of each level's queries, which `attention: normalized` subtracts; see `QueryCentres`.
     """
 
     other_weights: Tensor
@@ -148,6 +150,7 @@ class VisualPrompt(nn.Module):
             nn.ModuleList(DEEP_INJECTIONS[injection](dim, prompt_dim, heads) for _ in range(count * (place in places)))
             for place, count in (("encoder", encoder_layers), ("decoder", decoder_layers))
         )
+        self.centres = QueryCentres(levels, prompt_dim) if attention == "normalized" else None
         self.control = control
         if control == "other_image":
             self.register_buffer("other_weights", torch.zeros(levels, components, dtype=torch.int32))
@@ -176,6 +179,11 @@ class VisualPrompt(nn.Module):
             for injection, layer in zip(injections, layers, strict=bool(injections)):
                 if isinstance(injection, CrossAttentionInjection):
                     injection.copy_weights(layer)
+
+    def commit(self) -> None:
+        """Update the centres of the queries. Every process must call this equally often."""
+        if self.centres is not None:
+            self.centres.commit()
 
     def forward(
         self, features: list[Tensor], padding_masks: list[Tensor], projected: list[Tensor] | None = None
@@ -213,7 +221,8 @@ class VisualPrompt(nn.Module):
             return weights @ values, weights
         if self.control == "constant":
             feature = torch.zeros_like(feature)
-        prompt, weights = self.generator(feature, padding_mask)
+        queries = self.generator.queries(feature, padding_mask)
+        prompt, weights = self.generator.prompts(queries if self.centres is None else self.centres(level, queries))
         return self._roll(level, prompt, weights) if self.control == "other_image" else (prompt, weights)
 
     def _roll(self, level: int, prompt: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:

@@ -312,6 +312,8 @@ class TeacherAdaptation(DetectionModule):
         self.labeller.commit()
         self.alignment.commit()
         self.prompts.update(outputs["injected"])
+        if self.prompt.enabled and self.detector.prompt is not None:
+            self.detector.prompt.commit()
         interval = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
         if interval == 0 or self.global_step % interval:
             return

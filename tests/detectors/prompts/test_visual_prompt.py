@@ -45,6 +45,26 @@ def test_only_the_normalized_query_is_made_before_the_norm(attention, reads):
     assert torch.equal(plain, other) != reads
 
 
+def test_the_centre_of_the_queries_is_subtracted_from_the_next_step_on():
+    (features, masks), module = levels(), prompt("add").train()
+    before = module(features, masks).attention
+    assert torch.equal(module(features, masks).attention, before)  # a step that is repeated
+    module.commit()
+    after = module(features, masks).attention
+    mean = module.generator.queries(features[0], masks[0]).mean(0)
+    torch.testing.assert_close(module.centres.values[0] / 2**16, mean, atol=1e-4, rtol=0)
+    apart = [(attention[:, 0] - attention[:, 1]).norm() for attention in (before, after)]
+    assert apart[1] > 2 * apart[0]
+
+
+def test_centres_rest_in_evaluation_and_other_attentions_have_none():
+    (features, masks), module = levels(), prompt("add").eval()
+    module(features, masks)
+    module.commit()
+    assert not module.centres.values.any()
+    assert prompt("add", attention="softmax").centres is None
+
+
 @each_injection
 def test_the_injection_opens_after_a_step(injection):
     (features, masks), module = levels(), prompt(injection)
