@@ -28,7 +28,7 @@ class AdaptBenchmarkOptions:
         backbone: Pretrained weights of a detector's backbone, for plans that need them.
         start: Folder of a published detector that plans with `start` begin from, as `save_pretrained` of transformers
             writes it.
-        docs: Page that receives each plan's section. The figures are written beside it as `benchmark/NAME.json`.
+        docs: Page whose overview is written again. Beside it, `benchmark/` receives NAME.json, NAME.md and NAME.svg.
         jobs: Number of stages at a time, each with one thread. The minutes in the tables are then those of one thread
             beside other processes.
         students: Retrain the students named in a plan. Without them a benchmark takes about two thirds of the time.
@@ -49,6 +49,17 @@ class AdaptBenchmarkOptions:
 
     def __post_init__(self) -> None:
         check_numbers(shares={}, counts={"--jobs": self.jobs})
+
+
+@dataclass(frozen=True, kw_only=True)
+class PageOptions:
+    """Write the tables, plots and overview of adaptation benchmarks again from their figures.
+
+    Attributes:
+        docs: Page with the overview. The figures are `benchmark/*.json` beside it.
+    """
+
+    docs: Path = Path("docs/results.md")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -105,6 +105,10 @@ COMMANDS: dict[str, Command] = {
         MEASURE, "measure how often the gate is wrong, on simulated candidates",
         "benchmarks.gate:gate", "benchmarks.options:GateBenchmarkOptions",
     ),
+    "benchmark page": Command(
+        MEASURE, "write the pages of adaptation benchmarks again from their figures",
+        "benchmarks.adapt.page:page", "benchmarks.options:PageOptions",
+    ),
     "benchmark measure": Command(
         MEASURE, "measure AP and operating points of models on labelled frames",
         "benchmarks.adapt.measure:measure", "inference.options:BenchmarkMeasureOptions",

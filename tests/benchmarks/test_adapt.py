@@ -1,7 +1,9 @@
 """The benchmark's command over stages that a stand-in carries out: what is run, what is skipped, what is said."""
 
 import json
+import shutil
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -12,7 +14,8 @@ from cahqp.__main__ import main
 from cahqp.benchmarks.adapt import graph
 from cahqp.benchmarks.adapt.code_state import code_state
 from cahqp.benchmarks.adapt.matches import write_matches
-from cahqp.benchmarks.adapt.table import markdown, markers
+from cahqp.benchmarks.adapt.page import BEGIN, END, write_page
+from cahqp.benchmarks.adapt.table import markdown
 from cahqp.evaluation.bootstrap import Groups
 from cahqp.evaluation.matching import ClassMatches, Matches
 from cahqp.runs import executor
@@ -662,25 +665,31 @@ def test_a_page_that_is_not_there_is_told_before_anything_starts(adapt, workplac
     assert workplace == []
 
 
-def test_the_docs_get_their_section_between_markers(adapt):
+def test_the_docs_get_a_page_a_plot_and_a_row_of_the_overview(adapt, capsys):
     Path("docs").mkdir()
     Path("docs/results.md").write_text("# Results\n\nOwn words.\n")
+    assert "must contain <!-- benchmarks -->" in adapt("--docs", "docs/results.md")[1]
+    Path("docs/results.md").write_text(f"# Results\n\nOwn words.\n\n{BEGIN}\n{END}\n\nMore words.\n")
     adapt("--docs", "docs/results.md")
     first = Path("docs/results.md").read_text()
-    adapt("--docs", "docs/results.md")
-    assert Path("docs/results.md").read_text() == first
-    assert first.startswith("# Results\n\nOwn words.\n")
-    assert first.count("<!-- benchmark:tiny -->") == 1
+    assert first.startswith("# Results\n\nOwn words.\n") and first.endswith("\n\nMore words.\n")
+    assert "| [tiny](benchmark/tiny.md) | 2 |" in first
     figures = json.loads(Path("docs/benchmark/tiny.json").read_text())
-    assert markdown(figures) in first
+    assert Path("docs/benchmark/tiny.md").read_text() == markdown(figures)
+    drawn = ElementTree.fromstring(Path("docs/benchmark/tiny.svg").read_text())
+    assert len(drawn.findall(".//{*}circle")) == 2 * 4  # seeds and arms
+    Path("docs/benchmark/tiny.svg").unlink()
+    assert main(["benchmark", "page", "--docs", "docs/results.md"]) == 0
+    assert Path("docs/benchmark/tiny.svg").is_file() and Path("docs/results.md").read_text() == first
 
 
-def test_the_sections_of_our_docs_are_what_their_figures_say():
-    page = (ROOT / "docs/results.md").read_text()
-    for path in (ROOT / "docs/benchmark").glob("*.json"):
-        figures = json.loads(path.read_text())
-        begin, end = markers(path.stem)
-        assert f"{begin}\n{markdown(figures)}{end}" in page
+def test_our_pages_are_what_their_figures_say(monkeypatch, tmp_path):
+    (tmp_path / "docs").mkdir()
+    shutil.copy(ROOT / "docs/results.md", tmp_path / "docs")
+    shutil.copytree(ROOT / "docs/benchmark", tmp_path / "docs/benchmark")
+    write_page(tmp_path / "docs/results.md")
+    for path in [tmp_path / "docs/results.md", *(tmp_path / "docs/benchmark").iterdir()]:
+        assert path.read_text() == (ROOT / path.relative_to(tmp_path)).read_text()
 
 
 @pytest.mark.parametrize(

@@ -10,11 +10,12 @@ from typing import Any
 
 from cahqp.benchmarks.adapt.checks import check_files
 from cahqp.benchmarks.adapt.graph import StageGraph
+from cahqp.benchmarks.adapt.page import add_results, read_page
 from cahqp.benchmarks.adapt.plan import BenchmarkPlan
 from cahqp.benchmarks.adapt.plan_reader import read_benchmark_plan
 from cahqp.benchmarks.adapt.results import results
 from cahqp.benchmarks.adapt.stages import ArmRun, add_plan
-from cahqp.benchmarks.adapt.table import markdown, read_page, write_section
+from cahqp.benchmarks.adapt.table import markdown
 from cahqp.benchmarks.options import AdaptBenchmarkOptions
 from cahqp.errors import ConfigError
 from cahqp.files import atomic_write, write_json
@@ -40,8 +41,8 @@ def adapt(options: AdaptBenchmarkOptions) -> None:
         raise ConfigError(message)
     for plan in plans.values():
         check_files(plan)
-        if options.docs is not None:
-            read_page(options.docs, plan.name)
+    if options.docs is not None:
+        read_page(options.docs)
     graph = StageGraph(options.output)
     runs = {path: add_plan(graph, plan) for path, plan in plans.items()}
     if options.dry_run:
@@ -65,8 +66,7 @@ def _write_results(plan: BenchmarkPlan, runs: Sequence[ArmRun], command: str, op
     with atomic_write(folder / TABLE) as file:
         file.write(text)
     if options.docs is not None:
-        write_section(options.docs, plan.name, text)
-        write_json(options.docs.parent / "benchmark" / f"{plan.name}.json", figures)
+        add_results(options.docs, figures)
     return f"{text}\n{folder / TABLE}"
 
 
