@@ -21,7 +21,7 @@ Floats = NDArray[np.float64]
 MIN_DETECTIONS = 20
 """Smallest number of detections of a class for a curve of its own; else it uses the curve of all classes together."""
 
-MIN_CORRECT = 10
+MIN_CORRECT = 5
 """Smallest number of correct detections for a curve of its own: three objects decide no curve."""
 
 BINS = 15
