@@ -53,7 +53,7 @@ fuzz: .venv/installed-dev ## Read changed files of every external format for FUZ
 audit: ## Compare constraints.txt with the known vulnerabilities of the Python package index; needs a network
 	$(PYTHON) -m venv .venv-audit
 	.venv-audit/bin/pip install --quiet pip-audit
-	.venv-audit/bin/pip-audit --disable-pip --no-deps --requirement constraints.txt
+	.venv-audit/bin/pip-audit --strict --disable-pip --no-deps --requirement constraints.txt
 
 constraints: .venv/installed-dev ## Write constraints.txt from .venv; install without it first to take newer releases
 	{ grep '^#' constraints.txt; $(BIN)/pip freeze --exclude-editable | grep -viE '$(UNPINNED)'; } > constraints.new

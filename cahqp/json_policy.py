@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn
 
 _MAX_LISTED = 5  # repeated keys in a message
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")  # in pairs, they stand for characters such as emoji
 
 
 class _Repeated(dict[str, Any]):
@@ -28,7 +30,8 @@ def parse_json(data: bytes, finite: bool = True) -> Any:
         finite: Refuse NaN, infinity and numbers beyond the range of a float.
 
     Raises:
-        ValueError: It is not JSON, is nested too deeply for Python, or an object repeats a key.
+        ValueError: It is not JSON, is nested too deeply for Python, an object repeats a key, or a text contains half of
+            a surrogate pair, which UTF-8 cannot write again.
     """
     numbers: dict[str, Any] = {"parse_constant": _refuse, "parse_float": _finite} if finite else {}
     marked: list[_Repeated] = []
@@ -53,6 +56,8 @@ def parse_json(data: bytes, finite: bool = True) -> Any:
         lines = [f"{place}key {key!r} occurs more than once" for place, key in places[:_MAX_LISTED]]
         more = [f"{len(marked) - len(lines)} more"] if len(marked) > len(lines) else []
         raise ValueError("; ".join([*lines, *more]))
+    if _SURROGATE.search(data):
+        json.dumps(value, ensure_ascii=False).encode()  # UnicodeEncodeError is a ValueError
     return value
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -94,5 +93,4 @@ def parse_json(data: bytes) -> Any:
             if isinstance(parent, dict | list)
             for child in (parent.values() if isinstance(parent, dict) else parent)
         ]
-    json.dumps(value, ensure_ascii=False).encode("utf-8")  # half of a surrogate pair cannot be written again
     return value

@@ -37,10 +37,17 @@ def test_repeated_keys_are_refused_at_any_depth(tmp_path, parse, text, place):
         read_json(tmp_path / "a.json")
 
 
-@pytest.mark.parametrize("text", ["NaN", "[Infinity]", "1e999", "[" * 200_000, "1" * 5000, "\xff"])
-def test_other_values_are_a_value_error(text):
+@pytest.mark.parametrize(
+    "text", ["NaN", "[Infinity]", "1e999", "[" * 200_000, "1" * 5000, "\xff", '["\\ud800"]', '{"\\uDFFF": 1}']
+)
+@pytest.mark.parametrize("parse", READERS)
+def test_other_values_are_a_value_error(parse, text):
     with pytest.raises(ValueError, match=r".+"):
-        parse_json(text.encode("latin-1"))
+        parse(text.encode("latin-1"))
+
+
+def test_whole_surrogate_pairs_are_characters():
+    assert parse_json(b'["\\ud83d\\ude00"]') == ["\N{GRINNING FACE}"]
 
 
 @pytest.mark.parametrize("read", [read_coco, read_coco_frames])

@@ -256,7 +256,7 @@ class BasePlan:
     source: Section[Source]
     teacher: Section[Teacher]
     student: Section[Student]
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[int, Field(ge=0, lt=1 << 32)] = 0
     scenes: Scenes = field(default_factory=dict)
     relabel: Section[Relabel] = field(default_factory=Relabel)
     calibrate: Section[CalibrationRules] | None = None

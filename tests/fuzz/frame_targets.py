@@ -16,6 +16,7 @@ from cahqp.coco.image_folder import ImageFolder
 from cahqp.coco.sources import image_names
 from cahqp.cycle.replay_buffer import read_buffer
 from cahqp.data.frames import open_frames
+from cahqp.drift.result import first_drifted
 from cahqp.drift.signals import read_signals, write_signals
 from cahqp.edge.capture import read_frames
 from cahqp.errors import CahqpError
@@ -140,6 +141,7 @@ def read_drift(folder, output, mutator):
     attempt(
         mutator,
         lambda: read_signals(folder / "night"),
+        lambda: first_drifted(folder / "drift"),
         lambda: command("drift", *given, f"--output={output / 'd'}"),
         lambda: command("sample", "--features", folder / "night", "--budget=3", f"--drift={folder / 'drift'}",
                         f"--output={output / 's'}", accept=(1,)),

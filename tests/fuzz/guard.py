@@ -114,7 +114,7 @@ def fuzz(target, root, seconds, seed=0, case=None, cases=2):
     with socket.create_server(("127.0.0.1", 0)) as server, (root / "hang.log").open("w") as log:
         connections = _count_connections(server)
         watch = _Case(target, root, files, f"http://127.0.0.1:{server.getsockname()[1]}", connections)
-        _limit_memory()
+        limit_memory()
         guard = Guard([], [root / "case", root / "output"])
         number, end = 0, time.monotonic() + seconds
         while number < cases or time.monotonic() < end:
@@ -199,7 +199,8 @@ def _count_connections(server):
     return connections
 
 
-def _limit_memory():
+def limit_memory():
+    """Limit the memory of this process to what it has and `MEMORY` more."""
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     limit = pages * resource.getpagesize() + MEMORY
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))

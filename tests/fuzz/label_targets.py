@@ -22,7 +22,7 @@ from cahqp.training.distillation.store import SoftLabelStore, SoftLabelWriter, S
 CLASSES = ("car", "person")
 
 
-def write_labels(folder, frames=4, classes=CLASSES):
+def write_labels(folder, frames=4):
     """Write a COCO file with boxes of a model and of a person, and its images."""
     (folder / "images" / "north").mkdir(parents=True)
     images, boxes = [], []
@@ -35,7 +35,7 @@ def write_labels(folder, frames=4, classes=CLASSES):
             box = {"id": len(boxes) + 1, "image_id": number, "category_id": row + 1, "bbox": [4 + row, 6.5, 10, 8.25]}
             box |= {"area": 82.5, "iscrowd": int(row and number == 2), "score": 0.75, "track_id": row, "weight": 0.5}
             boxes.append(box | ({"origin": "human"} if number == 1 else {"origin": "model", "uncertainty": 0.1}))
-    categories = [{"id": number, "name": name} for number, name in enumerate(classes, 1)]
+    categories = [{"id": number, "name": name} for number, name in enumerate(CLASSES, 1)]
     document = {"images": images, "annotations": boxes, "categories": categories}
     (folder / "labels.json").write_text(json.dumps(document))
     (folder / "source.json").write_text(json.dumps({"root": "images"}))

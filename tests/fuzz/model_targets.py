@@ -132,7 +132,14 @@ def read_registry(folder, output, mutator):
 
 
 def repoint(folder, mutator):
-    """Make the pointer agree with its own hash, as anyone can."""
+    """Make the pointer agree with its own hash, and sometimes remove a version."""
+    renew(folder)
+    if mutator.random.random() < 0.2:
+        shutil.rmtree(folder / "registry" / "versions" / mutator.random.choice(("0001", "0002")), ignore_errors=True)
+
+
+def renew(folder):
+    """Make the pointer of a registry agree with its own hash, as anyone can."""
     path = folder / "registry" / RUNNING
     try:
         content = json.loads(path.read_bytes())
@@ -141,8 +148,6 @@ def repoint(folder, mutator):
         path.write_text(json.dumps(content))
     except (ValueError, AttributeError, KeyError, TypeError, RecursionError):
         return  # it is no pointer any more
-    if mutator.random.random() < 0.2:
-        shutil.rmtree(folder / "registry" / "versions" / mutator.random.choice(("0001", "0002")), ignore_errors=True)
 
 
 TARGETS = [
