@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import logging
+import os
 import stat
 import struct
 from collections.abc import Iterator
@@ -13,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from cahqp.errors import DataError
 
@@ -38,6 +40,16 @@ class BrokenImageError(DataError):
     """An image that cannot be decoded, or whose size differs from that in its annotations."""
 
 
+class _ImageFile(io.BufferedReader):
+    """File that allocates no more than it has: a chunk of a PNG may claim 4 GB, and Pillow reads as much."""
+
+    def read(self, size: int | None = -1) -> bytes:
+        """Return the next bytes; see `io.BufferedReader`."""
+        if size is not None and size > io.DEFAULT_BUFFER_SIZE:
+            size = min(size, max(0, os.fstat(self.fileno()).st_size - self.tell()))
+        return super().read(size)
+
+
 @contextmanager
 def _opened(path: Path) -> Iterator[Image.Image]:
     """Open an image without decoding it.
@@ -49,11 +61,14 @@ def _opened(path: Path) -> Iterator[Image.Image]:
         if not stat.S_ISREG(Path(path).stat().st_mode):
             message = "is not a regular file"  # a FIFO or device could send data for ever
             raise BrokenImageError(message)
-        with Image.open(path, formats=_FORMATS) as image:
+        with _ImageFile(io.FileIO(path)) as file, Image.open(file, formats=_FORMATS) as image:
             if image.width * image.height > _MAX_PIXELS:
                 message = f"{image.width}x{image.height} pixels are more than the {_MAX_PIXELS:,} allowed"
                 raise BrokenImageError(message)
             yield image
+    except UnidentifiedImageError as error:
+        message = f"cannot be decoded (it is not {', '.join(_FORMATS[:-1])} or {_FORMATS[-1]})"
+        raise BrokenImageError(message) from error
     except _DAMAGE as error:
         message = f"cannot be decoded ({error or type(error).__name__})"
         raise BrokenImageError(message) from error

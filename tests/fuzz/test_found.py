@@ -11,8 +11,9 @@ import pytest
 from fuzz import frame_targets, label_targets, model_targets, plan_targets
 from fuzz.mutations import Mutator
 from numpy.lib import format as npy
-from security.changes import put, text
+from security.changes import picture, put, text
 
+from cahqp.coco.decoding import read_image
 from cahqp.errors import CahqpError
 from cahqp.files import disk_trouble, path_inside, read_limited
 
@@ -163,15 +164,27 @@ def test_a_header_that_claims_another_size_is_refused_before_it_is_allocated(rea
         read("signals", change, "night/features.npz")
 
 
-def test_a_small_file_takes_little_memory_whatever_its_limit(tmp_path):
-    (tmp_path / "a").write_bytes(b"x")
+@pytest.fixture
+def little_memory():
+    """Limit the memory of this process to 256 MB more than it has."""
     before = resource.getrlimit(resource.RLIMIT_AS)
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + (256 << 20), before[1]))
-    try:
-        assert read_limited(tmp_path / "a", 2 << 30) == b"x"
-    finally:
-        resource.setrlimit(resource.RLIMIT_AS, before)
+    yield
+    resource.setrlimit(resource.RLIMIT_AS, before)
+
+
+def test_a_small_file_takes_little_memory_whatever_its_limit(tmp_path, little_memory):
+    (tmp_path / "a").write_bytes(b"x")
+    assert read_limited(tmp_path / "a", 2 << 30) == b"x"
+
+
+def test_a_chunk_of_an_image_allocates_no_more_than_the_file_has(tmp_path, little_memory):
+    data = bytearray(picture(".png"))
+    place = data.index(b"IDAT") - 4
+    data[place : place + 4] = (2**31 - 1).to_bytes(4, "big")
+    (tmp_path / "a.png").write_bytes(data)
+    assert read_image(tmp_path / "a.png").shape == (24, 32, 3)
 
 
 @pytest.mark.parametrize("name", ["..", "a/../b", "/a", "a\\b", "C:a", "\0", "\ud800", "é" * 200, ""])
