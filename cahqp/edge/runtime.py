@@ -215,9 +215,13 @@ class Runtime:
 
     def _check_shapes(self) -> None:
         expected = {"images": [self.batch, 3, *self._size]}
-        inputs = {i.name: i.shape for i in self.session.get_inputs()}
-        outputs = {o.name: o.shape for o in self.session.get_outputs()}
-        classes = outputs.get("logits", [0])[-1]
+        try:
+            inputs = {i.name: i.shape for i in self.session.get_inputs()}
+            outputs = {o.name: o.shape for o in self.session.get_outputs()}
+        except UnicodeDecodeError as error:
+            message = f"The model of {self.package.path} has a name that is not UTF-8 ({error}). Export it again."
+            raise WeightsError(message) from error
+        classes = (outputs.get("logits") or [0])[-1]
         if any(isinstance(shape[1], int) and shape[1] > _MAX_QUERIES for shape in outputs.values() if len(shape) == 3):
             message = f"The model of {self.package.path} has more than {_MAX_QUERIES:,} queries. Export another model."
             raise WeightsError(message)

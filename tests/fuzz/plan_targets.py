@@ -3,6 +3,7 @@
 import contextlib
 import json
 import shutil
+from argparse import ArgumentError
 from pathlib import Path
 
 import yaml
@@ -15,6 +16,7 @@ from cahqp.cli.options import parse
 from cahqp.cycle.plan import read_plan
 from cahqp.cycle.rounds.plan import has_rounds, read_rounds
 from cahqp.edge.package import read_package
+from cahqp.errors import CahqpError
 from cahqp.files import sha256, write_json
 from cahqp.gate.options import GateOptions
 from cahqp.registry.registry import PromotionRequest, Registry
@@ -69,6 +71,14 @@ def make_plans(folder):
     (folder / "gate.yaml").write_text(yaml.safe_dump(gate))
 
 
+def _parse(options, config):
+    """Parse a config of options; `cahqp` prints both kinds of errors."""
+    try:
+        parse(options, [f"--config={config}"], "cahqp")
+    except ArgumentError as error:
+        raise CahqpError(str(error)) from error
+
+
 def read_plans(folder, output, mutator):
     def benchmark():
         with contextlib.chdir(Path(__file__).parents[2]):  # its configs are named from there
@@ -81,8 +91,8 @@ def read_plans(folder, output, mutator):
     attempt(
         mutator,
         lambda: read_plan(folder / "plan.yaml", ["ca-hqp"]), rounds, benchmark,
-        lambda: parse(RelabelOptions, [f"--config={folder / 'options.yaml'}"], "cahqp relabel"),
-        lambda: parse(GateOptions, [f"--config={folder / 'gate.yaml'}"], "cahqp gate"),
+        lambda: _parse(RelabelOptions, folder / "options.yaml"),
+        lambda: _parse(GateOptions, folder / "gate.yaml"),
         lambda: command("cycle", "status", f"--plan={folder / 'plan.yaml'}"),
         lambda: command("cycle", "status", f"--plan={folder / 'rounds.yaml'}"),
     )  # fmt: skip

@@ -1,5 +1,6 @@
 """What fuzzing has found: values that ended in a traceback, or in 2 GB of memory, and now end in a message."""
 
+import hashlib
 import io
 import random
 import resource
@@ -14,6 +15,7 @@ from numpy.lib import format as npy
 from security.changes import picture, put, text
 
 from cahqp.coco.decoding import read_image
+from cahqp.edge.package import MANIFEST, MODEL
 from cahqp.errors import CahqpError
 from cahqp.files import disk_trouble, path_inside, read_limited
 
@@ -162,6 +164,17 @@ def test_a_header_that_claims_another_size_is_refused_before_it_is_allocated(rea
 
     with pytest.raises(CahqpError, match="size that its header states"):
         read("signals", change, "night/features.npz")
+
+
+@pytest.mark.parametrize(("old", "new"), [(b"boxes", b"box\xffs"), (b"logits", b"\xff\xfegits")])
+def test_names_in_a_model_that_are_no_text_are_a_message(read, old, new):
+    def change(folder, file):
+        data = (folder / file).read_bytes().replace(old, new)
+        (folder / file).write_bytes(data)
+        put("files", {MODEL: hashlib.sha256(data).hexdigest()})(folder, f"package/{MANIFEST}")
+
+    with pytest.raises(CahqpError, match=r"UTF-8|refuses the model"):
+        read("package", change, f"package/{MODEL}")
 
 
 @pytest.fixture
