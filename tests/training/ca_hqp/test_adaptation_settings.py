@@ -319,7 +319,7 @@ def test_scenes_are_aligned_without_labels_of_the_target(teacher):
 
 
 def test_a_training_without_an_end_has_no_share_that_is_done(teacher):
-    made = module(teacher)
+    made = module(teacher, alignment=AlignmentSettings(dqfa=0.1, schedule="dann"))
     made._trainer.estimated_stepping_batches = float("inf")
     with pytest.raises(ConfigError, match="their number is unlimited"):
         step(made)
