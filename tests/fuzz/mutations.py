@@ -102,7 +102,7 @@ class Mutator:
             )
         elif action == 7:
             parent.insert(key, copy.deepcopy(old))
-        elif action == 8 and isinstance(old, int | float):
+        elif action == 8 and isinstance(old, int | float) and abs(old) < 1e300:
             parent[key] = self.random.choice((old + 1, old - 1, -old, old * 1000, old / 3, str(old), float(old)))
         elif action == 8 and isinstance(old, str):
             parent[key] = self.random.choice((old + "/../x", old.upper(), old * 9, old[:-1], f"../{old}", [old]))

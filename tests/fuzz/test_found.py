@@ -200,6 +200,15 @@ def test_a_chunk_of_an_image_allocates_no_more_than_the_file_has(tmp_path, littl
     assert read_image(tmp_path / "a.png").shape == (24, 32, 3)
 
 
+def test_a_class_that_only_a_region_to_ignore_has_stays_a_class(read):
+    def change(folder, file):
+        (folder / file).write_text("names: {0: car}\n")
+        for path in (folder / "yolo" / "labels").rglob("*.txt"):
+            path.write_text("\n".join(line for line in path.read_text().splitlines() if line[0] == "0"))
+
+    read("yolo", change, "yolo/data.yaml")
+
+
 @pytest.mark.parametrize("name", ["..", "a/../b", "/a", "a\\b", "C:a", "\0", "\ud800", "é" * 200, ""])
 def test_names_that_lead_out_are_refused(tmp_path, name):
     with pytest.raises(CahqpError, match="name inside a folder"):

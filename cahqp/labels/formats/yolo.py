@@ -108,7 +108,9 @@ def read(path: Path, like: Labels | None) -> Labels:
         if file is not None:  # a missing file did not come back
             regions = tuple(box for box in image.boxes if box.ignored)
             images.append(LabelImage(image.entry, _boxes(file, image, names) + regions, image.reviewed))
-    return Labels(dict(enumerate((names[number] for number in sorted(names)), 1)), tuple(images))
+    listed = [names[number] for number in sorted(names)]
+    classes = dict.fromkeys([*listed, *(box.name for image in images for box in image.boxes)])  # also of regions
+    return Labels(dict(enumerate(classes, 1)), tuple(images))
 
 
 def _boxes(file: Path, image: LabelImage, names: Mapping[int, str]) -> tuple[LabelBox, ...]:
