@@ -77,8 +77,9 @@ def file_given_for_a_folder(fit, place):
 def interrupted_first_run(fit, place):
     partial = place / "run.partial"
     partial.mkdir()
-    (partial / "identity.json").write_text('{"command": "fit", "seed": 7}')
-    return fit, "remove"
+    identity = {"command": "fit", "version": "0", "seed": 7, "settings": {}, "inputs": {}}
+    (partial / "identity.json").write_text(json.dumps(identity))
+    return fit, "Choose another --output, or remove"
 
 
 def another_runs_folder(fit, place):
