@@ -46,7 +46,7 @@ def adapt(options: AdaptBenchmarkOptions) -> None:
     graph = StageGraph(options.output)
     runs = {path: add_plan(graph, plan) for path, plan in plans.items()}
     if options.dry_run:
-        print("\n".join(_estimates(graph, plans, runs)))
+        print("\n".join(_estimates(graph, plans, runs, options.jobs)))
         return
     locks.acquire(options.output)
     try:
@@ -83,9 +83,12 @@ def _command_line(path: Path, plan: BenchmarkPlan, options: AdaptBenchmarkOption
 
 
 def _estimates(
-    graph: StageGraph, plans: Mapping[Path, BenchmarkPlan], runs: Mapping[Path, Sequence[ArmRun]]
+    graph: StageGraph, plans: Mapping[Path, BenchmarkPlan], runs: Mapping[Path, Sequence[ArmRun]], jobs: int
 ) -> list[str]:
-    """Return one line for each stage that is left, and the estimated duration of each plan and of all together."""
+    """Return one line for each stage that is left, and the estimated duration of each plan and of all together.
+
+    Costs are those of one core, and each of `jobs` stages at a time has one.
+    """
     state, listed, total, lines = State(graph.root), set[str](), 0.0, []
     for path, plan in plans.items():
         required = graph.stages_of(run.measured for run in runs[path])
@@ -94,9 +97,9 @@ def _estimates(
         listed |= {stage.name for stage in left}
         seconds = sum(graph.seconds[stage.name] for stage in left)
         lines += [f"{graph.seconds[s.name] / 60:7.1f} min  {shlex.join(['cahqp', *s.arguments])}" for s in left]
-        lines.append(f"{plan.name}: {len(left)} stages left, about {duration(seconds)} on two cores\n")
+        lines.append(f"{plan.name}: {len(left)} stages left, about {duration(seconds / jobs)} with --jobs {jobs}\n")
         total += seconds
     return [
         *lines,
-        f"All together: {len(listed)} stages, about {duration(total)}. Shared stages count once.",
+        f"All together: {len(listed)} stages, about {duration(total / jobs)} with --jobs {jobs}. Shared stages count once.",
     ]

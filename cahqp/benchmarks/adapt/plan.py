@@ -194,7 +194,7 @@ class Expert(BenchmarkModel):
 
 @dataclass(frozen=True, kw_only=True)
 class StepCost:
-    """Seconds on two CPU cores of an AMD EPYC, measured on synthetic-night-long, for the estimate of a dry run.
+    """Seconds of one CPU core, for the estimate of a dry run. Defaults: AMD EPYC, the minutes of synthetic-night-long.
 
     Attributes:
         adapt: One adaptation step.
