@@ -101,5 +101,5 @@ def _estimates(
         total += seconds
     return [
         *lines,
-        f"All together: {len(listed)} stages, about {duration(total / jobs)} with --jobs {jobs}. Shared stages count once.",
+        f"All together: {len(listed)} stages, {duration(total / jobs)} at --jobs {jobs}. Shared stages count once.",
     ]
