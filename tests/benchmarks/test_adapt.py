@@ -136,10 +136,11 @@ def workplace(tmp_path, monkeypatch):
     started = []
 
     def execute(command, log, watch):
-        started.append(command[3:])
-        fake(command[3:])
+        started.append(command[1:])
+        fake(command[1:])
         return 0
 
+    monkeypatch.setattr(executor, "PROGRAM", ("cahqp",))  # stages of cahqp itself are forked, not executed
     monkeypatch.setattr(executor.process, "execute", execute)
     return started
 
