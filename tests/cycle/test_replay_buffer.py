@@ -43,7 +43,9 @@ def domain(tmp_path):
 @pytest.fixture
 def replay(tmp_path):
     def run(given, output, buffer=None, **settings):
-        flags = [f"--{key}={value}" for key, value in {"capacity": 24, "share": 0.5, **settings}.items()]
+        flags = [
+            f"--{key.replace('_', '-')}={value}" for key, value in {"capacity": 24, "share": 0.5, **settings}.items()
+        ]
         flags += [f"--buffer={tmp_path / buffer}"] if buffer else []
         assert main(["replay", *given, f"--output={tmp_path / output}", *flags]) == 0
         return tmp_path / output

@@ -71,8 +71,9 @@ def test_the_command_writes_frames_with_their_features(seen):
 
 def test_only_what_has_drifted(seen, capsys):
     (seen / "drift").mkdir()
-    (seen / "drift/manifest.json").write_text('{"settings": {"window": 6}}')
-    found = {"cameras": {"north": {"verdict": "drift", "since": 2}}}
+    manifest = {"command": "drift", "version": "0", "seed": 0, "settings": {"window": 6}}
+    (seen / "drift/manifest.json").write_text(json.dumps(manifest | {"inputs": {}, "metrics": {}, "outputs": {}}))
+    found = {"cameras": {"north": {"verdict": "drift", "since": 2}}, "groups": []}
     (seen / "drift/drift.json").write_text(json.dumps(found))
     assert sample(seen, f"--drift={seen / 'drift'}") == 0
     assert min(i["frame"] for i in json.loads((seen / "out/frames.json").read_text())["images"]) >= 12

@@ -56,7 +56,13 @@ def test_a_stage_has_the_folder_and_environment_of_its_caller(stages, monkeypatc
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_no_stage_outlives_its_caller(number, tmp_path):
     code = DRIVER.format(server=SLEEP + LIGHT)
-    driver = subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, stderr=subprocess.DEVNULL)
+    driver = subprocess.Popen(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        stderr=subprocess.DEVNULL,
+        # Tests in the background of a shell ignore interrupts, and children would inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     wait_for(lambda: "\n1\n" in (Path(tmp_path / "log").read_text() if Path(tmp_path / "log").exists() else ""))
     server = children(driver.pid)[0]
     stage = children(server)[0]
