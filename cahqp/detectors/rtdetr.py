@@ -154,12 +154,7 @@ class RTDETR(TwoStageDetector):
             message = "RT-DETR takes no padded images. Give images of one size, as its preprocessing makes them."
             raise ValueError(message)
         sizes = valid_sizes(padding_mask)
-        layers = [cast("ConvNorm", layer) for layer in self.encoder.input_proj]
-        projected = [layer.conv(f) for layer, f in zip(layers, self.backbone(images), strict=True)]
-        maps = [layer.norm(m) for layer, m in zip(layers, projected, strict=True)]
-        if self.prompt is not None:
-            masks = [torch.zeros_like(m[:, 0], dtype=torch.bool) for m in maps]
-            maps = self.prompt(maps, masks, projected).features
+        maps = self._project(self.backbone(images))
         fused = [project(f) for project, f in zip(self.decoder_proj, self.encoder(maps), strict=True)]
         shapes = [(m.shape[2], m.shape[3]) for m in fused]
         tokens = torch.cat([to_tokens(m) for m in fused], 1)
@@ -172,6 +167,17 @@ class RTDETR(TwoStageDetector):
         output = Output.from_layers(logits, boxes, noised, sizes, features)
         output.encoder_logits, output.encoder_boxes = proposed.logits, proposed.boxes
         return output
+
+    def _project(self, levels: list[Tensor]) -> list[Tensor]:
+        """Return the maps that enter the encoder, changed by the prompt if there is one."""
+        layers = [cast("ConvNorm", layer) for layer in self.encoder.input_proj]
+        if self.prompt is None:  # whole layers keep their names in an exported graph, by which INT8 selects them
+            return [layer(level) for layer, level in zip(layers, levels, strict=True)]
+        projected = [layer.conv(level) for layer, level in zip(layers, levels, strict=True)]
+        maps = [layer.norm(one) for layer, one in zip(layers, projected, strict=True)]
+        masks = [torch.zeros_like(one[:, 0], dtype=torch.bool) for one in maps]
+        prompted: list[Tensor] = self.prompt(maps, masks, projected).features
+        return prompted
 
     def _decode(
         self, tokens: Tensor, shapes: Shapes, proposed: Proposals, noised: DenoisingQueries | None
