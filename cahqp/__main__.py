@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         with _output(switches):
             code = _run(arguments, verbose="--verbose" in switches)
             sys.stdout.flush()
-    except BrokenPipeError:  # the reader, such as `head`, has seen enough
+    except BrokenPipeError:  # the reader, such as `head`, has closed the pipe
         _close_stdout()
         return 128 + 13  # as after SIGPIPE
     return code
@@ -102,7 +102,7 @@ def _output(switches: Container[str]) -> Iterator[None]:
 
 
 def _close_stdout() -> None:
-    """Send what is still buffered nowhere, so that the interpreter does not fail on it at its end."""
+    """Discard buffered output, so that the interpreter does not fail on it at exit."""
     try:
         descriptor = sys.stdout.fileno()
     except OSError:  # a stream without a file, as in a test

@@ -101,7 +101,7 @@ def _explained(error: Exception, path: Path) -> RunError | None:
 
 
 def _disk_full(error: BaseException | None) -> bool:
-    """Return whether an error, or one that it follows from, is that of a full disk.
+    """Return whether an error, or one of its causes, is a full disk.
 
     Libraries wrap it: safetensors in an error of its own, torch in a RuntimeError about a position in the file.
     """
@@ -164,7 +164,7 @@ def read_limited(path: Path, limit: int = MAX_BYTES) -> bytes:
     with os.fdopen(descriptor, "rb") as file:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise OSError(0, "it is not a regular file")
-        data = file.read(min(limit, os.fstat(descriptor).st_size) + 1)  # the whole limit would be allocated
+        data = file.read(min(limit, os.fstat(descriptor).st_size) + 1)  # read(limit) would allocate the whole limit
     if len(data) > limit:
         raise OSError(0, f"it is larger than {limit} bytes")
     return data

@@ -1,4 +1,4 @@
-"""Memory of the thumbnails of a recording: what differs from their median moves."""
+"""Memory of thumbnails per recording, for the detection of motion against their median."""
 
 from __future__ import annotations
 

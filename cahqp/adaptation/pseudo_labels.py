@@ -37,7 +37,7 @@ def select_pseudo_labels(
         max_boxes: Largest number of boxes that train.
         ignore_threshold: Lowest score of an uncertain box, or (C,) one per class. `None`: they are background.
         weight_by_score: Weight a box by its score; otherwise every box counts fully.
-        count_ignored: Expect as many objects in an ignored box as its score; otherwise none.
+        count_ignored: Count an ignored box as that many objects as its score; otherwise as none.
 
     Raises:
         ConfigError: A single `ignore_threshold` is above a single threshold, or a detection's class has no threshold.

@@ -16,7 +16,7 @@ PRESENT = 0.5
 
 
 class QueryMemory(nn.Module):
-    """Last domain queries of each domain and layer, as they were, without gradient.
+    """Last domain queries of each domain and layer, detached.
 
     A domain query is one sample per image, and a batch has few images: SFA's author calls one image per batch too few
     for the discriminator. Past queries train the discriminator only. `commit` stores the queries of all processes after
@@ -33,7 +33,7 @@ class QueryMemory(nn.Module):
         self._pending: list[tuple[str, Tensor]] = []
 
     def reversal(self, domain: int, scale: float | Tensor) -> float | Tensor:
-        """Return the scale of the reversal with which features get the gradient that they get without a memory."""
+        """Return the reversal scale that leaves the gradient of the features as without a memory."""
         return scale / PRESENT if any(name.endswith(f"/{domain}") for name in self._past) else scale
 
     def judge(self, discriminator: Discriminator, layer: int, queries: Tensor, domain: int) -> tuple[Tensor, Tensor]:

@@ -41,7 +41,7 @@ class BrokenImageError(DataError):
 
 
 class _ImageFile(io.BufferedReader):
-    """File that allocates no more than it has: a chunk of a PNG may claim 4 GB, and Pillow reads as much."""
+    """File that allocates at most its own size: a chunk of a PNG may claim 4 GB, and Pillow reads as much."""
 
     def read(self, size: int | None = -1) -> bytes:
         """Return the next bytes; see `io.BufferedReader`."""

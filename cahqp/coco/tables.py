@@ -94,7 +94,7 @@ def parse_tables(document: dict[str, Any], path: Path, sizes: bool = True, score
 
 
 def read_categories(document: dict[str, Any], problems: Problems) -> dict[int, str]:
-    """Return the names of a document's categories by id; ids must be unique, and names of used categories.
+    """Return the names of a document's categories by id; ids must be unique, and so must the names of used categories.
 
     A category without boxes that repeats a name is left out: Roboflow writes such a root category.
     """
@@ -205,7 +205,7 @@ def read_boxes(
 
 
 def _check_rotation(row: Row) -> None:
-    """Note a box that CVAT or a similar tool turned: its `bbox` is that of the upright box."""
+    """Note a box that CVAT or a similar tool rotated: its `bbox` is that of the box before the rotation."""
     attributes = row.entry.get("attributes")
     rotation = attributes.get("rotation") if isinstance(attributes, dict) else None
     if rotation is not None and as_number(rotation) != 0:

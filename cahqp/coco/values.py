@@ -1,4 +1,4 @@
-"""JSON values as numbers, integers, flags and boxes: the only place that decides what counts as one."""
+"""JSON values as numbers, integers, flags and boxes; all readers of COCO files use these functions."""
 
 from __future__ import annotations
 

@@ -182,7 +182,8 @@ class CalibrationRules:
         uncalibrated: Classes with too few objects in `source.val`. They share one curve.
         target_precision: Precision, 0..1, that the thresholds reach on `source.val`. Default: the best F1, if views or
             teachers are fused; otherwise the thresholds of the model.
-        dynamic: Lower the threshold of a class by as much as its mean score is lower on the target.
+        dynamic: Multiply the threshold of a class by the ratio, 0.5 to 1, of its mean scores on target and
+            `source.val`.
     """
 
     method: Method = "isotonic"

@@ -108,7 +108,7 @@ class DetectionData(LightningDataModule):
         Args:
             paths: COCO files.
             augmentation: Augmentation of the frames; by default that of training.
-            count_ignored: Expect as many objects in an ignored region as its score.
+            count_ignored: Set the expected number of objects in an ignored region to its score; otherwise to 0.
         """
         return LabelledFrames(
             [read_coco(path) for path in paths],

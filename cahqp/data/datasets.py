@@ -36,7 +36,7 @@ class LabelledFrames(Dataset[Sample]):
         seed: Seed of the augmentation, together with the pass and the name of the frame.
         max_invalid_share: Largest allowed share of broken images, 0..1.
         ignore_categories: Names of categories whose boxes are left out.
-        count_ignored: Expect as many objects in an ignored region as its score; otherwise none.
+        count_ignored: Set the expected number of objects in an ignored region to its score; otherwise to 0.
 
     Attributes:
         augmentation: As given.

@@ -117,7 +117,7 @@ def _libc() -> ctypes.CDLL:
 
 
 def _check(answer: int, step: str) -> int:
-    """Return the answer of a system call; raise an error for -1."""
+    """Return the result of a system call; raise an error for -1."""
     if answer < 0:
         message = f"{step} failed ({os.strerror(ctypes.get_errno())}). Run the command in a container instead."
         raise ConfigError(message)

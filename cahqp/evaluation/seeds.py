@@ -50,7 +50,7 @@ class Interval:
     def equivalent(self, margin: float) -> bool:
         """Return whether two one-sided tests at 5 % place the value within a margin of zero (TOST, Schuirmann 1987).
 
-        They do if the 90 % interval lies within -margin..margin.
+        They do so if the 90 % interval lies within -margin..margin.
         """
         return self.seeds >= MIN_SEEDS and abs(self.value) + self.half_90 <= margin
 

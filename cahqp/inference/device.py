@@ -17,7 +17,7 @@ def check_device(name: str) -> torch.device:
     """Return the device of a name.
 
     Raises:
-        ConfigError: The name is none, or this machine does not have the device.
+        ConfigError: The name is not that of a device, or this machine does not have it.
     """
     try:
         device = torch.device(name)

@@ -103,7 +103,7 @@ def encode(position: int, frame: Frame, candidates: Candidates, thumbnail: str |
         position: Position of the frame in the input.
         frame: Origin of the frame.
         candidates: Its boxes.
-        thumbnail: Its thumbnail, from `encode_thumbnail`, if motion is looked at.
+        thumbnail: Its thumbnail, from `encode_thumbnail`, if motion is used.
     """
     record: dict[str, Any] = {
         "position": position,

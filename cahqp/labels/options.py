@@ -22,7 +22,7 @@ class LabelOptions:
         ignore_share: Share of the threshold, 0..1. A box that reaches this share but not the threshold becomes a region
             to ignore: neither object nor background in training. With 1 there are no such regions.
         moving_ignore_share: Share of the threshold, 0..1, in place of `ignore_share` for boxes that move, in recordings
-            of fixed cameras. Moving regions without a label are ignored too. Default: motion is not looked at.
+            of fixed cameras. Moving regions without a label are ignored too. Default: motion is not used.
         temporal: Judge boxes by their tracks: reject flicker, fill gaps, vote on classes. Recordings without time
             stamps, or with frames too far apart, are labelled frame by frame; a message counts them.
         stationary_weight: Score multiplier, 0..1, for boxes at a position occupied in most other frames of the

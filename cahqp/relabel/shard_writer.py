@@ -109,7 +109,7 @@ class CandidateWriter(BasePredictionWriter):
     Args:
         work: Directory of the run.
         frames: Frames of the input. Their images are saved if they have no file.
-        thumbnails: Add a thumbnail of each frame, from which motion is seen.
+        thumbnails: Add a thumbnail of each frame, to detect motion.
     """
 
     def __init__(self, work: Path, frames: FrameSet, thumbnails: bool = False) -> None:

@@ -110,7 +110,7 @@ class StageProcess:
         return answer
 
     def _stop(self, server: subprocess.Popen[bytes], child: int) -> None:
-        """End a stage after an interrupt, and read its exit code, so that the next stage does not."""
+        """End a stage after an interrupt, and read its exit code, so that the next stage does not receive it."""
         for number, seconds in ((signal.SIGTERM, _STOP_SECONDS), (signal.SIGKILL, _STOP_SECONDS)):
             with suppress(ProcessLookupError):
                 os.kill(child, number)

@@ -135,7 +135,7 @@ class Traffic:
             along = float(rng.uniform(lane.start, lane.end))
             x, y, angle = self.layout.road.at(along, lane.offset + math.copysign(PARKING_OFFSET, lane.offset))
             if any(math.hypot(float(x) - user.x, float(y) - user.y) < PARKING_GAP for user in users):
-                continue  # the place is taken
+                continue  # too close to a parked vehicle
             model = replace(_model(label, (self.seed, *self.identity, FIRST_PARKED, number), 0), lamps=[])
             heading = float(angle) if lane.direction > 0 else float(angle) + math.pi
             users.append(RoadUser(label, FIRST_PARKED + number, float(x), float(y), heading, model))

@@ -43,7 +43,7 @@ class Arm:
         steps: Training steps as a multiple of the plan's adaptation steps.
         ground_truth: Option that receives the labelled target files, for upper bounds that read target labels.
         self_training: Whether the plan's self-training rounds follow the adaptation. Oracles have none.
-        source_images: Whether it trains on source images alone, so that its steps count them alone.
+        source_images: Whether it trains on source images alone; then only these count towards its steps.
         expert: Fuse the boxes of the plan's `expert` in the labels of self-training rounds and of the student.
         relabel: Label options for this arm. Default: the plan's.
         calibrate: Calibration before this arm's labelling. Default: the plan's.
@@ -111,8 +111,8 @@ class BenchmarkModel(Model):
     """Start of a detector. Its `weights` are shared by all seeds; otherwise each seed trains its own.
 
     Attributes:
-        start: Configs of a `fit` of no steps that makes a model file of the published model in --start. `fit` continues
-            from it. Default: `fit` starts from random weights.
+        start: Configs of a `fit` without steps that makes a model file of the published model in --start. `fit`
+            continues from it. Default: `fit` starts from random weights.
         set: Options of the first training: `start`, or `fit` without it.
         backbone: Whether the first training needs --backbone, a file of pretrained weights.
     """

@@ -153,7 +153,7 @@ class _SeedStages:
         )
 
     def _expert(self, expert: Expert) -> Path:
-        """Return the expert's model file, adapted to the target if the plan says so."""
+        """Return the expert's model file, adapted to the target if the plan has configs for it."""
         model = self._source_model("expert", expert)
         if not expert.adapt:
             return model
@@ -162,7 +162,7 @@ class _SeedStages:
         return self._fit("adapt", expert.adapt, model, frames, length | WITHOUT_ALARMS).output / MODEL
 
     def _calibrate(self, calibrate: CalibrationRules, teachers: list[Path], rules: LabelOptions) -> Stage:
-        """Return the stage that fits curves to the scores of the labelling on `source.val`."""
+        """Return the stage that calibrates the scores of the labelling on `source.val`."""
         arguments = ["calibrate", f"--weights={teachers[0]}", *(f"--teachers={expert}" for expert in teachers[1:])]
         arguments += ["--frames", *map(str, self.source_val), *calibrate.calibrate_flags(rules)]
         seconds = self.estimate.frames(self.plan.source.val, len(teachers) * len(parse_views(rules.views)))
@@ -177,7 +177,7 @@ class _SeedStages:
         return self._fit(f"{role}-source", model.fit, start, frames, settings).output / MODEL
 
     def _start_model(self, model: BenchmarkModel) -> Path:
-        """Return the published model as a model file, with thresholds of `source.val`; no step trains it."""
+        """Return the published model as a model file, with thresholds of `source.val`, without training."""
         frames = {"train": self.source_train, "val": self.source_val}
         return self._fit("start", model.start, None, frames, model.set | {"trainer.max_epochs": 0}).output / MODEL
 

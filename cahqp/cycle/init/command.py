@@ -54,7 +54,7 @@ def init(options: InitOptions) -> None:
 
 
 def _prepare(options: InitOptions, classes: Sequence[str]) -> dict[Role, Start]:
-    """Return the starting points; a model file as it is determines the classes of a converted checkpoint."""
+    """Return the starting points; a model file of cahqp determines the classes of a converted checkpoint."""
     given: dict[Role, str | None] = {"teacher": options.teacher, "student": options.student}
     starts: dict[Role, Start] = {}
     for role, text in sorted(given.items(), key=lambda item: item[1] in PUBLISHED):

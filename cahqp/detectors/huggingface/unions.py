@@ -60,7 +60,7 @@ class ClassUnions:
         return torch.stack([own.amax(-1) for own in torch.split(logits, members, -1)], -1)
 
     def first_rows(self, labels: Tensor) -> Tensor:
-        """Return the first row of each class index; the number of rows for the number of classes, an empty slot."""
+        """Return the first row of each class index; the index of an empty slot becomes the number of rows."""
         starts = [0]
         for parts in self._parts:
             starts.append(starts[-1] + len(parts))

@@ -80,7 +80,7 @@ class VisualPromptGenerator(nn.Module):
 
     `q = Linear(GAP(CBAM(X)))`, `p = a V`. The weights `a` are one of
 
-    - `normalized`: `softmax(t cos(q, K))` with a learned temperature t. The other softmax gave every image four equal
+    - `normalized`: `softmax(t cos(q, K))` with a learned temperature t. `softmax` gave every image four equal
       weights, because its logits differed by 0.1 to 0.2.
     - `softmax`: `softmax(q K^T / sqrt(Dp))`, kept for model files that have it.
     - `cosine`: `cos(q * A_m, K_m)` of CODA-Prompt (Smith et al. 2023), in -1..1 and without a fixed sum.

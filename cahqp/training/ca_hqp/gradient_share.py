@@ -85,7 +85,7 @@ def _norms(loss: Tensor, groups: Sequence[Sequence[Tensor]]) -> list[Tensor]:
         id(tensor): zero if gradient is None else gradient.float().square().sum()
         for tensor, gradient in zip(tensors, gradients, strict=True)
     }
-    # In the order of the tensors, not of their addresses: a resumed run must sum alike.
+    # In the order of the tensors, not of their addresses, so that a resumed run has the same sums.
     unique = [dict.fromkeys(map(id, group)) for group in groups]
     sums = [torch.stack([squares[key] for key in keys]).sum() for keys in unique]
     return list(sum_over_ranks(torch.stack(sums)).sqrt())

@@ -40,7 +40,7 @@ class Alarms(Callback):
         class_drift: Largest Jensen-Shannon divergence, 0..1 bit, of the pseudo-labels' class shares from the first
             window's; `null` switches it off. It has no effect on a single class.
         discriminator_patience: Steps in a row for which a discriminator may be right on at least 99 % of both domains,
-            or give one answer to all; `null` switches it off.
+            or give the same answer to all; `null` switches it off.
         min_gradient_share: Lowest gradient of a term of CA-HQP, as a share of the detection gradient. Below it for two
             windows in a row the run warns and continues, because a weak term does no harm; `null` switches it off.
         finite: Stop if the loss is not finite, and save the batch.
