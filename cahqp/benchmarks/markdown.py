@@ -28,6 +28,7 @@ def _environment() -> Environment:
         "spread": _spread,
         "interval": _interval,
         "verdict": _verdict,
+        "range": _range,
         "ratio": _ratio,
         "mib": _mib,
     }
@@ -60,6 +61,13 @@ def _verdict(value: Mapping[str, Any] | None) -> str:
     elif value is not None and value.get("equivalent"):
         mark = " ≈"
     return _interval(value) + mark
+
+
+def _range(value: Mapping[str, float] | None) -> str:
+    """Return a median in percent with the lowest and the highest value."""
+    if value is None:
+        return "-"
+    return f"{_percent(value['median'])} ({_percent(value['lowest'])} to {_percent(value['highest'])})"
 
 
 def _ratio(value: Mapping[str, float] | None) -> str:

@@ -33,6 +33,9 @@ HITS |= {
 HITS |= {"start": 4, "self_training of source": 5, "source": 3, "student of self_training of mean_teacher": 8}
 HITS |= {"student of source": 4, "self_training of start": 6}
 RECORDINGS = 10
+LOGS = {
+    "ca_hqp": "step,align/gradient_share_dqfa,prompt/between_domains\n9,0.004,0.1\n14,,\n19,0.05,0.2\n29,0.03,0.25\n",
+}
 
 
 def matches(hits):
@@ -60,6 +63,7 @@ def fake(arguments):
             else json.loads(Path(json.loads(pseudo)[0]).read_text())["of"]
         )
         (run.work / "model.safetensors").write_text(learnt if pseudo is None else f"{whose} of {learnt}")
+        (run.work / "metrics.csv").write_text(LOGS.get(learnt, "epoch,step\n0,1\n"))
     elif command == "benchmark":
         measure(run.work, arguments, int(flags["seed"]))
     else:
@@ -179,6 +183,13 @@ def test_the_table_holds_gains_gaps_and_intervals(adapt):
     assert "Target labels are read by the evaluation and the oracles only." in said
     columns, row, *_ = (line.split(" | ") for line in said.splitlines() if line.startswith(("| arm |", "| ca-hqp |")))
     assert row[columns.index("mAP source")].startswith(f"{100 * found['ca-hqp']['source_map']['mean']:.1f}")
+
+
+def test_the_effect_of_each_term_is_told(adapt):
+    said = adapt("--arms", "mean-teacher", "ca-hqp", students=[])[1]
+    assert "| ca-hqp | 3.0 (0.4 to 5.0) | - | - | 25.0 |" in said
+    assert results()["arms"]["ca-hqp"]["terms"]["between_domains"]["each"] == [0.25, 0.25]
+    assert results()["arms"]["mean-teacher"]["terms"] is None
 
 
 def test_an_arm_that_reads_target_labels_is_named(plan, adapt):

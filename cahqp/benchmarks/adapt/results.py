@@ -14,6 +14,7 @@ from cahqp.benchmarks.adapt.code_state import code_state
 from cahqp.benchmarks.adapt.matches import read_matches
 from cahqp.benchmarks.adapt.plan import CA_HQP, MEAN_TEACHER, ORACLES, SOURCE_ONLY, ZERO_SHOT, BenchmarkPlan
 from cahqp.benchmarks.adapt.stages import SOURCE_TEST, TARGET_TEST, ArmRun
+from cahqp.benchmarks.adapt.terms import METRICS, term_effects
 from cahqp.cycle.plan import SCENES
 from cahqp.evaluation.seeds import Draws, Interval
 from cahqp.files import read_json
@@ -43,7 +44,7 @@ class _Results:
     """Runs of one plan, grouped by arm, with their metrics."""
 
     def __init__(self, plan: BenchmarkPlan, runs: Sequence[ArmRun], root: Path) -> None:
-        self.plan = plan
+        self.plan, self.root = plan, root
         self.runs = {arm: [run for run in runs if run.arm == arm] for arm in plan.arms_by_name}
         self.metrics = {run.measured: read_json(run.measured / "metrics.json")["models"] for run in runs}
         self.records = State(root).records
@@ -124,6 +125,7 @@ class _Results:
             "closed": closed,
             "minutes": round(mean(seconds) / 60, 2),
             "images": self.runs[arm][0].images,
+            "terms": term_effects(self.root / stage / METRICS for run in self.runs[arm] for stage in run.training),
         }
 
     def _student(self, arm: str) -> dict[str, Any]:
