@@ -17,7 +17,7 @@ from pydantic import Field
 
 from cahqp.coco.sources import SUFFIXES, is_image, is_video, report_left_out
 from cahqp.coco.subset import Image, build_document, copy_file
-from cahqp.coco.time_stamps import SteadyClock
+from cahqp.coco.video import Video
 from cahqp.edge.capture import read_bgr
 from cahqp.errors import CahqpError, ConfigError, DataError, RunError
 from cahqp.files import atomic_write, leads_out, natural_key, redact_text, redact_url, write_json
@@ -254,8 +254,6 @@ def _fetch_all(options: FetchOptions, names: list[str], work: Path) -> tuple[lis
                 images += _extract_frames(local, folders[name], taken, work, options.frame_interval)
             else:
                 images.append(_image(local, name, str(PurePosixPath(name).parent), None))
-        except cv2.error as error:  # such as a frame that is too large to convert
-            failures.append(f"Skipped: {name} cannot be decoded ({error.err}).")
         except (DataError, FileNotFoundError, PermissionError) as error:
             failures.append(f"Skipped: {error}")
     return images, failures
@@ -295,30 +293,20 @@ def _extract_frames(
         work: Directory of the fetch.
         frame_interval: Interval in seconds; `None` extracts all frames.
     """
-    capture = cv2.VideoCapture(str(video))
     images: list[Image] = []
-    due, clock = 0.0, SteadyClock()
-    while capture.isOpened() and capture.grab():
-        seconds = clock.correct(capture.get(cv2.CAP_PROP_POS_MSEC) / 1000)
-        if frame_interval is not None and seconds < due - 1e-6:
-            continue
-        due = (seconds // frame_interval + 1) * frame_interval if frame_interval is not None else 0.0
-        decoded, pixels = capture.retrieve()
-        if not decoded:
-            continue
-        name = _free_name(f"{folder}/{round(1000 * seconds):09d}", taken)
-        taken.add(name)
-        if not (work / "images" / name).is_file():
-            encoded = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])[1]
-            with atomic_write(work / "images" / name, "wb") as file:
-                file.write(encoded.tobytes())
-        images.append(_image(work / "images" / name, name, folder, round(seconds, 6)))
-    capture.release()
-    if clock.restarts:
-        print(f"{folder}: the clock goes back at {clock.restarts} frames; their times continue after the frame before.")
-    if not images:
-        message = f"{video.relative_to(work / 'checkpoints/videos')} contains no frame that can be decoded."
-        raise DataError(message)
+    due = 0.0
+    with Video(video, str(video.relative_to(work / "checkpoints/videos"))) as frames:
+        for frame in frames:
+            if frame_interval is not None and frame.seconds < due - 1e-6:
+                continue
+            due = (frame.seconds // frame_interval + 1) * frame_interval if frame_interval is not None else 0.0
+            name = _free_name(f"{folder}/{round(1000 * frame.seconds):09d}", taken)
+            taken.add(name)
+            if not (work / "images" / name).is_file():
+                encoded = cv2.imencode(".jpg", frame.pixels(), [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])[1]
+                with atomic_write(work / "images" / name, "wb") as file:
+                    file.write(encoded.tobytes())
+            images.append(_image(work / "images" / name, name, folder, round(frame.seconds, 6)))
     return images
 
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from cahqp.coco.decoding import BrokenImageError, read_image
 from cahqp.coco.reader import read_coco_frames
 from cahqp.coco.sources import image_names, source_kind
-from cahqp.coco.time_stamps import check_times
+from cahqp.coco.video import Video
 from cahqp.errors import DataError
 from cahqp.files import redact_url
 
@@ -128,15 +128,11 @@ def _coco(path: Path) -> tuple[Path, list[_Row]]:
 
 
 def _video(path: Path) -> Iterator[EdgeFrame]:
-    """Yield the frames of a video; refuse at its end a video that training refuses."""
-    times: list[float] = []
-    rate = count = 0.0
-    for image, capture in _captured(str(path)):
-        rate, count = capture.get(cv2.CAP_PROP_FPS), capture.get(cv2.CAP_PROP_FRAME_COUNT)
-        times.append(capture.get(cv2.CAP_PROP_POS_MSEC))
-        seconds = round(times[-1] / 1000, 6)
-        yield EdgeFrame(len(times), f"{path.name}@{seconds:.3f}s", image, seconds)
-    check_times(path, times, rate, count)
+    """Yield the frames of a video, with the times that training gives them."""
+    with Video(path) as video:
+        for frame in video:
+            seconds = round(frame.seconds, 6)
+            yield EdgeFrame(frame.index + 1, f"{path.name}@{seconds:.3f}s", frame.pixels(), seconds)
 
 
 def _stream(url: str, patience: float, report: Callable[[str], None]) -> Iterator[EdgeFrame]:

@@ -6,6 +6,7 @@ import base64
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from cahqp.data.videos import VideoFrames
 from cahqp.errors import DataError
 from cahqp.labels.formats.coco import LabelBox
 
@@ -104,11 +106,11 @@ def _find(roots: Sequence[Path], name: str) -> Path:
     raise DataError(message)
 
 
-def _read_video(path: Path, seconds: float) -> NDArray[np.uint8] | None:
-    video = cv2.VideoCapture(str(path))
-    try:
-        video.set(cv2.CAP_PROP_POS_MSEC, 1000 * seconds)
-        success, image = video.read()
-    finally:
-        video.release()
-    return np.asarray(image, np.uint8) if success else None
+def _read_video(path: Path, seconds: float) -> NDArray[np.uint8]:
+    return np.ascontiguousarray(_open_video(path).read_at(seconds)[:, :, ::-1])
+
+
+@lru_cache(maxsize=2)
+def _open_video(path: Path) -> VideoFrames:
+    """Return an open video; a report shows several of its frames."""
+    return VideoFrames(path)

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from cahqp.coco.decoding import read_image
 from cahqp.coco.reader import CocoFile, read_coco, read_coco_frames
 from cahqp.coco.sources import image_names, source_kind
+from cahqp.coco.video import Video
 from cahqp.data.frames import open_frames
 from cahqp.data.splits import Located, check_leakage
 from cahqp.errors import DataError
@@ -77,18 +77,14 @@ def survey(source: Sequence[Path], val: Sequence[Path], target: Sequence[Path], 
 
 
 def video_properties(path: Path) -> tuple[tuple[int, int], float]:
-    """Return height and width in pixels, and the duration in seconds, from a video's header.
+    """Return height and width of a video in pixels, and the duration in its header in seconds; 0 if unknown.
 
     Raises:
         DataError: The file cannot be opened.
     """
-    capture = cv2.VideoCapture(str(path))
-    if not capture.isOpened():
-        message = f"{path} cannot be opened as a video. Copy or encode the file again."
-        raise DataError(message)
-    size = (int(capture.get(cv2.CAP_PROP_FRAME_HEIGHT)), int(capture.get(cv2.CAP_PROP_FRAME_WIDTH)))
-    rate, count = capture.get(cv2.CAP_PROP_FPS), capture.get(cv2.CAP_PROP_FRAME_COUNT)
-    return size, count / rate if rate > 0 and count > 0 else 0.0
+    with Video(path) as video:
+        height, width = next(iter(video)).pixels().shape[:2]
+        return (height, width), video.duration
 
 
 def _count_boxes(files: Sequence[CocoFile]) -> dict[str, int]:
