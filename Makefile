@@ -16,7 +16,7 @@ SOURCE_VAL := --recordings=6 --frames=12 --hour='[12, 15]' --first-recording=100
 SOURCE := --data.train='["$(DEMO)/train/annotations.json"]' --data.val='["$(DEMO)/val/annotations.json"]'
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test format lint types unit fuzz audit constraints demo-weights clean
+.PHONY: help demo test docs format lint types unit fuzz audit constraints demo-weights clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -26,6 +26,10 @@ demo: .venv/installed ## One whole cycle on synthetic traffic that grows dark; e
 
 test: ## Formatter, linter, strict types and all tests
 	@$(MAKE) --no-print-directory lint types unit
+
+# The variable silences an announcement of the theme's authors.
+docs: .venv/installed-dev ## Build the documentation into site/; a warning is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 format: .venv/installed-dev ## Format the code and apply the linter's fixes
 	$(BIN)/ruff format .
@@ -69,7 +73,7 @@ demo-weights: .venv/installed ## Train the demo's source models again and write 
 	$(BIN)/python -m cahqp.detectors.shrink $(DEMO)/student/model.safetensors weights/demo-student.safetensors
 
 clean: ## Remove the environment and all caches; runs/ and weights/ stay
-	rm -rf .venv .venv-audit build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache
+	rm -rf .venv .venv-audit build dist site *.egg-info .mypy_cache .ruff_cache .pytest_cache
 	find . -name __pycache__ -type d -not -path './runs/*' -prune -exec rm -rf {} +
 
 .venv/installed: pyproject.toml constraints.txt
