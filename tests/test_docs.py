@@ -2,15 +2,26 @@
 
 import dataclasses
 import importlib
+import inspect
 import re
+import shlex
 import sys
 from pathlib import Path
 
 import pytest
+from lightning.pytorch import Trainer
 
-from cahqp.cli.commands import COMMANDS, load_object
+import cahqp.cli.lightning  # noqa: F401  all classes that a config may name
+from cahqp.__main__ import main
+from cahqp.cli.commands import COMMANDS, find, load_object
+from cahqp.cli.options import parse
 from cahqp.cli.training import COMMON
+from cahqp.cli.training_arguments import all_subclasses
+from cahqp.data.base import DetectionData
 from cahqp.errors import option
+from cahqp.training.base import DetectionModule
+from cahqp.training.callbacks.alarms import Alarms
+from cahqp.training.callbacks.ema import EMA
 
 ROOT = Path(__file__).parent.parent
 
@@ -46,3 +57,65 @@ def test_the_reference_has_every_option_with_its_meaning(pages, name):
 def test_the_reference_links_every_command(hooks):
     index = hooks("reference").index_page()
     assert [name for name in COMMANDS if f"[`cahqp {name}`]" not in index] == []
+
+
+def shell_commands(page, languages="sh|bash|"):
+    """Return the command lines of cahqp in a page's fenced blocks."""
+    blocks = re.findall(rf"^```(?:{languages})\n(.*?)^```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+    lines = "".join(blocks).replace("\\\n", " ").splitlines()
+    calls = [re.search(r"^(?:torchrun .* -m )?cahqp (.+)$", line) for line in lines]
+    return [shlex.split(call[1], comments=True) for call in calls if call]
+
+
+def keys_of(base):
+    return {name for kind in all_subclasses(base) for name in inspect.signature(kind).parameters} - {"kwargs"}
+
+
+def unknown_training_options(arguments):
+    """Return the options of `fit` that neither the command line, a class of cahqp nor the Trainer has."""
+    known = {"config", "output", "seed", "wandb", "example-images", "print-config", "help", "help-all", "model", "data"}
+    groups = {"model": keys_of(DetectionModule) | {"help"}, "data": keys_of(DetectionData) | {"help"}}
+    groups |= {"trainer": set(inspect.signature(Trainer).parameters), "ema": keys_of(EMA), "alarms": keys_of(Alarms)}
+    flags = [text[2:].partition("=")[0] for text in arguments if text.startswith("--")]
+    paths = [[*flag.split("."), ""][:2] for flag in flags]
+    return [group for group, key in paths if key not in groups.get(group, {""}) or (not key and group not in known)]
+
+
+PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("**/*.md")])
+COMMAND_LINES = [(page.relative_to(ROOT), arguments) for page in PAGES for arguments in shell_commands(page)]
+
+
+@pytest.mark.parametrize(
+    ("page", "arguments"), COMMAND_LINES, ids=[f"{page}: {' '.join(args)}" for page, args in COMMAND_LINES]
+)
+def test_commands_in_the_documentation_can_be_parsed(page, arguments):
+    name, command = find(arguments)
+    if arguments == ["--help"]:
+        return
+    assert command is not None, f"no command {name}"
+    rest = arguments[len(name.split()) :]
+    if command.options is None:
+        assert unknown_training_options(rest) == []
+    else:
+        assert parse(load_object(command.options), rest, f"cahqp {name}", "", command.positional)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_the_commands_of_the_page_on_labels_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "weights").symlink_to(ROOT / "weights")
+    for arguments in shell_commands(ROOT / "docs/labels.md", "sh"):
+        assert main(arguments) == 0, arguments
+
+
+DRY_RUNS = [(page, args) for page, args in COMMAND_LINES if "--dry-run" in args and "configs/cycle/" in " ".join(args)]
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(("page", "arguments"), DRY_RUNS, ids=[str(page) for page, _ in DRY_RUNS])
+def test_plans_in_the_documentation_are_valid(tmp_path, monkeypatch, page, arguments):
+    for folder in ("configs", "weights"):
+        (tmp_path / folder).symlink_to(ROOT / folder)
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 0
