@@ -17,8 +17,8 @@ from cahqp.data.frames import open_frames
 from cahqp.detectors.model_file import load
 from cahqp.files import write_json
 from cahqp.inference.frames import FrameLoader, FrameSet, fixed_batches
-from cahqp.relabel.command import relabel
-from cahqp.relabel.options import RelabelOptions
+from cahqp.relabelling.command import relabel
+from cahqp.relabelling.options import RelabelOptions
 
 FORWARD, RELABEL = "forward", "relabel"
 _LABEL_OPTIONS = ("ignore_share", "stationary_weight", "temporal", "batch_size")

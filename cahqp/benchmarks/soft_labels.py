@@ -23,8 +23,8 @@ from cahqp.detectors.model_file import load, save
 from cahqp.errors import ConfigError
 from cahqp.files import atomic_write, write_json
 from cahqp.inference.frames import fixed_batches
-from cahqp.relabel.options import SoftStoreSettings
-from cahqp.relabel.soft_labels import SoftTeacher, TeacherViews, store_key
+from cahqp.relabelling.options import SoftStoreSettings
+from cahqp.relabelling.soft_labels import SoftTeacher, TeacherViews, store_key
 from cahqp.training.distillation.loss import soft_targets
 from cahqp.training.distillation.store import SoftLabelStore, SoftLabelWriter
 from cahqp.training.distillation.views import SoftFrames, join_soft_views, stored_frames

@@ -59,11 +59,11 @@ COMMANDS: dict[str, Command] = {
     ),
     "relabel": Command(
         LABEL, "write pseudo-labels for folders, videos or COCO files",
-        "relabel.command:relabel", "relabel.options:RelabelOptions",
+        "relabelling.command:relabel", "relabelling.options:RelabelOptions",
     ),
     "calibrate": Command(
         LABEL, "fit score calibration on labelled frames",
-        "relabel.calibrate:calibrate", "relabel.options:CalibrateOptions",
+        "relabelling.calibrate:calibrate", "relabelling.options:CalibrateOptions",
     ),
     "import": Command(
         LABEL, "read YOLO, VOC, CVAT, Label Studio, COCO variants or a public data set as one COCO file",
@@ -83,7 +83,7 @@ COMMANDS: dict[str, Command] = {
     ),
     "recompose": Command(
         LABEL, "rebuild labelled frames of fixed cameras from background and labelled objects",
-        "relabel.recompose:recompose", "relabel.recompose_options:RecomposeOptions",
+        "relabelling.recompose:recompose", "relabelling.recompose_options:RecomposeOptions",
     ),
     "repair-labels": Command(
         LABEL, "repair one type of label error from ground truth, for analysis only",

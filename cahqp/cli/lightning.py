@@ -29,8 +29,8 @@ from cahqp.files import write_json
 from cahqp.inference.frames import FrameSet
 from cahqp.labels.options import LabelOptions
 from cahqp.labels.rules import Rules
-from cahqp.relabel.command import complete
-from cahqp.relabel.shard_writer import SingleTeacher, write_candidates
+from cahqp.relabelling.command import complete
+from cahqp.relabelling.shard_writer import SingleTeacher, write_candidates
 from cahqp.runs.directory import RunDirectory
 from cahqp.training import student, supervised  # noqa: F401  so that a config may name its classes without their module
 from cahqp.training.base import DetectionModule

@@ -19,7 +19,7 @@ from cahqp.runs.process import die_with_parent
 _HEAVY = ("fit", "relabel", "calibrate", "evaluate", "features")
 """Commands that wait for the imports. Others start at once, while this process imports."""
 
-_MODULES = ("cahqp.cli.lightning", "cahqp.relabel.command", "cahqp.inference.evaluate")
+_MODULES = ("cahqp.cli.lightning", "cahqp.relabelling.command", "cahqp.inference.evaluate")
 
 
 def serve() -> int:

@@ -74,7 +74,7 @@ def test_help_of_every_command_is_quick_and_imports_no_torch():
 
 
 def test_commands_that_only_detect_import_no_lightning():
-    modules = "inference.evaluate, cahqp.drift.features, cahqp.relabel.calibrate, cahqp.detectors.published.convert"
+    modules = "inference.evaluate, cahqp.drift.features, cahqp.relabelling.calibrate, cahqp.detectors.published.convert"
     code = f"import sys, cahqp.{modules}, cahqp.edge.export.command, cahqp.cli.commands; assert 'lightning' not in sys.modules"  # noqa: E501
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
 

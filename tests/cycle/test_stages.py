@@ -9,7 +9,7 @@ from cahqp.__main__ import main
 from cahqp.cycle.plan import CalibrationRules, Relabel, read_plan
 from cahqp.cycle.stages import CycleStages
 from cahqp.errors import ConfigError
-from cahqp.relabel import command
+from cahqp.relabelling import command
 
 
 @pytest.fixture

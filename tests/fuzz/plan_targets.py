@@ -20,7 +20,7 @@ from cahqp.errors import CahqpError
 from cahqp.files import sha256, write_json
 from cahqp.gate.options import GateOptions
 from cahqp.registry.registry import PromotionRequest, Registry
-from cahqp.relabel.options import RelabelOptions
+from cahqp.relabelling.options import RelabelOptions
 from cahqp.runs.directory import open_run, verify
 from cahqp.runs.evidence import read_decision, read_metrics
 from cahqp.runs.manifest import MANIFEST, read_manifest

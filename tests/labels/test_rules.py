@@ -6,8 +6,8 @@ from cahqp.frame import Frame
 from cahqp.inference.frames import FrameBatch
 from cahqp.labels.options import LabelOptions
 from cahqp.labels.rules import BELOW, OUTSIDE, OVERLAP, TOO_MANY, Rules, label_frame, thresholds_of
-from cahqp.relabel import shard_writer
-from cahqp.relabel.shard_writer import SingleTeacher
+from cahqp.relabelling import shard_writer
+from cahqp.relabelling.shard_writer import SingleTeacher
 from cahqp.structures import Batch, Detections
 
 CLASSES = ("car", "person")

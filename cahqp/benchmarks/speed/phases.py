@@ -28,7 +28,7 @@ from cahqp.inference.frames import FrameLoader, FrameSet, fixed_batches
 from cahqp.labels.candidates import encode
 from cahqp.labels.rules import CANDIDATE_FLOOR
 from cahqp.labels.shards.shards import LabelShards
-from cahqp.relabel.shard_writer import SingleTeacher
+from cahqp.relabelling.shard_writer import SingleTeacher
 
 STEP, INFERENCE, RELABELLING, CRITERION = "training step", "inference", "relabelling", "criterion"
 MATCHING = "matching and denoising"

@@ -11,8 +11,8 @@ from cahqp.data.frames import open_frames
 from cahqp.detectors.base import AlignmentFeatures, Output
 from cahqp.detectors.model_file import load, save
 from cahqp.errors import ConfigError
-from cahqp.relabel.options import SoftStoreSettings
-from cahqp.relabel.soft_labels import SoftTeacher, store_key
+from cahqp.relabelling.options import SoftStoreSettings
+from cahqp.relabelling.soft_labels import SoftTeacher, store_key
 from cahqp.training.distillation.data import DistillationData
 from cahqp.training.distillation.loss import DistillationCriterion, DistillationSettings, SoftTargets, best_queries
 from cahqp.training.distillation.records import SoftView

@@ -21,8 +21,8 @@ from cahqp.labels.candidates import Candidates, clip_candidates, encode
 from cahqp.labels.shards.shards import LabelShards
 from cahqp.labels.tracking.motion import encode_thumbnail
 from cahqp.motion import reduce, thumbnail_size
-from cahqp.relabel.output_names import OutputNames
-from cahqp.relabel.tta import Ensemble, ViewBatch, ViewFrames, collate_views
+from cahqp.relabelling.output_names import OutputNames
+from cahqp.relabelling.tta import Ensemble, ViewBatch, ViewFrames, collate_views
 
 CANDIDATES = "checkpoints/candidates"
 """Folder of the shards in a run directory. A manifest does not cover checkpoints."""

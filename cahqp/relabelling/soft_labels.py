@@ -22,8 +22,8 @@ from cahqp.data.transforms import strong
 from cahqp.detectors.base import Detector
 from cahqp.frame import View
 from cahqp.inference.frames import fixed_batches
-from cahqp.relabel.options import RelabelOptions, SoftStoreSettings
-from cahqp.relabel.output_names import OutputNames
+from cahqp.relabelling.options import RelabelOptions, SoftStoreSettings
+from cahqp.relabelling.output_names import OutputNames
 from cahqp.structures import Batch, Targets, collate
 from cahqp.training.distillation.loss import soft_targets
 from cahqp.training.distillation.records import RecordLayout, SoftView

@@ -7,7 +7,7 @@ import pytest
 from cahqp.__main__ import main
 from cahqp.coco.decoding import read_image
 from cahqp.labels.formats.coco import read_label_file
-from cahqp.relabel.recompose import add_noise
+from cahqp.relabelling.recompose import add_noise
 
 HEIGHT, WIDTH, FRAMES = 64, 128, 10
 

@@ -20,8 +20,8 @@ from cahqp.labels.calibration.curves import MIN_CORRECT, MIN_DETECTIONS, Curve, 
 from cahqp.labels.calibration.file import FORMAT, Calibration, fit_calibration, write_calibration
 from cahqp.labels.candidates import Candidates, calibrated
 from cahqp.labels.fusion import nms
-from cahqp.relabel.options import CalibrateOptions
-from cahqp.relabel.tta import Ensemble, build_ensemble, collate_views
+from cahqp.relabelling.options import CalibrateOptions
+from cahqp.relabelling.tta import Ensemble, build_ensemble, collate_views
 from cahqp.reports.calibration import write_calibration_page
 from cahqp.runs.directory import open_run
 

@@ -15,9 +15,9 @@ from cahqp.labels.calibration.file import read_calibration
 from cahqp.labels.calibration.thresholds import NEVER, for_f1
 from cahqp.labels.candidates import Candidates
 from cahqp.labels.formats.coco import read_label_file
-from cahqp.relabel import calibrate as calibrating
-from cahqp.relabel.calibrate import suppressed_evidence
-from cahqp.relabel.tta import ViewFrames, _is_cut
+from cahqp.relabelling import calibrate as calibrating
+from cahqp.relabelling.calibrate import suppressed_evidence
+from cahqp.relabelling.tta import ViewFrames, _is_cut
 
 WEIGHTS = Path(__file__).parents[2] / "weights" / "demo-teacher.safetensors"
 
@@ -282,7 +282,7 @@ def test_a_share_of_boxes_and_places_are_refused_together(root, capsys):
 
 
 def test_a_calibration_of_another_form_is_not_taken_for_finished(root, capsys, monkeypatch):
-    monkeypatch.setattr("cahqp.relabel.calibrate.FORMAT", 3)
+    monkeypatch.setattr("cahqp.relabelling.calibrate.FORMAT", 3)
     given = [f"--frames={root / 'day' / 'annotations.json'}", f"--output={root / 'calibration'}"]
     assert main(["calibrate", f"--weights={WEIGHTS}", *given, "--uncalibrated=person"]) != 0
     assert "format" in capsys.readouterr().err

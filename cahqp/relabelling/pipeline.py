@@ -16,9 +16,9 @@ from cahqp.labels.apply_rules import apply_rules
 from cahqp.labels.calibration.file import Calibration, read_calibration
 from cahqp.labels.calibration.thresholds import MIN_THRESHOLD
 from cahqp.labels.rules import CANDIDATE_FLOOR, Rules, thresholds_of
-from cahqp.relabel.options import RelabelOptions
-from cahqp.relabel.shard_writer import CANDIDATES, EnsembleTeacher, SingleTeacher
-from cahqp.relabel.tta import build_ensemble
+from cahqp.relabelling.options import RelabelOptions
+from cahqp.relabelling.shard_writer import CANDIDATES, EnsembleTeacher, SingleTeacher
+from cahqp.relabelling.tta import build_ensemble
 
 LABELS = "checkpoints/labels"
 DEFAULT_THRESHOLD = 0.3

@@ -20,7 +20,7 @@ from cahqp.labels.formats.coco import LabelBox, LabelImage, read_label_file, wri
 from cahqp.labels.ground_truth import corners
 from cahqp.labels.tracking.temporal import FILLED
 from cahqp.motion import MAX_FRAMES, MIN_FRAMES, Motion, reduce, thumbnail_size
-from cahqp.relabel.recompose_options import RecomposeOptions
+from cahqp.relabelling.recompose_options import RecomposeOptions
 from cahqp.runs.directory import open_run
 from cahqp.runs.evidence import analysis_mark
 

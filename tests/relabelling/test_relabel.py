@@ -13,9 +13,9 @@ from pycocotools.coco import COCO
 from cahqp.__main__ import main
 from cahqp.coco.reader import read_coco
 from cahqp.labels.shards.shards import LabelShards
-from cahqp.relabel import shard_writer
+from cahqp.relabelling import shard_writer
 
-module = import_module("cahqp.relabel.command")  # whose package has a function of that name
+module = import_module("cahqp.relabelling.command")  # whose package has a function of that name
 LABELS = ("labels.json", "rejected.json", "source.json", "manifest.json")
 LOW = "--threshold=0.06"  # the scores of a teacher that has seen nine batches
 

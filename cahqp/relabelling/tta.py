@@ -24,7 +24,7 @@ from cahqp.labels.external import ExternalPredictions
 from cahqp.labels.fusion import Method, ViewPredictions, fuse
 from cahqp.labels.rules import CANDIDATE_FLOOR
 from cahqp.labels.views import ViewSpec, parse_views
-from cahqp.relabel.options import CalibrateOptions, RelabelOptions
+from cahqp.relabelling.options import CalibrateOptions, RelabelOptions
 from cahqp.structures import Batch, Preprocessing, Targets, collate
 
 _CUT_MARGIN = 0.01

@@ -22,11 +22,11 @@ from cahqp.labels.formats import write_format
 from cahqp.labels.formats.yolo import check_names
 from cahqp.labels.rules import Rules
 from cahqp.labels.shards.merge import merge
-from cahqp.relabel.options import RelabelOptions
-from cahqp.relabel.output_names import OutputNames
-from cahqp.relabel.pipeline import LabelPipeline, label_candidates
-from cahqp.relabel.shard_writer import CANDIDATES, read_broken, write_candidates
-from cahqp.relabel.soft_labels import write_store
+from cahqp.relabelling.options import RelabelOptions
+from cahqp.relabelling.output_names import OutputNames
+from cahqp.relabelling.pipeline import LabelPipeline, label_candidates
+from cahqp.relabelling.shard_writer import CANDIDATES, read_broken, write_candidates
+from cahqp.relabelling.soft_labels import write_store
 from cahqp.runs.directory import RunDirectory
 from cahqp.runs.evidence import analysis_mark
 from cahqp.training.lightning_errors import lightning_errors
