@@ -1,4 +1,4 @@
-"""The README's commands, run as they stand there on data of a few small frames."""
+"""The commands of README and of docs/stages.md, run as they stand there on data of a few small frames."""
 
 import inspect
 import re
@@ -21,7 +21,7 @@ from cahqp.training.ca_hqp.module import TeacherAdaptation
 from cahqp.training.ca_hqp.settings import AlignmentSettings, PromptSettings, PseudoLabelSettings
 
 ROOT = Path(__file__).parent.parent
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+README = "".join((ROOT / page).read_text(encoding="utf-8") for page in ("README.md", "docs/stages.md"))
 SMALL = ["--width=112", "--height=64"]
 TINY = ["--config=configs/overlays/tiny.yaml", "--data.batch_size=2", "--trainer.enable_progress_bar=false"]
 ALSO = {"fit": TINY, "relabel": ["--accelerator=cpu"], "evaluate": ["--resamples=20"], "scenes": SMALL}
