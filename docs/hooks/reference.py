@@ -118,10 +118,10 @@ def described(owner: type[Any]) -> dict[str, str]:
 
 def table(rows: Iterable[Row], title: str) -> Iterator[str]:
     """Return the lines of a table of settings."""
-    yield f"| {title} | type | default | meaning |"
+    yield f"| {title} | meaning | type | default |"
     yield "|---|---|---|---|"
     for name, kind, default, text in rows:
-        yield f"| `{name}` | {_cell(kind)} | {f'`{_cell(default)}`' if default else ''} | {_cell(text)} |"
+        yield f"| `{name}` | {_cell(text)} | {_cell(kind)} | {f'`{_cell(default)}`' if default else ''} |"
 
 
 def _cell(text: str) -> str:

@@ -704,6 +704,14 @@ def test_our_pages_are_what_their_figures_say(monkeypatch, tmp_path):
         assert path.read_text() == (ROOT / path.relative_to(tmp_path)).read_text()
 
 
+def test_the_overview_leaves_out_tables_with_a_note_and_takes_no_bound_for_an_adaptation():
+    overview = (ROOT / "docs/results.md").read_text().split(BEGIN)[1]
+    table, _, older = overview.partition("Older tables")
+    assert "controls" not in table and "[controls](benchmark/controls.md)" in older
+    coco = next(line for line in table.splitlines() if line.startswith("| [daynight-coco]"))
+    assert "80.9 ± 0.7 (self-training)" in coco
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [

@@ -74,12 +74,17 @@ def _figures(page: Path) -> dict[Path, dict[str, Any]]:
 
 
 def _row(key: str, figures: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the overview's entry of one benchmark: its bounds, and the adapted arm that the project ships."""
+    """Return the overview's entry of one benchmark: its bounds, and the adapted arm that the project ships.
+
+    A `note`, added to the figures by hand, says why a table is no longer in the overview.
+    """
     arms, oracle = figures["arms"], figures["oracle"]
-    adapted = CA_HQP if CA_HQP in arms else next((arm for arm in figures["order"] if arm != SOURCE_ONLY), None)
+    others = [arm for arm in figures["order"] if arm not in (SOURCE_ONLY, ZERO_SHOT, oracle)]
+    adapted = CA_HQP if CA_HQP in arms else next(iter(others), None)
     return {
         "key": key,
         "about": figures["about"],
+        "note": figures.get("note"),
         "seeds": len(figures["seeds"]),
         "development": figures["shift"] == "development",
         "commit": figures.get("commit"),
