@@ -3,8 +3,11 @@
 import dataclasses
 import importlib
 import inspect
+import os
 import re
 import shlex
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -24,6 +27,7 @@ from cahqp.training.callbacks.alarms import Alarms
 from cahqp.training.callbacks.ema import EMA
 
 ROOT = Path(__file__).parent.parent
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
 @pytest.fixture(scope="module")
@@ -119,3 +123,46 @@ def test_plans_in_the_documentation_are_valid(tmp_path, monkeypatch, page, argum
         (tmp_path / folder).symlink_to(ROOT / folder)
     monkeypatch.chdir(tmp_path)
     assert main(arguments) == 0
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("site")
+    build = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(folder)]
+    environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
+    built = subprocess.run(build, cwd=ROOT, capture_output=True, text=True, check=False, env=environment)
+    assert built.returncode == 0, built.stderr
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    CHROMIUM is None and not os.environ.get("CI"), reason="no Chromium here; CI installs one (apt-get install chromium)"
+)
+def test_every_page_of_the_site_fits_a_phone_and_loads_nothing_from_elsewhere(site):
+    from playwright.sync_api import sync_playwright
+
+    foreign, too_wide, broken = set(), [], []
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+        page = browser.new_context(offline=True, viewport={"width": 390, "height": 844}).new_page()
+        page.on("request", lambda request: foreign.add(request.url.split(":")[0]))
+        for path in sorted(site.rglob("*.html")):
+            page.goto(path.as_uri())
+            if page.evaluate("document.documentElement.scrollWidth > innerWidth"):
+                too_wide.append(path.name)
+            broken += page.evaluate("[...document.images].filter(i => i.complete && !i.naturalWidth).map(i => i.src)")
+        browser.close()
+    assert (foreign - {"file", "data", "blob"}, too_wide, broken) == (set(), [], [])
+
+
+@pytest.mark.parametrize("page", ["CONTRIBUTING.md", "docs/design.md"])
+def test_paths_of_the_code_in_the_developers_pages_exist(page):
+    paths = re.findall(r"`((?:cahqp|tests|configs|docs)/[\w./-]+)`", (ROOT / page).read_text(encoding="utf-8"))
+    assert [path for path in paths if not (ROOT / path).exists()] == []
+
+
+def test_the_design_names_every_package():
+    design = (ROOT / "docs/design.md").read_text(encoding="utf-8")
+    entries = [path for path in (ROOT / "cahqp").iterdir() if path.name.isidentifier() and path.name[0] != "_"]
+    assert [path.name for path in entries if f"`{path.name}/`" not in design] == []
