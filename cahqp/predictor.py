@@ -1,21 +1,19 @@
-"""Detector for Python code: `cahqp.load("model.safetensors").predict(images)`."""
+"""Detector of PyTorch on images in memory."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cahqp.coco.decoding import BrokenImageError, read_image
 from cahqp.data.datasets import as_tensor
 from cahqp.data.transforms import plain
 from cahqp.detectors.base import Detector
-from cahqp.detectors.model_file import load as load_detector
+from cahqp.evaluation.ground_truth import ImagePredictions
 from cahqp.frame import Frame
-from cahqp.inference.frames import detect
-from cahqp.structures import Detections, Targets, collate
+from cahqp.inference.frames import as_arrays, detect
+from cahqp.structures import Targets, collate
 
 
 class Predictor:
@@ -23,7 +21,12 @@ class Predictor:
 
     Args:
         detector: The detector in eval mode.
+
+    Attributes:
+        batch: Number of images to detect on at a time. The composition of a batch affects the last digits.
     """
+
+    batch = 1
 
     def __init__(self, detector: Detector) -> None:
         self.detector = detector
@@ -34,48 +37,20 @@ class Predictor:
         """Class names in the order of the labels."""
         return self.detector.classes
 
-    def predict(self, images: Sequence[NDArray[np.uint8] | Path | str], threshold: float = 0.0) -> list[Detections]:
-        """Return each image's detections in its own pixels, best first.
+    @property
+    def thresholds(self) -> NDArray[np.float32]:
+        """(C,) operating thresholds. A class without a measured threshold gets 0.5."""
+        return np.array([self.detector.thresholds.get(name, 0.5) for name in self.classes], np.float32)
+
+    def detect(self, images: Sequence[NDArray[np.uint8]]) -> list[ImagePredictions]:
+        """Return each image's detections in its own pixels, best first, without a score threshold.
 
         Args:
-            images: (H, W, 3) uint8 RGB arrays of any sizes, or image files.
-            threshold: Minimum score, 0..1.
-
-        Raises:
-            TypeError: `images` is a single path instead of a list.
-            ValueError: An image has another shape or type.
-            BrokenImageError: A file is not a readable image.
+            images: (H, W, 3) uint8 RGB of any sizes, at least one.
         """
-        if isinstance(images, (str, Path)):
-            message = f"predict takes a list of images: predict([{str(images)!r}])."
-            raise TypeError(message)
-        pixels = [_read(Path(image)) if isinstance(image, (str, Path)) else image for image in images]
-        for number, image in enumerate(pixels):
-            if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
-                message = f"images[{number}] must be (H, W, 3) uint8 RGB, got {image.shape} {image.dtype}."
-                raise ValueError(message)
-        if not pixels:
-            return []
         samples = [
             (as_tensor(self._resize(image, Targets.empty(), 0)[0]), Targets.empty(), Frame(number, "", image.shape[:2]))
-            for number, image in enumerate(pixels)
+            for number, image in enumerate(images)
         ]
         batch = collate(samples).to(next(self.detector.parameters()).device)
-        return [own[own.scores >= threshold] for own in detect(self.detector, batch)]
-
-
-def _read(path: Path) -> NDArray[np.uint8]:
-    try:
-        return read_image(path)
-    except BrokenImageError as error:
-        message = f"{path}: {error}"
-        raise BrokenImageError(message) from error
-
-
-def load(path: Path | str) -> Predictor:
-    """Return the detector of a model file, on the CPU.
-
-    Raises:
-        WeightsError: The file is missing, damaged or not a model file of cahqp.
-    """
-    return Predictor(load_detector(Path(path)))
+        return [as_arrays(own) for own in detect(self.detector, batch)]

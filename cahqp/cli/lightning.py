@@ -6,6 +6,7 @@ import inspect
 import logging
 import os
 import sys
+import warnings
 from argparse import ArgumentError
 from operator import attrgetter, not_
 from pathlib import Path
@@ -243,19 +244,22 @@ def _is_rank_zero() -> bool:
     return (getattr(rank_zero_only, "rank", None) or 0) == 0
 
 
-def lightning(arguments: list[str]) -> None:
+def lightning(arguments: list[str], own_process: bool = True) -> None:
     """Run LightningCLI.
 
     Args:
         arguments: The command's name and its options, as LightningCLI spells them; see `cahqp.cli.training`.
+        own_process: The process runs this command alone. Otherwise further ranks run the caller's program.
     """
     os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
     arguments = join_lists(arguments, list_names([*all_subclasses(DetectionData), *all_subclasses(Detector)]))
     # Lightning starts further ranks with sys.argv.
-    given, sys.argv = sys.argv, [sys.argv[0], *arguments]
+    given = sys.argv
+    if own_process:
+        sys.argv = [given[0], *arguments]
     try:
         with lightning_errors():
-            _run_lightning()
+            _run_lightning(arguments)
     except ArgumentError as error:
         raise explained(error, _spellings()) from error
     finally:
@@ -264,27 +268,18 @@ def lightning(arguments: list[str]) -> None:
 
 def _spellings() -> list[str]:
     """Return the options of the Trainer and of this command line, for suggestions."""
-    own = (
-        "config",
-        "output",
-        "seed",
-        "wandb",
-        "example-images",
-        "print-config",
-        "model",
-        "data",
-        "trainer",
-        "ema",
-        "alarms",
-    )
+    own = "config output seed wandb example-images print-config model data trainer ema alarms".split()
     trainer = [name for name in inspect.signature(Trainer.__init__).parameters if name != "self"]
     return [*(f"--{name}" for name in own), *(f"--trainer.{name}" for name in trainer)]
 
 
-def _run_lightning() -> None:
+def _run_lightning(arguments: list[str]) -> None:
+    # The warning is about options of two origins; these are the same, or the options of the caller's program.
+    warnings.filterwarnings("ignore", "LightningCLI's args parameter")
     Cli(
         DetectionModule,
         DetectionData,
+        args=arguments,
         subclass_mode_model=True,
         subclass_mode_data=True,
         auto_configure_optimizers=False,

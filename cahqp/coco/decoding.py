@@ -96,7 +96,7 @@ def read_image(path: Path, size: tuple[int, int] | None = None, bgr: bool = Fals
                 "Images have an EXIF orientation, which is not applied: their boxes must be drawn on stored pixels. "
                 "`cahqp import` turns boxes of the upright view."
             )
-        return _pixels(image, bgr)
+        return pixels_of(image, bgr)
 
 
 class Header(NamedTuple):
@@ -155,7 +155,7 @@ def read_brightness(path: Path) -> float:
     """
     with _opened(path) as image:
         if image.mode.startswith(_DEEP):
-            return float(_pixels(image, bgr=False).mean())
+            return float(pixels_of(image).mean())
         image.draft("L", (64, 64))
         return float(np.asarray(image.convert("L").reduce(max(1, min(image.size) // 64))).mean())
 
@@ -181,7 +181,13 @@ def _warn_once(text: str) -> None:
     _log.warning(text)
 
 
-def _pixels(image: Image.Image, bgr: bool) -> NDArray[np.uint8]:
+def pixels_of(image: Image.Image, bgr: bool = False) -> NDArray[np.uint8]:
+    """Return an image as (H, W, 3) uint8, converted as in `read_image`.
+
+    Args:
+        image: Image in any mode of Pillow.
+        bgr: Return the channels in OpenCV's order, and a read-only array.
+    """
     if image.mode.startswith(_DEEP):
         grey = _upper_bits(np.asarray(image).astype(np.int64))
         return np.repeat(np.clip(grey, 0, 255).astype(np.uint8)[:, :, None], 3, axis=2)

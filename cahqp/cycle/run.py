@@ -51,8 +51,12 @@ class CycleRunOptions:
             raise ConfigError(message)
 
 
-def run(options: CycleRunOptions) -> None:
-    """Run `cahqp cycle run`."""
+def run(options: CycleRunOptions) -> Path:
+    """Run `cahqp cycle run`, and return the directory of the cycle.
+
+    Raises:
+        CahqpError: The plan is invalid, or a stage failed.
+    """
     arms = [arm for text in options.arms for arm in text.split(",") if arm]
     cycle = open_cycle(options.plan, options.output, options.seed, arms, options.replay)
     if options.dry_run:
@@ -74,3 +78,4 @@ def run(options: CycleRunOptions) -> None:
             write_json(cycle.root / CYCLE, entries)
             run_stages(cycle.root, cycle.stages)
         print("\n".join(["", *summary.lines(cycle.root)]))
+    return cycle.root

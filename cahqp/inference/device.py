@@ -13,8 +13,12 @@ NO_GPU = (
 """Message for a missing GPU; `remedy` is the option for the CPU."""
 
 
-def check_device(name: str) -> torch.device:
+def check_device(name: str, option: str = "--device ") -> torch.device:
     """Return the device of a name.
+
+    Args:
+        name: `cpu`, `cuda` or `cuda:N`.
+        option: Spelling of the option in messages, up to its value.
 
     Raises:
         ConfigError: The name is not that of a device, or this machine does not have it.
@@ -22,12 +26,12 @@ def check_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        message = f"--device {name} is not a device. Give cpu, cuda, or cuda:N."
+        message = f"{option}{name} is not a device. Give cpu, cuda, or cuda:N."
         raise ConfigError(message) from error
     if device.type == "cuda" and not torch.cuda.is_available():
-        message = f"--device {name}: {NO_GPU.format(remedy='--device cpu')}"
+        message = f"{option}{name}: {NO_GPU.format(remedy=option + 'cpu')}"
         raise ConfigError(message)
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        message = f"--device {name}: this machine has {torch.cuda.device_count()} GPUs, cuda:0 the first."
+        message = f"{option}{name}: this machine has {torch.cuda.device_count()} GPUs, cuda:0 the first."
         raise ConfigError(message)
     return device

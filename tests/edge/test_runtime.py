@@ -22,7 +22,7 @@ from cahqp.edge.package import MODEL, read_package
 from cahqp.edge.prefetch import Prefetch
 from cahqp.edge.runtime import Runtime
 from cahqp.errors import DataError, WeightsError
-from cahqp.predictor import load
+from cahqp.predictor import Predictor
 from cahqp.structures import Targets
 
 WITHOUT_TORCH = """
@@ -41,12 +41,12 @@ def runtime(edge):
 @pytest.mark.parametrize("size", [(64, 96), (80, 140), (30, 50), (200, 70), (65, 97)])
 def test_frames_are_prepared_as_in_training(edge, runtime, size):
     image = np.random.default_rng(0).integers(0, 256, (*size, 3)).astype(np.uint8)
-    predictor = load(edge / "student.safetensors")
+    predictor = Predictor(load_detector(edge / "student.safetensors"))
     rule = predictor.detector.preprocessing
     view = torch.from_numpy(plain(rule)(image, Targets.empty(), 0)[0]).permute(2, 0, 1)
     assert (rule.normalise(view[None])[0].numpy() == runtime.preprocess(image)).all()
-    expected, found = predictor.predict([image])[0], runtime.detect([image])[0]
-    np.testing.assert_allclose(np.sort(found.scores), np.sort(expected.scores.numpy()), atol=1e-5)
+    expected, found = predictor.detect([image])[0], runtime.detect([image])[0]
+    np.testing.assert_allclose(np.sort(found.scores), np.sort(expected.scores), atol=1e-5)
     assert (runtime.preprocess(image[:, :, ::-1], bgr=True) == runtime.preprocess(image)).all()
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache, partial
 from operator import attrgetter
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,6 +26,7 @@ from cahqp.detectors.huggingface.families import (
 from cahqp.detectors.huggingface.features import captured_features, projections
 from cahqp.detectors.huggingface.unions import ClassUnions
 from cahqp.detectors.layers.denoising import DenoisingQueries, denoising_queries
+from cahqp.detectors.published.class_mapping import VOC_NAMES
 from cahqp.errors import ConfigError
 from cahqp.structures import Preprocessing, Targets, valid_sizes
 
@@ -237,6 +239,21 @@ class HuggingFaceDetector(Detector):
             logits = torch.cat([proposals[0][None], logits])
             boxes = torch.cat([proposals[1][None], boxes.expand(len(logits) - 1, -1, -1, -1)])
         return _stack_groups(logits, groups), _stack_groups(boxes, groups), groups, (None, None)
+
+
+def from_folder(path: Path) -> HuggingFaceDetector:
+    """Return the detector that `save_pretrained` wrote, with all its classes, in eval mode.
+
+    Args:
+        path: Folder with `config.json` and the weights; nothing is downloaded.
+
+    Raises:
+        ConfigError: The model is of an unsupported kind, or cannot be read.
+        WeightsError: Its weights do not fit its configuration.
+    """
+    rows = sorted((int(row), name) for row, name in read_config(str(path), None).id2label.items())
+    names = dict.fromkeys(VOC_NAMES.get(name, name) for _, name in rows if name != "N/A")  # unused rows of COCO
+    return HuggingFaceDetector(list(names), str(path)).eval()
 
 
 def _resize_mask(mask: Tensor, size: Sequence[int]) -> Tensor:

@@ -121,8 +121,7 @@ def _compare(predictor: Predictor, runtime: Runtime, images: list[NDArray[np.uin
     parity = Parity()
     predictor.detector.nms_iou = None
     for image in images:
-        expected = predictor.predict([image])[0]
-        reference = EdgeDetections(expected.boxes.numpy(), expected.scores.numpy(), expected.labels.numpy())
+        reference = EdgeDetections(*predictor.detect([image])[0])
         parity.add(runtime.detect([image], suppress=False)[0], reference)
     return parity
 

@@ -1,0 +1,1 @@
+"""Python API: models, results and stages; `cahqp` offers its names."""
