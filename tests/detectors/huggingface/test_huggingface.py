@@ -5,11 +5,13 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import onnxruntime
 import pytest
 import torch
 import transformers
 
+import cahqp
 from cahqp.detectors import HuggingFaceDetector
 from cahqp.detectors.huggingface.families import FAMILIES
 from cahqp.detectors.layers import denoising
@@ -371,3 +373,13 @@ def test_without_transformers_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "transformers", None)
     with pytest.raises(ConfigError, match=r"pip install 'cahqp\[hf\]'"):
         HuggingFaceDetector(CLASSES, config={"model_type": "rt_detr"})
+
+
+def test_python_loads_a_folder_with_all_its_classes(tmp_path):
+    names = ["N/A", "motorbike", "N/A", "car"]
+    published("rt_detr", tmp_path, names)
+    transformers.RTDetrImageProcessor(size={"height": 64, "width": 96}, do_normalize=False).save_pretrained(tmp_path)
+    model = cahqp.load(tmp_path)
+    assert model.classes == ("motorcycle", "car")
+    found = model.predict(np.zeros((48, 64, 3), np.uint8), threshold=0)
+    assert len(found) > 0 and model.detector.untrained_classes == ()
