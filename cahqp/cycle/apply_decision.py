@@ -33,6 +33,7 @@ class ApplyDecisionOptions:
         output: New directory for the student.
         registry: Directory of the registry. Its first version is the running student. Default: no registry.
         trusted: Ed25519 public key (PEM) that must have signed the packages. Required if the registry has a key.
+        key: Its private key (PEM), which signs the pointer of the registry. Required if the pointer is signed.
     """
 
     decision: Path
@@ -43,6 +44,7 @@ class ApplyDecisionOptions:
     output: Path
     registry: Path | None = None
     trusted: Path | None = None
+    key: Path | None = None
 
 
 def apply_decision(options: ApplyDecisionOptions) -> None:
@@ -99,14 +101,14 @@ def _promote(directory: Path, decision: Decision | None, options: ApplyDecisionO
     packages = (options.running_package, options.candidate_package)
     if registry.pointer is None:
         request = PromotionRequest(reason="the student at the start of the cycle")
-        registry.promote(packages[0], request, options.trusted)
+        registry.promote(packages[0], request, options.trusted, options.key)
     if decision is None:
         return
     current = registry.pointer
     digests = {read_package(path).digest for path in packages}  # an interrupted attempt may have promoted the candidate
     if current is not None and registry.versions.read(current.version).get("package") not in digests:
         raise RunError(_other_version(registry, current.version, packages[0]))
-    registry.promote(packages[1], PromotionRequest(decision=decision), options.trusted)
+    registry.promote(packages[1], PromotionRequest(decision=decision), options.trusted, options.key)
 
 
 def _other_version(registry: Registry, version: str, running: Path) -> str:

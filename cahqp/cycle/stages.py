@@ -149,16 +149,24 @@ class PlanStages:
 
     def evaluate(self, name: str, models: dict[str, Path], tests: Sequence[tuple[str, Path]]) -> Path:
         """Add the stage that measures models on test sets and source validation, by name, and return the metrics."""
-        sets = [*tests, *((VALIDATION, path) for path in self.source_val)]
+        sets = self._measured(tests)
         arguments = ["--weights", *(f"{key}={path}" for key, path in models.items())]
         arguments += ["--frames", *(f"{key}={path}" for key, path in sets)]
         inputs = [*models.values(), *(path for _, path in sets)]
         return self.stage(name, "evaluate", inputs, arguments) / "metrics.json"
 
-    def publish(self, name: str, candidate: Path, running: Path, metrics: Path, frames: str) -> None:
-        """Add the stage that publishes the better of two students by their AP50."""
+    def publish(
+        self, name: str, candidate: Path, running: Path, metrics: Path, tests: Sequence[tuple[str, Path]], frames: str
+    ) -> None:
+        """Add the stage that publishes the better of two students by their AP50 on the frames of one name."""
+        labelled = [path for key, path in self._measured(tests) if key == frames]
         arguments = [f"--candidate={candidate}", f"--running={running}", f"--metrics={metrics}", f"--frames={frames}"]
-        self.stage(name, "publish", [candidate, running, metrics], arguments, seeded=False)
+        arguments += ["--labelled", *map(str, labelled)]
+        self.stage(name, "publish", [candidate, running, metrics, *labelled], arguments, seeded=False)
+
+    def _measured(self, tests: Sequence[tuple[str, Path]]) -> list[tuple[str, Path]]:
+        """Return the test sets and the source validation by name."""
+        return [*tests, *((VALIDATION, path) for path in self.source_val)]
 
     def stage(
         self, name: str, command: str, inputs: Sequence[Path], arguments: Sequence[str], seeded: bool = True
@@ -222,7 +230,7 @@ class CycleStages(PlanStages):
         self.models |= {f"teacher-{arm}": arms[arm] for arm in self.plan.arms}
         self.models |= {"student-old": self.old_student, "student-new": student}
         metrics = self.evaluate("evaluate", self.models, test)
-        self.publish("published", student, self.old_student, metrics, TEST if test else VALIDATION)
+        self.publish("published", student, self.old_student, metrics, test, TEST if test else VALIDATION)
         outputs = [stage.output for stage in self.made[start:]]
         self.stage("report", "report", outputs, [f"--run={self.root}"], seeded=False)
 

@@ -17,6 +17,7 @@ import numpy as np
 from cahqp.coco.image_folder import image_root
 from cahqp.edge.capture import EdgeFrame, is_stream, read_frames
 from cahqp.edge.detections import EdgeDetections, Floats
+from cahqp.edge.downgrade import running_no_older
 from cahqp.edge.draw import draw
 from cahqp.edge.isolation import isolate
 from cahqp.edge.options import DetectOptions
@@ -49,9 +50,15 @@ def detect(options: DetectOptions) -> None:
         WeightsError: The package was changed, or inference fails.
     """
     output = options.output
+    running = None
+    if options.state is not None and options.trusted is not None:
+        running = running_no_older(options.weights, options.trusted, options.state)
     if options.isolated:
         _isolate(options)
     package = read_package(options.weights, options.trusted)
+    if running not in (None, package.path):
+        message = f"{options.weights} got another running version during the start. Run the same command again."
+        raise RunError(message)
     if options.expect not in (None, package.digest):
         message = f"{package.path} has the SHA-256 {package.digest}, not {options.expect} (--expect). Check its origin."
         raise WeightsError(message)

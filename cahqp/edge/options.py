@@ -93,6 +93,8 @@ class DetectOptions:
         providers: Execution providers of onnxruntime in order of preference.
         trusted: Ed25519 public key (PEM) that must have signed the package.
         expect: SHA-256 of the package's `package.json`. Another package is refused, even one with the same signature.
+        state: JSON file that remembers the newest pointer of the registry. A pointer that is older or not signed is
+            refused. Needs `trusted` and a registry. Keep it out of reach of those who can write the registry.
         isolated: Refuse this process the network, and all files but the package, the frames and the folder of `output`.
             Linux only.
         patience: Seconds without a frame after which a stream is given up.
@@ -109,6 +111,7 @@ class DetectOptions:
     providers: list[str] = field(default_factory=lambda: ["CPUExecutionProvider"])
     trusted: Path | None = None
     expect: str | None = None
+    state: Path | None = None
     isolated: bool = False
     patience: float = 60.0
     max_frames: int | None = None
@@ -118,11 +121,14 @@ class DetectOptions:
         """Check the ranges.
 
         Raises:
-            ConfigError: An option is out of range, or a stream cannot be read.
+            ConfigError: An option is out of range, needs another one, or a stream cannot be read.
         """
         check_numbers(
             {"--threshold": self.threshold}, {"--threads": self.threads, "--max-frames": self.max_frames}
         )  # fmt: skip
+        if self.state is not None and self.trusted is None:
+            message = "--state compares signed pointers of a registry. Give the public key with --trusted."
+            raise ConfigError(message)
         if self.isolated and "://" in self.frames:
             message = (
                 "--isolated refuses the network, and --frames is a stream. Remove one of them, or use a container."

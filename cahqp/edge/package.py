@@ -10,7 +10,7 @@ from typing import Any
 
 from cahqp.edge.manifest import PackageManifest
 from cahqp.edge.onnx_scan import find_forbidden
-from cahqp.edge.pointer import RUNNING, check_key, running_version
+from cahqp.edge.pointer import RUNNING, check_key, check_package, running_version
 from cahqp.edge.signing import SIGNATURE, check_signature
 from cahqp.errors import RunError, WeightsError
 from cahqp.files import MAX_BYTES, read_limited, write_json
@@ -82,6 +82,9 @@ def read_package(path: Path, trusted: Path | None = None) -> Package:
     """
     directory = find_package(path)
     data = _read(directory / MANIFEST)
+    digest = hashlib.sha256(data).hexdigest()
+    if directory != Path(path):
+        check_package(directory, digest)
     manifest = _parse(directory / MANIFEST, data)
     key = None if trusted is None else check_signature(directory, data, trusted)
     if directory != Path(path):
@@ -96,7 +99,7 @@ def read_package(path: Path, trusted: Path | None = None) -> Package:
     if (problem := find_forbidden(model)) is not None:
         message = f"{directory / MODEL} {problem}. Packages must not contain it. Export the package again."
         raise WeightsError(message)
-    return Package(directory, manifest, hashlib.sha256(data).hexdigest(), model, key)
+    return Package(directory, manifest, digest, model, key)
 
 
 def package_files(directory: Path) -> list[Path]:

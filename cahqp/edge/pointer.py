@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import Field
 
+from cahqp.edge.signing import make_signature, verify_signature
 from cahqp.errors import RunError, WeightsError
 from cahqp.files import write_json
 from cahqp.records import Name, Record, Sha256, read_record
@@ -33,6 +34,7 @@ class Pointer:
         classes: Class names that every package must have.
         key: Fingerprint of the key that must have signed every package. `None` allows unsigned packages.
         manifests: SHA-256 of the `version.json` of each version that ever ran here, by name.
+        signature: `key` and `signature` over everything else; see `sign_pointer`. `None` if it is not signed.
     """
 
     generation: int
@@ -42,9 +44,28 @@ class Pointer:
     classes: tuple[str, ...]
     key: str | None
     manifests: Mapping[str, str] = field(default_factory=dict)
+    signature: Mapping[str, str] | None = None
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of everything but the signature."""
+        return _digest(_content(self))
 
 
 _Version = Annotated[str, Field(pattern=r"\A[0-9]{1,9}-[0-9a-f]{8}\z")]
+
+
+class _VersionPackage(Record):
+    """The part of `version.json` that names the package."""
+
+    package: Sha256
+
+
+class _SignatureRecord(Record):
+    """Signature of a pointer."""
+
+    key: Annotated[str, Field(pattern=r"\A[0-9a-f]{16}\z")]
+    signature: Annotated[str, Field(max_length=200)]
 
 
 class _PointerRecord(Record):
@@ -57,6 +78,7 @@ class _PointerRecord(Record):
     classes: list[Name]
     key: Annotated[str, Field(pattern=r"\A[0-9a-f]{16}\z")] | None
     manifests: dict[_Version, Sha256] = Field(default_factory=dict)
+    signature: _SignatureRecord | None = None
     sha256: Sha256
 
 
@@ -68,7 +90,7 @@ def read_pointer(path: Path) -> Pointer:
     """
     try:
         data = read_record(path, _PointerRecord, "").model_dump(exclude_unset=True)
-        digest = data.pop("sha256")
+        digest, signature = data.pop("sha256"), data.pop("signature", None)
         pointer = Pointer(**{**data, "before": tuple(data["before"]), "classes": tuple(data["classes"])})
     except (RunError, TypeError) as error:  # a TypeError by a key of a later format
         if not path.exists():
@@ -76,7 +98,7 @@ def read_pointer(path: Path) -> Pointer:
         raise RunError(_damaged(path, f"it cannot be read: {error}")) from error
     if digest != _digest(data):
         raise RunError(_damaged(path, "it does not match its own hash"))
-    return pointer
+    return replace(pointer, signature=signature)
 
 
 def write_pointer(path: Path, pointer: Pointer) -> None:
@@ -85,8 +107,39 @@ def write_pointer(path: Path, pointer: Pointer) -> None:
     Raises:
         RunError: The disk is full, or the directory cannot be written.
     """
-    data = json.loads(json.dumps(asdict(pointer)))
-    write_json(path, {**data, "sha256": _digest(data)})
+    signature = {} if pointer.signature is None else {"signature": dict(pointer.signature)}
+    write_json(path, {**_content(pointer), **signature, "sha256": pointer.digest})
+
+
+def sign_pointer(pointer: Pointer, key: Path) -> Pointer:
+    """Return a pointer with a signature, by which devices recognise an older one.
+
+    Raises:
+        ConfigError: The Ed25519 private key (PEM) cannot be read.
+    """
+    return replace(pointer, signature=make_signature(_signed_bytes(pointer), key))
+
+
+def read_signed_pointer(registry: Path, trusted: Path) -> Pointer:
+    """Read the pointer of a registry and check its signature.
+
+    Args:
+        registry: Directory of the registry.
+        trusted: Ed25519 public key (PEM).
+
+    Raises:
+        RunError: The pointer is missing or damaged.
+        WeightsError: It is not signed, or signed with another key.
+    """
+    path = registry / RUNNING
+    pointer = read_pointer(path)
+    if pointer.signature is None:
+        message = (
+            f"{path} is not signed. Sign it with `cahqp registry promote --key` or `cahqp registry rollback --key`."
+        )
+        raise WeightsError(message)
+    verify_signature(pointer.signature, _signed_bytes(pointer), trusted, path)
+    return pointer
 
 
 def running_version(registry: Path) -> Path:
@@ -133,6 +186,29 @@ def check_version(directory: Path, expected: str) -> None:
     if digest != expected:
         message = f"{path} was changed since its promotion. {remedy}"
         raise RunError(message)
+
+
+def check_package(directory: Path, digest: str) -> None:
+    """Check that the manifest of a version names the package in its directory.
+
+    Raises:
+        RunError: It names another package, or cannot be read.
+    """
+    path = directory / VERSION
+    if read_record(path, _VersionPackage, "It was changed: restore a copy.").package != digest:
+        message = f"{path} names another package than the one beside it: it was exchanged. Restore a copy."
+        raise RunError(message)
+
+
+def _content(pointer: Pointer) -> dict[str, Any]:
+    data: dict[str, Any] = json.loads(json.dumps(asdict(pointer)))
+    del data["signature"]
+    return data
+
+
+def _signed_bytes(pointer: Pointer) -> bytes:
+    """Return the bytes to sign; no manifest of a package begins like this."""
+    return f"cahqp registry {pointer.digest}".encode()
 
 
 def _digest(data: dict[str, Any]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any
 
 import cv2
@@ -14,6 +15,8 @@ from cahqp.edge.package import Package
 from cahqp.errors import ConfigError, DataError, WeightsError
 
 _MAX_QUERIES = 10_000
+MAX_MEMORY = 8 << 30
+"""Bytes of memory of the CPU for the weights and tensors of all models in a process."""
 
 Image = NDArray[np.uint8]
 RawOutput = tuple[Floats, Floats]
@@ -244,7 +247,9 @@ def _open_session(package: Package, threads: int, providers: Sequence[str]) -> A
     if unknown:
         message = f"This onnxruntime has no provider {', '.join(unknown)}. Available: {', '.join(available)}."
         raise ConfigError(message)
+    _limit_memory(onnxruntime)
     options = onnxruntime.SessionOptions()
+    options.add_session_config_entry("session.use_env_allocators", "1")
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3  # the warnings are about graph optimisations that a user cannot change
@@ -253,6 +258,16 @@ def _open_session(package: Package, threads: int, providers: Sequence[str]) -> A
     except Exception as error:  # onnxruntime's errors have no other common base
         message = f"onnxruntime refuses the model of {package.path} ({_first_line(error)}). Export it again."
         raise WeightsError(message) from error
+
+
+@cache
+def _limit_memory(onnxruntime: Any) -> None:
+    """Limit the memory of all models in this process: one operator can ask for any amount."""
+    kind = onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR
+    place = onnxruntime.OrtMemoryInfo("Cpu", kind, 0, onnxruntime.OrtMemType.DEFAULT)
+    # -1 and 0 are onnxruntime's defaults.
+    defaults = {"arena_extend_strategy": 0, "initial_chunk_size_bytes": -1, "max_dead_bytes_per_chunk": -1}
+    onnxruntime.create_and_register_allocator(place, onnxruntime.OrtArenaCfg({"max_mem": MAX_MEMORY, **defaults}))
 
 
 def _first_line(error: Exception) -> str:

@@ -7,6 +7,7 @@ import errno
 import hashlib
 import os
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -74,10 +75,18 @@ def sign(directory: Path, data: bytes, key: Path) -> None:
     Raises:
         ConfigError: The key cannot be read or is not an Ed25519 key.
     """
+    write_json(directory / SIGNATURE, {"algorithm": "ed25519", **make_signature(data, key)})
+
+
+def make_signature(data: bytes, key: Path) -> dict[str, str]:
+    """Return the fingerprint of a private key's public half, and the signature of the data in base64.
+
+    Raises:
+        ConfigError: The key cannot be read or is not an Ed25519 key.
+    """
     private = _private(key)
     signature = base64.b64encode(private.sign(data)).decode()
-    content = {"algorithm": "ed25519", "key": _fingerprint(private.public_key()), "signature": signature}
-    write_json(directory / SIGNATURE, content)
+    return {"key": _fingerprint(private.public_key()), "signature": signature}
 
 
 def check_signature(directory: Path, data: bytes, trusted: Path) -> str:
@@ -87,30 +96,45 @@ def check_signature(directory: Path, data: bytes, trusted: Path) -> str:
         ConfigError: The key cannot be read or is not an Ed25519 key.
         WeightsError: The signature is missing, damaged, or belongs to another key or manifest.
     """
-    _cryptography()
-    from cryptography.exceptions import InvalidSignature
-
-    public = _public(trusted)
-    expected = _fingerprint(public)
-    path = directory / SIGNATURE
+    path, expected = directory / SIGNATURE, public_fingerprint(trusted)
     try:
         content = parse_json(read_limited(path, _MAX_SIGNATURE_BYTES))
-        key, signature = str(content["key"]), base64.b64decode(content["signature"], validate=True)
+        given = {name: str(content[name]) for name in ("key", "signature")}
     except FileNotFoundError as error:
         message = f"{directory} is not signed, but --trusted requires key {expected}. Export it with --key."
         raise WeightsError(message) from error
     except (OSError, ValueError, KeyError, TypeError) as error:
         message = f"{path} is not a readable signature ({error}): it was changed. Restore a copy."
         raise WeightsError(message) from error
-    if key != expected:
-        message = f"{directory} is signed with key {key}, not with the trusted key {expected}. Check its origin."
+    verify_signature(given, data, trusted, directory)
+    return expected
+
+
+def verify_signature(given: Mapping[str, str], data: bytes, trusted: Path, subject: Path) -> None:
+    """Check what `make_signature` returned for the same data.
+
+    Args:
+        given: Fingerprint of the key, and the signature.
+        data: Bytes that were signed.
+        trusted: Public key (PEM).
+        subject: What the message names.
+
+    Raises:
+        ConfigError: The key cannot be read or is not an Ed25519 key.
+        WeightsError: The signature is damaged, or belongs to another key or to other data.
+    """
+    public, remedy = _public(trusted), "Check its origin."
+    from cryptography.exceptions import InvalidSignature
+
+    expected = _fingerprint(public)
+    if given["key"] != expected:
+        message = f"{subject} is signed with key {given['key']}, not with the trusted key {expected}. {remedy}"
         raise WeightsError(message)
     try:
-        public.verify(signature, data)
-    except InvalidSignature as error:
-        message = f"The signature of {directory} does not match its manifest: one of them was changed. Restore a copy."
+        public.verify(base64.b64decode(given["signature"], validate=True), data)
+    except (InvalidSignature, ValueError) as error:
+        message = f"The signature of {subject} does not match its content: one of them was changed. Restore a copy."
         raise WeightsError(message) from error
-    return expected
 
 
 def private_fingerprint(key: Path) -> str:

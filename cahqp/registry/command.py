@@ -48,13 +48,14 @@ def promote(options: PromoteOptions) -> None:
         print(f"Nothing promoted. {decision.reason}")
         return
     request = PromotionRequest(decision, options.reason, options.expect, options.parents, _hashes(options.data))
-    name = Registry(options.registry).promote(options.package, request, options.trusted)
+    name = Registry(options.registry).promote(options.package, request, options.trusted, options.key)
     print(f"{options.registry} runs {name}.")
 
 
 def rollback(options: RollbackOptions) -> None:
     """Make an earlier version run again; this also repairs a damaged pointer."""
-    print(f"{options.registry} runs {Registry(options.registry).rollback(options.to, options.trusted)}.")
+    name = Registry(options.registry).rollback(options.to, options.trusted, options.key)
+    print(f"{options.registry} runs {name}.")
 
 
 def verify(options: VerifyOptions) -> None:

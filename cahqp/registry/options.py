@@ -42,6 +42,8 @@ class PromoteOptions(RegistryOptions):
         parents: Models that the package was made from. Default: the running version.
         data: NAME=PATH of data that the package was made from; the registry keeps their SHA-256.
         trusted: Ed25519 public key (PEM) that must have signed the package.
+        key: Its private key (PEM), which signs the pointer to the running version, so that `cahqp detect --state` can
+            refuse an older one. Required once the pointer is signed.
     """
 
     package: Path
@@ -51,6 +53,7 @@ class PromoteOptions(RegistryOptions):
     parents: list[str] = field(default_factory=list)
     data: list[str] = field(default_factory=list)
     trusted: Path | None = None
+    key: Path | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,10 +63,12 @@ class RollbackOptions(RegistryOptions):
     Attributes:
         to: Name of the version to run again. Default: the version that ran before the current one.
         trusted: Ed25519 public key (PEM) that must have signed it.
+        key: Its private key (PEM), which signs the pointer to the running version. Required once the pointer is signed.
     """
 
     to: str | None = None
     trusted: Path | None = None
+    key: Path | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

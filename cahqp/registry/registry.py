@@ -9,8 +9,17 @@ from pathlib import Path
 from typing import Any
 
 from cahqp.edge.package import Package, read_package
-from cahqp.edge.pointer import PREVIOUS, RUNNING, Pointer, check_version, read_pointer, write_pointer
+from cahqp.edge.pointer import (
+    PREVIOUS,
+    RUNNING,
+    Pointer,
+    check_version,
+    read_pointer,
+    sign_pointer,
+    write_pointer,
+)
 from cahqp.edge.runtime import Runtime
+from cahqp.edge.signing import private_fingerprint
 from cahqp.errors import ConfigError, RunError, WeightsError
 from cahqp.registry.versions import Versions
 from cahqp.runs import locks
@@ -60,7 +69,9 @@ class Registry:
             return None
         return read_pointer(self.root / RUNNING)
 
-    def promote(self, package: Path, request: PromotionRequest, trusted: Path | None = None) -> str:
+    def promote(
+        self, package: Path, request: PromotionRequest, trusted: Path | None = None, key: Path | None = None
+    ) -> str:
         """Make a package the running version, unless another process was faster, and return the version's name.
 
         Only the last step, a rename, changes the running version. The call can be repeated after an interruption at
@@ -70,17 +81,21 @@ class Registry:
             package: Directory of the package.
             request: Reason and provenance of the promotion.
             trusted: Ed25519 public key (PEM) that must have signed the package.
+            key: Its private key (PEM), which signs the pointer. Required if the pointer is signed.
 
         Raises:
-            ConfigError: The request has neither a decision to publish nor a reason.
+            ConfigError: The request has neither a decision nor a reason, or the key is missing or another one.
             RunError: Another process holds the lock or was faster, or the registry was changed or cannot be written.
             WeightsError: The package was changed, is signed with another key, has other classes or does not load.
         """
         with self._locked():
             found = read_package(package, trusted)
             now = self.pointer
+            self._check_signer(now, found.key, key)
             if now is not None and self._is_running(now, found, trusted):
                 self._check_running(now)
+                if key is not None and now.signature is None:
+                    self._write(now, replace(now, generation=now.generation + 1), key)
                 self._keep_copy(now)
                 return now.version
             self._check_request(found, request, now)
@@ -91,21 +106,24 @@ class Registry:
             problems = self.versions.problems(name, trusted)
             if problems:
                 raise RunError("\n".join(problems))
-            self._switch(now, name, found)
+            self._switch(now, name, found, key)
             return name
 
-    def rollback(self, to: str | None = None, trusted: Path | None = None) -> str:
+    def rollback(self, to: str | None = None, trusted: Path | None = None, key: Path | None = None) -> str:
         """Make an earlier version the running one and return its name. A damaged pointer is replaced.
 
         Args:
             to: Name of the version. `None` for the version that ran before.
             trusted: Ed25519 public key (PEM) that must have signed the version.
+            key: Its private key (PEM), which signs the pointer. Required if the pointer is signed.
 
         Raises:
+            ConfigError: The key is missing or another one.
             RunError: There is no such version, it was changed, or the registry cannot be written.
         """
         with self._locked():
             now, target = self._rollback_target(to)
+            self._check_signer(now, None, key)
             problems = self.problems(target, trusted, now)
             if problems:
                 message = "\n".join([*problems, "Nothing was changed. Name another version with --to."])
@@ -121,7 +139,7 @@ class Registry:
                 before=before,
                 manifests=manifests,
             )
-            self._write(new, new)  # the copy must not name the version left behind: a later repair would restore it
+            self._write(new, new, key)  # a copy of the pointer left behind would be restored by a later repair
             return target
 
     def problems(self, name: str, trusted: Path | None, now: Pointer | None) -> list[str]:
@@ -251,18 +269,38 @@ class Registry:
             "weights": package.manifest["weights"],
         }
 
-    def _switch(self, now: Pointer | None, name: str, package: Package) -> None:
+    def _check_signer(self, now: Pointer | None, package_key: str | None, key: Path | None) -> None:
+        """Check the private key that signs the next pointer."""
+        if key is None:
+            if now is not None and now.signature is not None:
+                message = f"The pointer of {self.root} is signed, so the next one must be. Give that key with --key."
+                raise ConfigError(message)
+            return
+        fingerprint, required = private_fingerprint(key), package_key if now is None or now.key is None else now.key
+        if fingerprint != required:
+            message = (
+                f"--key has the fingerprint {fingerprint}, but packages of {self.root} are checked against "
+                f"{required or 'no key'}. Give both halves of one pair, with --trusted and --key."
+            )
+            raise ConfigError(message)
+
+    def _switch(self, now: Pointer | None, name: str, package: Package, signer: Path | None) -> None:
         digest = self.versions.digest(name)
         if now is None:
             new = Pointer(1, name, digest, (), package.classes, package.key, {name: digest})
         else:
             before = (*now.before, now.version)
             key = now.key or package.key
-            now = replace(now, manifests={**now.manifests, now.version: now.manifest, name: digest})
+            manifests = {**now.manifests, now.version: now.manifest, name: digest}
+            now = replace(now, manifests=manifests, signature=None)  # a signature covers the manifests
             new = replace(now, generation=now.generation + 1, version=name, manifest=digest, before=before, key=key)
-        self._write(now, new)
+        self._write(now, new, signer)
 
-    def _write(self, now: Pointer | None, new: Pointer) -> None:
+    def _write(self, now: Pointer | None, new: Pointer, signer: Path | None) -> None:
+        """Write the new pointer, signed if there is a key, and a copy of `now`, which may be the new one itself."""
+        signed = new if signer is None else sign_pointer(new, signer)
+        now = signed if now is new else now
+        new = signed
         if now is not None:
             write_pointer(self.root / PREVIOUS, now)
         write_pointer(self.root / RUNNING, new)
@@ -292,7 +330,8 @@ class Registry:
             if not (self.root / RUNNING).exists() and not (self.root / PREVIOUS).exists():
                 raise
             now = self._previous_pointer()
-            return now, to or now.version
+            # One change more than the damaged pointer had, so that devices do not take the new one for an older one.
+            return replace(now, generation=now.generation + 1), to or now.version
         if to is None and not now.before:
             message = f"{self.root} has no version before {now.version}. Promote another package."
             raise RunError(message)

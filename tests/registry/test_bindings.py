@@ -251,6 +251,34 @@ def test_packages_that_need_too_much_memory_are_refused(tmp_path, section, value
         read_package(path)
 
 
+def test_one_operator_gets_no_more_memory_than_all_models_may_have(tmp_path, capsys):
+    package = make_package(tmp_path / "package", 1)
+    model = onnx.load(package / MODEL)
+    count = helper.make_tensor("count", TensorProto.INT64, [1], [10**10])
+    boxes = model.graph.node.pop()
+    huge = [
+        helper.make_node("Constant", [], ["count"], value=count),
+        helper.make_node("ReduceMax", ["images"], ["start"], keepdims=0),
+        helper.make_node("Expand", ["start", "count"], ["huge"]),
+        helper.make_node("ReduceMax", ["huge"], ["zero"], keepdims=0),
+        helper.make_node("Constant", [], ["fixed"], value=boxes.attribute[0].t),
+        helper.make_node("Add", ["fixed", "zero"], list(boxes.output)),
+    ]
+    model.graph.node.extend(huge)
+    onnx.save(model, package / MODEL)
+    described = {k: v for k, v in read_manifest(package).items() if k not in ("format", "files")}
+    write_manifest(package, described)
+    (tmp_path / "frames").mkdir()
+    Image.fromarray(np.zeros((8, 12, 3), np.uint8)).save(tmp_path / "frames" / "0.png")
+    given = [f"--weights={package}", f"--frames={tmp_path / 'frames'}", f"--output={tmp_path / 'out'}"]
+    assert main(["detect", *given]) == 1
+    assert "memory" in capsys.readouterr().err
+
+
+def read_manifest(package):
+    return json.loads((package / MANIFEST).read_text())
+
+
 def test_damaged_models_are_scanned_without_an_exception(tmp_path):
     data = (make_package(tmp_path / "p", 1) / MODEL).read_bytes()
     random = np.random.default_rng(0)

@@ -129,7 +129,7 @@ class RoundStages(PlanStages):
         metrics = self.evaluate(f"{prefix}/evaluate", models, self.tests)
         if self.plan.gate is None:
             name = domain if domain in self.plan.tests else VALIDATION
-            self.publish(f"{prefix}/published", candidate, running.model, metrics, name)
+            self.publish(f"{prefix}/published", candidate, running.model, metrics, self.tests, name)
         else:
             self._decide(prefix, domain, candidate, self.plan.gate)
         self.running = after
@@ -144,7 +144,7 @@ class RoundStages(PlanStages):
         names = ("decision", "candidate", "running", "candidate_package", "running_package")
         arguments = [f"{option(name)}={path}" for name, path in zip(names, inputs, strict=True)]
         arguments += [f"--registry={gate.registry}"] if gate.registry else []
-        inputs, arguments = _with_key(inputs, arguments, trusted=gate.trusted)
+        inputs, arguments = _with_key(inputs, arguments, trusted=gate.trusted, key=gate.key if gate.registry else None)
         self.stage(f"{prefix}/published", "apply-decision", inputs, arguments, seeded=False)
 
     def _gate(self, prefix: str, domain: str, package: Path, gate: Gate) -> Path:
