@@ -14,7 +14,7 @@ from pathlib import Path
 
 from cahqp.cli.commands import COMMANDS, find, usage
 from cahqp.errors import CahqpError, shortened
-from cahqp.files import disk_trouble
+from cahqp.files import disk_trouble, redact_text
 from cahqp.version import __version__
 
 
@@ -84,7 +84,7 @@ _MAX_LINES = 5
 def _fail(name: str, message: str, code: int, verbose: bool) -> int:
     """Print the message of an error, with `--verbose` after its traceback; return the exit code."""
     if verbose:
-        traceback.print_exc()
+        print(redact_text(traceback.format_exc(), ""), file=sys.stderr, end="")
     print(f"cahqp {name}: {message}", file=sys.stderr)
     return code
 

@@ -253,6 +253,18 @@ def redact_text(text: object, url: str) -> str:
     return cleaned
 
 
+_SECRET_KEY = re.compile(r"(?i)((?:user(?:name)?|pass(?:word|wd)?|pwd|token|key|auth)=)[^&/;]*")
+
+
 def redact_url(source: str) -> str:
-    """Return a URL without user, password and query, for messages, logs and files; a path is unchanged."""
-    return re.sub("://[^/]*@", "://", source.partition("?")[0]) if "://" in source else source
+    """Return a URL without user, password and query, for messages, logs and files; a path is unchanged.
+
+    A password may contain `@`, `/` and `?`. Cameras that expect `user=NAME_password=WORD` in the path are common, too.
+    """
+    scheme, mark, rest = source.partition("://")
+    if not mark:
+        return source
+    host = re.split(r"[/?#]", rest, maxsplit=1)[0]
+    if "@" in host or re.search(r":(?!\d*$)", host.rpartition("]")[2]):
+        rest = rest.rpartition("@")[2] if "@" not in host else rest[host.rindex("@") + 1 :]
+    return scheme + mark + _SECRET_KEY.sub(r"\1***", rest.partition("?")[0])

@@ -156,7 +156,7 @@ COMMANDS: dict[str, Command] = {
     ),
     "fetch": Command(
         WATCH, "copy frames and videos from a folder or a URL",
-        "cycle.fetch:fetch", "cycle.fetch:FetchOptions",
+        "cycle.fetch.command:fetch", "cycle.fetch.options:FetchOptions", ("frames", "output"),
     ),
     "features": Command(
         WATCH, "write the per-frame signals that drift detection reads",

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,15 @@ from numpy.typing import NDArray
 from cahqp.coco.time_stamps import SteadyClock
 from cahqp.errors import DataError
 
+_TIMEOUT = (10.0, 10.0)  # seconds for opening a stream and for one packet
+_STREAM = {"rtsp_transport": "tcp"}  # over UDP, lost packets damage frames
 _MAX_PIXELS = "100000000"  # as for images
+_NO_VIDEO = " (no video stream of a known codec)"
 _log = logging.getLogger(__name__)
+
+
+class StreamError(DataError):
+    """A stream that cannot be opened. The message is the reason in parentheses, without the address."""
 
 
 @dataclass(frozen=True)
@@ -67,42 +75,54 @@ class Video:
     logs what differs from the header, what cannot be decoded, and which times were corrected; see `problems`.
 
     Args:
-        path: Video file.
-        shown: Name of the file in messages; by default the path.
+        source: Video file, or the URL of a stream as text.
+        shown: Name in messages; by default the source. Remove the password from that of a URL.
 
     Attributes:
+        rate: Frames per second by the header; 0 if unknown.
+        time_base: Seconds in a unit of time stamps.
+        format: FFmpeg's name of the format.
+        damaged: Number of packets until now that cannot be decoded.
+        stopped: Reason for which reading ended before the end, such as ` (Connection timed out)`; empty if none.
         duration: Seconds by the header; 0 if unknown.
         header_frames: Number of frames by the header; 0 if unknown.
 
     Raises:
-        DataError: The file cannot be opened, or contains no video stream of a known codec.
+        DataError: The file or stream cannot be opened, or contains no video stream of a known codec.
     """
 
-    def __init__(self, path: Path, shown: str | None = None) -> None:
-        self.shown = shown or str(path)
-        self._container = self._open(path)
+    def __init__(self, source: Path | str, shown: str | None = None) -> None:
+        self.shown = shown or str(source)
+        self._container = self._open(source)
         stream = self._container.streams.best("video")
         if not isinstance(stream, av.VideoStream) or stream.codec_context is None:
             self.close()
-            message = f"{self.shown} contains no video stream of a known codec. Encode it again."
+            if isinstance(source, str):
+                raise StreamError(_NO_VIDEO)
+            message = f"{self.shown} cannot be opened as a video{_NO_VIDEO}. Copy or encode the file again."
             raise DataError(message)
         stream.thread_type = "SLICE"  # with threads for frames, PyAV loses the frames after a damaged packet
         stream.codec_context.options = {"max_pixels": _MAX_PIXELS}
         self._stream = stream
         self.header_frames = stream.frames
         self.duration = _duration(self._container, stream)
-        self._rate = float(stream.average_rate or 0)
-        self._damaged = self._corrupt = self._resized = 0
-        self._stopped = ""
+        self.rate = float(stream.average_rate or 0)
+        self.damaged = self._corrupt = self._resized = 0
+        self.stopped = ""
+        self.time_base = stream.time_base or Fraction(1, 1000)
+        self.format = self._container.format.name
         self._others = len(self._container.streams.video) - 1
 
-    def _open(self, path: Path) -> av.container.InputContainer:
-        # The protocol is named: `a:b.mp4` is a file, and a playlist under the name of a video opens no connection.
+    def _open(self, source: Path | str) -> av.container.InputContainer:
         try:
-            options = {"protocol_whitelist": "file"}
-            return av.open(f"file:{path}", metadata_errors="replace", options=options)
-        except (av.FFmpegError, UnicodeEncodeError, MemoryError) as error:
-            message = f"{self.shown} cannot be opened as a video. Copy or encode the file again."
+            if isinstance(source, str):
+                return av.open(source, metadata_errors="replace", options=_STREAM, timeout=_TIMEOUT)
+            # The protocol is named: `a:b.mp4` is a file, and a playlist under the name of a video opens no connection.
+            return av.open(f"file:{source}", metadata_errors="replace", options={"protocol_whitelist": "file"})
+        except (av.FFmpegError, UnicodeEncodeError, MemoryError, OSError, ValueError) as error:
+            if isinstance(source, str):
+                raise StreamError(_reason(error)) from None  # the error contains the password
+            message = f"{self.shown} cannot be opened as a video{_reason(error)}. Copy or encode the file again."
             raise DataError(message) from error
 
     def close(self) -> None:
@@ -121,7 +141,7 @@ class Video:
         Raises:
             DataError: No frame can be decoded.
         """
-        clock = SteadyClock(1 / self._rate if self._rate else 0.0)
+        clock = SteadyClock(1 / self.rate if self.rate else 0.0)
         frames, seconds, size = self.decode(), 0.0, None
         frame, first, index = next(frames, None), None, 0
         while frame is not None:
@@ -133,7 +153,7 @@ class Video:
             yield VideoFrame(self.shown, index, seconds, frame)
             frame, index = following, index + 1
         if not index:
-            message = f"{self.shown} contains no frame that can be decoded{self._stopped}. Copy or encode it again."
+            message = f"{self.shown} contains no frame that can be decoded{self.stopped}. Copy or encode it again."
             raise DataError(message)
         problems = self._problems(index, seconds) + clock.problems()
         _warn_once(f"{self.shown}: {'; '.join(problems)}." if problems else "")
@@ -150,7 +170,7 @@ class Video:
             for packet in self._container.demux(self._stream):
                 yield from self._frames(packet)
         except (av.FFmpegError, MemoryError) as error:
-            self._stopped = f" ({error.strerror if isinstance(error, av.FFmpegError) else 'out of memory'})"
+            self.stopped = _reason(error)
             yield from self._frames(None)
 
     def _frames(self, packet: av.Packet[Any] | None) -> Iterator[av.VideoFrame]:
@@ -160,16 +180,14 @@ class Video:
         except av.error.EOFError:
             return
         except (av.FFmpegError, MemoryError):
-            self._damaged += 1
+            self.damaged += 1
             return
         self._corrupt += sum(frame.is_corrupt for frame in frames)
         yield from frames
 
     def _seconds(self, frame: av.VideoFrame | None, first: int | None) -> float | None:
         """Return the time since the first frame; `None` without a time stamp."""
-        if frame is None or frame.pts is None or self._stream.time_base is None:
-            return None
-        return float((frame.pts - (first or 0)) * self._stream.time_base)
+        return None if frame is None or frame.pts is None else float((frame.pts - (first or 0)) * self.time_base)
 
     def _problems(self, frames: int, seconds: float) -> list[str]:
         """Return one sentence part for each difference between the header and the frames."""
@@ -177,13 +195,18 @@ class Video:
         texts = {
             f"{frames} frames decode of {self.header_frames} in the header": self.header_frames not in (0, frames),
             f"it ends at {seconds:.1f} s of {self.duration:.1f} s": ends_early,
-            f"reading ended early{self._stopped}": self._stopped,
-            f"{self._damaged} packets cannot be decoded": self._damaged,
+            f"reading ended early{self.stopped}": self.stopped,
+            f"{self.damaged} packets cannot be decoded": self.damaged,
             f"{self._corrupt} frames are damaged and kept": self._corrupt,
             f"the size changes {self._resized} times; each frame keeps its own": self._resized,
             f"{self._others} more video streams are not read": self._others,
         }
         return [text for text, applies in texts.items() if applies]
+
+
+def _reason(error: Exception) -> str:
+    """Return the kind of an error for messages. Its full text contains the address with the password."""
+    return f" ({error.strerror})" if isinstance(error, av.FFmpegError) else " (out of memory or not an address)"
 
 
 def _duration(container: av.container.InputContainer, stream: av.VideoStream) -> float:

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -17,13 +14,8 @@ from cahqp.coco.decoding import BrokenImageError, read_image
 from cahqp.coco.reader import read_coco_frames
 from cahqp.coco.sources import image_names, source_kind
 from cahqp.coco.video import Video
+from cahqp.edge.streams import is_stream, read_stream
 from cahqp.errors import DataError
-from cahqp.files import redact_url
-
-_TIMEOUT_MILLISECONDS = 10_000  # for opening a stream and for one frame
-_FIRST_WAIT, _LONGEST_WAIT = 0.5, 10.0  # seconds before a stream is reopened; doubled after each failure
-
-_WHOLE = 0.95  # share of the frames in a header that a whole file has: the count can be an estimate
 
 _Row = tuple[int, str, tuple[int, int] | None]
 """Image id, file name, and height and width where the COCO file contains them."""
@@ -68,16 +60,11 @@ class EdgeFrame:
         return hashlib.sha256(f"{image.shape}".encode() + image.tobytes()).hexdigest()
 
 
-def is_stream(source: str) -> bool:
-    """Return whether a source is a URL, such as rtsp://camera/1, and not a path."""
-    return "://" in source
-
-
 def read_frames(source: str, patience: float = 60.0, report: Callable[[str], None] = print) -> Iterator[EdgeFrame]:
-    """Return the frames of a folder, an image, a COCO file, a video or a stream.
+    """Return the frames of a folder, an image, a COCO file, a video, a stream or a webcam.
 
     Args:
-        source: Path or URL.
+        source: Path, URL, or webcam: its number, or /dev/video0.
         patience: Seconds without a frame after which a stream is given up.
         report: Receives one line whenever a stream breaks.
 
@@ -135,56 +122,7 @@ def _video(path: Path) -> Iterator[EdgeFrame]:
             yield EdgeFrame(frame.index + 1, f"{path.name}@{seconds:.3f}s", frame.pixels(), seconds)
 
 
-def _stream(url: str, patience: float, report: Callable[[str], None]) -> Iterator[EdgeFrame]:
-    """Yield the frames of a stream; reopen it whenever it breaks. A file on a server ends after its last frame."""
-    number, wait, last = 0, _FIRST_WAIT, time.monotonic()
-    timeouts = [
-        cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, _TIMEOUT_MILLISECONDS, cv2.CAP_PROP_READ_TIMEOUT_MSEC, _TIMEOUT_MILLISECONDS,
-    ]  # fmt: skip
-    while True:
-        count = 0.0
-        for image, capture in _captured(url, cv2.CAP_FFMPEG, timeouts):
-            number, wait, last = number + 1, _FIRST_WAIT, time.monotonic()
-            count = capture.get(cv2.CAP_PROP_FRAME_COUNT)
-            now = round(time.time(), 3)
-            yield EdgeFrame(number, f"{number:08d}@{now:.3f}s", image, now)
-        if count > 0:  # a file on a server; a live stream has no count
-            _check_whole(url, number, count)
-            return
-        silence = time.monotonic() - last
-        if silence >= patience:
-            message = f"{redact_url(url)} sent no frame for {silence:.0f} s. Check the camera, or raise --patience."
-            raise DataError(message)
-        report(f"{redact_url(url)} broke off after {number} frames. Next attempt in {wait:g} s.")
-        time.sleep(wait)
-        wait = min(2 * wait, _LONGEST_WAIT)
-
-
-def _check_whole(url: str, frames: int, count: float) -> None:
-    """Check that a file on a server was read to its end; reopening it would begin again at its first frame.
-
-    Raises:
-        DataError: The connection broke off.
-    """
-    if frames < _WHOLE * count:
-        message = f"{redact_url(url)} broke off after {frames} of {count:.0f} frames. Copy the file, and detect on it."
-        raise DataError(message)
-
-
-def _captured(*arguments: Any) -> Iterator[tuple[NDArray[np.uint8], Any]]:
-    """Yield the images of a `cv2.VideoCapture` with the capture itself, and release it at the end."""
-    capture: Any = cv2.VideoCapture(*arguments)
-    try:
-        while (result := _read(capture))[0]:
-            yield result[1], capture
-    finally:
-        capture.release()
-
-
-def _read(capture: Any) -> tuple[bool, Any]:
-    try:
-        result: tuple[bool, Any] = capture.read()
-    except cv2.error as error:  # such as a frame that is too large to convert
-        message = f"A frame of the video cannot be decoded ({error.err}). Copy or encode the file again."
-        raise DataError(message) from error
-    return result
+def _stream(source: str, patience: float, report: Callable[[str], None]) -> Iterator[EdgeFrame]:
+    for number, frame in enumerate(read_stream(source, patience, report), 1):
+        now = round(frame.time, 3)
+        yield EdgeFrame(number, f"{number:08d}@{now:.3f}s", frame.pixels(), now)

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from cahqp.coco.image_folder import image_root
-from cahqp.edge.capture import EdgeFrame, is_stream, read_frames
+from cahqp.edge.capture import EdgeFrame, read_frames
 from cahqp.edge.detections import EdgeDetections, Floats
 from cahqp.edge.downgrade import running_no_older
 from cahqp.edge.draw import draw
@@ -24,6 +24,7 @@ from cahqp.edge.options import DetectOptions
 from cahqp.edge.package import find_package, read_package
 from cahqp.edge.prefetch import Prefetch
 from cahqp.edge.runtime import RawOutput, Runtime
+from cahqp.edge.streams import is_stream
 from cahqp.errors import DataError, RunError, WeightsError
 from cahqp.files import redact_url, writing
 from cahqp.runs.directory import open_run

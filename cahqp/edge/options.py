@@ -85,7 +85,8 @@ class DetectOptions:
 
     Attributes:
         weights: Package, or a registry with a running version.
-        frames: Folder, image, COCO file, video, or the URL of a stream (rtsp://...). A stream is reopened if it breaks.
+        frames: Folder, image, COCO file, video, URL of a stream (rtsp://...), or webcam (0, /dev/video0). A stream is
+            reopened if it breaks.
         output: New directory for `detections.jsonl`. It is never overwritten.
         threshold: Lowest score in 0..1 that is written. Default none: the package's own threshold of each class.
         draw: Also write the frames with their boxes to `drawn/`.

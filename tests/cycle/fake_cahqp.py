@@ -12,7 +12,8 @@ from pathlib import Path
 
 from cahqp.cycle import apply_decision as apply_module
 from cahqp.cycle.apply_decision import ApplyDecisionOptions, apply_decision
-from cahqp.cycle.fetch import FetchOptions, fetch
+from cahqp.cycle.fetch.command import fetch
+from cahqp.cycle.fetch.options import FetchOptions
 from cahqp.cycle.publish import PublishOptions, publish
 from cahqp.files import sha256
 from cahqp.runs.directory import RunDirectory, content_hash

@@ -16,7 +16,8 @@ from PIL import Image
 
 from cahqp.__main__ import main
 from cahqp.coco.reader import read_coco_frames
-from cahqp.cycle.fetch import RemoteFile, list_files, list_new
+from cahqp.cycle.fetch.command import list_new
+from cahqp.cycle.fetch.stores import RemoteFile, list_files
 from cahqp.data.frames import open_frames
 from cahqp.edge.capture import read_frames
 from cahqp.errors import DataError
@@ -166,7 +167,7 @@ def test_names_that_are_left_out_count_as_lost_and_are_reported_once(incoming, c
 
 def test_an_object_with_the_name_of_a_folder_stops_nothing(incoming, monkeypatch, capsys):
     files = [RemoteFile("north/0.jpg", 1), RemoteFile("north/0.jpg/1.jpg", 1), RemoteFile("south/0.jpg", 1)]
-    monkeypatch.setattr("cahqp.cycle.fetch._list_remote", lambda _: iter(files))
+    monkeypatch.setattr("cahqp.cycle.fetch.stores._list_remote", lambda _: iter(files))
     usable, unusable = list_files("s3://fleet/cams")
     assert [file.name for file in usable] == ["north/0.jpg/1.jpg", "south/0.jpg"]
     assert unusable == ["'north/0.jpg'"]

@@ -15,7 +15,7 @@ from cahqp.__main__ import main
 from cahqp.data.transforms import plain
 from cahqp.detectors.base import Output
 from cahqp.detectors.model_file import load as load_detector
-from cahqp.edge import capture
+from cahqp.edge import streams
 from cahqp.edge.capture import read_frames
 from cahqp.edge.detections import decode
 from cahqp.edge.package import MODEL, read_package
@@ -169,8 +169,8 @@ class Camera(http.server.BaseHTTPRequestHandler):
 
 
 def test_a_broken_stream_is_opened_anew_and_given_up_at_last(monkeypatch):
-    monkeypatch.setattr(capture, "_LONGEST_WAIT", 0.05)
-    monkeypatch.setattr(capture, "_FIRST_WAIT", 0.05)
+    monkeypatch.setattr(streams, "_LONGEST_WAIT", 0.05)
+    monkeypatch.setattr(streams, "_FIRST_WAIT", 0.05)
     monkeypatch.setattr(Camera, "calls", 0)
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Camera)
     threading.Thread(target=server.serve_forever, daemon=True).start()

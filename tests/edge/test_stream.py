@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from cahqp.__main__ import main
-from cahqp.edge import capture
 from cahqp.edge import detect as detection
+from cahqp.edge import streams
 from cahqp.edge.capture import EdgeFrame
 
 
@@ -39,7 +39,7 @@ def nothing():
 
 
 def test_a_stream_that_is_down_leaves_no_output_behind(edge, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(capture, "_FIRST_WAIT", 0.01)
+    monkeypatch.setattr(streams, "_FIRST_WAIT", 0.01)
     given = [f"--weights={edge / 'student-package'}", "--frames=http://127.0.0.1:9/", f"--output={tmp_path / 'd'}"]
     for _ in range(2):
         assert main(["detect", *given, "--patience=0.01", "--draw"]) == 1

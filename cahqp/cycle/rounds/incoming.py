@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from cahqp.cycle.fetch import TAKEN
+from cahqp.cycle.fetch.command import TAKEN
 from cahqp.files import write_json
 from cahqp.records import Name, Record, read_record
 

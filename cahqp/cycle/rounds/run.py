@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 from cahqp.cycle import summary
-from cahqp.cycle.fetch import list_new
+from cahqp.cycle.fetch.command import list_new
 from cahqp.cycle.opening import Cycle
 from cahqp.cycle.rounds.incoming import add_round, drop_unstarted, incoming
 from cahqp.cycle.rounds.plan import RoundsPlan, WatchedFolder

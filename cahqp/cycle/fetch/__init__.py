@@ -1,0 +1,1 @@
+"""`cahqp fetch`: frames of folders, stores, streams and webcams."""
