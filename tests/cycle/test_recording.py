@@ -80,7 +80,7 @@ def images(folder):
 
 
 def test_a_camera_that_breaks_off_is_recorded_without_its_password(camera, capsys):
-    assert main(["fetch", camera(), "one", "--until", "1s", "--limit", "14", "--verbose"]) == 0
+    assert main(["fetch", camera(), "one", "--until", "60s", "--limit", "14", "--verbose"]) == 0
     report = "".join(capsys.readouterr())
     assert "broke off after" in report and "14 frames of 127.0.0.1" in report and "lost connections" in report
     frames = images("one")
@@ -101,9 +101,9 @@ def test_only_changed_frames_are_kept_and_the_others_counted(camera, capsys):
 
 def test_frames_are_taken_at_intervals(camera, capsys):
     address = camera(per_call=500, pause=0.02)
-    assert main(["fetch", address, "one", "--until", "1s", "--frame-interval", "0.25"]) == 0
+    assert main(["fetch", address, "one", "--until", "2s", "--frame-interval", "0.25"]) == 0
     times = [image["timestamp"] for image in images("one")]
-    assert 3 <= len(times) <= 6
+    assert 2 <= len(times) <= 9
     assert len({int(moment / 0.25) for moment in times}) == len(times)
     assert "between the intervals" in capsys.readouterr().out
 
@@ -112,7 +112,7 @@ def test_frames_are_taken_at_intervals(camera, capsys):
 def test_a_full_folder_ends_the_recording_or_drops_its_oldest_frames(camera, capsys, bound):
     assert main(["fetch", camera(per_call=20), "one", "--until", "30s", *bound]) == 0
     assert re.search(r"the limit of (3 frames|0.003 MB) is reached", capsys.readouterr().out)
-    assert main(["fetch", camera(per_call=20), "two", "--until", "1s", *bound, "--when-full", "remove-oldest"]) == 0
+    assert main(["fetch", camera(per_call=20), "two", "--until", "3s", *bound, "--when-full", "remove-oldest"]) == 0
     assert "removed as the oldest" in capsys.readouterr().out
     kept = sorted(path.name for path in Path("two/images/127.0.0.1").iterdir())
     assert kept == [Path(image["file_name"]).name for image in images("two")]
