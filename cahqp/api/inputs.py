@@ -13,7 +13,8 @@ from PIL import Image
 
 from cahqp.coco.decoding import BrokenImageError, pixels_of, read_image
 from cahqp.coco.sources import source_kind
-from cahqp.edge.capture import EdgeFrame, is_stream, read_frames
+from cahqp.edge.capture import EdgeFrame, read_frames
+from cahqp.edge.streams import is_stream
 from cahqp.errors import DataError
 from cahqp.files import redact_url
 

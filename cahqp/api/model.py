@@ -12,8 +12,8 @@ from PIL import Image
 
 from cahqp.api.inputs import Input, Pixels, Source, is_single, read_inputs
 from cahqp.api.results import Result
-from cahqp.edge.capture import is_stream
 from cahqp.edge.detections import EdgeDetections, Floats
+from cahqp.edge.streams import is_stream
 from cahqp.errors import ConfigError, WeightsError, check_numbers
 from cahqp.evaluation.ground_truth import ImagePredictions
 
