@@ -21,7 +21,9 @@ from cahqp.cli.options import parse
 from cahqp.cli.training import COMMON
 from cahqp.cli.training_arguments import all_subclasses
 from cahqp.data.base import DetectionData
+from cahqp.detectors import model_file
 from cahqp.errors import option
+from cahqp.files import read_json, write_json
 from cahqp.training.base import DetectionModule
 from cahqp.training.callbacks.alarms import Alarms
 from cahqp.training.callbacks.ema import EMA
@@ -111,6 +113,25 @@ def test_the_commands_of_the_page_on_labels_run(tmp_path, monkeypatch):
     (tmp_path / "weights").symlink_to(ROOT / "weights")
     for arguments in shell_commands(ROOT / "docs/labels.md", "sh"):
         assert main(arguments) == 0, arguments
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_the_first_commands_of_the_page_on_the_edge_run(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main("scenes --output made --recordings 2 --frames 15 --width 112 --height 64".split()) == 0
+    shutil.copytree("made/images", "frames")
+    document = read_json(Path("made/annotations.json"))
+    for image in document["images"]:
+        image["file_name"] = f"frames/{image['file_name']}"
+    write_json(Path("canary.json"), document)
+    shutil.copy(ROOT / "weights/demo-student.safetensors", "student.safetensors")
+    retrained = model_file.load(Path("student.safetensors"))
+    retrained.thresholds = dict.fromkeys(retrained.classes, 0.2)
+    model_file.save(Path("retrained.safetensors"), retrained)
+    for arguments in shell_commands(ROOT / "docs/edge.md", "sh")[:8]:
+        assert main(arguments) == 0, arguments
+    assert "running" in capsys.readouterr().out
 
 
 DRY_RUNS = [(page, args) for page, args in COMMAND_LINES if "--dry-run" in args and "configs/cycle/" in " ".join(args)]
