@@ -138,9 +138,10 @@ def test_oracle_alone_trains_on_target_frames_as_labelled(plan):
     assert [name for name, text in arguments.items() if '--data.train=["night.json"]' in text] == ["teacher-oracle"]
 
 
-def test_target_test_is_opened_by_the_evaluation_alone(stages):
+def test_target_test_is_opened_by_the_evaluation_and_compared_before_publication_alone(stages):
     test = Path("out/scenes-night/annotations.json")
-    assert [stage.name for stage in stages.values() if test in stage.inputs] == ["evaluate"]
+    assert [stage.name for stage in stages.values() if test in stage.inputs] == ["evaluate", "published"]
+    assert f"--labelled {test}" in " ".join(stages["published"].arguments)
 
 
 def test_scene_arguments_are_handed_on(stages):
