@@ -97,8 +97,8 @@ class CycleRun:
     def stages(self) -> dict[str, Run]:
         """Finished stages by name, such as `relabel` or `round-01/relabel`, in natural order."""
         folders = [file.parent.relative_to(self.path) for file in self.path.rglob(MANIFEST)]
-        names = sorted((folder.as_posix() for folder in folders if folder.parts[0] != "stale"), key=natural_key)
-        return {name: Run(self.path / name) for name in names}
+        finished = [path for path in folders if path.suffix != ".partial" and path.parts[:1] not in ((), ("stale",))]
+        return {name: Run(self.path / name) for name in sorted((p.as_posix() for p in finished), key=natural_key)}
 
     @property
     def metrics(self) -> dict[str, dict[str, Any]]:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+import cahqp
 from cahqp import files
 from cahqp.cycle.publish import PublishOptions, decide_publication, publish
 from cahqp.cycle.run import CycleRunOptions, run
@@ -54,6 +55,18 @@ def kill_in(stage):
     wait_for(Path("runs/tiny") / f"{stage}.partial" / "first")
     driver.send_signal(signal.SIGKILL)
     driver.wait()
+
+
+def test_python_returns_the_cycle(started):
+    cycle = cahqp.run_cycle(CycleRunOptions(plan=PLAN))
+    assert (cycle.path, sorted(cycle.stages)) == (Path("runs/tiny"), sorted(ALL))
+    assert (cycle.model, cycle.report) == (
+        cycle.path / "published/model.safetensors",
+        cycle.path / "report/report.html",
+    )
+    assert cycle.metrics["evaluate"] == cycle.stages["evaluate"].metrics
+    with pytest.raises(RunError, match="no published model yet"):
+        cahqp.CycleRun(Path("elsewhere")).model  # noqa: B018
 
 
 def test_cycle_ends_with_the_table(started, capsys):
