@@ -28,7 +28,12 @@ def on_files(files: Files, *, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Point the links of a page to files outside docs/ at their pages in the site."""
+    """Point the links of a page to files outside docs/ at their pages in the site, and set its place in the search."""
+    uri = page.file.src_uri
+    if uri.startswith("benchmark/") and uri != "benchmark/measurements.md":
+        page.meta["search"] = {"exclude": True}  # tables of numbers match everything
+    elif uri.startswith("reference/"):
+        page.meta["search"] = {"boost": 2}
     for source, target in PAGES.items():
         markdown = markdown.replace(f"](../{source}", f"]({target}")
     return markdown
