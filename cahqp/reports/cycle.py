@@ -12,15 +12,17 @@ from pathlib import Path
 from typing import Any
 
 from cahqp.errors import RunError
-from cahqp.files import read_json
 from cahqp.reports.accuracy import compare_models
 from cahqp.reports.charts import read_log, training_panels
 from cahqp.reports.inputs import put_first, read_object
 from cahqp.reports.labels import compare_labels, read_labels
 from cahqp.reports.options import ReportOptions
 from cahqp.reports.page import write_page
+from cahqp.reports.records import CycleRecord, EvaluationRecord, ManifestRecord
 from cahqp.reports.rounds import describe_rounds, is_rounds_cycle
 from cahqp.runs.directory import open_run
+from cahqp.runs.evidence import Verdict
+from cahqp.runs.state import State
 from cahqp.version import __version__
 
 STAGES = (
@@ -49,7 +51,7 @@ def report(options: ReportOptions) -> Path:
     if options.output is None:
         write_page(run / REPORT, template, **variables)
         return run / REPORT
-    seed = int(read_object(run / "cycle.json").get("seed", 0))
+    seed = int(read_object(run / "cycle.json", CycleRecord).get("seed", 0))
     with open_run(options.output, "report", {}, _inputs(run), seed) as stage:
         if stage is not None:
             write_page(stage.work / REPORT, template, **variables)
@@ -60,20 +62,20 @@ def _describe_cycle(run: Path, plan: Path | None) -> dict[str, Any]:
     """Return the variables of `cycle.html.j2`."""
     after = read_labels(run / "relabel")
     variables = {
-        "accuracy": compare_models(read_object(run / "evaluate" / "metrics.json")),
+        "accuracy": compare_models(read_object(run / "evaluate" / "metrics.json", EvaluationRecord)),
         "labels": compare_labels(read_labels(run / "relabel-before"), after) if after else {},
         "trainings": _trainings(run),
     }
     if not any(variables.values()):
         message = f"{run} has no cycle: no evaluate/metrics.json, labels or trainings. Give the directory of a cycle."
         raise RunError(message)
-    cycle = read_object(run / "cycle.json")
+    cycle = read_object(run / "cycle.json", CycleRecord)
     facts = {"cahqp": __version__} | ({"seed": str(cycle["seed"])} if "seed" in cycle else {})
     return {
         **variables,
         "command": _cycle_command(run, plan),
         "name": str(cycle.get("name") or run.resolve().name),
-        "decision": read_object(run / "published" / "decision.json"),
+        "decision": read_object(run / "published" / "decision.json", Verdict),
         "facts": facts | _versions() | _hardware(),
         "stages": _stages(run),
     }
@@ -89,7 +91,7 @@ def _cycle_command(run: Path, plan: Path | None) -> str | None:
     """Return the command that runs the cycle, if it is known."""
     if plan is not None:
         return shlex.join(["cahqp", "cycle", "run", "--plan", str(plan)])
-    return read_object(run / "cycle.json").get("command")
+    return read_object(run / "cycle.json", CycleRecord).get("command")
 
 
 def _trainings(run: Path) -> list[dict[str, Any]]:
@@ -99,13 +101,14 @@ def _trainings(run: Path) -> list[dict[str, Any]]:
 
 def _stages(run: Path) -> list[dict[str, Any]]:
     """Return each stage's name, seconds (`None` if unknown) and manifest as JSON, without its outputs."""
-    state = read_object(run / "state.json")
+    records = State(run).records
     stages = []
     for path in sorted(run.glob("*/manifest.json")):
-        name, manifest = path.parent.name, read_json(path)
+        name, manifest = path.parent.name, read_object(path, ManifestRecord)
         settings = {key: manifest[key] for key in _MANIFEST_KEYS if key in manifest}
         text = json.dumps(settings, indent=2, ensure_ascii=False)
-        stages.append({"name": name, "seconds": state.get(name, {}).get("seconds"), "manifest": text})
+        seconds = records[name].seconds if name in records else None
+        stages.append({"name": name, "seconds": seconds, "manifest": text})
     return stages
 
 

@@ -14,12 +14,12 @@ from cahqp.evaluation.errors import count_f1, error_table
 from cahqp.evaluation.ground_truth import GroundTruth, Predictions
 from cahqp.evaluation.metrics import at_thresholds, average_precision
 from cahqp.evaluation.supervision import supervision_roles
-from cahqp.files import read_json
 from cahqp.labels.calibration.curves import estimated_drift, reliability
 from cahqp.labels.calibration.file import read_calibration
 from cahqp.labels.formats.coco import HUMAN, Labels
 from cahqp.labels.ground_truth import as_predictions, corners, labelled_ground_truth, used_boxes
 from cahqp.reports.inputs import read_object, read_rejected
+from cahqp.reports.records import DecisionsRecord, ManifestRecord
 from cahqp.runs.directory import content_hash
 
 
@@ -150,7 +150,7 @@ def _min_scores(folder: Path, calibration: Path) -> dict[str, float]:
     Raises:
         DataError: They were made without it.
     """
-    manifest = read_object(folder / "manifest.json")
+    manifest = read_object(folder / "manifest.json", ManifestRecord)
     used = manifest.get("inputs", {}).get("calibration", {}).get("sha256")
     directory = calibration if calibration.is_dir() else calibration.parent
     candidates = (calibration, directory, directory / "calibration.json")
@@ -161,4 +161,5 @@ def _min_scores(folder: Path, calibration: Path) -> dict[str, float]:
         )
         raise DataError(message)
     share = float(manifest["settings"].get("ignore_share", 1.0))
-    return {name: share * limit for name, limit in read_json(folder / "decisions.json")["thresholds"].items()}
+    thresholds = read_object(folder / "decisions.json", DecisionsRecord).get("thresholds", {})
+    return {name: share * limit for name, limit in thresholds.items()}

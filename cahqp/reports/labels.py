@@ -14,6 +14,7 @@ from cahqp.labels.formats.coco import read_label_file
 from cahqp.labels.ground_truth import used_boxes
 from cahqp.reports.inputs import count_reasons, read_object, read_rejected
 from cahqp.reports.pictures import class_colours, draw_boxes, load_picture
+from cahqp.reports.records import SourceRecord
 
 MAX_EXAMPLES = 6
 
@@ -38,7 +39,7 @@ class Relabelling:
         boxes = [box for image in self.labels.images for box in image.boxes]
         self.ignored = count_reasons(box.more for box in boxes if box.ignored)
         self.rejected = count_reasons(read_rejected(directory))
-        root = read_object(directory / "source.json").get("root", [])
+        root = read_object(directory / "source.json", SourceRecord).get("root", [])
         self.roots = [directory / folder for folder in ([root] if isinstance(root, str) else root)]
 
 

@@ -16,6 +16,7 @@ from cahqp.reports.label_statistics import class_balance, count_labels, estimate
 from cahqp.reports.options import QualityOptions
 from cahqp.reports.page import write_page
 from cahqp.reports.pictures import Picture, class_colours, draw_boxes, load_picture
+from cahqp.reports.records import DecisionsRecord, QuarantineRecord
 from cahqp.runs.directory import open_run
 
 
@@ -45,11 +46,12 @@ def _measure(options: QualityOptions, labels: Labels) -> dict[str, Any]:
     folder = options.labels if options.labels.is_dir() else options.labels.parent
     result = count_labels(labels)
     result["rejected"] = count_reasons(read_rejected(folder))
-    result["temporal"] = read_object(folder / "decisions.json").get("temporal", {})
+    result["temporal"] = read_object(folder / "decisions.json", DecisionsRecord).get("temporal", {})
     if options.source is not None:
         result["balance"] = class_balance(labels, read_ground_truth(options.source))
     if options.ground_truth is not None:
-        unreadable = {str(entry["file_name"]) for entry in read_object(folder / "quarantine.json").get("images", [])}
+        quarantine = read_object(folder / "quarantine.json", QuarantineRecord)
+        unreadable = {str(entry["file_name"]) for entry in quarantine.get("images", [])}
         ground_truth = read_ground_truth(options.ground_truth, tuple(labels.categories.values()))
         result["measured"] = measure_labels(labels, ground_truth, unreadable)
     if options.calibration is not None:

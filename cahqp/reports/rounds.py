@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cahqp.files import natural_key, read_json
+from cahqp.files import natural_key
 from cahqp.reports.charts import line_chart
 from cahqp.reports.inputs import read_object
 from cahqp.reports.labels import compare_labels, read_labels
+from cahqp.reports.records import CycleRecord, DriftRecord, EvaluationRecord
+from cahqp.runs.evidence import Verdict
 
 _MAX_LABEL_ROUNDS = 3  # each example frame is embedded, and the page of a year must still open
 
@@ -42,7 +44,7 @@ class RoundSummary:
 
 def is_rounds_cycle(run: Path) -> bool:
     """Return whether a directory belongs to a plan with rounds."""
-    return bool(read_object(run / "cycle.json").get("rounds"))
+    return bool(read_object(run / "cycle.json", CycleRecord).get("rounds"))
 
 
 def describe_rounds(run: Path) -> dict[str, Any]:
@@ -54,7 +56,7 @@ def describe_rounds(run: Path) -> dict[str, Any]:
     rounds = read_round_summaries(run)
     labels = [(one.name, read_labels(run / one.name / "relabel")) for one in rounds[-_MAX_LABEL_ROUNDS:]]
     return {
-        "name": str(read_json(run / "cycle.json")["name"]),
+        "name": str(read_object(run / "cycle.json", CycleRecord)["name"]),
         "rounds": rounds,
         "accuracy": _accuracy(rounds) if rounds else {},
         "drift": _drift(run),
@@ -69,9 +71,9 @@ def read_round_summaries(run: Path) -> list[RoundSummary]:
         directory = path.parents[1]
         models = {
             model: {frames: entry["ap50"] for frames, entry in sets.items()}
-            for model, sets in read_json(path)["models"].items()
+            for model, sets in read_object(path, EvaluationRecord)["models"].items()
         }
-        decision = read_object(directory / "published" / "decision.json")
+        decision = read_object(directory / "published" / "decision.json", Verdict)
         rounds.append(RoundSummary(directory.relative_to(run).as_posix(), models, decision))
     return rounds
 
@@ -121,7 +123,7 @@ def _drift(run: Path) -> dict[str, Any]:
     distances: dict[str, list[tuple[float, float]]] = {}
     windows: dict[str, int] = {}
     for path in sorted(run.glob("round-*/drift/drift.json"), key=lambda path: natural_key(path.as_posix())):
-        content, name = read_json(path), path.parts[-3]
+        content, name = read_object(path, DriftRecord), path.parts[-3]
         for camera, state in content["cameras"].items():
             for window in state["windows"]:
                 number = windows[camera] = windows.get(camera, -1) + 1

@@ -3,6 +3,7 @@ import re
 import subprocess
 import sys
 from html.parser import HTMLParser
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -117,6 +118,27 @@ def test_a_name_outside_its_folder_is_not_opened(cycle):
     text = page(cycle)
     assert "secret.jpg could not be shown" in text
     assert "data:image" not in text
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("cycle.json", []),
+        ("cycle.json", {"seed": "many"}),
+        ("state.json", {"relabel": {"key": "k", "seconds": "long"}}),
+        ("evaluate/metrics.json", {"models": 7}),
+        ("evaluate/metrics.json", {"models": {"teacher-source": {"target-test": {"ap50": 7}}}}),
+        ("evaluate/metrics.json", {"models": {}, "differences": [{"model": "a"}]}),
+        ("published/decision.json", {"published": "false", "reason": "r"}),
+        ("teacher-adapt/manifest.json", "manifest"),
+        ("relabel/source.json", {"root": 7}),
+        ("relabel/rejected.json", {"annotations": {"reason": "r"}}),
+    ],
+)
+def test_files_of_another_kind_are_a_message(cycle, name, content):
+    write(cycle / name, content)
+    with pytest.raises(RunError, match=Path(name).name):
+        page(cycle)
 
 
 def test_a_relative_root_starts_at_its_file(cycle):
