@@ -76,7 +76,7 @@ class Frame:
         camera: Name of the camera, empty where unknown.
         recording: Name of the recording; by default the camera.
         index: Position in the recording; order only.
-        timestamp: Seconds from the start of the recording, `None` where unknown.
+        timestamp: Seconds from the start of the recording, or since 1970; `None` where unknown.
         view: Part that a training view shows; `None` for the whole image.
     """
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from cahqp.coco.naming import Naming
 from cahqp.data.base import DetectionData, TrainingSet
 from cahqp.data.datasets import Sample, UnlabelledFrames, as_tensor
 from cahqp.data.frames import open_frames
@@ -52,6 +53,7 @@ class AdaptationData(DetectionData):
         restyle: Share of the source frames, 0..1, that take light and colours of a target frame (see `Restyle`).
             Source-free it has no effect.
         frame_interval: Seconds between the frames taken from a target video; by default all.
+        naming: Rule for camera and time of target frames, such as `naming.pattern: '{camera}_{time:%H%M%S}'`.
         curriculum: Share of the target frames, easiest first, used in epoch 0, 1, ...; the last value holds from then
             on.
         easiness: Measure of an easy frame: its `brightness`, or the `confidence` of the initial teacher, its mean
@@ -73,6 +75,7 @@ class AdaptationData(DetectionData):
         target_batch_size: int | None = None,
         restyle: float = 0.0,
         frame_interval: float | None = None,
+        naming: Naming | None = None,
         curriculum: Sequence[float] | None = None,
         easiness: Literal["brightness", "confidence"] = "brightness",
         mixed: bool = False,
@@ -87,6 +90,7 @@ class AdaptationData(DetectionData):
         _check_adaptation(restyle, target_batch_size, curriculum, mixed)
         self.restyle = restyle
         self.frame_interval = frame_interval
+        self.naming = naming
         self.curriculum = curriculum
         self.easiness: Literal["brightness", "confidence"] = easiness
         self.mixed = mixed
@@ -95,7 +99,7 @@ class AdaptationData(DetectionData):
     def training_sets(self) -> list[TrainingSet]:
         """Return the labelled source frames, if there are any, and the target frames."""
         target = UnlabelledFrames(
-            open_frames(self.target, self.frame_interval),
+            open_frames(self.target, self.frame_interval, self.naming),
             self.augmentation_of("strong"),
             seed=self.seed,
             max_invalid_share=self.max_invalid_share,

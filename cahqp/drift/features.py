@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -35,11 +36,12 @@ _DEFAULT_THRESHOLD = 0.3  # for model files without thresholds
 def features(options: FeaturesOptions) -> None:
     """Run `cahqp features`."""
     inputs = {"weights": options.weights, **{f"frames.{i}": path for i, path in enumerate(options.frames)}}
-    settings = {"frame_interval": options.frame_interval, "batch_size": options.batch_size}
+    settings: dict[str, Any] = {"frame_interval": options.frame_interval, "batch_size": options.batch_size}
+    settings |= options.naming_settings
     with open_run(options.output, "features", settings, inputs) as run:
         if run is None:
             return
-        source = open_frames(options.frames, options.frame_interval)
+        source = open_frames(options.frames, options.frame_interval, options.naming)
         detector = load(options.weights).to(check_device(options.device)).eval()
         frames = FrameSet(source, detector.preprocessing, options.max_invalid_share)
         signals = measure_signals(detector, frames, options.batch_size, options.workers)

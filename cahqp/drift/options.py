@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
+from cahqp.coco.naming_options import NamingOptions
 from cahqp.errors import ConfigError, check_numbers
 
 DRIFT, STEADY, FAULT, FEW = "drift", "steady", "fault", "too few frames"
@@ -16,7 +17,7 @@ KINDS = ("features", "scores", "plain", "view")
 
 
 @dataclass(frozen=True, kw_only=True)
-class FeaturesOptions:
+class FeaturesOptions(NamingOptions):
     """Write features, scores and plain signals of frames to `features.npz`, for `cahqp drift`, `sample` and `replay`.
 
     Attributes:

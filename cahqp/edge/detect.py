@@ -70,6 +70,7 @@ def detect(options: DetectOptions) -> None:
     else:
         inputs = {"weights": find_package(options.weights), "frames": Path(options.frames)}
         settings: dict[str, Any] = {name: getattr(options, name) for name in ("threshold", "draw", "max_frames")}
+        settings |= options.naming_settings
         if package.key is not None:  # detections made without the check are not those of a checked package
             settings |= {"key": package.key, "package": package.digest}
         with open_run(output, "detect", settings, inputs) as run:
@@ -184,7 +185,7 @@ def format_line(frame: EdgeFrame, found: EdgeDetections | None, classes: tuple[s
 
 
 def _preprocessed(runtime: Runtime, options: DetectOptions) -> Iterator[tuple[EdgeFrame, Floats | None]]:
-    for frame in read_frames(options.frames, options.patience):
+    for frame in read_frames(options.frames, options.patience, naming=options.naming):
         yield frame, None if frame.image is None else runtime.preprocess(frame.image, bgr=True)
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from cahqp.coco.naming_options import NamingOptions
 from cahqp.errors import ConfigError, check_numbers
 from cahqp.files import redact_url
 
@@ -80,7 +81,7 @@ class ExportOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DetectOptions:
+class DetectOptions(NamingOptions):
     """Detect objects with a package, and write one line of JSON per frame.
 
     Attributes:

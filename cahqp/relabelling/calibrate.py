@@ -35,7 +35,7 @@ def calibrate(options: CalibrateOptions) -> None:
     Raises:
         CahqpError: Options or files cannot be used, or there are too few detections.
     """
-    source = open_frames(options.frames)
+    source = open_frames(options.frames, naming=options.naming)
     ensemble = build_ensemble(options, load(options.weights), [frame.name for frame in source.frames])
     scope = ensemble.scope(options.nms_iou)
     names = {"method": options.method, "uncalibrated": options.uncalibrated, "batch_size": options.batch_size}
@@ -65,7 +65,7 @@ def calibrate(options: CalibrateOptions) -> None:
 
 def _candidates(ensemble: Ensemble, options: CalibrateOptions) -> dict[int, Candidates]:
     """Return the candidates of the frames by image id; none for broken images."""
-    source = open_frames(options.frames)
+    source = open_frames(options.frames, naming=options.naming)
     frames = ensemble.to(check_device(options.device)).frames(source)
     none = Candidates(np.zeros((0, 4)), np.zeros(0), np.zeros(0, np.int64))
     candidates = {frame.id: none for frame in source.frames}

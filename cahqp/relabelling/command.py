@@ -45,7 +45,7 @@ def relabel(options: RelabelOptions) -> None:
 def _relabel(options: RelabelOptions) -> None:
     seed_everything(options.seed, verbose=False)
     detector = load(options.weights)
-    source = open_frames(options.frames, options.frame_interval)
+    source = open_frames(options.frames, options.frame_interval, options.naming)
     formats = sorted(set(options.format) - {"coco"})
     if "yolo" in formats:  # checked before hours of work
         names = OutputNames(source)

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from cahqp.coco.naming_options import NamingOptions
 from cahqp.errors import ConfigError, check_numbers, option
 from cahqp.labels.calibration.curves import Method as CalibrationMethod
 from cahqp.labels.formats.options import Format
@@ -53,7 +54,7 @@ class SoftStoreSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TeacherOptions:
+class TeacherOptions(NamingOptions):
     """Teachers, and the frames that they see.
 
     Attributes:

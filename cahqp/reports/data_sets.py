@@ -13,8 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cahqp.coco.decoding import BrokenImageError, read_header
+from cahqp.coco.naming import Naming
 from cahqp.coco.reader import CocoFile, read_coco
-from cahqp.coco.sources import image_names, source_kind
+from cahqp.coco.sources import source_kind
+from cahqp.data.frames import open_frames
 from cahqp.errors import DataError
 from cahqp.frame import Frame
 from cahqp.reports.capture_hours import capture_hour
@@ -63,8 +65,13 @@ class DataSet:
                 self.hours[position] = hour
 
 
-def open_data_set(name: str, path: Path) -> DataSet:
+def open_data_set(name: str, path: Path, naming: Naming | None = None) -> DataSet:
     """Return the data set of a COCO file or of a folder of images.
+
+    Args:
+        name: Name of the data set.
+        path: COCO file or folder.
+        naming: Rule for camera and time of the images of folders.
 
     Raises:
         DataError: It is neither, or is invalid.
@@ -74,9 +81,7 @@ def open_data_set(name: str, path: Path) -> DataSet:
         file = read_coco(path)
         return DataSet(name, file.root, file.frames, file)
     if kind == "folder":
-        names = image_names(path)
-        frames = [Frame(n, text, (0, 0), "", text.rpartition("/")[0], n) for n, text in enumerate(names)]
-        return DataSet(name, path, frames)
+        return DataSet(name, path, list(open_frames([path], naming=naming).frames))
     message = f"{path} is a {kind}. Give COCO files and folders of images."
     raise DataError(message)
 

@@ -26,11 +26,11 @@ def inspect(options: InspectOptions) -> None:
         CahqpError: A data set cannot be read.
     """
     paths = named_paths(options.data)
-    settings = {"pictures": options.pictures, "names": list(paths)}
+    settings: dict[str, Any] = {"pictures": options.pictures, "names": list(paths), **options.naming_settings}
     with open_run(options.output, "inspect", settings, {f"data.{n}": p for n, p in paths.items()}) as run:
         if run is None:
             return
-        sets = [open_data_set(name, path) for name, path in paths.items()]
+        sets = [open_data_set(name, path, options.naming) for name, path in paths.items()]
         for data in sets:
             data.read_images()
         described = {data.name: describe(data) for data in sets}

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from cahqp.coco.naming_options import NamingOptions
+
 
 @dataclass(frozen=True, kw_only=True)
 class ReportOptions:
@@ -46,7 +48,7 @@ class QualityOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class InspectOptions:
+class InspectOptions(NamingOptions):
     """Describe data sets: counts per class and camera, box sizes, brightness by hour, copies across splits, pictures.
 
     Attributes:

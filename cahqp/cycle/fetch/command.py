@@ -13,7 +13,7 @@ from cahqp.coco.subset import Image, build_document
 from cahqp.cycle.fetch.options import FetchOptions
 from cahqp.cycle.fetch.recording import Recording
 from cahqp.cycle.fetch.stores import RemoteFile, copy_from, is_usable, list_files
-from cahqp.cycle.fetch.videos import extract_frames, image_entry, video_folders
+from cahqp.cycle.fetch.videos import extract_frames, image_entry, set_origin, video_folders
 from cahqp.errors import DataError
 from cahqp.files import natural_key, redact_url, write_json
 from cahqp.records import FileName, Record, Text, read_record
@@ -54,7 +54,7 @@ def _settings(options: FetchOptions) -> dict[str, Any]:
     shown = redact_url(options.frames)
     settings = {"frame_interval": options.frame_interval, "limit": options.limit}
     if not options.live:
-        return {"frames": PurePosixPath(shown).name, **settings}
+        return {"frames": PurePosixPath(shown).name, **settings, **options.naming_settings}
     names = ("until", "when", "max_megabytes", "when_full", "camera")
     return {"frames": shown, **settings, **{name: getattr(options, name) for name in names}}
 
@@ -89,6 +89,8 @@ def _fetch_files(options: FetchOptions, run: RunDirectory) -> None:
             message = f"{shown} has no new image or video. Allowed are {SUFFIXES}."
             raise DataError(message)
         chosen = new[: options.limit]
+        if options.naming is not None:
+            options.naming.check_names([file.name for file in chosen], shown)
         write_json(listed, {"files": {file.name: file.size for file in chosen}, "skipped": skipped})
         if len(chosen) < len(new):
             print(f"{len(new) - len(chosen)} of {len(new)} files are left for later (--limit {options.limit}).")
@@ -143,18 +145,28 @@ def _read_taken(path: Path) -> _TakenRecord:
 
 def _fetch_all(options: FetchOptions, names: list[str], work: Path) -> tuple[list[Image], list[str]]:
     """Return the images of the copied files, and a line for each file without a frame, which must not stop a fleet."""
-    images: list[Image] = []
+    images: dict[str, list[Image]] = {}
     failures: list[str] = []
     folders, taken = video_folders(names), set(names)
     for name in names:
-        local = work / ("images" if is_image(name) else "checkpoints/videos") / name
+        local = _local(work, name)
         try:
             if not local.is_file():
                 copy_from(options.frames, name, local)
             if name in folders:
-                images += extract_frames(local, folders[name], taken, work, options.frame_interval)
+                images[name] = extract_frames(local, folders[name], taken, work, options.frame_interval)
             else:
-                images.append(image_entry(local, name, str(PurePosixPath(name).parent), None))
+                images[name] = [image_entry(local, name, str(PurePosixPath(name).parent), None)]
         except (DataError, FileNotFoundError, PermissionError) as error:
             failures.append(f"Skipped: {error}")
-    return images, failures
+    if options.naming is not None:
+        stored = "://" in options.frames
+        files = [_local(work, name) if stored else Path(options.frames) / name for name in images]
+        origins = options.naming.origins(list(images), files, redact_url(options.frames))
+        for own, origin in zip(images.values(), origins, strict=True):
+            set_origin(own, origin)
+    return [image for own in images.values() for image in own], failures
+
+
+def _local(work: Path, name: str) -> Path:
+    return work / ("images" if is_image(name) else "checkpoints/videos") / name

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
 
+from cahqp.coco.naming_options import NamingOptions
 from cahqp.coco.sources import is_video
 from cahqp.edge.streams import is_webcam
 from cahqp.errors import ConfigError, check_numbers
@@ -18,7 +19,7 @@ _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
 @dataclass(frozen=True, kw_only=True)
-class FetchOptions:
+class FetchOptions(NamingOptions):
     """Copy images and videos of a folder or a URL, or record a stream or webcam. Writes `frames.json` (COCO).
 
     Videos become images. A recording ends at `--until`, at a limit or at an interruption (Ctrl-C), with its frames.
@@ -75,6 +76,14 @@ class FetchOptions:
             message = (
                 f"{', '.join(wrong)} is for streams and webcams, and --frames is a folder or a store. Leave it out."
             )
+            raise ConfigError(message)
+        if live and self.naming is not None:
+            message = (
+                "--name-pattern and --time-from are for folders and stores: a stream has its own times. Leave them out."
+            )
+            raise ConfigError(message)
+        if self.time_from == "modified" and "://" in self.frames:
+            message = "--time-from modified needs a folder: stores do not keep the times of files. Use --name-pattern."
             raise ConfigError(message)
         if live and self.after:
             message = "--after is for folders and stores: a stream has no earlier frames. Leave it out."

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from cahqp.coco.naming import Origin
 from cahqp.coco.sources import is_image
 from cahqp.coco.subset import Image
 from cahqp.coco.video import Video
@@ -80,3 +82,16 @@ def image_entry(path: Path, name: str, recording: str, seconds: float | None) ->
         "recording": recording or camera,
         **({} if seconds is None else {"timestamp": seconds}),
     }
+
+
+def set_origin(images: Sequence[Image], origin: Origin) -> None:
+    """Enter camera, recording and time of a file in the COCO entries of its images."""
+    for image in images:
+        if origin.camera:
+            image["camera"] = origin.camera
+        if origin.recording or (origin.camera and "timestamp" not in image):
+            image["recording"] = origin.recording or origin.camera
+        if origin.number is not None and "timestamp" not in image:
+            image["frame"] = origin.number
+        if origin.seconds is not None:
+            image["timestamp"] = round(origin.seconds + image.get("timestamp", 0.0), 6)
