@@ -10,19 +10,22 @@ BIN := .venv/bin
 # Packages of the machine's build of torch; not pinned in constraints.txt.
 UNPINNED := ^(torch|torchvision|triton|(nvidia|cuda)-[a-z0-9-]*|sympy|mpmath|networkx)==
 DEMO := runs/demo-weights
-# The source scenes of configs/cycle/demo.yaml; a test compares them.
+# The source scenes of configs/cycle/demo-full.yaml; a test compares them.
 SOURCE_TRAIN := --recordings=24 --frames=30 --hour='[12, 15]'
 SOURCE_VAL := --recordings=6 --frames=12 --hour='[12, 15]' --first-recording=100
 SOURCE := --data.train='["$(DEMO)/train/annotations.json"]' --data.val='["$(DEMO)/val/annotations.json"]'
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test docs format lint types unit fuzz audit constraints demo-weights clean
+.PHONY: help demo demo-full test docs format lint types unit fuzz audit constraints demo-weights clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
 
-demo: .venv/installed ## One whole cycle on synthetic traffic that grows dark; ends with a table and a report
+demo: .venv/installed ## A short cycle on synthetic traffic that grows dark; ends with a table and a report
 	$(BIN)/cahqp cycle run --plan configs/cycle/demo.yaml
+
+demo-full: .venv/installed ## The same cycle with more frames and three times the steps
+	$(BIN)/cahqp cycle run --plan configs/cycle/demo-full.yaml
 
 test: ## Formatter, linter, strict types and all tests
 	@$(MAKE) --no-print-directory lint types unit

@@ -120,7 +120,7 @@ def test_make_alone_tells_every_target():
 
 
 def test_demo_weights_are_trained_on_the_demos_scenes():
-    plan = yaml.safe_load((ROOT / "configs/cycle/demo.yaml").read_text())["scenes"]
+    plan = yaml.safe_load((ROOT / "configs/cycle/demo-full.yaml").read_text())["scenes"]
     lines = re.findall(r"^SOURCE_(?:TRAIN|VAL) := (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
     made = [dict(text.removeprefix("--").split("=") for text in shlex.split(line)) for line in lines]
     made = [{key.replace("-", "_"): yaml.safe_load(value) for key, value in settings.items()} for settings in made]

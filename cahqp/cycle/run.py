@@ -8,14 +8,16 @@ from pathlib import Path
 
 from cahqp.cycle import summary
 from cahqp.cycle.checks import check_plan
+from cahqp.cycle.estimate import stage_costs
 from cahqp.cycle.opening import open_cycle
 from cahqp.cycle.rounds.plan import RoundsPlan
 from cahqp.cycle.rounds.run import run_rounds
-from cahqp.cycle.stages import CYCLE, CycleStages
-from cahqp.errors import ConfigError
+from cahqp.cycle.stages import CYCLE, FIRST_LABELS, CycleStages
+from cahqp.errors import CahqpError, ConfigError
 from cahqp.files import redact_url, write_json
 from cahqp.runs import locks
 from cahqp.runs.executor import run_stages
+from cahqp.runs.state import Stage
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +78,21 @@ def run(options: CycleRunOptions) -> Path:
         }
         with locks.hold(cycle.root):
             write_json(cycle.root / CYCLE, entries)
-            run_stages(cycle.root, cycle.stages)
+            run_stages(cycle.root, cycle.stages, costs=stage_costs(cycle.stages), after=_show_first_labels)
         print("\n".join(["", *summary.lines(cycle.root)]))
     return cycle.root
+
+
+def _show_first_labels(stage: Stage) -> None:
+    """Draw the labels of the source teacher, the first result that can be looked at."""
+    if stage.name != FIRST_LABELS:
+        return
+    from cahqp.reports.first_labels import write_first_labels
+
+    path = stage.output.with_name("first-labels.png")
+    try:
+        number = write_first_labels(stage.output, path)
+    except CahqpError as error:
+        print(f"No picture of the first labels: {error}", flush=True)
+        return
+    print(f"Labels before adaptation on {number} frames: {path}", flush=True)

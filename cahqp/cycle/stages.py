@@ -48,6 +48,7 @@ def read_begun(root: Path | None) -> Begun:
 MODEL, LABELS = "model.safetensors", "labels.json"
 TEST = "target-test"
 VALIDATION = "source-val"
+FIRST_LABELS = "relabel-before"
 
 
 class PlanStages:
@@ -219,10 +220,10 @@ class CycleStages(PlanStages):
         self.scenes()
         start = len(self.made)
         self.source_training()
+        # Labels of the teacher before adaptation are for pictures only: an early one, and those in the report.
+        self.relabel(FIRST_LABELS, self.old_teacher, target, frame_interval)
         adapted = self.adaptation("teacher-adapt", self.plan.teacher.adapt, target, frame_interval)
         arms = self._arms(target, frame_interval)
-        # Labels of the teacher before adaptation are for the images in the report only.
-        self.relabel("relabel-before", self.old_teacher, target, frame_interval)
         labels = self.relabel("relabel", adapted, target, frame_interval)
         data = {"source": self.source_train, "pseudo": [labels]}
         student = self.fit("student-retrain", self.plan.student.retrain, self.old_student, None, **data)

@@ -63,7 +63,7 @@ def compare_labels(before: Relabelling | None, after: Relabelling) -> dict[str, 
         "ignored": _rows([file.ignored for file in files]),
         "rejected": _rows([file.rejected for file in files]),
         "colours": class_colours(after.labels.categories.values()),
-        "examples": [_example(image, before, after) for image in _choose(files)],
+        "examples": [_example(image, before, after) for image in choose_images(files)],
     }
 
 
@@ -73,7 +73,7 @@ def _rows(counts: list[Mapping[str, int]]) -> list[list[str | int]]:
     return [[name, *(count.get(name, 0) for count in counts)] for name in names]
 
 
-def _choose(files: list[Relabelling]) -> list[int]:
+def choose_images(files: list[Relabelling]) -> list[int]:
     """Return the ids of frames spread evenly over those with a label in any file, or over all."""
     shared = [image for image in files[-1].images if all(image in file.images for file in files)]
     pool = [image for image in shared if any(used_boxes(file.images[image]) for file in files)] or shared

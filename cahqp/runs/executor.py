@@ -6,12 +6,13 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 
 from cahqp.errors import RunError
 from cahqp.runs import process
+from cahqp.runs.remaining import Remaining
 from cahqp.runs.stage_process import SHARED
 from cahqp.runs.state import Stage, State
 
@@ -22,13 +23,21 @@ _LOG_LINES = 15
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
 
-def run_stages(root: Path, stages: Sequence[Stage], jobs: int = 1) -> None:
+def run_stages(
+    root: Path,
+    stages: Sequence[Stage],
+    jobs: int = 1,
+    costs: Mapping[str, float] | None = None,
+    after: Callable[[Stage], None] | None = None,
+) -> None:
     """Run stages that are not current. The caller holds the lock of `root`.
 
     Args:
         root: Directory of the state file and the logs.
         stages: Each stage's inputs exist or are outputs of earlier stages.
         jobs: Number of stages that run at the same time. Above 1, each process uses one thread.
+        costs: Expected seconds by stage, for the remaining time that is printed. Not used with `jobs`.
+        after: Called with each stage that has run. Not used with `jobs`.
 
     Raises:
         RunError: An input is missing or a stage failed. Finished stages are kept; with `jobs`, running ones finish.
@@ -37,17 +46,20 @@ def run_stages(root: Path, stages: Sequence[Stage], jobs: int = 1) -> None:
     if jobs > 1:
         _run_parallel(state, stages, jobs)
         return
+    remaining = Remaining(costs or {})
     for number, stage in enumerate(stages, 1):
-        run_stage(stage, state, f"[{number}/{len(stages)}] {stage.name}")
+        if run_stage(stage, state, f"[{number}/{len(stages)}] {stage.name}", remaining) and after is not None:
+            after(stage)
 
 
-def run_stage(stage: Stage, state: State, label: str) -> bool:
+def run_stage(stage: Stage, state: State, label: str, remaining: Remaining | None = None) -> bool:
     """Run one stage unless it is current.
 
     Args:
         stage: A stage whose inputs exist.
         state: State of the directory that the stage belongs to.
         label: Prefix of the printed lines.
+        remaining: Estimate to print and to update.
 
     Returns:
         True if the stage ran, False if it was current.
@@ -55,29 +67,37 @@ def run_stage(stage: Stage, state: State, label: str) -> bool:
     Raises:
         RunError: An input is missing or the stage failed.
     """
+    remaining = remaining or Remaining({})
     if not _begin(stage, state, label):
+        remaining.end(stage.name)
         print(f"{label}: done before", flush=True)
         return False
     print(f"{label} ...", end="", flush=True)
     began, outcome, failure = time.monotonic(), "interrupted", ""
     try:
-        _, failure = _execute(stage, state.root, label)
+        _, failure = _execute(stage, state.root, label, remaining)
         outcome = "failed" if failure else "done"
     finally:
         seconds = time.monotonic() - began
         state.end(stage, seconds, outcome == "done")
         if sys.stdout.isatty():
             print(f"\r\x1b[K{label} ...", end="")
-        print(f" {outcome} in {duration(seconds)}", flush=True)
+        remaining.end(stage.name, seconds)
+        print(f" {outcome} in {duration(seconds)}{_left(remaining) if outcome == 'done' else ''}", flush=True)
     if failure:
         raise RunError(failure)
     return True
 
 
+def _left(remaining: Remaining, running: str = "", elapsed: float = 0.0) -> str:
+    seconds = remaining.seconds(running, elapsed)
+    return "" if seconds is None else f", about {duration(max(1, round(seconds / 5) * 5))} left"
+
+
 def duration(seconds: float) -> str:
-    """Return a duration as text, such as `1 h 02 min`, `3 min 20 s` or `4.2 s`."""
+    """Return a duration as text, such as `1 h 02 min`, `3 min 20 s` or `4.2 s`; whole numbers have no decimals."""
     if seconds < 60:
-        return f"{seconds:.1f} s"
+        return f"{seconds} s" if isinstance(seconds, int) else f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
@@ -127,7 +147,9 @@ def _begin(stage: Stage, state: State, label: str) -> bool:
     return True
 
 
-def _execute(stage: Stage, root: Path, label: str = "") -> tuple[float, str]:
+def _execute(
+    stage: Stage, root: Path, label: str = "", remaining: Remaining | None = None
+) -> tuple[float, str]:  # fmt: skip
     """Run a stage's process; with `label`, show its progress on a terminal.
 
     Returns:
@@ -138,7 +160,7 @@ def _execute(stage: Stage, root: Path, label: str = "") -> tuple[float, str]:
     began = time.monotonic()
 
     def show(seconds: float, line: str) -> None:
-        _show(label, seconds, line)
+        _show(label, duration(seconds) + _left(remaining or Remaining({}), stage.name, seconds), line)
 
     if label and PROGRAM == _OWN and sys.platform == "linux":
         code = SHARED.execute(stage.arguments, log, show)
@@ -157,7 +179,7 @@ def _execute(stage: Stage, root: Path, label: str = "") -> tuple[float, str]:
     return seconds, "\n".join(lines)
 
 
-def _show(label: str, seconds: float, line: str) -> None:
+def _show(label: str, times: str, line: str) -> None:
     if label and sys.stdout.isatty():
-        text = f"{label} {duration(seconds)}  {line}"
+        text = f"{label} {times}  {line}"
         print(f"\r\x1b[K{text[: shutil.get_terminal_size().columns - 1]}", end="", flush=True)

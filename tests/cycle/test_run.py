@@ -1,4 +1,5 @@
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -10,6 +11,8 @@ import pytest
 
 import cahqp
 from cahqp import files
+from cahqp.cycle.estimate import stage_costs
+from cahqp.cycle.opening import open_cycle
 from cahqp.cycle.publish import PublishOptions, decide_publication, publish
 from cahqp.cycle.run import CycleRunOptions, run
 from cahqp.cycle.status import lines
@@ -19,7 +22,7 @@ from cahqp.runs.directory import verify
 
 PLAN = Path("plan.yaml")
 FAKE = Path(__file__).with_name("fake_cahqp.py")
-STAGES = ["scenes-night", "teacher-adapt", "relabel-before", "relabel", "student-retrain", "evaluate", "published"]
+STAGES = ["scenes-night", "relabel-before", "teacher-adapt", "relabel", "student-retrain", "evaluate", "published"]
 ALL = [*STAGES, "report"]
 
 DRIVER = f"""
@@ -76,6 +79,15 @@ def test_cycle_ends_with_the_table(started, capsys):
     assert "teacher, adapted" in told
     assert "70.0" in told
     assert "runs/tiny/report/report.html" in told
+
+
+def test_the_remaining_time_is_told_until_the_last_stage(started, capsys):
+    run_plan(PLAN)
+    told = [line for line in capsys.readouterr().out.splitlines() if " done in " in line]
+    assert all(re.search(r" done in [\d.]+ s, about .* left$", line) for line in told[:-1])
+    assert told[-1].endswith(" s")
+    costs = stage_costs(open_cycle(PLAN, None, None).stages)
+    assert max(costs, key=costs.get) in ("teacher-adapt", "student-retrain")
 
 
 def test_second_time_starts_nothing(started, capsys):
@@ -216,7 +228,7 @@ def test_dry_run_prints_commands_and_touches_nothing(workplace, capsys, monkeypa
     before = sorted(workplace.iterdir())
     run_plan(PLAN, dry_run=True)
     told = capsys.readouterr().out.splitlines()
-    assert [line.split()[:2] for line in told[:2]] == [["cahqp", "scenes"], ["cahqp", "fit"]]
+    assert [line.split()[:2] for line in told[:2]] == [["cahqp", "scenes"], ["cahqp", "relabel"]]
     assert len(told) == len(ALL)
     assert sorted(workplace.iterdir()) == before
 

@@ -25,9 +25,9 @@ def stages(plan):
 def test_given_weights_skip_the_training_on_the_source(stages):
     assert list(stages) == [
         "scenes-night",
+        "relabel-before",
         "teacher-adapt",
         "teacher-mean-teacher",
-        "relabel-before",
         "relabel",
         "student-retrain",
         "evaluate",
@@ -162,7 +162,7 @@ def test_interval_of_video_frames_is_handed_on(plan):
         for a in stage.arguments
         if "frame_interval" in a or "frame-interval" in a
     ]
-    assert flags == ["--data.frame_interval=0.5", "--frame-interval=0.5", "--frame-interval=0.5"]
+    assert flags == ["--frame-interval=0.5", "--data.frame_interval=0.5", "--frame-interval=0.5"]
 
 
 def test_every_input_is_there_before_it_is_needed(stages, workplace):

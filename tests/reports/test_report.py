@@ -11,6 +11,7 @@ import pytest
 
 from cahqp.errors import RunError
 from cahqp.reports.cycle import report as write_report
+from cahqp.reports.first_labels import write_first_labels
 from cahqp.reports.labels import read_labels, used_boxes
 from cahqp.reports.options import ReportOptions
 from cahqp.runs.manifest import read_manifest
@@ -139,6 +140,16 @@ def test_files_of_another_kind_are_a_message(cycle, name, content):
     write(cycle / name, content)
     with pytest.raises(RunError, match=Path(name).name):
         page(cycle)
+
+
+def test_the_first_labels_are_one_picture(cycle, tmp_path):
+    cv2.imwrite(str(tmp_path / "target/images/2.jpg"), np.full((48, 64, 3), 90, np.uint8))
+    assert write_first_labels(cycle / "relabel", tmp_path / "first.png") == 1
+    picture = cv2.imread(str(tmp_path / "first.png"))
+    assert picture.shape == (480, 1280, 3)
+    coloured = np.ptp(picture.astype(int), axis=2) > 60  # the frame itself is grey
+    left, top = (round(value * 640 / 64) for value in (14, 5))  # the box begins 9 pixels further right than 5
+    assert coloured[top, left] and coloured[:, :640].sum() > 1000 and not coloured[:, 640:].any()
 
 
 def test_a_relative_root_starts_at_its_file(cycle):

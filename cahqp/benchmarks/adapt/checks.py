@@ -6,11 +6,11 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from cahqp.benchmarks.adapt.configs import merge_configs
 from cahqp.benchmarks.adapt.plan import BenchmarkPlan
 from cahqp.coco.decoding import check_header
 from cahqp.coco.reader import class_indices, read_coco, read_coco_frames
 from cahqp.cycle.plan import SCENES
+from cahqp.cycle.training_steps import merge_configs
 from cahqp.data.frames import open_frames
 from cahqp.data.images import Quarantine
 from cahqp.data.splits import Located, check_leakage

@@ -7,10 +7,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from cahqp.benchmarks.adapt.configs import count_steps, images_per_step
 from cahqp.benchmarks.adapt.plan import ARMS, RESTYLE_ONLY, SOURCE_CONTINUED, Arm, BenchmarkPlan
 from cahqp.coco.document import read_document
 from cahqp.cycle.plan import SCENES
+from cahqp.cycle.training_steps import count_steps, images_per_step
 from cahqp.scenes.options import ScenesOptions
 
 _SOURCE_CONFIGS = {*ARMS[SOURCE_CONTINUED].configs, *ARMS[RESTYLE_ONLY].configs}  # adaptations on source images alone

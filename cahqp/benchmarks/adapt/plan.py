@@ -8,8 +8,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from cahqp.benchmarks.adapt.configs import count_steps, images_per_step
 from cahqp.cycle.plan import CalibrationRules, CocoEntry, Model, Relabel, Student, Teacher
+from cahqp.cycle.training_steps import count_steps, images_per_step
 from cahqp.errors import ConfigError
 from cahqp.runs.schema import ExistingFile, Name, Section
 

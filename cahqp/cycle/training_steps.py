@@ -1,4 +1,4 @@
-"""Settings in the config files of a benchmark's trainings."""
+"""Steps and images of trainings, from their config files."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def count_steps(configs: Sequence[str]) -> int:
     if not (isinstance(epochs, int) and isinstance(batches, int)):
         message = (
             f"{', '.join(configs)}: trainer.max_epochs is {epochs} and data.init_args.batches_per_epoch is {batches}. "
-            "A benchmark compares by steps: set both to integers."
+            "Set both to integers."
         )
         raise ConfigError(message)
     return epochs * batches
