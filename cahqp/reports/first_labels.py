@@ -50,8 +50,10 @@ def _draw(labels: Relabelling, image: int) -> NDArray[np.uint8]:
     entry = labels.images[image]
     picture = load_picture(labels.roots, entry.name)
     jpeg = np.frombuffer(base64.b64decode(picture.data.partition(",")[2]), np.uint8)
+    decoded = cv2.imdecode(jpeg, cv2.IMREAD_COLOR)
+    assert decoded is not None
     scale = _WIDTH / picture.width
-    pixels = cv2.resize(cv2.imdecode(jpeg, cv2.IMREAD_COLOR), (_WIDTH, round(picture.height * scale)))
+    pixels = cv2.resize(decoded, (_WIDTH, round(picture.height * scale)))
     colours = class_colours(labels.labels.categories.values())
     for box in used_boxes(entry):
         left, top, width, height = (round(value * scale) for value in box.bbox)
