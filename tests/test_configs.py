@@ -45,6 +45,8 @@ OVERLAYS = {
     "configs/overlays/restyle_only.yaml": "configs/teacher/demo_adapt.yaml",
     "configs/overlays/mean_teacher.yaml": "configs/teacher/demo_adapt.yaml",
     "configs/overlays/oracle.yaml": "configs/teacher/demo.yaml",
+    "configs/overlays/demo_short_adapt.yaml": "configs/teacher/demo_adapt.yaml",
+    "configs/overlays/demo_short_retrain.yaml": "configs/student/demo_retrain.yaml",
     "configs/overlays/year_adapt.yaml": "configs/teacher/demo_adapt.yaml",
     "configs/overlays/year_retrain.yaml": "configs/student/demo_retrain.yaml",
     "configs/overlays/real_backbone.yaml": "configs/teacher/resnet18.yaml",

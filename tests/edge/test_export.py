@@ -108,7 +108,7 @@ def test_a_signed_package_opens_with_its_key_alone(edge, tmp_path):
         read_package(package, tmp_path / "theirs" / "public.pem")
     changed = (package / "package.json").read_text().replace('"bus"', '"van"')
     (package / "package.json").write_text(changed)
-    with pytest.raises(WeightsError, match="does not match its manifest"):
+    with pytest.raises(WeightsError, match="does not match its content"):
         read_package(package, tmp_path / "ours" / "public.pem")
 
 

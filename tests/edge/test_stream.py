@@ -18,7 +18,7 @@ def camera(edge, tmp_path, monkeypatch):
     import numpy as np
 
     def detect(count, after):
-        def frames(source, patience):
+        def frames(source, patience, naming):
             for number in range(1, count + 1):
                 yield EdgeFrame(number, f"{number}", np.zeros((80, 140, 3), np.uint8), float(number))
             after()
