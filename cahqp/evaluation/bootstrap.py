@@ -65,6 +65,11 @@ class Difference:
     resamples: int
 
 
+def within_chance(low: float, high: float) -> bool:
+    """Return whether an interval of a difference contains zero, so that the difference may be chance."""
+    return low <= 0 <= high
+
+
 def group_frames(ground_truth: GroundTruth) -> Groups:
     """Group frames by recording, or by blocks within each recording if there are fewer than ten recordings.
 

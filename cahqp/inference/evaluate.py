@@ -12,6 +12,7 @@ from cahqp.data.images import Quarantine, write_quarantine
 from cahqp.detectors import model_file
 from cahqp.detectors.base import Detector
 from cahqp.errors import ConfigError
+from cahqp.evaluation.bootstrap import within_chance
 from cahqp.evaluation.ground_truth import GroundTruth, ImagePredictions, Predictions, read_ground_truth
 from cahqp.evaluation.scoring import score
 from cahqp.files import write_json
@@ -71,8 +72,9 @@ def _table(result: dict[str, Any]) -> str:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     for row in result["differences"]:
+        note = " within chance" if within_chance(row["low"], row["high"]) else ""
         interval = f"[{_percent(row['low'])}, {_percent(row['high'])}]"
-        lines.append(f"{row['model']} - {row['baseline']} on {row['frames']}: {_percent(row['ap50'])} {interval}")
+        lines.append(f"{row['model']} - {row['baseline']} on {row['frames']}: {_percent(row['ap50'])} {interval}{note}")
     return "\n".join(lines)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from cahqp.evaluation.bootstrap import within_chance
 from cahqp.reports.inputs import put_first
 
 MODEL_TITLES = {
@@ -41,7 +42,7 @@ def compare_models(metrics: Mapping[str, Any]) -> dict[str, Any]:
         "head": ["AP50 in %", images[0], f"gain on {titles[frames[0]]}", *images[1:]],
         "rows": [
             {
-                "title": _title(model),
+                "title": model_title(model),
                 "ap50": [models[model].get(name, {}).get("ap50") for name in frames],
                 "gain": _gain(metrics, model, frames[0]),
             }
@@ -62,7 +63,7 @@ def _by_class(models: Models, frames: str) -> dict[str, Any]:
         "title": FRAME_TITLES.get(frames, frames) + (", with the number of objects" if objects else ""),
         "head": [f"{name} ({objects[name]:,})" if name in objects else name for name in names],
         "rows": [
-            [_title(model), *(entry["per_class"].get(name) for name in names)] for model, entry in measured.items()
+            [model_title(model), *(entry["per_class"].get(name) for name in names)] for model, entry in measured.items()
         ],
         "left_out": ", ".join(f"{name} ({count:,})" for name, count in left_out.items()),
     }
@@ -72,19 +73,26 @@ def _first(models: Models, frames: str) -> Mapping[str, Any]:
     return next(sets[frames] for sets in models.values() if frames in sets)
 
 
-def _title(model: str) -> str:
+def model_title(model: str) -> str:
+    """Return the title of a model in the report."""
     return MODEL_TITLES.get(model) or MODEL_TITLES.get(model.removeprefix("teacher-"), model)
 
 
 def _gain(metrics: Mapping[str, Any], model: str, frames: str) -> dict[str, str]:
-    """Return a model's gain over its baseline in points and its interval; empty without a baseline."""
+    """Return a model's gain over its baseline in points, its interval and its direction; empty without a baseline.
+
+    The direction is `chance` if the interval contains zero, and `unknown` without an interval.
+    """
     models = metrics["models"]
-    baseline = BASELINES.get(model) or ("teacher-source" if _title(model).startswith("Teacher") else "")
+    baseline = BASELINES.get(model) or ("teacher-source" if model_title(model).startswith("Teacher") else "")
     value, reference = (models.get(name, {}).get(frames, {}).get("ap50") for name in (model, baseline))
     if baseline == model or value is None or reference is None:
         return {}
-    gain, interval = 100 * (value - reference), ""
+    gain, interval, direction = 100 * (value - reference), "", "unknown"
     for entry in metrics.get("differences", []):
-        if (entry["model"], entry["baseline"], entry["frames"]) == (model, baseline, frames):
-            interval = f" [{100 * entry['low']:+.1f}, {100 * entry['high']:+.1f}]"
-    return {"value": f"{gain:+.1f}", "direction": "up" if gain > 0 else "down", "interval": interval}
+        low, high = entry.get("low"), entry.get("high")
+        same = (entry["model"], entry["baseline"], entry["frames"]) == (model, baseline, frames)
+        if same and low is not None and high is not None:
+            interval = f" [{100 * low:+.1f}, {100 * high:+.1f}]"
+            direction = "chance" if within_chance(low, high) else "up" if low > 0 else "down"
+    return {"value": f"{gain:+.1f}", "direction": direction, "interval": interval}

@@ -16,6 +16,9 @@ COLOURS = ("#0b62c4", "#d1495b", "#2a9d5c", "#c77d0a", "#7d4fc4", "#0f8b8d", "#8
 MAIN_CURVES = ("train/loss", "val/ap50")
 """Training curves that are visible at once. The others are folded away."""
 
+_DATA_SETS = {"train/": "training frames", "val/": "source validation"}
+"""Data set of a training curve, by the start of its name."""
+
 _MAX_POINTS = 240
 _MAX_MARKED_POINTS = 30
 # Width and height of the SVG; left, right, upper and lower edge of the plot area.
@@ -78,6 +81,7 @@ def training_panels(curves: Mapping[str, Points]) -> dict[str, list[dict[str, An
 
 
 def _panel(name: str, curve: Points) -> dict[str, Any]:
+    name += "".join(f" ({title})" for start, title in _DATA_SETS.items() if name.startswith(start))
     finite = [point for point in curve if math.isfinite(point[1])]
     gaps = f", {len(curve) - len(finite)} not finite" if len(curve) > len(finite) else ""
     if not finite:

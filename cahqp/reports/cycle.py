@@ -20,6 +20,7 @@ from cahqp.reports.options import ReportOptions
 from cahqp.reports.page import write_page
 from cahqp.reports.records import CycleRecord, EvaluationRecord, ManifestRecord
 from cahqp.reports.rounds import describe_rounds, is_rounds_cycle
+from cahqp.reports.warnings import collect_warnings
 from cahqp.runs.directory import open_run
 from cahqp.runs.evidence import Verdict
 from cahqp.runs.state import State
@@ -61,8 +62,9 @@ def report(options: ReportOptions) -> Path:
 def _describe_cycle(run: Path, plan: Path | None) -> dict[str, Any]:
     """Return the variables of `cycle.html.j2`."""
     after = read_labels(run / "relabel")
+    metrics = read_object(run / "evaluate" / "metrics.json", EvaluationRecord)
     variables = {
-        "accuracy": compare_models(read_object(run / "evaluate" / "metrics.json", EvaluationRecord)),
+        "accuracy": compare_models(metrics),
         "labels": compare_labels(read_labels(run / "relabel-before"), after) if after else {},
         "trainings": _trainings(run),
     }
@@ -73,6 +75,7 @@ def _describe_cycle(run: Path, plan: Path | None) -> dict[str, Any]:
     facts = {"cahqp": __version__} | ({"seed": str(cycle["seed"])} if "seed" in cycle else {})
     return {
         **variables,
+        "warnings": collect_warnings(variables["labels"], metrics),
         "command": _cycle_command(run, plan),
         "name": str(cycle.get("name") or run.resolve().name),
         "decision": read_object(run / "published" / "decision.json", Verdict),

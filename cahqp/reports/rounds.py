@@ -12,6 +12,7 @@ from cahqp.reports.charts import line_chart
 from cahqp.reports.inputs import read_object
 from cahqp.reports.labels import compare_labels, read_labels
 from cahqp.reports.records import CycleRecord, DriftRecord, EvaluationRecord
+from cahqp.reports.warnings import collapsed_classes
 from cahqp.runs.evidence import Verdict
 
 _MAX_LABEL_ROUNDS = 3  # each example frame is embedded, and the page of a year must still open
@@ -58,10 +59,27 @@ def describe_rounds(run: Path) -> dict[str, Any]:
     return {
         "name": str(read_object(run / "cycle.json", CycleRecord)["name"]),
         "rounds": rounds,
+        "warnings": _warnings([(name, file.kept) for name, file in labels if file is not None]),
         "accuracy": _accuracy(rounds) if rounds else {},
         "drift": _drift(run),
         "labels": [(name, compare_labels(None, file)) for name, file in labels if file is not None],
     }
+
+
+def _warnings(counts: Sequence[tuple[str, Mapping[str, int]]]) -> list[str]:
+    """Return the classes whose labels collapse from one of the shown rounds to the next.
+
+    Groups of cameras in one round are compared with the same group in the round before.
+    """
+    warnings: list[str] = []
+    latest: dict[str, tuple[str, Mapping[str, int]]] = {}
+    for name, kept in counts:
+        group = name.partition("/")[2]
+        if group in latest:
+            earlier, before = latest[group]
+            warnings += collapsed_classes(before, kept, f"from {earlier} to {name}")
+        latest[group] = (name, kept)
+    return warnings
 
 
 def read_round_summaries(run: Path) -> list[RoundSummary]:

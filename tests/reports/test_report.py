@@ -84,6 +84,63 @@ def test_the_table_has_every_model_and_its_gain(cycle):
     assert "[+2.0, +20.0]" in text
 
 
+def intervals(run, low, high):
+    entry = {"model": "teacher-adapted", "baseline": "teacher-source", "frames": "target-test"}
+    metrics = json.loads((run / "evaluate/metrics.json").read_text())
+    write(run / "evaluate/metrics.json", metrics | {"differences": [entry | {"low": low, "high": high}]})
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "direction"),
+    [(0.02, 0.2, "up"), (-0.01, 0.2, "chance"), (0.0, 0.2, "chance"), (-0.2, -0.1, "down"), (None, None, "unknown")],
+)
+def test_a_gain_is_green_only_if_its_interval_is_above_zero(cycle, low, high, direction):
+    intervals(cycle, low, high)
+    text = page(cycle)
+    assert f'<span class="{direction}">+12.3</span>' in text
+    assert (" within chance</span>" in text) == (direction == "chance")
+
+
+def counted(run, stage, count):
+    box = labels(0)["annotations"][0]
+    boxes = [box | {"id": n, "bbox": [n, 5, 9, 9]} for n in range(1, count + 1)]
+    write(run / stage / "labels.json", labels(0) | {"annotations": boxes})
+
+
+@pytest.mark.parametrize(("before", "after", "warned"), [(40, 7, True), (40, 8, False), (19, 1, False)])
+def test_labels_of_a_class_that_collapse(cycle, before, after, warned):
+    counted(cycle, "relabel-before", before)
+    counted(cycle, "relabel", after)
+    assert (f"Labels of car collapse from {before} to {after}" in page(cycle)) == warned
+
+
+def test_a_label_file_without_labels(cycle):
+    counted(cycle, "relabel", 0)
+    assert "The label file contains no labels." in page(cycle)
+
+
+def test_a_class_of_the_source_without_labels(cycle):
+    for stage in ("relabel-before", "relabel"):
+        other = labels(0)
+        write(cycle / stage / "labels.json", other | {"categories": [*other["categories"], {"id": 4, "name": "bus"}]})
+    entry = figures(0.4)["source-val"] | {"objects": {"car": 90, "bus": 30}}
+    write(cycle / "evaluate/metrics.json", {"models": {"student-old": {"source-val": entry}}})
+    assert "bus has 30 objects in source validation and no label" in page(cycle)
+
+
+def test_a_model_that_detects_next_to_nothing(cycle):
+    write(cycle / "evaluate/metrics.json", {"models": {"student-old": figures(0.3), "student-new": figures(0.001)}})
+    text = page(cycle)
+    assert "Student, retrained detects next to nothing on target-test: AP50 0.1 %." in text
+    assert "Student, before detects next to nothing" not in text
+
+
+def test_curves_name_their_data_set(cycle):
+    text = page(cycle)
+    assert "val/ap50 (source validation)" in text
+    assert "train/loss (training frames)" in text
+
+
 def test_the_decision_comes_first(cycle):
     text = page(cycle)
     assert text.index("Published it.") < text.index("Accuracy of the models")

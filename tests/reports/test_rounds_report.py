@@ -74,6 +74,14 @@ def test_the_largest_drop_is_shown(rounds):
     assert "0.0" in row
 
 
+def test_labels_that_collapse_between_rounds(rounds):
+    path = rounds / "round-01/relabel/labels.json"
+    document = json.loads(path.read_text())
+    boxes = [document["annotations"][0] | {"id": n, "bbox": [n, 5, 9, 9]} for n in range(1, 31)]
+    write(path, document | {"annotations": boxes})
+    assert "collapse from 30 to 1 from round-01 to round-02" in report(rounds).read_text()
+
+
 def test_names_cannot_break_the_page(rounds):
     page = report(rounds).read_text()
     assert "<script" not in page
