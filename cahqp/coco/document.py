@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from cahqp.coco.problems import Problems
+from cahqp.coco.sources import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 from cahqp.coco.values import as_flag, as_integer, as_number
 from cahqp.errors import DataError
 from cahqp.files import MAX_TABLE_BYTES, read_limited
@@ -25,6 +26,9 @@ def read_external(path: Path) -> Any:
         message = f"{path} cannot be read ({error.strerror}). Relative paths start in the working directory."
         raise DataError(message) from error
     except ValueError as error:
+        if Path(path).suffix.lower() in IMAGE_SUFFIXES | VIDEO_SUFFIXES:
+            message = f"{path} is an image or a video, and labels are expected. Give a JSON file, such as a COCO file."
+            raise DataError(message) from error
         message = f"{path} is not readable JSON ({error}). Write it again, or restore it from a copy."
         raise DataError(message) from error
 

@@ -122,7 +122,17 @@ def _frames(
     if not files:
         return path.parent, tuple(frame for _, frame in rows)
     folder = ImageFolder(path)
+    windows = [(row, frame) for row, frame in rows if "\\" in frame.name]
+    if windows:  # one problem for all, since programs of Windows write each name like this
+        row, first = windows[0]
+        more = f" (and {len(windows) - 1} more)" if len(windows) > 1 else ""
+        row.add_problem(
+            f"file_name {first.name!r}{more} is a path of Windows and leaves its folder; `cahqp import coco {path} "
+            "--images DIR` finds the images by their names"
+        )
     for row, frame in rows:
+        if "\\" in frame.name:
+            continue
         problem = folder.problem(frame.name) if frame.name else None
         if problem is not None:
             row.add_problem(problem)

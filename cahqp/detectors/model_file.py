@@ -132,6 +132,9 @@ def _read(path: Path, *, with_tensors: bool) -> tuple[dict[str, Tensor], dict[st
 
 def _open(path: Path, with_tensors: bool) -> tuple[dict[str, str], dict[str, Tensor]]:
     """Return the header of a model file and, if requested, its tensors."""
+    if path.is_dir():
+        problem = "is a folder, not a model file. Give the model.safetensors of a training"
+        raise weights_error(path, f"{problem}; packages of `cahqp export` run in `cahqp detect`")
     if not path.is_file():
         message = f"Model file {path} does not exist. Give --weights the path of a model.safetensors."
         raise WeightsError(message)
@@ -144,6 +147,9 @@ def _open(path: Path, with_tensors: bool) -> tuple[dict[str, str], dict[str, Ten
             header = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()} if with_tensors else {}
     except (SafetensorError, OSError, ValueError) as error:
+        if path.suffix != ".safetensors":
+            problem = "is not a model file. Give the model.safetensors of a training, or convert a published checkpoint"
+            raise weights_error(path, problem) from error
         problem = f"is no readable safetensors file ({error}). It may be cut short: copy or train it again"
         raise weights_error(path, problem) from error
     if "cahqp" not in header:

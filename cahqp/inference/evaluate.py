@@ -32,7 +32,7 @@ def evaluate(options: EvaluateOptions) -> None:
     Unreadable frames are left out for all models and listed in `quarantine.json`.
     """
     device = check_device(options.device)
-    models, files = parse_named(options.weights, "--weights"), parse_named(options.frames, "--frames")
+    models, files = name_paths(options.weights, "--weights"), name_paths(options.frames, "--frames")
     settings = {key: getattr(options, key) for key in ("batch_size", "resamples", "max_invalid_share")}
     settings |= {"models": list(models), "frames": list(files)}
     inputs = {f"weights.{k}": v for k, v in models.items()} | {f"frames.{k}": v for k, v in files.items()}
@@ -148,6 +148,28 @@ def parse_named(values: list[str], flag: str) -> dict[str, Path]:
             key, number = f"{name}-{number}", number + 1
         named[key] = Path(path)
     return named
+
+
+def name_paths(values: list[str], flag: str) -> dict[str, Path]:
+    """Return paths by name, as `parse_named` does; a path without a name gets that of its run, folder or file.
+
+    Args:
+        values: NAME=FILE or FILE.
+        flag: Option that gives the values.
+
+    Raises:
+        ConfigError: A value with `=` has an empty name or file.
+    """
+    return parse_named([text if _is_named(text) else f"{_default_name(Path(text))}={text}" for text in values], flag)
+
+
+def _is_named(text: str) -> bool:
+    return "=" in text and not Path(text).exists()
+
+
+def _default_name(path: Path) -> str:
+    """Return `teacher` for `runs/teacher/model.safetensors`, and the stem for files of other names."""
+    return path.absolute().parent.name if path.stem in ("model", "annotations", "labels") else path.stem
 
 
 def _comparisons(names: list[str]) -> list[tuple[str, str]]:

@@ -59,8 +59,9 @@ class EvaluateOptions(MeasureOptions):
     """Options of `cahqp evaluate`.
 
     Attributes:
-        weights: NAME=FILE of each model. A model is compared with the first model whose name has the same part before
-            the first dash.
+        weights: FILE or NAME=FILE of each model. A model is compared with the first model whose name has the same part
+            before the first dash.
+        frames: FILE or NAME=FILE of each COCO file with ground truth.
         resamples: Number of bootstrap resamples.
         device: Device of the models, such as cpu or cuda:0.
         seed: Seed of the bootstrap.

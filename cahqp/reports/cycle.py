@@ -63,7 +63,7 @@ def _describe_cycle(run: Path, plan: Path | None) -> dict[str, Any]:
     """Return the variables of `cycle.html.j2`."""
     after = read_labels(run / "relabel")
     metrics = read_object(run / "evaluate" / "metrics.json", EvaluationRecord)
-    variables = {
+    variables: dict[str, Any] = {
         "accuracy": compare_models(metrics),
         "labels": compare_labels(read_labels(run / "relabel-before"), after) if after else {},
         "trainings": _trainings(run),

@@ -54,7 +54,7 @@ def collapsed_classes(before: Mapping[str, int], after: Mapping[str, int], where
 
 def _lost(labels: Mapping[str, Any], metrics: Mapping[str, Any]) -> list[str]:
     """Return a sentence for each class without labels that has many objects in the source's validation frames."""
-    sets = next(iter(metrics.get("models", {}).values()), {})
+    sets: Mapping[str, Any] = next(iter(metrics.get("models", {}).values()), {})
     objects = sets.get("source-val", {}).get("objects", {})
     rows = labels.get("kept", [])
     lost = [row[0] for row in rows if not any(row[1:]) and any(row[-1] for row in rows)]

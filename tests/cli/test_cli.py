@@ -5,6 +5,7 @@ import json
 import os
 import pickle
 import resource
+import shutil
 import subprocess
 import sys
 
@@ -425,9 +426,20 @@ def test_a_directory_of_someone_else(refused, teacher, recordings, tmp_path, con
 # Evaluate and info
 
 
-def test_evaluate_wants_names(refused, teacher, recordings):
-    given = ["evaluate", "--weights", teacher, "--frames", f"val={recordings['val']}"]
-    assert "must be NAME=FILE" in refused(*given)
+def test_evaluate_names_plain_paths(teacher, recordings, tmp_path, monkeypatch, capsys):
+    (tmp_path / "first").mkdir()
+    shutil.copy(teacher, tmp_path / "first/model.safetensors")
+    monkeypatch.chdir(tmp_path)
+    given = ["--weights", "first/model.safetensors", "--frames", str(recordings["val"])]
+    assert main(["evaluate", *given, "--resamples=2", "--output=run"]) == 0
+    models = json.loads((tmp_path / "run/metrics.json").read_text())["models"]
+    assert [list(models), [list(sets) for sets in models.values()]] == [["first"], [["val"]]]
+    assert capsys.readouterr().out.splitlines()[1].split()[0] == "first"
+
+
+@pytest.mark.parametrize("weights", ["=model.safetensors", "teacher="])
+def test_evaluate_wants_name_and_file(refused, weights, recordings):
+    assert "must be NAME=FILE" in refused("evaluate", "--weights", weights, "--frames", f"val={recordings['val']}")
 
 
 @pytest.mark.parametrize("command", ["evaluate", "calibrate"])

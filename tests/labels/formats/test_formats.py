@@ -1,6 +1,8 @@
 import json
+from pathlib import Path
 from xml.etree import ElementTree
 
+import cv2
 import numpy as np
 import pytest
 import yaml
@@ -427,3 +429,44 @@ def test_reformat_there_and_back(labels, tmp_path, capsys):
     assert not list(tmp_path.glob("bad*"))
     assert main(["reformat", *given, like, "--reviewed"]) == 0
     assert "8 boxes on 3 images, 3 of them reviewed by a person" in capsys.readouterr().out
+
+
+def ultralytics_pairs(folder):
+    """Return image and label paths as Ultralytics' data set check finds them, wherever the process stands."""
+    data = yaml.safe_load((folder / "data.yaml").read_text())
+    assert {"train", "val", "names"} <= data.keys() and "path" not in data  # without `path`: beside data.yaml
+    assert list(data["names"]) == list(range(len(data["names"])))
+    assert data.get("nc", len(data["names"])) == len(data["names"])
+    pairs = []
+    for split in ("train", "val"):
+        for line in (folder / data[split]).read_text().splitlines():
+            image = folder / line.removeprefix("./")
+            before, after = str(image).rsplit("/images/", 1)
+            pairs.append((image, (Path(before) / "labels" / after).with_suffix(".txt")))
+    return pairs, len(data["names"])
+
+
+def test_yolo_follows_the_rules_that_ultralytics_checks(labels, tmp_path, monkeypatch):
+    yolo.write(labels, tmp_path / "export")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    pairs, classes = ultralytics_pairs(tmp_path / "export")
+    assert len(pairs) == 2 * len(labels.images)
+    assert any(text.read_text() for _, text in pairs)
+    for _, text in pairs:
+        rows = [line.split() for line in text.read_text().splitlines()]
+        assert all(len(row) == 5 for row in rows)
+        assert len({tuple(row) for row in rows}) == len(rows)
+        assert all(0 <= int(row[0]) < classes for row in rows)
+        assert all(0 <= float(share) <= 1 for row in rows for share in row[1:])
+
+
+def test_ultralytics_loads_the_yolo_export_from_another_folder(labels, tmp_path, monkeypatch):
+    data = pytest.importorskip("ultralytics.data.utils", reason="it is no dependency of cahqp")
+    yolo.write(labels, tmp_path / "export")
+    for image, _ in ultralytics_pairs(tmp_path / "export")[0]:
+        image.parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(image), np.zeros((359, 641, 3), np.uint8))
+    monkeypatch.chdir(tmp_path)
+    found = data.check_det_dataset(str(tmp_path / "export/data.yaml"), autodownload=False)
+    assert list(found["names"].values()) == list(labels.categories.values())
