@@ -32,6 +32,7 @@ def test_attribute_names():
 def test_a_section_of_nothing_is_nothing():
     empty = {
         "command": None,
+        "warnings": [],
         "accuracy": {},
         "labels": {},
         "trainings": [],
